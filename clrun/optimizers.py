@@ -1,0 +1,80 @@
+"""SGD, Adam and AdamW on one vector theta (P,), pure, with a learning rate that is a tensor: R runs, R learning rates.
+
+`torch.optim` has one learning rate an optimiser and keeps its state in place; these are its equations (checked against
+it in float64), written as update(g, state, lr, theta) -> (delta, state).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SGD(NamedTuple):
+    """Stochastic gradient descent, with Polyak or Nesterov momentum (Sutskever et al. 2013, as in torch.optim.SGD)."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    class State(NamedTuple):
+        velocity: Tensor  # (P,), or (0,) without momentum
+
+    def init(self, theta: Tensor) -> State:
+        return self.State(torch.zeros_like(theta) if self.momentum else theta.new_zeros(0))
+
+    def update(self, g: Tensor, state: State, lr: Tensor, theta: Tensor) -> tuple[Tensor, State]:
+        g = g + self.weight_decay * theta if self.weight_decay else g
+        if not self.momentum:
+            return -lr * g, state
+        velocity = self.momentum * state.velocity + g
+        return -lr * (g + self.momentum * velocity if self.nesterov else velocity), self.State(velocity)
+
+    def probe(self, state: State, theta: Tensor) -> Tensor:
+        """(): not finite if theta or the state is not (0 * inf is nan)."""
+        return theta @ state.velocity if self.momentum else theta @ theta
+
+
+class Adam(NamedTuple):
+    """Adam (Kingma & Ba 2015), eps added after bias correction; AdamW (Loshchilov & Hutter 2019) if `decoupled`."""
+
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    class State(NamedTuple):
+        m: Tensor  # (P,)
+        v: Tensor  # (P,)
+        n: Tensor  # () float64: 1 - b2**n at n = 1 is 1e-3, of which float32 keeps five digits
+
+    def init(self, theta: Tensor) -> State:
+        n = torch.zeros((), dtype=torch.float64, device=theta.device)
+        return self.State(torch.zeros_like(theta), torch.zeros_like(theta), n)
+
+    def update(self, g: Tensor, state: State, lr: Tensor, theta: Tensor) -> tuple[Tensor, State]:
+        if self.weight_decay and not self.decoupled:
+            g = g + self.weight_decay * theta
+        n = state.n + 1
+        m = state.m.lerp(g, 1 - self.b1)
+        v = torch.addcmul(self.b2 * state.v, g, g, value=1 - self.b2)
+        rate, root = (lr / (1 - self.b1**n)).to(g.dtype), (1 - self.b2**n).sqrt().to(g.dtype)
+        delta = -rate * (m / (v.sqrt() / root + self.eps))
+        if self.weight_decay and self.decoupled:
+            delta = delta - lr * self.weight_decay * theta
+        return delta, self.State(m, v, n)
+
+    def probe(self, state: State, theta: Tensor) -> Tensor:
+        """(): not finite if theta or the state is not (0 * inf is nan)."""
+        return theta @ state.v
+
+
+Optimizer = SGD | Adam
+
+
+def build(name: str, weight_decay: float, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
+    """name: sgd, adam or adamw."""
+    if name == "sgd":
+        return SGD(momentum, nesterov, weight_decay)
+    return Adam(weight_decay, decoupled=name == "adamw")
