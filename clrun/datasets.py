@@ -1,0 +1,332 @@
+"""Data sets: a name becomes one block of uint8 images in memory, training images first, then test images.
+
+`digits` lies inside scikit-learn; the MNIST family and CIFAR lie under `data_dir` in torchvision's layout and are
+downloaded by torchvision where they are missing; `image_folder` is the user's own pictures (`clrun.pictures`). Whatever
+is wrong with the files is a `UsageError` that says what belongs where. Nothing here imports torch before the images are
+there: this module imports in milliseconds, and `class_names` never imports it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import json
+import math
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from clrun.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+# The names of torchvision's classes; for the MNIST family they are also the names of the folders.
+TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
+IDX_IMAGES, IDX_LABELS = 0x803, 0x801  # unsigned bytes in 3 dimensions, in 1 dimension
+IDX_FILES = {
+    "train-images-idx3-ubyte": IDX_IMAGES,
+    "train-labels-idx1-ubyte": IDX_LABELS,
+    "t10k-images-idx3-ubyte": IDX_IMAGES,
+    "t10k-labels-idx1-ubyte": IDX_LABELS,
+}
+STALLED_SECONDS = 10.0  # a server silent for so long counts as no network
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set in memory."""
+
+    x: torch.Tensor  # (N, C, H, W) uint8: the training images, then the test images
+    y: torch.Tensor  # (N,) int64 class numbers
+    train: int  # how many of N are for training
+    classes: tuple[str, ...]
+    fingerprint: str  # 10 hex of what was loaded: pixels before padding, labels, split, class names
+
+
+class Arrays(NamedTuple):
+    """What a reader returns: x (N, C, H, W) uint8 and y (N,) int64, training first, and the number for training."""
+
+    x: np.ndarray
+    y: np.ndarray
+    train: int
+    classes: Sequence[str]
+
+
+def load(settings: Mapping[str, Any]) -> Images:
+    """Read the data set `settings["dataset"]`, downloading or decoding it where it must be; zeros are padded on.
+
+    `settings` answers `dataset`, `dataset.pad` (pixels), `data_dir` (a folder or None) and, for an image folder,
+    `dataset.root`, `dataset.size` (pixels) and `dataset.test_fraction`. Raises UsageError.
+    """
+    folder = data_folder(settings["data_dir"])
+    arrays = _reader(settings["dataset"])(settings, folder)
+    _check(settings["dataset"], arrays)
+    return _images(arrays, settings["dataset.pad"])
+
+
+def class_names(settings: Mapping[str, Any]) -> list[str]:
+    """The names of the classes in the order of their numbers, without torch and without opening a picture.
+
+    Raises UsageError for an image folder that cannot be used.
+    """
+    if settings["dataset"] == "image_folder":
+        from clrun.pictures import find
+
+        return list(find(settings["dataset.root"], settings["dataset.test_fraction"]).classes)
+    return _stated_classes(settings["dataset"])
+
+
+def data_folder(named: str | os.PathLike | None) -> Path:
+    """The folder of the data: `named`, or the user's cache folder (which need not exist). Raises UsageError."""
+    if named is None:
+        return _cache_home() / "clrun"
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise UsageError(
+            f"data_dir={named} {what}: make the folder first (mkdir -p {named}), name another one, or leave data_dir "
+            f"(and CLRUN_DATA_DIR) out to use {_cache_home() / 'clrun'}."
+        )
+    return folder
+
+
+def _cache_home() -> Path:
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(named) if os.path.isabs(named) else Path.home() / ".cache"  # relative: to be ignored (XDG)
+
+
+def _stated_classes(name: str) -> list[str]:
+    import yaml
+
+    here = Path(__file__).resolve().parent
+    conf = here / "conf" if (here / "conf").is_dir() else here.parent / "conf"  # in a wheel, in a checkout
+    return yaml.safe_load((conf / "dataset" / f"{name}.yaml").read_text(encoding="utf-8"))["class_names"]
+
+
+def _reader(name: str) -> Callable[[Mapping[str, Any], Path], Arrays]:
+    readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
+    readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
+    if name not in readers:
+        raise UsageError(f"dataset={name} is not known: use one of {', '.join(sorted(readers))}.")
+    return readers[name]
+
+
+def _images(arrays: Arrays, pad: int) -> Images:
+    import torch
+
+    x = arrays.x if pad == 0 else np.pad(arrays.x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    return Images(
+        x=torch.from_numpy(np.ascontiguousarray(x)),
+        y=torch.from_numpy(arrays.y),
+        train=arrays.train,
+        classes=tuple(arrays.classes),
+        fingerprint=_fingerprint(arrays),
+    )
+
+
+def _fingerprint(arrays: Arrays) -> str:
+    text = json.dumps([arrays.x.shape, arrays.train, list(arrays.classes)])
+    digest = hashlib.blake2b(text.encode(), digest_size=5)
+    digest.update(memoryview(np.ascontiguousarray(arrays.x)).cast("B"))
+    digest.update(memoryview(np.ascontiguousarray(arrays.y, dtype="<i8")).cast("B"))
+    return digest.hexdigest()
+
+
+def _check(name: str, arrays: Arrays) -> None:
+    outside = np.flatnonzero((arrays.y < 0) | (arrays.y >= len(arrays.classes)))
+    if outside.size:
+        raise UsageError(
+            f"dataset={name} has {len(arrays.classes)} classes, 0 to {len(arrays.classes) - 1}, but image {outside[0]} "
+            f"has the label {arrays.y[outside[0]]}: its files are of another data set or damaged. Remove them and "
+            f"start again to download them, or name another folder with data_dir=..."
+        )
+    for part, labels in (("training", arrays.y[: arrays.train]), ("test", arrays.y[arrays.train :])):
+        counts = np.bincount(labels, minlength=len(arrays.classes))
+        if not counts.all():
+            raise UsageError(
+                f"dataset={name} has no {part} image of class {arrays.classes[int(counts.argmin())]}: its files are "
+                f"damaged or cut. Remove them and start again to download them, or name another folder with "
+                f"data_dir=..."
+            )
+
+
+# scikit-learn's digits
+
+
+def _digits(settings: Mapping[str, Any], folder: Path) -> Arrays:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train, test = train_test_split(
+        np.arange(len(digits.target)), test_size=0.25, random_state=0, stratify=digits.target
+    )
+    order = np.concatenate([train, test])
+    x = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)  # values 0 to 16
+    return Arrays(x[:, None], digits.target[order].astype(np.int64), len(train), _stated_classes("digits"))
+
+
+# The user's pictures
+
+
+def _image_folder(settings: Mapping[str, Any], folder: Path) -> Arrays:
+    from clrun.pictures import read
+
+    return Arrays(*read(settings["dataset.root"], settings["dataset.size"], settings["dataset.test_fraction"], folder))
+
+
+# The MNIST family: four IDX files (format: http://yann.lecun.com/exdb/mnist)
+
+
+def _idx(settings: Mapping[str, Any], folder: Path) -> Arrays:
+    name = settings["dataset"]
+    raw = folder / TORCHVISION[name] / "raw"
+    _obtain(name, folder, raw, list(IDX_FILES), [f"{file}.gz" for file in IDX_FILES])
+    train_x, train_y, test_x, test_y = (_read_idx(name, raw / file, magic) for file, magic in IDX_FILES.items())
+    for x, y, part in ((train_x, train_y, "train"), (test_x, test_y, "t10k")):
+        if len(x) != len(y):
+            raise _damaged(name, raw, f"the {part} files hold {len(x)} images but {len(y)} labels")
+    if train_x.shape[1:] != test_x.shape[1:]:
+        raise _damaged(name, raw, f"training images are {train_x.shape[1:]} and test images {test_x.shape[1:]} pixels")
+    y = np.concatenate([train_y, test_y]).astype(np.int64)
+    return Arrays(np.concatenate([train_x, test_x])[:, None], y, len(train_y), _stated_classes(name))
+
+
+def _read_idx(name: str, path: Path, magic: int) -> np.ndarray:
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise _damaged(name, path, f"it cannot be read ({error.strerror})") from error
+    header = 4 * (1 + magic % 256)  # the last byte of the magic number: how many dimensions
+    if data.size < header:
+        raise _damaged(name, path, f"it is torn: {data.size} bytes are no IDX file")
+    found = int.from_bytes(data[:4].tobytes(), "big")
+    if found != magic:
+        raise _damaged(name, path, f"it starts with 0x{found:08x} instead of 0x{magic:08x}: it is another kind of file")
+    shape = data[4:header].view(">u4").tolist()
+    if data.size != header + math.prod(shape):
+        raise _damaged(
+            name, path, f"it is torn: {data.size} bytes instead of the {header + math.prod(shape)} that it states"
+        )
+    return data[header:].reshape(shape)
+
+
+def _damaged(name: str, path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"dataset={name}: {path} cannot be used: {what}. Remove it and start again to download it, put a good copy in "
+        f"its place, or name another folder with data_dir=..."
+    )
+
+
+# CIFAR: pickled batches, which torchvision opens only where their checksum is right
+
+
+def _cifar(settings: Mapping[str, Any], folder: Path) -> Arrays:
+    import torchvision
+
+    name = settings["dataset"]
+    kind = getattr(torchvision.datasets, TORCHVISION[name])
+    sums = {**dict(kind.train_list), **dict(kind.test_list), kind.meta["filename"]: kind.meta["md5"]}
+    _obtain(name, folder, folder / kind.base_folder, list(sums), [kind.filename])
+    try:
+        train, test = kind(folder, train=True), kind(folder, train=False)
+    except OSError as error:
+        raise _damaged(name, folder / kind.base_folder, str(error)) from error
+    except RuntimeError as error:  # torchvision's word for a wrong checksum
+        raise _damaged(name, _first_wrong(folder / kind.base_folder, sums), "its checksum is wrong") from error
+    x = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)  # torchvision's are (N, H, W, C)
+    y = np.array(train.targets + test.targets, dtype=np.int64)
+    return Arrays(np.ascontiguousarray(x), y, len(train.targets), _stated_classes(name))
+
+
+def _first_wrong(folder: Path, sums: Mapping[str, str]) -> Path:
+    from torchvision.datasets.utils import check_integrity
+
+    return next((folder / file for file, md5 in sums.items() if not check_integrity(folder / file, md5)), folder)
+
+
+# Getting the files of torchvision's data sets
+
+
+def _obtain(name: str, folder: Path, place: Path, files: Sequence[str], archives: Sequence[str]) -> None:
+    """Download what is missing of `files` in `place`; archives that are there already are unpacked without network."""
+    missing = [file for file in files if not (place / file).is_file()]
+    if not missing:
+        return
+    try:
+        with _made(folder), _impatient(), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as stage:
+            _download(name, folder, Path(stage), place, archives)
+    except (OSError, RuntimeError, EOFError, gzip.BadGzipFile, http.client.HTTPException) as error:
+        raise _absent(name, folder, place, missing, archives, error) from error
+
+
+def _download(name: str, folder: Path, stage: Path, place: Path, archives: Sequence[str]) -> None:
+    import torchvision
+
+    target = stage / place.relative_to(folder)
+    # torchvision looks for archives beside the files of MNIST, but in data_dir itself for CIFAR
+    source, copies = (place, target) if name not in ("cifar10", "cifar100") else (folder, stage)
+    for archive in archives:
+        if (source / archive).is_file():
+            copies.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / archive, copies / archive)
+    getattr(torchvision.datasets, TORCHVISION[name])(stage, download=True)
+    place.mkdir(parents=True, exist_ok=True)
+    for file in target.iterdir():
+        if file.name not in archives and not (place / file.name).exists():
+            os.replace(file, place / file.name)
+
+
+def _absent(
+    name: str, folder: Path, place: Path, missing: Sequence[str], archives: Sequence[str], error: Exception
+) -> UsageError:
+    reason = " ".join(str(getattr(error, "reason", error)).split())
+    cifar = name in ("cifar10", "cifar100")
+    packed = f"or {archives[0]} into {folder}" if cifar else "packed (.gz) or not"
+    return UsageError(
+        f"dataset={name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {place}, and could not be "
+        f"downloaded ({reason}). Put {'that file' if len(missing) == 1 else 'those files'} into {place} ({packed}), "
+        f"name the folder that holds {place.relative_to(folder)} with data_dir=... or CLRUN_DATA_DIR, or use "
+        f"dataset=digits, which needs no files."
+    )
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder, and where the block fails take away again what was made and is empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in new:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let no connection of torchvision's wait for ever: it sets no time limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALLED_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
