@@ -79,9 +79,7 @@ class Network:
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Tensor]:
-        return {
-            f"{layer}.{name}": p.detach() for layer, m in self.layers.items() for name, p in m.named_parameters()
-        }
+        return {f"{layer}.{name}": p.detach() for layer, m in self.layers.items() for name, p in m.named_parameters()}
 
     def statistics(self) -> Statistics:
         """Batch norm's statistics at birth: mean 0, variance 1."""
@@ -187,8 +185,8 @@ def born(seed: int, name: str, scheme: str, **shape: Any) -> Network:
 class Net:
     """theta (P,), x (B, C, H, W), tap -> logits (B, outputs).
 
-    In training (`statistics` None) or at rest; `reader` turns theta's pieces into `Weights` and is exchanged where a pass
-    has to look inside (Fisher, batch norm). `autocast` is the type of the matrix products, None for theta's own.
+    In training (`statistics` None) or at rest; `reader` turns theta's pieces into `Weights` and is exchanged where a
+    pass has to look inside (Fisher, batch norm). `autocast` is the type of the matrix products, None for theta's own.
     """
 
     network: Network
@@ -209,7 +207,7 @@ class Net:
         return replace(self, statistics=statistics)
 
     def refreshed(self, theta: Tensor, statistics: Statistics, x: Tensor, momentum: float = 0.1) -> Statistics:
-        """Batch norm's running statistics after one more batch; a pass of its own, so that the loss stays a function."""
+        """Batch norm's running statistics after one more batch: a pass of its own, as the loss stays a function."""
         if not statistics:
             return statistics
         seen = []

@@ -1,0 +1,452 @@
+"""The engine: R runs that differ only in values, trained at once by one loop.
+
+    g = gradient(theta)      delta = optimiser(g)      theta <- theta + restrict(delta)
+
+A run is (theta, opt, stats, own), tensors in, tensors out. R = 1 is the plain step; R > 1 is `torch.vmap` of the same
+step. The engine knows no strategy, no scenario and no task number: those are tables and hooks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from clrun.models import Statistics
+from clrun.optimizers import Optimizer
+from clrun.strategy import BARRED, Strategy, Tree
+from clrun.stream import DRAWS, Deal, Hand, Moment, Pool, generator, pad_rows
+
+BLOCK = 512  # steps whose samples lie ready on the device
+EVALUATE = 1024  # test samples a pass
+
+
+class Run(NamedTuple):
+    """One run; in a stack every leaf has a leading R."""
+
+    theta: Tensor  # (P,)
+    opt: Tree
+    stats: Statistics
+    own: Tree
+
+
+class Budget(NamedTuple):
+    """What a task may cost. One of epochs and iterations is None."""
+
+    epochs: int | None
+    iterations: int | None
+    batch_size: int
+    drop_last: bool
+
+
+@dataclass
+class Report:
+    """What one stage was like, for every run: [r], or (R, ...)."""
+
+    stage: int
+    correct: Tensor  # (R, T) int64
+    validation: Tensor  # (R, T) int64
+    health: list[dict[str, float]]
+    trouble: list["Trouble | None"]
+    over_training: list[tuple[int, Tensor]]  # (step of the run, correct (R, T))
+    step: int = 0  # of the run, at the end of the stage
+    samples: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "consolidate": 0.0, "eval": 0.0})
+
+
+class Trouble(NamedTuple):
+    """The first step of a task at which something was not finite."""
+
+    step: int  # from 1
+    diverged: bool  # loss or theta; otherwise the optimiser's state alone, which freezes the run
+
+
+# ---------------------------------------------------------------- one step
+
+
+def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
+    """The step of one run: (run, lr, hp, deal, rows, weight, moment) -> (run, signals {name: ()})."""
+
+    def step(run, lr, hp, deal, rows, weight, moment):
+        batch = strategy.data.batch(deal, rows, weight, moment)
+        g, loss, aux = strategy.gradient(run.theta, run.own, hp, batch)
+        delta, opt = optimizer.update(g, run.opt, lr, run.theta)
+        theta = run.theta + strategy.restrict(delta, g, run.theta, run.own, hp, batch)
+        own = strategy.after_step(run.own, hp, batch, run.theta, theta, aux)
+        stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
+        signals = {"loss": loss, "gradient_norm": (g @ g).sqrt(), "probe": optimizer.probe(opt, theta)}
+        return Run(theta, opt, stats, own), signals | {name: v for name, v in aux.items() if v.dim() == 0}
+
+    return step
+
+
+def masked(step: Callable[..., tuple[Run, dict[str, Tensor]]]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
+    """The step, but a run whose batch is empty stays as it is: its task is over before its neighbours'."""
+
+    def step_or_rest(run, lr, hp, deal, rows, weight, moment):
+        new, signals = step(run, lr, hp, deal, rows, weight, moment)
+        alive = weight.any()
+        signals = {name: torch.where(alive, v, 0) for name, v in signals.items()}
+        return tree_map(lambda fresh, old: torch.where(alive, fresh, old), new, run), signals
+
+    return step_or_rest
+
+
+# ---------------------------------------------------------------- the order of samples
+
+
+@dataclass
+class Deck:
+    """One run's samples through one pass over its task, epoch after epoch. An epoch is a function of the seed and its
+    number alone, so a run can start in the middle.
+
+    pools: rows (n,) of each visible task. even: a batch draws the same number from each of them.
+    """
+
+    pools: list[Tensor]
+    budget: Budget
+    even: bool
+    seed: int
+    purpose: str
+    kept: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None  # the epoch drawn last
+
+    @property
+    def share(self) -> int:
+        """Samples a batch draws from each pile."""
+        return -(-self.budget.batch_size // len(self.piles))
+
+    @property
+    def piles(self) -> list[Tensor]:
+        return self.pools if self.even else [torch.cat(self.pools)]
+
+    @property
+    def width(self) -> int:
+        """B."""
+        return self.share * len(self.piles)
+
+    @property
+    def epoch_steps(self) -> int:
+        n = sum(len(pool) for pool in self.pools)
+        return max(1, n // self.width) if self.budget.drop_last else -(-n // self.width)
+
+    @property
+    def steps(self) -> int:
+        """A budget in iterations is one for each visible task, as one in epochs is."""
+        if self.budget.epochs is not None:
+            return self.budget.epochs * self.epoch_steps
+        return self.budget.iterations * len(self.pools)
+
+    def epoch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """rows (S, B), weight (S, B), noise (S, 6, B)."""
+        if self.kept is not None and self.kept[0] == number:
+            return self.kept[1]
+        draw = generator(self.seed, f"{self.purpose} epoch {number}")
+        S = self.epoch_steps
+        dealt = [self.shuffled(pile, S * self.share, draw) for pile in self.piles]
+        rows, weight = (torch.cat([d[i].view(S, self.share) for d in dealt], 1) for i in (0, 1))
+        self.kept = number, (rows, weight, torch.rand(S, DRAWS, self.width, generator=draw))
+        return self.kept[1]
+
+    def shuffled(self, pile: Tensor, n: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(n,) rows and weights: the pile in random order, again and again if drawn evenly, else once, then nothing."""
+        times = -(-n // len(pile)) if self.even else 1
+        order = torch.cat([pile[torch.randperm(len(pile), generator=draw)] for _ in range(times)])[:n]
+        missing = n - len(order)
+        weight = torch.cat([torch.ones(len(order)), torch.zeros(missing)])
+        return torch.cat([order, order.new_zeros(missing)]), weight
+
+    def take(self, start: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """n steps from `start`: rows (n, B), weight (n, B), progress (n,), noise (n, 6, B); empty past the end."""
+        parts = []
+        for number in range(start // self.epoch_steps, -(-min(start + n, self.steps) // self.epoch_steps)):
+            first = number * self.epoch_steps
+            span = slice(max(start - first, 0), min(start + n, self.steps) - first)
+            rows, weight, noise = self.epoch(number)
+            progress = torch.arange(self.epoch_steps)[span] / self.epoch_steps
+            parts.append((rows[span], weight[span], progress, noise[span]))
+        blank = max(0, start + n - max(self.steps, start))
+        shapes = (torch.zeros(blank, self.width, dtype=torch.long), torch.zeros(blank, self.width))
+        parts.append((*shapes, torch.zeros(blank), torch.zeros(blank, DRAWS, self.width)))
+        return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+
+
+# ---------------------------------------------------------------- many runs
+
+
+@dataclass
+class Stack:
+    """R runs of one strategy, network and optimiser on the same images.
+
+    seeds [r]; hands [r]; hp: Hyper with leaves (R,); lr (R,); births [r](stage) -> theta, statistics of a new network.
+    """
+
+    strategy: Strategy
+    optimizer: Optimizer
+    budget: Budget
+    even: bool
+    reset: bool
+    seeds: Sequence[int]
+    hands: Sequence[Hand]
+    hp: Any
+    lr: Tensor
+    births: Sequence[Callable[[int], tuple[Tensor, Statistics]]]
+    evaluate_every: int = 0
+    validate: bool = False
+    advance: Callable[[int], None] = lambda steps: None
+    begin: Callable[[int, int], None] = lambda stage, steps: None
+
+    def __post_init__(self):
+        self.device = self.lr.device
+        self.deal: Deal = self.gathered([hand.deal for hand in self.hands])
+        if self.alone:
+            self.hp, self.lr = tree_map(lambda v: v[0], (self.hp, self.lr))
+        self.step = 0  # steps taken by the longest run
+
+    # ------------------------------------------------------------ lifting
+
+    @property
+    def alone(self) -> bool:
+        return len(self.seeds) == 1
+
+    def lift(self, f: Callable, in_dims: Any = 0) -> Callable:
+        """f of one run -> f of all; alone it is f itself."""
+        return f if self.alone else torch.vmap(f, in_dims)
+
+    def gathered(self, trees: Sequence[Tree]) -> Tree:
+        """[r] trees of one shape -> one tree on the device, with a leading R unless there is one run alone."""
+        if self.alone:
+            return tree_map(lambda v: v.to(self.device), trees[0])
+        return tree_map(lambda *v: torch.stack(v).to(self.device), *trees)
+
+    def each(self, values: Tensor) -> Tensor:
+        """What the runs say, (R, ...), on the host."""
+        return (values[None] if self.alone else values).cpu()
+
+    # ------------------------------------------------------------ birth
+
+    def born(self, stage: int = 0) -> Run:
+        """Fresh parameters for every run."""
+        theta, stats = self.gathered([birth(stage) for birth in self.births])
+        own = self.lift(self.strategy.init)(theta)
+        return Run(theta, self.lift(self.optimizer.init)(theta), stats, tree_map(torch.clone, own))
+
+    # ------------------------------------------------------------ a life
+
+    def untrained(self, run: Run) -> Report:
+        """Row 0: before any training."""
+        report = self.blank(-1)
+        self.measure(run, None, report)
+        return report
+
+    def blank(self, stage: int) -> Report:
+        nothing = torch.full((len(self.seeds), self.strategy.data.tasks), -1)
+        return Report(stage, nothing, nothing, [{} for _ in self.seeds], [None] * len(self.seeds), [])
+
+    def learn(self, run: Run, stage: int) -> tuple[Run, Report]:
+        """One stage: its passes of training, what follows each, and the accuracy on every task."""
+        report = self.blank(stage)
+        if stage > 0 and (self.reset or self.strategy.restart):
+            theta = self.born(stage).theta if self.strategy.restart else run.theta
+            run = run._replace(theta=theta, opt=self.lift(self.optimizer.init)(theta))
+        signals = []
+        if self.strategy.visible(stage):
+            for phase in self.strategy.phases:
+                run, seen = self.train(run, stage, phase, report)
+                run = self.consolidate(run, stage, phase, report)
+                signals.append(seen)
+        self.diagnose(run, signals, report)
+        self.measure(run, self.horizon(stage), report)
+        report.step = self.step
+        return run, report
+
+    def horizon(self, stage: int) -> int:
+        """The newest task seen by the end of this stage."""
+        return max(task for s in range(stage + 1) for task in self.strategy.visible(s))
+
+    # ------------------------------------------------------------ training
+
+    def train(self, run: Run, stage: int, phase: str, report: Report) -> tuple[Run, dict[str, Tensor]]:
+        """One pass over a task's budget -> run, signals {name: (R, S)} and "present" (R, S)."""
+        decks = [self.deck(r, stage, phase) for r in range(len(self.seeds))]
+        total = max(deck.steps for deck in decks)
+        self.begin(stage, total)
+        ragged = not self.alone and len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
+        step = make_step(self.strategy, self.optimizer)
+        when = Moment(None, None, 0, 0)
+        step = self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, 0, when))
+        blocks, start = [], 0
+        while start < total:
+            size = min(BLOCK, total - start, self.until_evaluation())
+            run, signals = self.block(run, step, decks, start, size, stage, report)
+            blocks.append(signals)
+            start, self.step = start + size, self.step + size
+            self.glance(run, stage, report)
+            if not blocks[-1]["loss"][:, -1].isfinite().any():
+                break
+        return run, {name: torch.cat([b[name] for b in blocks], 1) for name in blocks[0]}
+
+    def deck(self, r: int, stage: int, phase: str) -> Deck:
+        visible = self.strategy.visible(stage)
+        pools = [self.rows(self.hands[r].train[task], task) for task in visible]
+        return Deck(pools, self.budget, self.even and len(visible) > 1, self.seeds[r], f"stage {stage} {phase}")
+
+    def rows(self, images: Tensor, task: int) -> Tensor:
+        return images + len(self.strategy.data.images) * task
+
+    def until_evaluation(self) -> int:
+        """Steps to the next evaluation within a task."""
+        return self.evaluate_every - self.step % self.evaluate_every if self.evaluate_every else BLOCK
+
+    def block(self, run, step, decks, start, size, stage, report) -> tuple[Run, dict[str, Tensor]]:
+        """Some steps, without a word to the host. Alone on a CPU a short batch is short; elsewhere it has weight 0."""
+        began = perf_counter()
+        taken = [deck.take(start, size) for deck in decks]
+        sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()
+        report.samples += int(sizes.sum())
+        rows, weight, progress, noise = self.gathered(taken)
+        at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
+        log: list[Tensor] = []
+        for i in range(size):
+            B = int(sizes[0, i]) if self.alone and self.device.type == "cpu" else weight.shape[-1]
+            moment = Moment(*at, progress[..., i], noise[..., i, :, :B])
+            run, signals = step(
+                run, self.lr, self.hp, self.deal, rows[..., i, :B], weight[..., i, :B].to(run.theta.dtype), moment
+            )
+            log.append(torch.stack(tuple(signals.values()), -1))
+            if i % 64 == 63:
+                self.advance(64)
+        self.advance(size % 64)
+        values = self.each(torch.stack(log, -1))  # (R, K, size)
+        self.charge(report, "train", began)
+        named = dict(zip(signals, values.unbind(1), strict=True))
+        return run, named | {"present": sizes > 0}
+
+    def charge(self, report: Report, what: str, began: float) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        report.seconds[what] += perf_counter() - began
+
+    def glance(self, run: Run, stage: int, report: Report) -> None:
+        """Accuracy within a task, where it is asked for."""
+        if self.evaluate_every and self.step % self.evaluate_every == 0:
+            began = perf_counter()
+            report.over_training.append((self.step, self.correct(run, self.horizon(stage), "test")))
+            self.charge(report, "eval", began)
+
+    # ------------------------------------------------------------ after a pass
+
+    def consolidate(self, run: Run, stage: int, phase: str, report: Report) -> Run:
+        began = perf_counter()
+        pool = self.pool(stage, phase, run.theta.dtype)
+
+        def after(run, hp, rows, weight, noise, deal, stage, horizon):
+            pool = Pool(rows, weight, noise, stage, horizon, deal)
+            return self.strategy.at_rest(run.stats).after_phase(phase, run.theta, run.own, hp, pool)
+
+        args = (run, self.hp, pool.rows, pool.weight, pool.noise, self.deal, pool.stage, pool.horizon)
+        theta, own = self.lift(after, (0, 0, 0, 0, 0, 0, None, None))(*args)
+        self.charge(report, "consolidate", began)
+        return run._replace(theta=theta, own=tree_map(torch.clone, own))
+
+    def pool(self, stage: int, phase: str, dtype: torch.dtype) -> Pool:
+        """All samples that this stage saw, in random order."""
+        drawn, noise = [], []
+        for r, seed in enumerate(self.seeds):
+            draw = generator(seed, f"stage {stage} after {phase}")
+            rows = torch.cat([self.rows(self.hands[r].train[task], task) for task in self.strategy.visible(stage)])
+            drawn.append(rows[torch.randperm(len(rows), generator=draw)])
+            noise.append(torch.rand(len(rows), DRAWS, generator=draw).mT)
+        rows, weight = pad_rows(drawn)
+        n = rows.shape[1]
+        noise = [torch.nn.functional.pad(v, (0, n - v.shape[1])) for v in noise]
+        rows, weight, noise = self.gathered(list(zip(rows, weight.to(dtype), noise, strict=True)))
+        at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
+        return Pool(rows, weight, noise, *at, self.deal)
+
+    # ------------------------------------------------------------ what happened
+
+    def diagnose(self, run: Run, signals: list[dict[str, Tensor]], report: Report) -> None:
+        """Health and trouble of every run in this stage."""
+        state = {name: self.each(v) for name, v in self.lift(self.strategy.health)(run.own, self.hp).items()}
+        whole = self.each(run.theta).isfinite().all(1)
+        names = signals[0] if signals else {}
+        for r in range(len(self.seeds)):
+            mine = {name: torch.cat([s[name][r][s["present"][r]] for s in signals]) for name in names}
+            report.health[r] = self.healthy(mine) | {name: v[r].item() for name, v in state.items()}
+            report.trouble[r] = self.first_trouble(mine, bool(whole[r])) if mine else None
+
+    @staticmethod
+    def healthy(signals: dict[str, Tensor]) -> dict[str, float]:
+        """Means over the steps of a task."""
+        if not signals:
+            return {"steps": 0}
+        finite = signals["loss"].isfinite() & signals["probe"].isfinite()
+        counts = {"steps": len(finite), "steps_not_finite": int((~finite).sum())}
+        return counts | {n: v.double().mean().item() for n, v in signals.items() if n not in ("probe", "present")}
+
+    @staticmethod
+    def first_trouble(signals: dict[str, Tensor], whole: bool) -> Trouble | None:
+        bad = ~(signals["loss"].isfinite() & signals["probe"].isfinite())
+        if not bad.any():
+            return None
+        diverged = not whole or not bool(signals["loss"].isfinite().all())
+        return Trouble(int(bad.nonzero()[0]) + 1, diverged)
+
+    # ------------------------------------------------------------ accuracy
+
+    def measure(self, run: Run, horizon: int | None, report: Report) -> None:
+        began = perf_counter()
+        report.correct = self.correct(run, horizon, "test")
+        if self.validate:
+            report.validation = self.correct(run, horizon, "validation")
+        self.charge(report, "eval", began)
+
+    def correct(self, run: Run, horizon: int | None, part: str) -> Tensor:
+        """(R, T) int64: right answers on every task. horizon: the newest task seen; None before any training."""
+        right = [(p == y) & here for p, y, here in self.answers(run, horizon, part)]
+        return torch.stack([r.sum(-1) for r in right], -1)
+
+    def answers(self, run: Run, horizon: int | None, part: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For every task: predictions (R, n), labels (R, n), whether there is a sample (R, n); on the host."""
+        predict = self.lift(self.predict, (0, 0, 0, 0, None))
+        last = self.strategy.data.tasks - 1
+        seen = torch.tensor(last if horizon is None else horizon, device=self.device)
+        deal = self.deal if horizon is not None else self.before_training()
+        for task in range(last + 1):
+            rows, here = pad_rows([self.rows(getattr(hand, part)[task], task) for hand in self.hands])
+            rows = self.gathered(list(rows))
+            chunks = [predict(run, self.hp, deal, chunk, seen) for chunk in rows.split(EVALUATE, -1)]
+            guessed, labels = (self.each(torch.cat(v, -1)) for v in zip(*chunks, strict=True))
+            yield guessed, labels, here.bool()
+
+    def before_training(self) -> Deal:
+        """The deal in which each task is answered by the first task's outputs and its own."""
+        return self.deal._replace(active=self.deal.unlearnt.unsqueeze(-3).expand(self.deal.active.shape))
+
+    def predict(self, run: Run, hp: Any, deal: Deal, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """rows (n,) -> answers (n,), labels (n,): of the deployed network at rest."""
+        strategy = self.strategy.at_rest(run.stats)
+        noise = torch.zeros(DRAWS, 0, device=rows.device)
+        moment = Moment(seen, seen, torch.zeros((), device=rows.device), noise)
+        batch = strategy.data.batch(deal, rows, torch.ones_like(rows), moment, augment=False)
+        theta = strategy.deploy(run.theta, run.own, hp)
+        logits = strategy.logits(theta, run.own, hp, batch.x, batch.t)
+        return logits.masked_fill(~batch.active, BARRED).argmax(-1), batch.y
+
+    def confusion(self, run: Run, horizon: int) -> Tensor:
+        """(R, C, C) int64: [true, predicted] over the test pictures of all tasks."""
+        C = self.strategy.data.outputs
+        counts = torch.zeros(len(self.seeds), C * C, dtype=torch.long)
+        for guessed, labels, here in self.answers(run, horizon, "test"):
+            counts.scatter_add_(1, labels * C + guessed, here.long())
+        return counts.view(-1, C, C)
+
+    def state_bytes(self, run: Run) -> int:
+        """What one run keeps for its strategy: its state, and the leaves that it added to theta."""
+        own = sum(v.numel() * v.element_size() for v in tree_leaves(run.own)) // len(self.seeds)
+        theta = run.theta if self.alone else run.theta[0]
+        network = sum(p.numel() for p in self.strategy.net.network.parameters().values())
+        return own + (theta.numel() - network) * theta.element_size()

@@ -1,0 +1,66 @@
+"""Elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3).
+
+    L(theta) = L_t(theta) + lambda/2 * sum_{k<t} sum_i F_ki (theta_i - theta*_ki)^2
+
+The penalties of all past tasks are quadratics, so they add up to one: no anchor a task is kept.
+Online (Schwarz et al. 2018, eq. 9 and below): F~_t = gamma F~_{t-1} + F_t, one anchor, and the penalty
+lambda/2 * gamma F~_{t-1} (theta - theta*_{t-1})^2.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clrun.fisher import fisher
+from clrun.strategy import Gaussian, Strategy
+
+
+@dataclass(frozen=True)
+class EWC(Strategy):
+    """State: a Gaussian, 2 P floats, however many tasks. `fisher` names the estimator (see clrun/fisher.py)."""
+
+    online: bool = False
+    fisher: str = "exact"
+    fisher_samples: int | None = None
+    fisher_batch: int = 128
+
+    class Hyper(NamedTuple):
+        lambda_: Tensor  # ()
+        gamma: Tensor  # ()
+
+    def init(self, theta):
+        return Gaussian(theta, torch.zeros_like(theta))
+
+    def loss(self, theta, own, hp, batch):
+        fit, aux = super().loss(theta, own, hp, batch)
+        penalty = hp.lambda_ * own.penalty(theta)
+        return fit + penalty, aux | {"penalty": penalty}
+
+    def after_phase(self, phase, theta, own, hp, pool):
+        F = fisher(
+            self, theta, own, hp, pool,
+            estimator=self.fisher, samples=self.fisher_samples, batch_size=self.fisher_batch,
+        )  # fmt: skip
+        return theta, self.faded(own, theta, F, hp.gamma) if self.online else own.absorb(theta, F)
+
+    @staticmethod
+    def faded(own: Gaussian, theta: Tensor, F: Tensor, gamma: Tensor) -> Gaussian:
+        """The next F~, with the gamma that its penalty carries already inside: gamma (F~ + F)."""
+        return Gaussian(theta, gamma * (own.precision + F))
+
+    def health(self, own, hp):
+        F = own.precision
+        return {"fisher_sum": F.sum(), "fisher_max": F.max(), "fisher_zero_share": (F == 0).to(F.dtype).mean()}
+
+    @staticmethod
+    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+        if knobs["lambda"] == 0 or len(health) < 2:
+            return []
+        if all(row["fisher_max"] == 0 for row in health):
+            return ["the Fisher information is zero everywhere, so EWC did nothing: this is finetuning"]
+        if all(row["penalty"] <= 1e-12 * row["loss"] for row in health[1:]):
+            return [f"at lambda={knobs['lambda']:g} EWC's penalty never passed 1e-12 of the loss: this is finetuning"]
+        return []

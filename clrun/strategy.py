@@ -1,0 +1,142 @@
+"""Strategy: plain fine-tuning, and the places where a method may differ from it. One run, tensors in, tensors out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clrun.models import Net, Network, Statistics
+from clrun.stream import Batch, Data, Pool
+
+Tree = Any  # tensors in tuples, lists and dicts
+Aux = dict[str, Tensor]
+
+BARRED = -1e9  # the logit of an output that may not answer
+
+
+def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
+    """Over the active outputs. logits, active (B, C) -> (B, C)."""
+    return logits.masked_fill(~active, BARRED).log_softmax(-1)
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """(B, C) -> (): mean over the samples that are there, softmax over their active outputs."""
+    return batch.mean(-log_softmax(logits, batch.active).gather(-1, batch.y[:, None])[:, 0])
+
+
+def lifted() -> bool:
+    """Inside a torch.func transform (a stack of runs), or being compiled."""
+    return torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
+
+
+def gradient_of(loss: Callable[..., tuple[Tensor, Aux]], theta: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Aux]:
+    """loss(theta, *rest) -> (value (), aux); returns g (P,), value, aux.
+
+    Alone by plain autograd: `torch.func` costs 12 to 55 % on small networks and imports the compiler (1 s).
+    """
+    if lifted():
+        g, (value, aux) = torch.func.grad_and_value(loss, has_aux=True)(theta, *rest)
+        return g, value, aux
+    leaf = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        value, aux = loss(leaf, *rest)
+    (g,) = torch.autograd.grad(value, leaf)
+    return g, value.detach(), {name: v.detach() for name, v in aux.items()}
+
+
+class Gaussian(NamedTuple):
+    """What the past asks of theta: sum_k F_k (theta - theta_k)^2 = precision (theta - mean)^2 + constant."""
+
+    mean: Tensor  # (P,)
+    precision: Tensor  # (P,)
+
+    def penalty(self, theta: Tensor) -> Tensor:
+        """1/2 sum_i precision_i (theta_i - mean_i)^2."""
+        d = theta - self.mean
+        return d @ (self.precision * d) / 2
+
+    def absorb(self, theta: Tensor, precision: Tensor) -> "Gaussian":
+        """One more anchor; the sum of all quadratics stays one quadratic, exactly."""
+        total = self.precision + precision
+        return Gaussian(self.mean + precision / total.clamp(min=1e-30) * (theta - self.mean), total)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Plain fine-tuning. A method overrides what differs, and adds its fixed choices as dataclass fields and its
+    strengths (anything a sweep may vary inside one stack) as fields of `Hyper`, all tensors ().
+
+    `aux` is a dict that `loss` hands on to `after_step`; its entries of shape () are also the step's signals, whose
+    means over a task stand in health.csv beside what `health` returns.
+    """
+
+    net: Net
+    data: Data
+
+    phases: ClassVar[tuple[str, ...]] = ("train",)  # the passes over a task
+    restart: ClassVar[bool] = False  # fresh parameters before each task
+
+    class Hyper(NamedTuple):
+        pass
+
+    # ------------------------------------------------------------ on the host
+
+    @classmethod
+    def trainables(cls, network: Network, tasks: int, knobs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Leaves of theta beyond the network's, with initial values."""
+        return {}
+
+    def visible(self, stage: int) -> Sequence[int]:
+        """The tasks whose samples feed this stage (none: nothing is trained)."""
+        return (stage,)
+
+    @staticmethod
+    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+        """What a reader must know if the method did nothing. `health`: a row a task, as in health.csv."""
+        return []
+
+    # ------------------------------------------------------------ pure
+
+    def init(self, theta: Tensor) -> Tree:
+        """theta (P,) -> the strategy's state, every leaf of its final shape."""
+        return ()
+
+    def logits(self, theta: Tensor, own: Tree, hp: Any, x: Tensor, t: Tensor) -> Tensor:
+        """x (B, C, H, W), t (B,) -> (B, outputs): what is trained and what is evaluated."""
+        return self.net(theta, x)
+
+    def loss(self, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
+        """-> (), aux."""
+        return cross_entropy(self.logits(theta, own, hp, batch.x, batch.t), batch), {}
+
+    def gradient(self, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
+        """-> g (P,), loss (), aux."""
+        return gradient_of(self.loss, theta, own, hp, batch)
+
+    def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> Tensor:
+        """The optimiser's step delta (P,) -> the step taken (P,)."""
+        return delta
+
+    def after_step(self, own: Tree, hp: Any, batch: Batch, before: Tensor, after: Tensor, aux: Aux) -> Tree:
+        """before, after: theta (P,) around the step -> state."""
+        return own
+
+    def after_phase(self, phase: str, theta: Tensor, own: Tree, hp: Any, pool: Pool) -> tuple[Tensor, Tree]:
+        """pool: all samples of the task just learnt -> theta (P,), state. The network is at rest."""
+        return theta, own
+
+    def deploy(self, theta: Tensor, own: Tree, hp: Any) -> Tensor:
+        """(P,) -> the theta to evaluate (P,)."""
+        return theta
+
+    def health(self, own: Tree, hp: Any) -> dict[str, Tensor]:
+        """What the state says of the method after a task: {column: ()}."""
+        return {}
+
+    # ------------------------------------------------------------ not for overriding
+
+    def at_rest(self, statistics: Statistics) -> "Strategy":
+        """The same strategy with batch norm's running statistics in use."""
+        return replace(self, net=self.net.at_rest(statistics))
