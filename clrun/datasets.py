@@ -97,8 +97,8 @@ def data_folder(named: str | os.PathLike | None) -> Path:
     if named is None:
         return _cache_home() / "clrun"
     folder = Path(named).expanduser()
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):  # False, too, where it may not be looked at
+        what = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise UsageError(
             f"data_dir={named} {what}: make the folder first (mkdir -p {named}), name another one, or leave data_dir "
             f"(and CLRUN_DATA_DIR) out to use {_cache_home() / 'clrun'}."
@@ -266,7 +266,7 @@ def _first_wrong(folder: Path, sums: Mapping[str, str]) -> Path:
 
 def _obtain(name: str, folder: Path, place: Path, files: Sequence[str], archives: Sequence[str]) -> None:
     """Download what is missing of `files` in `place`; archives that are there already are unpacked without network."""
-    missing = [file for file in files if not (place / file).is_file()]
+    missing = [file for file in files if not os.path.isfile(place / file)]
     if not missing:
         return
     try:

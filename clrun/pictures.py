@@ -99,8 +99,8 @@ def _root(root: str | os.PathLike | None) -> Path:
             "train/<class>/ and test/<class>/ in it, or one folder a class and dataset.test_fraction=0.2."
         )
     folder = Path(root).expanduser()
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):  # False, too, where it may not be looked at
+        what = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise UsageError(
             f"dataset.root={root} {what}: name the folder that holds your pictures, with train/<class>/ and "
             f"test/<class>/ in it, or one folder a class and dataset.test_fraction=0.2."
@@ -122,7 +122,7 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 def _folders(folder: Path) -> tuple[str, ...]:
     """The names of the folders in a folder; whole numbers are sorted as such, so that 10 comes after 9."""
-    names = [entry.name for entry in _entries(folder) if entry.is_dir()] if folder.is_dir() else []
+    names = [entry.name for entry in _entries(folder) if entry.is_dir()] if os.path.isdir(folder) else []
     numbers = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name), name))) if numbers else tuple(names)
 
@@ -198,7 +198,7 @@ def _pictures(part: Path, classes: Sequence[str], ignored: list[str]) -> list[Pi
 
 
 def _picture(entry: os.DirEntry, label: int) -> Picture:
-    if not entry.is_file():
+    if not os.path.isfile(entry.path):
         raise _broken(entry.path, "it is not a file, or a link to none")
     try:
         stat = entry.stat()
@@ -229,8 +229,8 @@ def _held_out(layout: Layout, y: np.ndarray, test_fraction: float) -> tuple[np.n
 
 def _too_few(folder: Path, count: int, test_fraction: float, purpose: str) -> UsageError:
     return UsageError(
-        f"class {folder.name} has too few pictures to split: dataset.test_fraction={test_fraction} of {count} leaves none "
-        f"for {purpose}; add pictures to {folder}, or state another dataset.test_fraction."
+        f"class {folder.name} has too few pictures to split: dataset.test_fraction={test_fraction} of {count} "
+        f"leaves none for {purpose}; add pictures to {folder}, or state another dataset.test_fraction."
     )
 
 
@@ -256,7 +256,7 @@ def _key(root: Path, pictures: Sequence[Picture], size: int) -> str:
 
 def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The pixels in a cache file, or None where there is none or it is torn (every .npz carries checksums)."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -278,7 +278,8 @@ def _write_cache(path: Path, x: np.ndarray) -> None:
     except OSError as error:
         print(f"image_folder: {path.parent} cannot be written ({error.strerror}): nothing cached", file=sys.stderr)
     finally:
-        part.unlink(missing_ok=True)
+        if os.path.exists(part):
+            part.unlink()
 
 
 # Decoding
