@@ -6,11 +6,11 @@ cell that was not measured is nan, and so is one that its definition leaves open
 nan becomes an empty cell in the files. Nothing is clamped: a task that improved has negative forgetting.
 
 Sources
-    Lopez-Paz & Ranzato 2017  Gradient Episodic Memory, section 2 (ACC, BWT, FWT)
-    Rebuffi et al. 2017       iCaRL, section 4.1 (average incremental accuracy)
-    Chaudhry et al. 2018      Riemannian Walk, section 3.1, equations 2 and 3 (forgetting)
-    Riemer et al. 2019        Learning to Learn without Forgetting, section 5 (learning accuracy)
-    De Lange et al. 2023      Continual evaluation for lifelong learning, section 3 (min-ACC, WC-ACC, the stability gap)
+    Lopez-Paz & Ranzato 2017  Gradient Episodic Memory for Continual Learning, equations 2 to 4: ACC, BWT, FWT
+    Rebuffi et al. 2017       iCaRL, experiments: average incremental accuracy
+    Chaudhry et al. 2018      Riemannian Walk for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
+    Riemer et al. 2019        Learning to Learn without Forgetting, experiments: learning accuracy
+    De Lange et al. 2023      Continual evaluation for lifelong learning (2205.13452): min-ACC, WC-ACC, stability gap
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,12 +63,12 @@ def average_accuracy(accuracy: np.ndarray) -> float:
 
 
 def average_incremental_accuracy(accuracy: np.ndarray) -> float:
-    """1/T sum_k A_k with A_k = 1/k sum_{j<=k} R[k, j] (Rebuffi 2017, section 4.1). Row 0 does not count."""
+    """1/T sum_k A_k with A_k = 1/k sum_{j<=k} R[k, j] (Rebuffi 2017). Row 0 does not count."""
     return mean(averages_so_far(accuracy)[1:])
 
 
 def learning_accuracy(accuracy: np.ndarray) -> float:
-    """1/T sum_j R[j, j]: the accuracy on each task just after learning it (Riemer 2019, section 5)."""
+    """1/T sum_j R[j, j]: the accuracy on each task just after learning it (Riemer 2019)."""
     return mean(accuracy_when_learned(accuracy))
 
 
@@ -80,7 +80,7 @@ def accuracy_when_learned(accuracy: np.ndarray) -> np.ndarray:
 def best_accuracy(accuracy: np.ndarray) -> np.ndarray:
     """(T,): max over rows 1 ... T-1 of R[k, j]; of the last task R[T, T].
 
-    The rows before task j was learnt count too, as in Chaudhry 2018 (eq. 2: l in 1 ... k-1); the untrained network and
+    The rows before task j was learnt count too, as in Chaudhry 2018 (l in 1 ... k-1); the untrained network and
     the final row do not, else forgetting could never be negative.
     """
     best = accuracy[-1].copy()
@@ -90,7 +90,7 @@ def best_accuracy(accuracy: np.ndarray) -> np.ndarray:
 
 
 def forgetting(accuracy: np.ndarray) -> np.ndarray:
-    """(T,): f_j = max_{1<=k<T} R[k, j] - R[T, j], signed (Chaudhry 2018, eq. 2). Undefined for the last task."""
+    """(T,): f_j = max_{1<=k<T} R[k, j] - R[T, j], signed (Chaudhry 2018). Undefined for the last task."""
     drop = best_accuracy(accuracy) - accuracy[-1]
     drop[-1] = np.nan
     return drop
@@ -174,13 +174,13 @@ def stage_minima(accuracy: np.ndarray, over_training: OverTraining) -> np.ndarra
 
 def min_accuracy(accuracy: np.ndarray, over_training: OverTraining) -> float:
     """min-ACC = 1/(T-1) sum_{j<T} min_{n > t_j} A(E_j, f_n): the lowest accuracy on each earlier task at any evaluation
-    after the end t_j of its own training (De Lange 2023, eq. 2). Undefined for T = 1."""
+    after the end t_j of its own training (De Lange 2023). Undefined for T = 1."""
     minima = stage_minima(accuracy, over_training)
     return mean(np.array([minima[j + 1 :, j].min() for j in range(len(minima) - 1)]))
 
 
 def worst_case_accuracy(accuracy: np.ndarray, over_training: OverTraining) -> float:
-    """WC-ACC = 1/T R[T, T] + (1 - 1/T) min-ACC (De Lange 2023, eq. 3). For T = 1 the final accuracy."""
+    """WC-ACC = 1/T R[T, T] + (1 - 1/T) min-ACC (De Lange 2023). For T = 1 the final accuracy."""
     tasks = accuracy.shape[1]
     if tasks == 1:
         return float(accuracy[-1, -1])
@@ -190,7 +190,7 @@ def worst_case_accuracy(accuracy: np.ndarray, over_training: OverTraining) -> fl
 def stability_gaps(accuracy: np.ndarray, over_training: OverTraining) -> np.ndarray:
     """(T, T): [k, j] = R[k-1, j] - min over the evaluations while task k was learnt of the accuracy on old task j < k.
 
-    De Lange 2023 (section 4) describes the gap without fixing a formula; this one is operational: the drop below the
+    De Lange 2023 describes the gap without fixing a formula; this one is operational: the drop below the
     accuracy before the switch, signed, whether or not it is made good by the end of task k. nan where j >= k.
     """
     gaps = accuracy[:-1] - stage_minima(accuracy, over_training)

@@ -96,8 +96,9 @@ def tasks_picture(matrix: pd.DataFrame) -> Figure:
         axes.plot(rows["after_task"], 100 * rows[f"task_{task}"], marker="o", **style)
     average = matrix[matrix["after_task"] >= 1]
     axes.plot(average["after_task"], 100 * average["average"], "--", color=INK, linewidth=1.3, label="average")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(0.8, tasks + 0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    margin = 0.2 if tasks > 1 else 0.5
+    axes.set_xlim(1 - margin, tasks + margin)
     axes.set_xlabel("tasks learnt")
     return finish(figure, axes, tasks)
 
@@ -118,12 +119,11 @@ def training_picture(rows: pd.DataFrame) -> Figure:
 
 def styles(tasks: int) -> Iterator[dict]:
     """Colour, width and label of each task's curve; the first task is bold and in front."""
+    others = 1.3 if tasks <= len(PALETTE) else 0.8
     for task, colour in enumerate(colours(tasks), start=1):
-        first = task == 1
-        width = 2.8 if first else 1.3
-        yield {"color": colour, "linewidth": width, "markersize": width + 2, "zorder": 4 if first else 3} | {
-            "label": f"task {task}"
-        }
+        width = 2.8 if task == 1 else others
+        look = {"color": colour, "linewidth": width, "markersize": width + 2, "zorder": 4 if task == 1 else 3}
+        yield look | {"label": f"task {task}"}
 
 
 def colours(tasks: int) -> Sequence:

@@ -74,8 +74,8 @@ def show(console: Console, directory: Path, outputs: Path, chance: float | None,
 
 
 def say(console: Console, line: str, style: str = "") -> None:
-    """One line; in a pipe never broken, nothing in it taken for markup."""
-    console.print(Text(line, style), soft_wrap=not console.is_terminal)
+    """One line, never broken (a path stays one), nothing in it taken for markup."""
+    console.print(Text(line, style), soft_wrap=True)
 
 
 def warn(console: Console, text: str, style: str = "bold yellow") -> None:
@@ -130,9 +130,15 @@ def too_wide(console: Console, table: Table) -> bool:
     return Measurement.get(console, unlimited, table).maximum > console.width
 
 
+def titled(title: str) -> Table:
+    """An empty table, as narrow as it can be: eight columns of numbers must fit into 80 characters."""
+    layout = {"box": box.SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
+    return Table(title=title, title_justify="left", title_style="bold", **layout)
+
+
 def matrix_table(matrix: pd.DataFrame, tasks: Sequence[int], names: dict[int, str]) -> Table:
     """Some columns of the accuracy matrix, and the average."""
-    table = Table(box=box.SIMPLE_HEAD, title="accuracy in percent", title_justify="left", title_style="bold")
+    table = titled("accuracy in percent")
     table.add_column("after")
     for task in tasks:
         table.add_column(header(task, names), justify="right", no_wrap=True)
@@ -156,8 +162,8 @@ def emphasis(after: int, task: int) -> str:
 
 def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Table:
     """forgetting.csv in percent: one row a task, then the average."""
-    table = Table(box=box.SIMPLE_HEAD, title="forgetting in percent", title_justify="left", title_style="bold")
-    table.add_column("task")
+    table = titled("forgetting in percent")
+    table.add_column("task", overflow="fold")
     for column in forgetting.columns[1:]:
         words = column.removeprefix("accuracy_").removesuffix("_accuracy").split("_")
         table.add_column("\n".join(words), justify="right", no_wrap=True)
@@ -228,7 +234,7 @@ def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str
     summaries: rows as `results.collect` returns them. Diverged runs have no final accuracy: they are counted apart.
     """
     keys = [key for key in varying if key != "seed"] or ["strategy"]
-    table = Table(box=box.SIMPLE_HEAD, title="mean ± standard deviation in percent", title_justify="left")
+    table = titled("mean ± standard deviation in percent")
     for name in [*keys, "runs", "diverged", "average accuracy", "forgetting", "learning accuracy"]:
         table.add_column(name, justify="left" if name in keys else "right", no_wrap=not console.is_terminal)
     for values, rows in summaries.groupby(keys, sort=False, dropna=False):
