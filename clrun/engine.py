@@ -370,7 +370,8 @@ class Stack:
 
     def diagnose(self, run: Run, signals: list[dict[str, Tensor]], report: Report) -> None:
         """Health and trouble of every run in this stage."""
-        state = {name: self.each(v) for name, v in self.lift(self.strategy.health)(run.own, self.hp).items()}
+        state = self.lift(lambda run, hp: self.strategy.health(run.own, hp))(run, self.hp)
+        state = {name: self.each(v) for name, v in state.items()}
         whole = self.each(run.theta).isfinite().all(1)
         names = signals[0] if signals else {}
         for r in range(len(self.seeds)):

@@ -288,7 +288,7 @@ def follow(stack: Stack, outcome: results.Outcome, progress: terminal.Progress) 
             outcome.warnings.append(f"this run stopped learning at {where}: the optimiser's state overflowed")
         note(outcome, report, 0)
         results.write_progress(outcome)
-        progress.end_task(stage + 1, outcome.accuracy[stage + 1])
+        progress.end_task(stage + 1, outcome.accuracy[stage + 1, : stage + 1])
     return run
 
 

@@ -1,0 +1,70 @@
+"""Settings from overrides, runs without the command line, and where MNIST lies."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from clrun import catalog, config, run
+from clrun.config import Settings
+
+STRATEGIES = sorted(path.stem for path in (catalog.CONF / "strategy").glob("*.yaml"))
+SCENARIOS = ("task", "domain", "class")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def settings_of() -> Callable[..., Settings]:
+    """settings_of("strategy=ewc", "lambda=4") -> Settings, by Hydra's composition and clrun's checks."""
+
+    def settings(*overrides: str) -> Settings:
+        ConfigStore.instance().store(name="knobs", node=catalog.read().nulls())
+        with initialize_config_dir(str(catalog.CONF), version_base="1.3"):
+            return config.check(compose("config", overrides=list(overrides)))
+
+    return settings
+
+
+@pytest.fixture
+def prepared_of(settings_of, tmp_path) -> Callable[..., run.Prepared]:
+    """prepared_of("strategy=ewc") -> a run that writes below tmp_path."""
+    return lambda *overrides: run.prepare(settings_of(*overrides, f"outputs={tmp_path}"))
+
+
+@pytest.fixture
+def stack_of(prepared_of) -> Callable[..., run.Stack]:
+    """stack_of("strategy=ewc", seeds=[0, 1]) -> an engine stack in float64, small enough for a test."""
+
+    def stack(*overrides: str, seeds=(0,), dtype=torch.float64, variants=None) -> run.Stack:
+        small = ("model.widths=[12,8]",) if not any(o.startswith("model") for o in overrides) else ()
+        budget = () if any(o.startswith(("epochs", "iterations")) for o in overrides) else ("iterations=4",)
+        runs = [(f"seed={seed}", *variant) for seed in seeds for variant in (variants or [()])]
+        return run.build([prepared_of(*overrides, *small, *budget, *own) for own in runs], dtype)
+
+    return stack
+
+
+def live(stack):
+    """Train a stack to its end -> run, reports."""
+    state, reports = stack.born(), []
+    for stage in range(stack.strategy.data.tasks):
+        state, report = stack.learn(state, stage)
+        reports.append(report)
+    return state, reports
+
+
+@pytest.fixture
+def mnist() -> str:
+    """The folder of the real MNIST; skips where there is none."""
+    folder = os.environ.get("CLRUN_DATA_DIR")
+    if not folder or not (Path(folder) / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
+        pytest.skip("CLRUN_DATA_DIR names no folder with MNIST in it")
+    return folder
