@@ -339,14 +339,12 @@ def _decode_all(root: Path, paths: Sequence[str], size: int) -> np.ndarray:
             x[row] = decode(path, size)
         return min(CHUNK, len(paths) - start)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        with warnings.catch_warnings(), _progress(root, len(paths), size) as advance:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below Pillow's limit
-            for done in pool.map(fill, range(0, len(paths), CHUNK)):
-                advance(done)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)  # so that a broken picture is said at once
+    # a broken picture ends the iteration over map(), which then starts no other chunk
+    bar = _progress(root, len(paths), size)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings(), bar as advance:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below Pillow's limit
+        for done in pool.map(fill, range(0, len(paths), CHUNK)):
+            advance(done)
     return x
 
 

@@ -334,7 +334,7 @@ def server(tmp_path_factory, monkeypatch):
     handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *arguments: None})
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as serving:
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True).start()
         yield folder, f"http://127.0.0.1:{serving.server_port}/"
         serving.shutdown()
 
@@ -741,12 +741,23 @@ def test_a_torn_cache_is_decoded_again(tear, tmp_path, opened, cache_home, capsy
     assert len(opened) == 20
 
 
+class MakesFolder:
+    """An object that makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
 def test_a_cache_file_of_something_else_is_not_used(tmp_path, opened, cache_home):
     make_folder(tmp_path, TWO)
     first = load_folder(tmp_path)
     (file,) = (cache_home / "clrun" / "image_folder").iterdir()
-    np.savez(file, x=np.array([{"a": 1}], dtype=object))
+    np.savez(file, x=np.array([MakesFolder(str(tmp_path / "unpickled"))], dtype=object))
     assert torch.equal(load_folder(tmp_path).x, first.x) and len(opened) == 20
+    assert not (tmp_path / "unpickled").exists()
     np.savez(file, x=np.zeros((10, 3, 8, 8), np.uint8))
     assert torch.equal(load_folder(tmp_path).x, first.x) and len(opened) == 30
 
