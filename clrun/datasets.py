@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import json
 import math
 import os
@@ -269,6 +268,8 @@ def _obtain(name: str, folder: Path, place: Path, files: Sequence[str], archives
     missing = [file for file in files if not os.path.isfile(place / file)]
     if not missing:
         return
+    import http.client  # 20 ms, only for the name of its exception
+
     try:
         with _made(folder), _impatient(), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as stage:
             _download(name, folder, Path(stage), place, archives)
