@@ -1,0 +1,333 @@
+"""`clrun key=value ...`: Hydra composes, the configuration is checked, and a mistake is one paragraph and exit code 2.
+
+Exit codes: 0 done, 1 a run crashed, 2 the user's mistake, 130 interrupted, 143 terminated. Hydra, torch and pandas are
+imported only where they are needed: help, mistakes and Tab completion answer without torch.
+"""
+
+import argparse
+import difflib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from clrun.errors import RunsFailed, UsageError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+    from clrun.catalog import Catalog
+    from clrun.run import Prepared
+
+
+def cli() -> NoReturn:
+    """The console script."""
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit 1 on
+    with terminable():
+        sys.exit(answer(lambda: command(sys.argv[1:], wants_trace), wants_trace))
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C does, so that temporary files go."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def answer(action: Callable[[], Any], wants_trace: bool) -> int:
+    """Do it, say what went wrong, and return the exit code."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        complain("interrupted; the same command again continues.")
+        return 130
+    except (
+        BrokenPipeError
+    ):  # `clrun --help | head`: the reader has left, and Python must not flush into the pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except RunsFailed as error:
+        complain(str(error))
+        return 1
+    except Exception as error:
+        paragraph = mistake(error)
+        if wants_trace or paragraph is None:
+            print_traceback()
+        complain(paragraph or "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+        return 1 if paragraph is None else 2
+    return 0
+
+
+def exit_unless_done(code: int) -> None:
+    """From within Hydra, which would print an exception of the job before it raises it."""
+    if code:
+        sys.exit(code)
+
+
+def complain(paragraph: str) -> None:
+    """To standard error, as it is."""
+    print(f"clrun: {paragraph}", file=sys.stderr)
+
+
+def print_traceback() -> None:
+    """Of the exception being handled, without Hydra's frames."""
+    import hydra
+    from rich.console import Console
+
+    Console(stderr=True).print_exception(suppress=[hydra])
+
+
+def mistake(error: Exception) -> str | None:
+    """The paragraph for a mistake of the user's; None for a crash."""
+    if isinstance(error, UsageError):
+        return str(error)
+    if "hydra" not in sys.modules:
+        return None
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, MissingConfigException) and error.options:
+        return missing(*os.path.split(error.missing_cfg_file or ""), error.options)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return " ".join(line.strip() for line in str(error).strip().splitlines()) + " (clrun --help lists the keys)"
+    return None
+
+
+def missing(group: str, name: str, options: Sequence[str]) -> str:
+    """What to say about an option that is not there."""
+    near = difflib.get_close_matches(name, options, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{group}={name}: there is no such {group.strip('+')}; {meant}There are {', '.join(options) or 'none'}."
+
+
+# ---------------------------------------------------------------- the command line
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(
+            f"{message}; a key is typed without dashes, as in lambda=400 (clrun --help lists flags and keys)."
+        )
+
+
+def parser() -> Parser:
+    """Those of Hydra's flags (hydra.cc, "Hydra's command line flags") that make sense here."""
+    flags = Parser(prog="clrun", add_help=False, allow_abbrev=False)
+    for short, long in {"-h": "--help", "-r": "--run", "-m": "--multirun", "-sc": "--shell-completion"}.items():
+        flags.add_argument(short, long, action="store_true")
+    for long in ("--version", "--hydra-help", "--resolve"):
+        flags.add_argument(long, action="store_true")
+    flags.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
+    flags.add_argument("-p", "--package")
+    flags.add_argument("-cd", "--config-dir")
+    flags.add_argument("-i", "--info", nargs="?", const="all")
+    flags.add_argument("overrides", nargs="*")
+    return flags
+
+
+def command(arguments: Sequence[str], wants_trace: bool = False) -> None:
+    """Do what the arguments say."""
+    asked = parser().parse_intermixed_args(arguments)
+    if asked.version:
+        from clrun import __version__
+
+        print(f"clrun {__version__}")
+        return
+    known = catalogue(asked)
+    if asked.help:
+        from clrun import help
+
+        help.show(known)
+        return
+    if not (asked.shell_completion or asked.hydra_help):
+        refuse_overrides(asked, known)
+    with hydra_arguments(asked) as flags, replaced_arguments(flags):
+        compose(known, lambda cfg: exit_unless_done(answer(lambda: single(cfg), wants_trace)))
+
+
+def catalogue(asked: argparse.Namespace) -> "Catalog":
+    """Ours and that of the user's --config-dir, which completion finds in the line being completed."""
+    from clrun import catalog
+
+    if asked.shell_completion and asked.config_dir is None:
+        asked.config_dir = config_dir_in(os.environ.get("COMP_LINE", ""))
+    if asked.config_dir is None:
+        return catalog.read()
+    folder = Path(asked.config_dir).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"--config-dir {asked.config_dir}: there is no such folder.")
+    return catalog.read((catalog.CONF, folder.resolve()))
+
+
+def config_dir_in(line: str) -> str | None:
+    """The --config-dir of a command line that may be unfinished."""
+    try:
+        return parser().parse_known_intermixed_args(shlex.split(line)[1:])[0].config_dir
+    except (ValueError, UsageError):  # a quote or a flag is still open
+        return None
+
+
+@contextmanager
+def hydra_arguments(asked: argparse.Namespace) -> Iterator[list[str]]:
+    """What Hydra is told: the flags, then the overrides, and for a sweep a folder to drop its multirun.yaml into."""
+    switches = ("hydra_help", "run", "multirun", "resolve", "shell_completion")
+    flags = [f"--{name.replace('_', '-')}" for name in switches if getattr(asked, name)]
+    for name in ("cfg", "package", "info", "config_dir"):
+        flags += [f"--{name.replace('_', '-')}={getattr(asked, name)}"] if getattr(asked, name) is not None else []
+    with tempfile.TemporaryDirectory(prefix="clrun-") as folder:
+        sweeps = asked.multirun or any(text.startswith("hydra.mode=") for text in asked.overrides)
+        yield [*flags, *asked.overrides, *([f'hydra.sweep.dir="{folder}"'] if sweeps else [])]
+
+
+@contextmanager
+def replaced_arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """hydra.main reads sys.argv."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def compose(known: "Catalog", run: Callable[["DictConfig"], None]) -> None:
+    """Give everything to Hydra, which calls `run` for a single run and our launcher for a sweep."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    from clrun import catalog, launcher
+
+    launcher.register()
+    ConfigStore.instance().store(name="knobs", node=known.nulls())
+    # 1.3 wants to be told that its newest behaviour is meant; 1.4 warns of being told anything
+    options = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+    hydra.main(config_path=str(catalog.CONF), config_name="config", **options)(run)()
+
+
+# ---------------------------------------------------------------- what is refused before anything is composed
+
+
+def refuse_overrides(asked: argparse.Namespace, known: "Catalog") -> None:
+    """UsageError for whatever can be seen in the arguments alone."""
+    overrides = [parsed(text) for text in asked.overrides]
+    sweeps = asked.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
+    basic = not any(override.key_or_group == "hydra/sweeper" for override in overrides)
+    for override in overrides:
+        refuse_key(override, known)
+        if override.is_sweep_override():
+            refuse_sweep(override, sweeps, basic)
+
+
+def parsed(text: str) -> "Override":
+    """One override; UsageError if it is none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UsageError(malformed(text, str(error))) from None
+
+
+def malformed(text: str, reason: str) -> str:
+    """What to say about an argument that Hydra's grammar does not take."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        from clrun import catalog
+
+        group = next((group for group, options in catalog.read().options.items() if text in options), None)
+        return f"{text}: a setting is key=value; type {f'{group}={text}' if group else f'{text}=...'}."
+    quoted = value.strip("'\"").replace('"', '\\"')
+    return (
+        f"{text}: {reason.splitlines()[0]}. A text with = or other signs is quoted twice, so that the shell leaves "
+        f"one pair of quotes: '{key}=\"{quoted}\"'."
+    )
+
+
+def refuse_key(override: "Override", known: "Catalog") -> None:
+    """An override of a key that nothing states, or of an option that is not there."""
+    from clrun.config import no_such_key
+
+    key = override.key_or_group
+    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+        return
+    if key == "experiment":
+        refuse_option(override, list(known.experiments), "+experiment")
+    elif key in known.options:
+        refuse_option(override, list(known.options[key]), key)
+    elif key not in known.typeable():
+        raise UsageError(no_such_key(key, known))
+
+
+def refuse_option(override: "Override", options: Sequence[str], typed: str) -> None:
+    """An option that is not there."""
+    from clrun.catalog import shown
+
+    if typed.startswith("+") and not override.is_add():
+        raise UsageError(f"{override.input_line}: an experiment is added with a plus: +{override.input_line}.")
+    swept = override.is_sweep_override() and override.is_discrete_sweep()
+    for name in map(shown, override.sweep_string_iterator() if swept else [override.value()]):
+        if name not in options:
+            raise UsageError(missing(typed, name, options))
+
+
+def refuse_sweep(override: "Override", sweeps: bool, basic: bool) -> None:
+    """Several values without -m, or an interval, which only an optimising sweeper understands."""
+    if basic and not override.is_discrete_sweep():
+        key = override.key_or_group
+        raise UsageError(
+            f"{override.input_line}: a sweep goes over listed values, not over an interval; "
+            f"type '{key}=0,0.5,1', or '{key}=range(0,1,0.25)', with -m."
+        )
+    if not sweeps:
+        raise UsageError(
+            f"{override.input_line}: several values are a sweep, which wants -m: clrun -m '{override.input_line}'; "
+            f"or type one value."
+        )
+
+
+# ---------------------------------------------------------------- one run
+
+
+def single(cfg: "DictConfig") -> None:
+    """Check, train if it is not finished, and show."""
+    from clrun import launcher
+    from clrun.config import check
+
+    known, typed = launcher.composed_from()
+    settings = check(cfg, known=known, typed=typed)
+    from clrun import run  # torch, from here on
+
+    prepared = run.prepare(settings)
+    if prepared.finished and not settings["rerun"]:
+        device = launcher.summary(prepared)["device"]
+        print(f"Done already, on {device}: {prepared.directory} (rerun=true trains it again)")
+    else:
+        launcher.warn([prepared])
+        train(prepared)
+    run.show(prepared)
+
+
+def train(prepared: "Prepared") -> None:
+    """Train one run; a crash says where it is written."""
+    from clrun import run
+
+    try:
+        run.train(prepared, quiet=False)
+    except Exception as error:
+        error.add_note(f"The run crashed; this is written to {prepared.directory / 'failed.txt'}.")
+        raise
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,224 @@
+"""The Hydra launcher: all jobs of a sweep are composed and checked before any runs, and equal jobs run once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from clrun import catalog
+from clrun.catalog import GROUPS, Catalog, shown
+from clrun.config import Settings, check
+from clrun.errors import RunsFailed, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from clrun.run import Prepared
+
+Jobs = Sequence[tuple[Sequence[str], DictConfig]]  # a job's overrides, and what they compose to
+
+
+class StackedLauncher(Launcher):
+    """What `-m` runs its jobs with."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: Callable[[Any], Any], config: DictConfig) -> None:
+        self.context, self.config = hydra_context, config
+        loader = hydra_context.config_loader
+        loader.load_sweep_config = remembering(loader.load_sweep_config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Train what is not finished, print a table of all.
+
+        UsageError: one of the jobs cannot be; then none has run. RunsFailed: some crashed, all others are done.
+        """
+        setup_globals()
+        jobs = [
+            (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
+        prepared = prepare_all(settings_of(jobs, *composed_from(self.config.hydra)))
+        runs = list({one.id: one for one in prepared}.values())
+        errors = train_all(unfinished(runs, len(jobs)))
+        show([one for one in runs if one.id not in errors])
+        if errors:
+            raise RunsFailed(failures([one for one in runs if one.id in errors], errors, len(runs)))
+        return [job_return(overrides, cfg, one) for (overrides, cfg), one in zip(jobs, prepared, strict=True)]
+
+    def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        cfg = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(cfg):
+            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
+        return cfg
+
+
+def register() -> None:
+    """Make Hydra accept a launcher that lives in this package."""
+    accepted = getattr(Plugins, "is_in_toplevel_plugins_module", None)
+    if accepted:  # Hydra 1.3 insists on the module name `hydra_plugins.`; 1.4 takes any registered class
+        Plugins.is_in_toplevel_plugins_module = staticmethod(
+            lambda name: name == f"{__name__}.StackedLauncher" or accepted(name)
+        )
+    Plugins.instance().register(StackedLauncher)
+
+
+def remembering(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    """Hydra's sweeper composes every job to see whether it can, then the launcher does to run it: compose once."""
+    seen: dict[tuple[str, ...], DictConfig] = {}
+
+    def composed(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        key = tuple(sweep_overrides)
+        if key not in seen:
+            seen[key] = compose(master_config, list(sweep_overrides))
+        return seen[key]
+
+    return composed
+
+
+# ---------------------------------------------------------------- before anything runs
+
+
+def composed_from(hydra: DictConfig | None = None) -> tuple[Catalog, list[str]]:
+    """The catalogue of the folders that Hydra composed from, and the keys that were typed."""
+    hydra = HydraConfig.get() if hydra is None else hydra
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    folders = [catalog.CONF, *(folder for folder in folders if folder != catalog.CONF)]
+    parser = OverridesParser.create()
+    return catalog.read(tuple(folders)), [parser.parse_override(text).key_or_group for text in hydra.overrides.task]
+
+
+def settings_of(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> list[Settings]:
+    """All jobs checked. A knob that some job's strategy takes is dropped in those whose strategy does not.
+
+    UsageError: a job cannot be, or none takes a knob.
+    """
+    taken = {key for _, cfg in jobs for key in keys_taken(cfg, known)}
+    dropped: dict[str, None] = {}
+    settings = []
+    for overrides, cfg in jobs:
+        try:
+            settings.append(check(cfg, taken, known, typed))
+        except UsageError as error:
+            text = " ".join(filter_overrides(overrides))
+            raise UsageError(f"{error} (In the job {text}; no job was started.)") from None
+        idle = [key for key in taken - keys_taken(cfg, known) if OmegaConf.select(cfg, key) is not None]
+        dropped |= dict.fromkeys(f"{key} ({', '.join(sorted(owners(cfg, key, known)))})" for key in sorted(idle))
+    if dropped:
+        print(f"Left out where it is not taken: {'; '.join(dropped)}.")
+    return settings
+
+
+def keys_taken(cfg: DictConfig, known: Catalog) -> set[str]:
+    """The knobs of a job's options; empty for a job that check() will refuse."""
+    chosen = [(group, OmegaConf.select(cfg, f"{group}.name")) for group in GROUPS]
+    return {key for group, name in chosen if name in known.options[group] for key in known.knobs(group, name)}
+
+
+def owners(cfg: DictConfig, key: str, known: Catalog) -> set[str]:
+    """The job's options that could have taken a key, such as strategy=finetune."""
+    return {f"{group}={cfg[group].name}" for group, _ in known.takers(key)}
+
+
+def prepare_all(settings: Sequence[Settings]) -> list["Prepared"]:
+    """All jobs prepared, equal ones once. UsageError before anything has run."""
+    from clrun import run  # torch, from here on
+
+    seen: dict[str, Prepared] = {}
+    return [seen.setdefault(key, seen.get(key) or run.prepare(one)) for one in settings for key in [repr(one.values)]]
+
+
+# ---------------------------------------------------------------- running
+
+
+def unfinished(runs: Sequence["Prepared"], jobs: int) -> list["Prepared"]:
+    """Those that remain to be trained; says how many there are."""
+    todo = [one for one in runs if one.settings["rerun"] or not one.finished]
+    coincide = f", of {jobs} jobs" if jobs != len(runs) else ""
+    print(f"{len(runs)} runs{coincide}: {len(todo)} to train, {len(runs) - len(todo)} done already.")
+    warn(todo)
+    return todo
+
+
+def warn(todo: Sequence["Prepared"]) -> None:
+    """Say of each strategy that it is known to fail in its scenario."""
+    known = {(one.settings["strategy"], one.settings["scenario"]): one.settings.warning for one in todo}
+    for (strategy, scenario), warning in known.items():
+        if warning:
+            print(f"Warning: strategy={strategy} scenario={scenario}: {warning}.")
+
+
+def train_all(todo: Sequence["Prepared"]) -> dict[str, Exception]:
+    """Train one after another in this process; a run that crashes leaves the others alone. id -> what crashed it."""
+    from clrun import run
+
+    errors: dict[str, Exception] = {}
+    for i, one in enumerate(todo, 1):
+        try:
+            status = run.train(one, quiet=len(todo) > 1)
+        except Exception as error:  # any: it is reported at the end, and written to failed.txt by train
+            errors[one.id], status = error, f"crashed: {type(error).__name__}: {error}"
+        print(f"[{i}/{len(todo)}] {one.directory.name}: {status}", flush=True)
+    return errors
+
+
+def failures(failed: Sequence["Prepared"], errors: Mapping[str, Exception], runs: int) -> str:
+    """Which runs crashed, why, and where it is written."""
+    lines = [f"{len(failed)} of {runs} runs crashed; the same command again tries only these:"]
+    for one in failed:
+        error = errors[one.id]
+        lines.append(f"  {type(error).__name__}: {error} ({one.directory / 'failed.txt'})")
+    return "\n".join(lines)
+
+
+def job_return(overrides: Sequence[str], cfg: DictConfig, prepared: "Prepared") -> JobReturn:
+    """What a sweeper wants to know: the average accuracy."""
+    done = JobReturn(overrides=list(overrides), cfg=cfg, working_dir=str(prepared.directory), task_name="clrun")
+    done.return_value, done.status = float(summary(prepared)["average_accuracy"]), JobStatus.COMPLETED
+    return done
+
+
+# ---------------------------------------------------------------- afterwards
+
+
+def summary(prepared: "Prepared") -> "pd.Series":
+    """The row of a finished run's summary.csv."""
+    from clrun import results
+
+    return results.read_summary(prepared.directory / "summary.csv").iloc[0]
+
+
+def varying(settings: Sequence[Settings]) -> list[str]:
+    """The keys of the identity that differ between runs, but for the strategy."""
+    keys = dict.fromkeys(key for one in settings for key in one.values if key not in one.private | {"strategy"})
+    return [key for key in keys if len({repr(one.values[key]) for one in settings if key in one.values}) > 1]
+
+
+def show(runs: Sequence["Prepared"]) -> None:
+    """A table of the runs: what differs between them, and what came out."""
+    if not runs:
+        return
+    from clrun import results
+
+    for outputs in {one.settings["outputs"] for one in runs}:
+        results.collect(Path(outputs))
+    keys, measures = varying([one.settings for one in runs]), ["average_accuracy", "forgetting"]
+    table = Table("strategy", *keys, *measures, "status", box=SIMPLE_HEAD)
+    for one in runs:
+        row = summary(one)
+        values = [shown(one.settings.values[key]) if key in one.settings.values else "" for key in keys]
+        table.add_row(one.settings["strategy"], *values, *(cell(row[name]) for name in measures), row["status"])
+    console = Console()
+    (console if console.is_terminal else Console(width=240)).print(table)  # a pipe has no width: cut nothing
+
+
+def cell(value: float) -> str:
+    """Empty where it is not defined."""
+    return "" if value != value else f"{value:.3f}"
