@@ -407,8 +407,8 @@ def test_show_on_a_terminal(tmp_path):
     correct = np.arange(21 * 20).reshape(21, 20)
     made = placed(tmp_path, correct=correct, counts=np.full(20, 420), warnings=["look here"], task_classes=[["x" * 90]])
     text = shown(made.directory, tmp_path, width=80, force_terminal=True, color_system="standard")
-    assert "\x1b[1m" in text and "\x1b[2m" in text and "─ WARNING ─" in text
-    assert text.count("accuracy in percent") == 3
+    assert "\x1b[1m" in text and "\x1b[2m" in text and "╭─" in text and "WARNING" in text
+    assert text.count("accuracy in percent") == 4
     assert "…" not in text
     plain = shown(made.directory, tmp_path, width=80)
     assert all(percent in plain for percent in (f"{100 * value / 420:.1f}" for value in correct.ravel()))
