@@ -13,7 +13,7 @@ from clrun.catalog import GROUPS, Catalog, Option, Statement, shown
 EXAMPLES = {
     "clrun": "the default: digits, 5 tasks of 2 classes, strategy=ewc",
     "clrun strategy=ewc lambda=400": "one run, with a knob",
-    "clrun -m strategy=finetune,ewc,joint 'seed=range(3)'": "nine runs and their table; finished ones are not run again",
+    "clrun -m strategy=finetune,ewc,joint 'seed=range(3)'": "nine runs and a table; finished ones are kept",
     "clrun -m strategy=ewc 'lambda=1,10,100'": "a sweep over a knob",
     "clrun dataset=mnist split=permuted tasks=10 scenario=domain": "permuted MNIST",
     "clrun --config-dir my strategy=mine": "a strategy of your own, in my/strategy/mine.yaml",

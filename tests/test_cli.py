@@ -1,0 +1,449 @@
+"""The command line: what it answers, what it refuses, and what it leaves behind."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clrun import catalog, cli, run
+from clrun.results import read_summary
+
+SHORT = ("iterations=2", "model.widths=[8]", "device=cpu")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Every test starts in an empty folder, without settings of the user's."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(catalog.__file__).parents[1]))  # for processes, in a bare checkout
+    for name in ("CLRUN_DATA_DIR", "XDG_CACHE_HOME", "HYDRA_FULL_ERROR", "COMP_LINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def clrun(monkeypatch, capfd):
+    """clrun("strategy=ewc") -> exit code, standard output, standard error."""
+
+    def answer(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clrun", *arguments])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        with pytest.raises(SystemExit) as caught:
+            cli.cli()
+        out, err = capfd.readouterr()
+        return caught.value.code, out, err
+
+    return answer
+
+
+def written() -> set[Path]:
+    return set(Path().rglob("*"))
+
+
+def runs(strategy: str = "*", outputs: str = "outputs") -> list[Path]:
+    return sorted(Path(outputs).glob(f"runs/{strategy}/*/summary.csv"))
+
+
+# ---------------------------------------------------------------- what is refused
+
+WRONG = {
+    "strategy=ewk": "did you mean ewc?",
+    "lamda=400": "did you mean lambda?",
+    "+lamda=400": "did you mean lambda?",
+    "++lamda=400": "did you mean lambda?",
+    "+foo=3": "no such key",
+    "widths=[10]": "did you mean model.widths?",
+    "optimizer.lr=0.1": "did you mean lr?",
+    "lambda=abc": "must be a finite number, at least 0; e.g. lambda=400",
+    "lambda=-1": "must be a finite number, at least 0; e.g. lambda=400",
+    "lambda=": "lambda=: must be a finite number",
+    "lambda=nan": "must be a finite number",
+    "lambda=inf": "must be a finite number",
+    "lambda=1e999": "must be a finite number",
+    "lambda=true": "must be a finite number",
+    "strategy=finetune lambda=4": "strategy=finetune takes no lambda (ewc does)",
+    "model.width=5": "model=mlp takes no model.width (cnn, resnet18 do)",
+    "tasks=3": "tasks=1, 2, 5 or 10, or deal unequally: 'split.classes=[[0,1,2,3],[4,5,6],[7,8,9]]'",
+    "tasks=0": "at least 1",
+    "tasks=11": "tasks=1, 2, 5 or 10.",
+    "epochs=0": "at least 1",
+    "epochs=10.0": "type epochs=10",
+    "epochs=3 iterations=5": "type one of them",
+    "seed=-1": "at least 0",
+    "seed=1.5": "whole number",
+    "lr=0": "above 0",
+    "batch_size=0": "at least 1",
+    "validation=1": "below 1",
+    "tasks=10": "a task of the one class 0 has nothing to tell apart",
+    "scenario=task split.classes=[[0,1],[2]]": "scenario=class",
+    "scenario=classs": "did you mean class?",
+    "split.classes=[[0,1],[1,2]]": "1 cannot be listed twice",
+    "dataset=cifar10 scenario=class split.classes=[[cat],[unicorn]]": "no class unicorn",
+    "dataset=cifar10 scenario=class split.classes=[[cats],[deer]]": "did you mean cat?",
+    "data_dir=nowhere": "nowhere",
+    "dataset=minst": "did you mean mnist?",
+    "dataset=image_folder": "dataset.root",
+    "ewc": "type strategy=ewc",
+    "nothing": "a setting is key=value",
+    "lambda=1,2": "clrun -m 'lambda=1,2'",
+    "strategy=ewc,finetune": "clrun -m 'strategy=ewc,finetune'",
+    "-m lambda=interval(0,1)": "'lambda=0,0.5,1', or 'lambda=range(0,1,0.25)'",
+    "-m strategy=ewc,ewk": "did you mean ewc?",
+    "-m strategy=finetune,joint lambda=1,2": "takes no lambda (ewc does)",
+    "-m strategy=ewc lambda=1,-1": "(In the job strategy=ewc lambda=-1; no job was started.)",
+    "-m seed=0,1 tasks=3": "tasks=1, 2, 5 or 10",
+    "outputs=a=b": "'outputs=\"a=b\"'",
+    "--lambda=3": "without dashes",
+    "--config-dir nowhere": "no such folder",
+    "+experiment=cats": "no such experiment",
+    "~strategy": "ewc, finetune, joint",
+    "strategy=null": "ewc, finetune, joint",
+    "strategy=[ewc,finetune]": "ewc, finetune, joint",
+    "lambda=${nothing}": "nothing",
+    "lambda=???": "lambda",
+    "hydra/launcher=none": "stacked",
+    "hydra.nothing=1": "hydra.nothing",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_mistake_is_one_paragraph_and_leaves_nothing_behind(clrun, line):
+    code, out, err = clrun(*line.split())
+    assert WRONG[line] in err
+    assert (code, out) == (2, "")
+    assert err.startswith("clrun: ") and "Traceback" not in err and "\n\n" not in err and err.count("\n") == 1
+    assert written() == set()
+
+
+def test_cuda_is_refused_where_there_is_none(clrun, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, err = clrun("device=cuda")
+    assert (code, out) == (2, "") and "type device=cpu" in err and written() == set()
+
+
+def test_a_text_with_an_equals_sign_is_quoted_twice(clrun):
+    code, _, err = clrun("outputs=a b=c")
+    assert code == 2 and "'outputs=\"a b=c\"'" in err and written() == set()
+    assert clrun('outputs="a b=c"', *SHORT)[0] == 0
+    assert len(runs(outputs="a b=c")) == 1
+    assert {path.name for path in Path().iterdir()} == {"a b=c"}
+
+
+def test_outputs_that_is_a_file_is_refused(clrun):
+    Path("results").write_text("mine")
+    code, _, err = clrun("outputs=results")
+    assert code == 2 and "is a file" in err and Path("results").read_text() == "mine"
+
+
+def test_a_data_dir_that_is_a_file_is_refused(clrun):
+    Path("data").write_text("mine")
+    code, _, err = clrun("data_dir=data")
+    assert code == 2 and "data_dir=data" in err and written() == {Path("data")}
+
+
+def test_mnist_without_files_and_network_says_where_files_belong(clrun, monkeypatch):
+    def no_network(*_, **__):
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    Path("data").mkdir()
+    code, _, err = clrun("dataset=mnist", "data_dir=data", *SHORT)
+    assert code == 2 and str(Path("data", "MNIST", "raw")) in err and "Traceback" not in err
+    assert written() == {Path("data")}
+
+
+def pictures(*names: str) -> None:
+    """Small pictures at these paths below `pictures`."""
+    for i, name in enumerate(names):
+        path = Path("pictures", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, i, i)).save(path)
+
+
+FOLDERS = {
+    "one class": (["train/a/1.png", "test/a/1.png"], "a"),
+    "no test pictures": (["a/1.png", "b/1.png"], "dataset.test_fraction=0.2"),
+    "broken picture": (["train/a/1.png", "test/a/1.png", "train/b/1.png", "test/b/1.png"], "broken.png"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_of_pictures_that_cannot_be_used(clrun, case):
+    files, said = FOLDERS[case]
+    pictures(*files)
+    if case == "broken picture":
+        Path("pictures/train/a/broken.png").write_bytes(b"no picture")
+    before = written()
+    code, _, err = clrun("dataset=image_folder", "dataset.root=pictures", "tasks=1", "dataset.size=8", *SHORT)
+    assert code == 2 and said in err and "Traceback" not in err
+    assert written() == before
+
+
+def test_a_users_full_error_shows_the_traceback(clrun, monkeypatch, capfd):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["clrun", "lamda=400"])
+    with pytest.raises(SystemExit) as caught:
+        cli.cli()
+    assert caught.value.code == 2 and "Traceback" in capfd.readouterr().err
+
+
+# ---------------------------------------------------------------- single runs
+
+
+def test_a_run_is_not_trained_twice(clrun):
+    assert clrun("strategy=ewc", "lambda=100", *SHORT)[0] == 0
+    assert set(map(str, Path().iterdir())) == {"outputs"}  # no .hydra, no multirun.yaml, no log
+    before = runs()[0].stat().st_mtime_ns
+    code, out, _ = clrun("strategy=ewc", "lambda=1e2", *SHORT)
+    assert code == 0 and "Done already, on cpu" in out and "forgetting" in out
+    assert [path.stat().st_mtime_ns for path in runs()] == [before]
+    assert clrun("strategy=ewc", "lambda=100.0", "rerun=true", *SHORT)[0] == 0
+    assert runs()[0].stat().st_mtime_ns > before and len(runs()) == 1
+
+
+def test_what_is_known_to_fail_is_said_before_training(clrun, monkeypatch):
+    monkeypatch.setattr(run, "train", lambda *_, **__: print("TRAINING") or "done")
+    monkeypatch.setattr(run, "show", lambda prepared: None)
+    code, out, _ = clrun("strategy=ewc", "scenario=class", *SHORT)
+    warning = catalog.read().options["strategy"]["ewc"].warns["class"]
+    assert code == 0 and warning in out.partition("TRAINING")[0]
+    assert "Warning" not in clrun("strategy=ewc", "scenario=task", *SHORT)[1]
+
+
+def crash(*_, **__):
+    raise ZeroDivisionError("on purpose")
+
+
+def test_a_crash_is_a_traceback_and_code_1(clrun, monkeypatch):
+    monkeypatch.setattr(run, "trained", crash)
+    code, _, err = clrun(*SHORT)
+    assert code == 1 and "Traceback" in err and "ZeroDivisionError: on purpose" in err
+    (failed,) = Path().rglob("failed.txt")
+    assert failed.parent.name in err.replace("\n", "") and "on purpose" in failed.read_text()
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_130(clrun, monkeypatch):
+    monkeypatch.setattr(run, "train", interrupt)
+    assert clrun(*SHORT)[0] == 130
+    assert clrun("-m", "seed=0,1", *SHORT)[0] == 130
+
+
+def test_sigterm_is_143_and_leaves_no_temporary_folder(clrun, monkeypatch, tmp_path):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(run, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    assert clrun("-m", "seed=0,1", *SHORT)[0] == 143
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_runs_equal_jobs_once_and_ends_in_a_table(clrun):
+    code, out, _ = clrun("-m", "strategy=finetune,ewc", "lambda=1,1.0,10", *SHORT)
+    assert code == 0 and len(runs("finetune")) == 1 and len(runs("ewc")) == 2
+    assert "Left out where it is not taken: lambda (strategy=finetune)." in out
+    assert "3 runs, of 6 jobs: 3 to train" in out
+    table = out[out.index("average_accuracy") :]
+    for path in runs():
+        assert f"{read_summary(path)['average_accuracy'].item():.3f}" in table
+    assert set(map(str, Path().iterdir())) == {"outputs"}
+    assert len(pd.read_csv("outputs/results.csv")) == 3
+
+
+def test_a_wider_sweep_trains_only_what_is_new(clrun):
+    clrun("strategy=ewc", "lambda=1", *SHORT)
+    code, out, _ = clrun("-m", "strategy=ewc", "lambda=1,10", "seed=range(2)", *SHORT)
+    assert code == 0 and "4 runs: 3 to train, 1 done already" in out and len(runs()) == 4
+    assert "0 to train, 4 done" in clrun("-m", "strategy=ewc", "lambda=10,1", "seed=0,1", *SHORT)[1]
+
+
+def test_a_crashed_run_leaves_the_others_alone(clrun, monkeypatch):
+    trained = run.trained
+    monkeypatch.setattr(
+        run, "trained", lambda one, quiet: (crash if one.settings["seed"] == 1 else trained)(one, quiet)
+    )
+    code, out, err = clrun("-m", "seed=0,1,2", *SHORT)
+    assert code == 1 and len(runs()) == 2
+    assert "1 of 3 runs crashed" in err and "ZeroDivisionError: on purpose" in err and "failed.txt" in err
+    assert "average_accuracy" in out
+    monkeypatch.setattr(run, "trained", trained)
+    code, out, _ = clrun("-m", "seed=0,1,2", *SHORT)
+    assert code == 0 and "1 to train, 2 done already" in out and not list(Path().rglob("failed.txt"))
+
+
+def test_hydras_own_launcher_works_too(clrun):
+    assert clrun("-m", "seed=0,1", "hydra/launcher=basic", *SHORT)[0] == 0
+    assert len(runs()) == 2
+
+
+# ---------------------------------------------------------------- the user's own folder
+
+MINE = """
+from typing import NamedTuple
+from torch import Tensor
+from clrun.strategies.finetune import Finetune
+
+class Mine(Finetune):
+    class Hyper(NamedTuple):
+        myknob: Tensor
+        gamma: Tensor
+"""
+STATED = """
+name: mine
+about: a strategy of mine
+_target_: mine_of_the_user.Mine
+knobs:
+  myknob: {default: 1.0, type: float, min: 0, about: a knob of mine}
+  gamma: {default: 7.0, type: float, max: 9, about: shares its name with a knob of ewc}
+"""
+
+
+@pytest.fixture
+def my_folder():
+    Path("my/strategy").mkdir(parents=True)
+    Path("my/strategy/mine.yaml").write_text(STATED)
+    Path("mine_of_the_user.py").write_text(MINE)
+    yield
+    sys.modules.pop("mine_of_the_user", None)
+
+
+def test_a_users_strategy_works_fixed_and_swept(clrun, my_folder):
+    assert clrun("--config-dir", "my", "strategy=mine", "myknob=3", *SHORT)[0] == 0
+    (summary,) = runs("mine")
+    assert read_summary(summary)[["myknob", "gamma"]].values.tolist() == [[3.0, 7.0]]
+    code, out, _ = clrun("-cd", "my", "-m", "strategy=ewc,mine", "myknob=5", *SHORT)
+    assert code == 0 and "myknob (strategy=ewc)" in out
+    assert clrun("-m", "strategy=ewc,mine", "myknob=5,6", "--config-dir=my", *SHORT)[0] == 0
+    assert len(runs("ewc")) == 1 and len(runs("mine")) == 3
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("strategy=mine myknob=-1", "myknob=-1: must be a finite number, at least 0; e.g. myknob=1"),
+        ("strategy=mine gamma=9.5", "at most 9"),
+        ("strategy=ewc gamma=9", "at most 1"),
+        ("strategy=ewc myknob=1", "strategy=ewc takes no myknob (mine does)"),
+        ("strategy=finetune gamma=1", "(ewc, mine do)"),
+        ("strategy=mime", "did you mean mine?"),
+    ],
+)
+def test_a_users_strategy_is_checked_like_ours(clrun, my_folder, line, said):
+    before = written()
+    code, _, err = clrun("--config-dir", "my", *line.split())
+    assert code == 2 and said in err and written() == before
+
+
+def test_a_broken_yaml_of_the_users_is_one_paragraph(clrun, my_folder):
+    Path("my/strategy/mine.yaml").write_text("name: [")
+    for arguments in (["strategy=ewc"], ["--help"]):
+        code, _, err = clrun("--config-dir", "my", *arguments)
+        assert code == 2 and "mine.yaml is not valid YAML" in err and err.count("\n") == 1
+
+
+def test_a_users_experiment(clrun, my_folder):
+    Path("my/experiment").mkdir()
+    text = "# @package _global_\n# A short one.\ndefaults:\n  - override /strategy: mine\nmyknob: 2\nepochs: 1\n"
+    Path("my/experiment/short.yaml").write_text(text)
+    assert clrun("-cd", "my", "+experiment=short", "model.widths=[8]")[0] == 0
+    assert clrun("-cd", "my", "+experiment=short", *SHORT)[0] == 0
+    assert sorted(read_summary(path)["iterations"].fillna(0).item() for path in runs("mine")) == [0, 2]
+    assert "A short one." in clrun("-cd", "my", "--help")[1]
+    assert "+experiment=short" in clrun("-cd", "my", "experiment=short")[2]
+
+
+# ---------------------------------------------------------------- help and completion
+
+
+def test_help_lists_everything_that_can_be_typed(clrun, my_folder):
+    code, out, _ = clrun("--config-dir", "my", "--help")
+    known = catalog.read((catalog.CONF, Path("my").resolve()))
+    assert code == 0
+    for options in known.options.values():
+        for name, option in options.items():
+            assert f"{name} " in out and option.about[:40] in out
+    assert all(f"{key}=" in out for key in known.typeable())
+    assert "lambda=400" in out and "exact|empirical|sampled|batched" in out and "myknob=1" in out
+
+
+def test_version(clrun):
+    assert clrun("--version")[:2] == (0, "clrun 0.1.0\n")
+
+
+def test_flags_may_stand_anywhere(clrun):
+    assert clrun("seed=0,1", "-m", *SHORT)[0] == 0
+    assert len(runs()) == 2
+
+
+@pytest.mark.parametrize(
+    "line, offered",
+    [
+        ("clrun la", {"lambda="}),
+        ("clrun strategy=", {f"strategy={name}" for name in catalog.read().options["strategy"]}),
+        ("clrun --config-dir my strategy=m", {"strategy=mine"}),
+        ("clrun -m --config-dir=my myk", {"myknob="}),
+        ("clrun model=cnn model.wi", {"model.width=", "model.widths="}),
+    ],
+)
+def test_completion(clrun, my_folder, monkeypatch, line, offered):
+    monkeypatch.setenv("COMP_LINE", line)
+    code, out, _ = clrun("-sc", "query=bash")
+    assert code == 0 and set(out.split()) == offered
+
+
+def test_completion_can_be_installed(clrun):
+    code, out, _ = clrun("-sc", "install=bash")
+    assert code == 0 and "complete " in out
+
+
+# ---------------------------------------------------------------- as a process of its own
+
+TELL = """
+import sys
+from clrun.cli import cli
+try:
+    cli()
+finally:
+    print("IMPORTED", *({"torch", "hydra", "pandas"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("arguments, imported", [(["--help"], ""), (["--version"], ""), (["lambda=-1"], "hydra")])
+def test_torch_is_imported_late(arguments, imported):
+    done = subprocess.run([sys.executable, "-c", TELL, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1].split() == ["IMPORTED", *imported.split()]
+
+
+def test_help_is_quick():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "clrun.cli", "--help"], capture_output=True, check=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.6
+
+
+def test_a_reader_that_leaves_is_no_crash():
+    line = f"{sys.executable} -m clrun.cli --help | head -1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "" and "clrun" in done.stdout
+
+
+def test_a_process_refuses_and_runs():
+    command = [sys.executable, "-m", "clrun.cli"]
+    wrong = subprocess.run([*command, "lamda=400"], capture_output=True, text=True, timeout=60)
+    assert (wrong.returncode, wrong.stdout) == (2, "") and "did you mean lambda?" in wrong.stderr
+    right = subprocess.run([*command, *SHORT], capture_output=True, text=True, timeout=120)
+    assert right.returncode == 0 and "average" in right.stdout and "Warning" not in right.stderr
+    assert len(runs()) == 1
