@@ -27,9 +27,9 @@ HEADER_WIDTH = 14  # class names longer than this stay out of a column's header
 SHOWN_A_LINE = 12  # with more accuracies than this a progress line tells their mean
 
 
-def make_console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal, or PIPE_WIDTH characters where there is none."""
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+def make_console(stderr: bool = False, quiet: bool = False) -> Console:
+    """A console as wide as the terminal, or PIPE_WIDTH characters where there is none; a quiet one says nothing."""
+    console = Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console

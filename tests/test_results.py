@@ -348,6 +348,10 @@ def test_commit_only_of_a_checkout_of_clrun(tmp_path, monkeypatch):
     assert len(clean) >= 12 and int(clean, 16)
     source.write_text("a = 2\n")
     assert found() == clean + "+"
+    monkeypatch.setattr(results.clrun, "__file__", str(tmp_path / "venv" / "clrun" / "__init__.py"))
+    (tmp_path / "venv" / "clrun").mkdir(parents=True)
+    assert found() == ""
+    monkeypatch.setattr(results.clrun, "__file__", str(source))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert found() == ""
 
