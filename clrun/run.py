@@ -63,6 +63,10 @@ def prepare(settings: Settings) -> Prepared:
     images = loaded(tuple(data_settings(settings).items()))
     hand = draw_hand(images, settings)
     refuse_single(hand, settings)
+    network = born(settings, images.x.shape[1:], len(hand.names))
+    objection = strategy.objection(network, settings["optimizer.name"], settings.knobs)
+    if objection is not None:
+        raise UsageError(f"strategy={settings['strategy']}: {objection}")
     return Prepared(settings, images, hand, strategy)
 
 

@@ -92,6 +92,12 @@ class Strategy:
         """The tasks whose samples feed this stage (none: nothing is trained)."""
         return (stage,)
 
+    @classmethod
+    def objection(cls, network: Network, optimizer: str, knobs: Mapping[str, Any]) -> str | None:
+        """Why the method cannot work with this network, optimiser or combination of knobs, in a sentence that says
+        what to type instead; said before training. (Scenarios are stated in the yaml.)"""
+        return None
+
     @staticmethod
     def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         """What a reader must know if the method did nothing. `health`: a row a task, as in health.csv."""
