@@ -157,7 +157,7 @@ def summary_metrics(
 
 # Continual evaluation: the accuracy is also measured within the tasks. `over_training` is a list of rows or a DataFrame
 # with the columns step (optimiser steps since the start of the run), stage (the task being learnt, 1 ... T), eval_task
-# (1 ... T) and accuracy.
+# (1 ... T) and accuracy; rows of stage 0, the untrained network, count nowhere.
 
 OverTraining = pd.DataFrame | Sequence[Mapping[str, float]]
 
@@ -166,7 +166,11 @@ def stage_minima(accuracy: np.ndarray, over_training: OverTraining) -> np.ndarra
     """(T, T): lowest accuracy on each task (column) while each task (row) was learnt, the end of that task included."""
     rows = pd.DataFrame(over_training, columns=["step", "stage", "eval_task", "accuracy"])
     minima = accuracy[1:].copy()
-    lowest = rows.groupby(["stage", "eval_task"])["accuracy"].agg(lambda values: values.min(skipna=False))
+    lowest = (
+        rows[rows["stage"] >= 1]
+        .groupby(["stage", "eval_task"])["accuracy"]
+        .agg(lambda values: values.min(skipna=False))
+    )
     for (stage, task), value in lowest.items():
         minima[int(stage) - 1, int(task) - 1] = np.minimum(minima[int(stage) - 1, int(task) - 1], value)
     return minima

@@ -107,10 +107,11 @@ def training_picture(rows: pd.DataFrame) -> Figure:
     """Accuracy of every task from its own training on, over optimiser steps, with a line at each switch of tasks."""
     tasks = int(rows["eval_task"].max())
     figure, axes = canvas(8.0, 3.8)
-    for switch in rows.groupby("stage")["step"].max().iloc[:-1]:
+    for switch in rows[rows["stage"] >= 1].groupby("stage")["step"].max().iloc[:-1]:
         axes.axvline(switch, color="#999999", linewidth=0.8, linestyle=":")
     for task, style in enumerate(styles(tasks), start=1):
-        curve = rows[(rows["eval_task"] == task) & (rows["stage"] >= task)]
+        begin = task if task > 1 else 0  # stage 0: the untrained network
+        curve = rows[(rows["eval_task"] == task) & (rows["stage"] >= begin)]
         axes.plot(curve["step"], 100 * curve["accuracy"], **style)
     axes.set_xlim(0, rows["step"].max())
     axes.set_xlabel("training steps (dotted: a new task begins)")

@@ -87,9 +87,9 @@ def warn(console: Console, text: str, style: str = "bold yellow") -> None:
 
 
 def warnings_of(summary: pd.Series) -> list[str]:
-    """The run's warnings; that it diverged comes first."""
+    """The run's warnings; that it diverged comes first, unless one of them says so."""
     said = [] if pd.isna(summary["warnings"]) else str(summary["warnings"]).split(BETWEEN_WARNINGS)
-    if summary["status"] != "diverged":
+    if summary["status"] != "diverged" or any("diverged" in warning for warning in said):
         return said
     where = "" if pd.isna(summary["diverged_at"]) else f" at {summary['diverged_at']}"
     return [f"this run diverged{where}: its loss or its parameters are no longer finite", *said]

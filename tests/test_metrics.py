@@ -184,6 +184,8 @@ def curve(*rows: tuple[int, int, int, float]) -> list[dict]:
 
 def test_continual_evaluation_by_hand():
     rows = curve(
+        (0, 0, 1, 0.00),  # the untrained network: counts nowhere
+        (0, 0, 2, 0.00),
         (5, 1, 1, 0.05),  # task 1 while it is itself being learnt: counts nowhere
         (15, 2, 1, 0.50),
         (15, 2, 2, 0.10),

@@ -472,6 +472,8 @@ def test_show_diverged(tmp_path):
     made = placed(tmp_path, correct=correct, status="diverged", diverged_at="task 2, step 17")
     text = shown(made.directory, tmp_path, chance=None)
     assert "WARNING: this run diverged at task 2, step 17" in text
+    placed(tmp_path, correct=correct, status="diverged", warnings=["diverged at task 2"])
+    assert shown(made.directory, tmp_path).count("WARNING") == 1
     assert "nan" not in text and "chance" not in text
     assert ["task", "1", "90.0", "20.0", "20.0", "90.0"] in [line.split() for line in text.splitlines()]
 
@@ -531,7 +533,7 @@ def test_pictures(tmp_path, tasks):
             assert "Software" not in picture.info
     over_tasks = (tmp_path / "accuracy_over_tasks.png").read_bytes()
     (tmp_path / "accuracy_over_training.csv").write_text(
-        "run,seed,step,stage,eval_task,accuracy\na,0,1,1,1,0.5\na,0,9,1,1,0.9\n"
+        "run,seed,step,stage,eval_task,accuracy\na,0,0,0,1,0.1\na,0,1,1,1,0.5\na,0,9,1,1,0.9\n"
     )
     plots.draw(tmp_path)
     assert (tmp_path / "accuracy_over_tasks.png").read_bytes() != over_tasks
