@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from clrun import models, optimizers, results, terminal
@@ -230,7 +229,8 @@ def trained(prepared: Prepared, quiet: bool) -> str:
     stack = build([prepared])
     outcome = blank(prepared, stack)
     results.write_config(prepared.directory, prepared.settings.nested())
-    with terminal.Progress(Console(stderr=True, quiet=quiet), len(prepared.hand.train)) as progress:
+    console = terminal.make_console(stderr=True, quiet=quiet)
+    with terminal.Progress(console, len(prepared.hand.train)) as progress:
         stack.advance = progress.advance
         stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
         run = follow(stack, outcome, progress)
@@ -261,8 +261,22 @@ def blank(prepared: Prepared, stack: Stack) -> results.Outcome:
         costs={"train_seconds": 0.0, "consolidate_seconds": 0.0, "eval_seconds": 0.0, "samples": 0},
         warnings=standing_warnings(settings),
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
+        forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
+        task_classes=task_classes(prepared),
         device=str(stack.device),
     )
+
+
+def task_classes(prepared: Prepared) -> list[list[str]] | None:
+    """The classes of each task, where tasks differ by their classes."""
+    if prepared.settings["split"] != "classes":
+        return None
+    labels, names = prepared.images.y, prepared.images.classes
+    by_place = prepared.hand.deal.label
+    return [
+        [names[k] for k in sorted(labels[pool].unique().tolist(), key=by_place[task].tolist().__getitem__)]
+        for task, pool in enumerate(prepared.hand.train)
+    ]
 
 
 def standing_warnings(settings: Settings) -> list[str]:
@@ -348,4 +362,4 @@ def show(prepared: Prepared) -> None:
     """Print the tables of a finished run."""
     outputs = Path(prepared.settings["outputs"])
     results.collect(outputs)
-    terminal.show(Console(), prepared.directory, outputs, prepared.chance)
+    terminal.show(terminal.make_console(), prepared.directory, outputs, prepared.chance, prepared.settings.knobs)

@@ -55,6 +55,18 @@ class EWC(Strategy):
         F = own.precision
         return {"fisher_sum": F.sum(), "fisher_max": F.max(), "fisher_zero_share": (F == 0).to(F.dtype).mean()}
 
+    @classmethod
+    def objection(cls, network, optimizer, knobs):
+        if knobs["gamma"] != 1 and not knobs["online"]:
+            return (
+                f"gamma={knobs['gamma']:g} is read by online EWC alone; type online=true as well, or no gamma."
+            )
+        if knobs["fisher_batch"] != cls.fisher_batch and knobs["fisher"] != "batched":
+            return (
+                "fisher_batch is read by fisher=batched alone; type fisher=batched with it, or leave fisher_batch out."
+            )
+        return None
+
     @staticmethod
     def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         if knobs["lambda"] == 0 or len(health) < 2:
