@@ -67,15 +67,16 @@ class Watched(Weights):
 
 
 class Network:
-    """A network's equation. `layers` give names, shapes and initial values; `taps` names the layers that a tap may
-    change, in order, and `widths` their units or channels."""
+    """A network's equation. `layers` give names, shapes and initial values; `taps` names the layers that may be changed
+    on the way, in order, and `widths` their units or channels."""
 
     layers: dict[str, nn.Module]
     taps: tuple[str, ...]
     widths: tuple[int, ...]
 
-    def forward(self, weights: Weights, x: Tensor, tap: Tap) -> Tensor:
-        """x (B, C, H, W) -> logits (B, outputs); tap(i, h) may change the i-th hidden activation h (B, width, ...)."""
+    def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
+        """x (B, C, H, W) -> logits (B, outputs). The i-th hidden layer is tap(i, relu(before(i, z))): `before` may change
+        its pre-activation z (B, width, ...), `tap` its activation."""
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Tensor]:
@@ -98,10 +99,10 @@ class MLP(Network):
         hidden = {name: nn.Linear(a, b) for name, a, b in zip(self.taps, sizes, sizes[1:], strict=False)}
         self.layers = hidden | {"head": nn.Linear(sizes[-1], outputs)}
 
-    def forward(self, weights: Weights, x: Tensor, tap: Tap) -> Tensor:
+    def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
         h = x.flatten(1)
         for i, name in enumerate(self.taps):
-            h = tap(i, weights.linear(name, h).relu())
+            h = tap(i, before(i, weights.linear(name, h)).relu())
         return weights.linear("head", h)
 
 
@@ -118,10 +119,10 @@ class CNN(Network):
             "head": nn.Linear(8 * width, outputs),
         }
 
-    def forward(self, weights: Weights, x: Tensor, tap: Tap) -> Tensor:
-        h = F.max_pool2d(tap(0, weights.conv("conv.0", x).relu()), 2)
-        h = F.max_pool2d(tap(1, weights.conv("conv.1", h).relu()), 2)
-        return weights.linear("head", tap(2, weights.linear("hidden.0", h.flatten(1)).relu()))
+    def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
+        h = F.max_pool2d(tap(0, before(0, weights.conv("conv.0", x)).relu()), 2)
+        h = F.max_pool2d(tap(1, before(1, weights.conv("conv.1", h)).relu()), 2)
+        return weights.linear("head", tap(2, before(2, weights.linear("hidden.0", h.flatten(1))).relu()))
 
 
 class ResNet18(Network):
@@ -149,12 +150,12 @@ class ResNet18(Network):
         norm = weights.batch_norm if self.norm == "batch" else weights.group_norm
         return norm(f"{name}.norm", weights.conv(name, x, stride))
 
-    def forward(self, weights: Weights, x: Tensor, tap: Tap) -> Tensor:
-        h = tap(0, self.normalised(weights, "stem", x, 1).relu())
+    def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
+        h = tap(0, before(0, self.normalised(weights, "stem", x, 1)).relu())
         for i, (name, a, b, stride) in enumerate(self.blocks, 1):
             inner = self.normalised(weights, f"{name}.conv.0", h, stride).relu()
             short = h if stride == 1 and a == b else self.normalised(weights, f"{name}.short", h, stride)
-            h = tap(i, (self.normalised(weights, f"{name}.conv.1", inner, 1) + short).relu())
+            h = tap(i, before(i, self.normalised(weights, f"{name}.conv.1", inner, 1) + short).relu())
         return weights.linear("head", h.mean((2, 3)))
 
 
@@ -183,7 +184,7 @@ def born(seed: int, name: str, scheme: str, **shape: Any) -> Network:
 
 @dataclass(frozen=True)
 class Net:
-    """theta (P,), x (B, C, H, W), tap -> logits (B, outputs).
+    """theta (P,), x (B, C, H, W), taps after and before the nonlinearities -> logits (B, outputs).
 
     In training (`statistics` None) or at rest; `reader` turns theta's pieces into `Weights` and is exchanged where a
     pass has to look inside (Fisher, batch norm). `autocast` is the type of the matrix products, None for theta's own.
@@ -195,12 +196,12 @@ class Net:
     reader: Callable[[Mapping[str, Tensor], Statistics | None], Weights] = field(default=Weights)
     autocast: torch.dtype | None = None
 
-    def __call__(self, theta: Tensor, x: Tensor, tap: Tap = no_tap) -> Tensor:
+    def __call__(self, theta: Tensor, x: Tensor, tap: Tap = no_tap, before: Tap = no_tap) -> Tensor:
         weights = self.reader(self.layout.view(theta), self.statistics)
         if self.autocast is None:
-            return self.network.forward(weights, x, tap)
+            return self.network.forward(weights, x, tap, before)
         with torch.autocast(theta.device.type, self.autocast):
-            return self.network.forward(weights, x, tap).to(theta.dtype)
+            return self.network.forward(weights, x, tap, before).to(theta.dtype)
 
     def at_rest(self, statistics: Statistics) -> "Net":
         """The network as it is evaluated."""

@@ -123,6 +123,36 @@ def test_taps_change_each_named_activation(kind):
     assert len(net.network.taps) == len(seen)
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+def test_before_comes_before_the_nonlinearity(kind):
+    """An addition before each ReLU: with a large negative one nothing passes, and every tap sees zeros."""
+    net, theta = made(kind)
+    x, seen, passed = torch.randn(2, 3, 16, 16, dtype=torch.float64), {}, []
+
+    def before(i, z):
+        seen[i] = z.shape[1]
+        return z - 1e6
+
+    def tap(i, h):
+        passed.append(h.abs().max().item())
+        return h
+
+    assert torch.equal(net(theta, x, tap, before), net.layout.view(theta)["head.bias"].expand(2, -1))
+    assert seen == dict(enumerate(net.network.widths))
+    assert passed == [0.0] * len(seen)
+
+
+def test_a_hidden_layer_is_relu_of_what_before_returns():
+    net, theta = made("mlp")
+    x, p = torch.randn(4, 3, 16, 16, dtype=torch.float64), net.layout.view(theta)
+    shifts = [torch.randn(width, dtype=torch.float64) for width in net.network.widths]
+    h = x.flatten(1)
+    for i, shift in enumerate(shifts):
+        h = (h @ p[f"hidden.{i}.weight"].mT + p[f"hidden.{i}.bias"] + shift).clamp(min=0)
+    ours = net(theta, x, before=lambda i, z: z + shifts[i])
+    assert (ours - h @ p["head.weight"].mT - p["head.bias"]).abs().max() < 1e-12
+
+
 def test_initial_values_are_pytorchs():
     torch.manual_seed(3)
     module = nn.Linear(3 * 16 * 16, 7)
