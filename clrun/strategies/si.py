@@ -1,0 +1,63 @@
+"""Synaptic intelligence (Zenke et al. 2017, eqs. 3 to 5).
+
+    omega_i  = - sum over the task's steps of g_i * (change of theta_i),  g the gradient of L_t alone
+    Omega_i <- relu(Omega_i + omega_i / ((theta_i - theta*_i)^2 + xi))    at the end of a task
+    L(theta) = L_t(theta) + c * sum_i Omega_i (theta_i - theta*_i)^2      no 1/2; theta* is where the last task ended
+
+The path integral takes the gradient without the penalty (eq. 3), not that of the whole loss as some libraries do. The
+relu is not in the paper but in its authors' code: a path that ends at a higher loss would push weights away.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clrun.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class SI(Strategy):
+    """State: 3 P floats, however many tasks. No pass over the data at a task's end."""
+
+    class Hyper(NamedTuple):
+        c: Tensor  # ()
+        xi: Tensor  # ()
+
+    class Own(NamedTuple):
+        anchor: Tensor  # (P,) theta*
+        path: Tensor  # (P,) omega
+        importance: Tensor  # (P,) Omega
+
+    def init(self, theta):
+        return self.Own(theta, torch.zeros_like(theta), torch.zeros_like(theta))
+
+    def gradient(self, theta, own, hp, batch):
+        g, fit, aux = super().gradient(theta, own, hp, batch)
+        pull = hp.c * own.importance * (theta - own.anchor)
+        penalty = pull @ (theta - own.anchor)
+        return g + 2 * pull, fit + penalty, aux | {"penalty": penalty, "fit_gradient": g}
+
+    def after_step(self, own, hp, batch, before, after, aux):
+        return own._replace(path=own.path - aux["fit_gradient"] * (after - before))
+
+    def after_phase(self, phase, theta, own, hp, pool):
+        gained = own.path / ((theta - own.anchor).square() + hp.xi)
+        return theta, self.Own(theta, torch.zeros_like(theta), (own.importance + gained).relu())
+
+    def health(self, own, hp):
+        Omega = own.importance
+        zero_share = (Omega == 0).to(Omega.dtype).mean()
+        return {"importance_sum": Omega.sum(), "importance_max": Omega.max(), "importance_zero_share": zero_share}
+
+    @staticmethod
+    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+        if knobs["c"] == 0 or len(health) < 2:
+            return []
+        if all(row["importance_max"] == 0 for row in health):
+            return ["SI found no weight important, so it did nothing: this is finetuning"]
+        if all(row["penalty"] <= 1e-12 * row["loss"] for row in health[1:]):
+            return [f"at c={knobs['c']:g} SI's penalty never passed 1e-12 of the loss: this is finetuning"]
+        return []
