@@ -123,7 +123,12 @@ class Dataset(Option):
     epochs: int | None = Field(None, ge=1)  # a task, unless typed
 
 
+class Model(Option):
+    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+
+
 class Optimizer(Option):
+    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
     lr: float | None = Field(None, gt=0)  # unless typed
 
 
@@ -134,7 +139,7 @@ class Strategy(Option):
     neutral: dict[str, float] | None = None  # the knobs at which it is finetuning; null where there are none
 
 
-KINDS: Mapping[str, type[Option]] = {"dataset": Dataset, "optimizer": Optimizer, "strategy": Strategy}
+KINDS: Mapping[str, type[Option]] = {"dataset": Dataset, "model": Model, "optimizer": Optimizer, "strategy": Strategy}
 
 
 def full_key(group: str, knob: str) -> str:
@@ -204,6 +209,11 @@ def statements(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 
 def load(path: Path, group: str, root: Mapping[str, Statement]) -> Option:
     """One option, checked."""
+    if group in ("dataset", "split") and CONF not in path.parents:
+        raise UsageError(
+            f"{path}: a {group} cannot be added by a yaml; for pictures of your own there is dataset=image_folder, "
+            "for tasks of your own 'split.classes=[[cat,dog],[deer]]'."
+        )
     option = validated(KINDS.get(group, Option), parse(path), path)
     if option.name != path.stem:
         raise UsageError(f"{path}: its name must be that of the file: write name: {path.stem}.")

@@ -75,8 +75,8 @@ class Network:
     widths: tuple[int, ...]
 
     def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
-        """x (B, C, H, W) -> logits (B, outputs). The i-th hidden layer is tap(i, relu(before(i, z))): `before` may change
-        its pre-activation z (B, width, ...), `tap` its activation."""
+        """x (B, C, H, W) -> logits (B, outputs). The i-th hidden layer is tap(i, relu(before(i, z))): `before` may
+        change its pre-activation z (B, width, ...), `tap` its activation."""
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Tensor]:
@@ -159,9 +159,6 @@ class ResNet18(Network):
         return weights.linear("head", h.mean((2, 3)))
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet18}
-
-
 def initialise(network: Network, scheme: str) -> None:
     """`torch`: as PyTorch's layers do by default. `xavier`: Glorot & Bengio 2010 uniform weights, biases zero."""
     if scheme == "torch":
@@ -173,11 +170,11 @@ def initialise(network: Network, scheme: str) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def born(seed: int, name: str, scheme: str, **shape: Any) -> Network:
+def born(seed: int, kind: type[Network], scheme: str, **shape: Any) -> Network:
     """A network with the initial values that belong to `seed`; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = NETWORKS[name](**shape)
+        network = kind(**shape)
         initialise(network, scheme)
     return network
 

@@ -4,13 +4,31 @@
 it in float64), written as update(g, state, lr, theta) -> (delta, state).
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class SGD(NamedTuple):
+class Optimizer:
+    """An optimiser's equation; its fields are the knobs of its yaml (but `reset`, which is the engine's)."""
+
+    def init(self, theta: Tensor) -> Any:
+        """The state before the first step, every leaf of its final shape."""
+        raise NotImplementedError
+
+    def update(self, g: Tensor, state: Any, lr: Tensor, theta: Tensor) -> tuple[Tensor, Any]:
+        """g (P,), lr () -> delta (P,), state."""
+        raise NotImplementedError
+
+    def probe(self, state: Any, theta: Tensor) -> Tensor:
+        """(): not finite if theta or the state is not (0 * inf is nan)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
     """Stochastic gradient descent, with Polyak or Nesterov momentum (Sutskever et al. 2013, as in torch.optim.SGD)."""
 
     momentum: float = 0.0
@@ -31,18 +49,19 @@ class SGD(NamedTuple):
         return -lr * (g + self.momentum * velocity if self.nesterov else velocity), self.State(velocity)
 
     def probe(self, state: State, theta: Tensor) -> Tensor:
-        """(): not finite if theta or the state is not (0 * inf is nan)."""
         return theta @ state.velocity if self.momentum else theta @ theta
 
 
-class Adam(NamedTuple):
-    """Adam (Kingma & Ba 2015), eps added after bias correction; AdamW (Loshchilov & Hutter 2019) if `decoupled`."""
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015), eps added after bias correction."""
 
     weight_decay: float = 0.0
-    decoupled: bool = False
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+
+    b1: ClassVar[float] = 0.9
+    b2: ClassVar[float] = 0.999
+    eps: ClassVar[float] = 1e-8
+    decoupled: ClassVar[bool] = False
 
     class State(NamedTuple):
         m: Tensor  # (P,)
@@ -66,15 +85,11 @@ class Adam(NamedTuple):
         return delta, self.State(m, v, n)
 
     def probe(self, state: State, theta: Tensor) -> Tensor:
-        """(): not finite if theta or the state is not (0 * inf is nan)."""
         return theta @ state.v
 
 
-Optimizer = SGD | Adam
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
-
-def build(name: str, weight_decay: float, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
-    """name: sgd, adam or adamw."""
-    if name == "sgd":
-        return SGD(momentum, nesterov, weight_decay)
-    return Adam(weight_decay, decoupled=name == "adamw")
+    decoupled: ClassVar[bool] = True

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clrun import models, optimizers, results, terminal
+from clrun import models, results, terminal
 from clrun.config import Settings
 from clrun.datasets import Images, load
 from clrun.engine import Budget, Report, Run, Stack
 from clrun.errors import UsageError
 from clrun.models import Net, Network, Statistics
+from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy
 from clrun.stream import Data, Hand, draw_hand, generator, place
 from clrun.theta import Layout
@@ -80,19 +81,27 @@ def loaded(settings: tuple[tuple[str, Any], ...]) -> Images:
     return load(dict(settings))
 
 
-def strategy_class(settings: Settings) -> type[Strategy]:
-    """The class that the strategy's yaml names. UsageError if there is none, or if it is no Strategy."""
-    module, _, name = settings.target.rpartition(".")
-    where = f"strategy={settings['strategy']}: its yaml says _target_: {settings.target}"
-    sys.path[:] = sys.path if "" in sys.path else ["", *sys.path]  # a strategy may lie beside the user's own files
+def named_class(settings: Settings, group: str, kind: type) -> type:
+    """The class that the yaml of a strategy, model or optimiser names. UsageError if there is none of that kind."""
+    module, _, name = settings.targets[group].rpartition(".")
+    chosen = settings.values.get(group, settings.values.get(f"{group}.name"))
+    where = f"{group}={chosen}: its yaml says _target_: {settings.targets[group]}"
+    if "" not in sys.path:  # it may lie beside the user's own files
+        sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{where}, but there is no module {error.name}; is it spelt right, and on PYTHONPATH?"
+            f"{where}, but there is no module {error.name}; is it spelt right and on PYTHONPATH?"
         ) from None
-    if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise UsageError(f"{where}, which is not a subclass of clrun.strategy.Strategy; name one that is.")
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UsageError(f"{where}, which is not a subclass of {kind.__module__}.{kind.__name__}; name one that is.")
+    return found
+
+
+def strategy_class(settings: Settings) -> type[Strategy]:
+    """The strategy's class. UsageError if there is none, or if it does not read its yaml's knobs."""
+    found = named_class(settings, "strategy", Strategy)
     refuse_unclaimed(found, settings)
     return found
 
@@ -105,6 +114,12 @@ def spelling(knob: str) -> str:
 def refuse_unclaimed(strategy: type[Strategy], settings: Settings) -> None:
     """A knob that neither Hyper nor a field reads would be silently without effect."""
     read = {*strategy.Hyper._fields, *(f.name for f in fields(strategy))}
+    reserved = [knob for knob in settings.knobs if knob in (*results.HEAD, *results.TAIL, "stream")]
+    if reserved:
+        raise UsageError(
+            f"strategy={settings['strategy']}: its yaml has a knob named {reserved[0]}, which is a column of summary.csv; "
+            "give it another name."
+        )
     idle = [knob for knob in settings.knobs if spelling(knob) not in read]
     unset = [name for name in strategy.Hyper._fields if name not in map(spelling, settings.knobs)]
     if idle or unset:
@@ -138,7 +153,8 @@ def born(settings: Settings, shape: Sequence[int], outputs: int, stage: int = 0)
     own = {k.removeprefix("model."): v for k, v in settings.values.items() if k.startswith("model.")}
     scheme = own.pop("init")
     seed = settings["seed"] if stage == 0 else generator(settings["seed"], f"birth {stage}").initial_seed()
-    return models.born(seed, settings["model"], scheme, inputs=shape, outputs=outputs, **own)
+    kind = named_class(settings, "model", Network)
+    return models.born(seed, kind, scheme, inputs=shape, outputs=outputs, **own)
 
 
 def birth(
@@ -183,7 +199,7 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
     static = {spelling(k): v for k, v in settings.knobs.items() if spelling(k) not in head.strategy.Hyper._fields}
     return Stack(
         strategy=head.strategy(net, data, **static),
-        optimizer=optimizers.build(**optimizer_settings(settings)),
+        optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
         budget=Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"]),
         even=settings["scenario"] == "task",
         reset=settings["optimizer.reset"],
@@ -198,9 +214,9 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
 
 
 def optimizer_settings(settings: Settings) -> dict[str, Any]:
+    """What its equation reads."""
     own = {k.removeprefix("optimizer."): v for k, v in settings.values.items() if k.startswith("optimizer.")}
-    del own["reset"]
-    return own
+    return {name: v for name, v in own.items() if name not in ("name", "reset")}
 
 
 def prepare_torch(settings: Settings) -> None:

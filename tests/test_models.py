@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clrun.models import Net, born
+from clrun.models import CNN, MLP, Net, ResNet18, born
 from clrun.theta import Layout
 
 SHAPES = {
@@ -19,8 +19,9 @@ SHAPES = {
 
 
 def made(kind, seed=0, scheme="torch", size=16):
-    name = kind if kind in ("mlp", "cnn") else "resnet18"
-    network = born(seed, name, scheme, inputs=(3, size, size), outputs=6, **SHAPES[kind])
+    network = born(
+        seed, {"mlp": MLP, "cnn": CNN}.get(kind, ResNet18), scheme, inputs=(3, size, size), outputs=6, **SHAPES[kind]
+    )
     pieces = network.parameters()
     layout = Layout({n: tuple(p.shape) for n, p in pieces.items()})
     return Net(network, layout), layout.flat(pieces).double()
@@ -182,7 +183,7 @@ def test_resnet_is_the_reduced_one():
     """20 filters: 1.09 million parameters (Lopez-Paz & Ranzato 2017); 64: torchvision's 11.17 with a 3x3 stem."""
     counts = {}
     for width in (20, 64):
-        network = born(0, "resnet18", "torch", inputs=(3, 32, 32), outputs=10, width=width, norm="batch")
+        network = born(0, ResNet18, "torch", inputs=(3, 32, 32), outputs=10, width=width, norm="batch")
         counts[width] = sum(p.numel() for p in network.parameters().values())
     assert counts == {20: 1_094_750, 64: 11_173_962}
 

@@ -4,23 +4,23 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from clrun.optimizers import build
+from clrun.optimizers import SGD, Adam, AdamW
 
 RATES = (1e-3, 1e-2, 3e-2)
 CASES = {
-    "sgd": (build("sgd", 0.0), lambda p, lr: torch.optim.SGD(p, lr)),
-    "momentum": (build("sgd", 0.0, 0.9), lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9)),
+    "sgd": (SGD(), lambda p, lr: torch.optim.SGD(p, lr)),
+    "momentum": (SGD(0.9), lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9)),
     "momentum and decay": (
-        build("sgd", 0.01, 0.9),
+        SGD(0.9, weight_decay=0.01),
         lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9, weight_decay=0.01),
     ),
     "nesterov": (
-        build("sgd", 0.01, 0.9, True),
+        SGD(0.9, True, 0.01),
         lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9, nesterov=True, weight_decay=0.01),
     ),
-    "adam": (build("adam", 0.0), lambda p, lr: torch.optim.Adam(p, lr)),
-    "adam and decay": (build("adam", 0.01), lambda p, lr: torch.optim.Adam(p, lr, weight_decay=0.01)),
-    "adamw": (build("adamw", 0.01), lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.01)),
+    "adam": (Adam(), lambda p, lr: torch.optim.Adam(p, lr)),
+    "adam and decay": (Adam(0.01), lambda p, lr: torch.optim.Adam(p, lr, weight_decay=0.01)),
+    "adamw": (AdamW(0.01), lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.01)),
 }
 
 
