@@ -249,8 +249,8 @@ class Stack:
         """One stage: its passes of training, what follows each, and the accuracy on every task."""
         report = self.blank(stage)
         if stage > 0 and (self.reset or self.strategy.restart):
-            theta = self.born(stage).theta if self.strategy.restart else run.theta
-            run = run._replace(theta=theta, opt=self.lift(self.optimizer.init)(theta))
+            fresh = self.born(stage) if self.strategy.restart else run
+            run = run._replace(theta=fresh.theta, stats=fresh.stats, opt=self.lift(self.optimizer.init)(fresh.theta))
         signals = []
         if self.strategy.visible(stage):
             for phase in self.strategy.phases:

@@ -85,7 +85,13 @@ class Data:
     shift: Tensor  # (C, 1, 1)
     tasks: int
     outputs: int
+    kinds: int  # classes, counted once in every task that has them
     augment: bool = False
+
+    def kind(self, rows: Tensor) -> Tensor:
+        """(B,) -> (B,) int64: one number for each class of each task."""
+        image = rows % len(self.images)
+        return rows - image + self.labels[image]
 
     def pictures(self, deal: Deal, image: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """images and tasks (B,) -> (B, C, H, W), normalised; augmented where noise (6, B) is given."""
@@ -327,4 +333,5 @@ def place(
     """The images on the device."""
     scale, shift = (v.to(device, dtype) for v in normalisation(images, settings["dataset.normalize"]))
     augment = settings["augment"] == "crop_flip"
-    return Data(images.x.to(device), images.y.to(device), scale, shift, tasks, outputs, augment)
+    kinds = outputs * tasks if settings["scenario"] == "domain" else outputs
+    return Data(images.x.to(device), images.y.to(device), scale, shift, tasks, outputs, kinds, augment)
