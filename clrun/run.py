@@ -117,8 +117,8 @@ def refuse_unclaimed(strategy: type[Strategy], settings: Settings) -> None:
     reserved = [knob for knob in settings.knobs if knob in (*results.HEAD, *results.TAIL, "stream")]
     if reserved:
         raise UsageError(
-            f"strategy={settings['strategy']}: its yaml has a knob named {reserved[0]}, which is a column of summary.csv; "
-            "give it another name."
+            f"strategy={settings['strategy']}: its yaml has a knob named {reserved[0]}, "
+            "which is a column of summary.csv; give it another name."
         )
     idle = [knob for knob in settings.knobs if spelling(knob) not in read]
     unset = [name for name in strategy.Hyper._fields if name not in map(spelling, settings.knobs)]
@@ -151,7 +151,7 @@ def resolve_device(asked: str) -> torch.device:
 def born(settings: Settings, shape: Sequence[int], outputs: int, stage: int = 0) -> Network:
     """The run's network; a strategy that starts afresh gets another at every stage."""
     own = {k.removeprefix("model."): v for k, v in settings.values.items() if k.startswith("model.")}
-    scheme = own.pop("init")
+    scheme = own.pop("init", "torch")
     seed = settings["seed"] if stage == 0 else generator(settings["seed"], f"birth {stage}").initial_seed()
     kind = named_class(settings, "model", Network)
     return models.born(seed, kind, scheme, inputs=shape, outputs=outputs, **own)
