@@ -5,8 +5,9 @@ import torch
 from conftest import live
 from torch import nn
 
-from clrun import fisher as fisher_module
-from clrun.fisher import closed_form, fisher, has_closed_form, per_sample
+from clrun import per_sample
+from clrun.fisher import fisher, score
+from clrun.per_sample import closed_form, has_closed_form, one_by_one
 from clrun.strategies.ewc import EWC
 from clrun.strategy import Gaussian, gradient_of, log_softmax
 
@@ -83,7 +84,7 @@ def test_fisher_is_a_mean_of_squares(learnt, scenario, estimator, labels):
 def test_closed_form_equals_sample_by_sample(learnt, estimator):
     strategy, theta, own, hp, pool = learnt("scenario=class", "active=all")
     (batch,) = strategy.data.chunks(pool, len(pool.rows))
-    fast, slow = (f(strategy, theta, own, hp, batch, estimator) for f in (closed_form, per_sample))
+    fast, slow = (f(strategy, theta, own, hp, batch, score(estimator)) for f in (closed_form, one_by_one))
     assert (fast - slow).abs().max() < 1e-12 * slow.max()
 
 
@@ -108,7 +109,7 @@ def test_fisher_of_a_convolutional_net_equals_a_loop(learnt):
 def test_fisher_does_not_depend_on_the_size_of_a_pass(learnt, estimator, monkeypatch):
     strategy, theta, own, hp, pool = learnt()
     whole = fisher(strategy, theta, own, hp, pool, estimator=estimator)
-    monkeypatch.setattr(fisher_module, "CHUNK", 7)
+    monkeypatch.setattr(per_sample, "CHUNK", 7)
     assert (fisher(strategy, theta, own, hp, pool, estimator=estimator) - whole).abs().max() < 1e-14
 
 
