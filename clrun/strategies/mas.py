@@ -1,0 +1,77 @@
+"""Memory aware synapses (Aljundi et al. 2018, eqs. 2 to 4 and section 4.1).
+
+    Omega_i += 1/N sum_n | d ||f(x_n; theta)||_2^2 / d theta_i |          at the end of a task; over its own inputs
+    L(theta) = L_t(theta) + lambda * sum_i Omega_i (theta_i - theta*_i)^2    no 1/2; theta* is where the last task ended
+
+The absolute value is taken a sample at a time, as the paper has it, not of a batch's sum as most code does: Omega does
+not depend on any batch size. No label is read. f are the outputs that may answer: in task-incremental streams a task's
+own, in class-incremental ones those of the classes seen so far (or of all, as `active` says), in domain-incremental
+ones all.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clrun.per_sample import Score, summed
+from clrun.strategy import Strategy
+from clrun.stream import Batch
+
+
+def squared_norm(logits: Tensor, active: Tensor) -> Tensor:
+    """||f||^2 over the outputs that may answer. logits, active (B, C) -> (B, 1)."""
+    return (logits * active).square().sum(-1, keepdim=True)
+
+
+def each_sample(values: Tensor, batch: Batch) -> Iterator[Tensor]:
+    """One cotangent: the value itself, of the samples that are there."""
+    yield batch.weight[:, None].to(values)
+
+
+SENSITIVITY = Score(squared_norm, each_sample, torch.abs)
+
+
+@dataclass(frozen=True)
+class MAS(Strategy):
+    """State: 2 P floats, however many tasks. `samples`: how many of a task its Omega is a mean over (None: all)."""
+
+    samples: int | None = None
+
+    class Hyper(NamedTuple):
+        lambda_: Tensor  # ()
+
+    class Own(NamedTuple):
+        anchor: Tensor  # (P,) theta*
+        importance: Tensor  # (P,) Omega
+
+    def init(self, theta):
+        return self.Own(theta, torch.zeros_like(theta))
+
+    def loss(self, theta, own, hp, batch):
+        fit, aux = super().loss(theta, own, hp, batch)
+        d = theta - own.anchor
+        penalty = hp.lambda_ * (d @ (own.importance * d))
+        return fit + penalty, aux | {"penalty": penalty}
+
+    def after_phase(self, phase, theta, own, hp, pool):
+        pool = pool.first(self.samples)
+        sensitivity = summed(self, theta, own, hp, pool, SENSITIVITY) / pool.weight.sum().clamp(min=1)
+        return theta, self.Own(theta, own.importance + sensitivity)
+
+    def health(self, own, hp):
+        Omega = own.importance
+        zero_share = (Omega == 0).to(Omega.dtype).mean()
+        return {"importance_sum": Omega.sum(), "importance_max": Omega.max(), "importance_zero_share": zero_share}
+
+    @staticmethod
+    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+        if knobs["lambda"] == 0 or len(health) < 2:
+            return []
+        if all(row["importance_max"] == 0 for row in health):
+            return ["MAS found no weight important, so it did nothing: this is finetuning"]
+        if all(row["penalty"] <= 1e-12 * row["loss"] for row in health[1:]):
+            return [f"at lambda={knobs['lambda']:g} MAS's penalty never passed 1e-12 of the loss: this is finetuning"]
+        return []
