@@ -51,9 +51,12 @@ def accuracy_matrix(correct: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(correct, counts, out=np.full(correct.shape, np.nan), where=measured)
 
 
-def averages_so_far(accuracy: np.ndarray) -> np.ndarray:
-    """(T+1,): A_k = 1/k sum_{j<=k} R[k, j], the mean over the tasks learnt so far; row 0: the mean over all tasks."""
-    learnt = [mean(accuracy[k, :k]) for k in range(1, len(accuracy))]
+def averages_so_far(accuracy: np.ndarray, at_once: bool = False) -> np.ndarray:
+    """(T+1,): A_k = 1/k sum_{j<=k} R[k, j], the mean over the tasks learnt so far; row 0: the mean over all tasks.
+
+    at_once: the first row has learnt them all (joint training), so every row is a mean over all.
+    """
+    learnt = [mean(row if at_once else row[:k]) for k, row in enumerate(accuracy[1:], 1)]
     return np.array([mean(accuracy[0]), *learnt])
 
 
@@ -62,9 +65,9 @@ def average_accuracy(accuracy: np.ndarray) -> float:
     return mean(accuracy[-1])
 
 
-def average_incremental_accuracy(accuracy: np.ndarray) -> float:
+def average_incremental_accuracy(accuracy: np.ndarray, at_once: bool = False) -> float:
     """1/T sum_k A_k with A_k = 1/k sum_{j<=k} R[k, j] (Rebuffi 2017). Row 0 does not count."""
-    return mean(averages_so_far(accuracy)[1:])
+    return mean(averages_so_far(accuracy, at_once)[1:])
 
 
 def learning_accuracy(accuracy: np.ndarray) -> float:
@@ -147,7 +150,7 @@ def summary_metrics(
     nan = float("nan")
     return {
         "average_accuracy": average_accuracy(accuracy),
-        "average_incremental_accuracy": average_incremental_accuracy(accuracy),
+        "average_incremental_accuracy": average_incremental_accuracy(accuracy, at_once=not forgetting_defined),
         "learning_accuracy": learning_accuracy(accuracy),
         "forgetting": mean(forgetting(accuracy)[:-1]) if forgetting_defined else nan,
         "backward_transfer": mean(backward_transfer(accuracy)[:-1]) if forgetting_defined else nan,

@@ -142,9 +142,11 @@ def write_progress(outcome: Outcome) -> None:
     """All that is known after a task: the matrices, forgetting.csv, accuracy.csv, health.csv, and where there is
     something to say tasks.csv and accuracy_over_training.csv."""
     directory = outcome.directory
-    write_table(directory / "accuracy_matrix.csv", matrix_table(outcome.accuracy))
+    write_table(directory / "accuracy_matrix.csv", matrix_table(outcome.accuracy, not outcome.forgetting_defined))
     if outcome.validation is not None:
-        write_table(directory / "validation_matrix.csv", matrix_table(outcome.validation))
+        write_table(
+            directory / "validation_matrix.csv", matrix_table(outcome.validation, not outcome.forgetting_defined)
+        )
     write_table(directory / "forgetting.csv", forgetting_of(outcome))
     write_table(directory / "accuracy.csv", long_table(outcome))
     write_table(directory / "health.csv", health_table(outcome.health))
@@ -174,11 +176,11 @@ def objects(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = N
     return pd.DataFrame(list(rows), columns=columns, dtype=object)
 
 
-def matrix_table(accuracy: np.ndarray) -> pd.DataFrame:
+def matrix_table(accuracy: np.ndarray, at_once: bool = False) -> pd.DataFrame:
     """accuracy (T+1, T) -> after_task, task_1 ... task_T, average (over the tasks learnt so far; row 0: over all)."""
     table = pd.DataFrame(accuracy, columns=[f"task_{j + 1}" for j in range(accuracy.shape[1])])
     table.insert(0, "after_task", range(len(accuracy)))
-    return table.assign(average=metrics.averages_so_far(accuracy))
+    return table.assign(average=metrics.averages_so_far(accuracy, at_once))
 
 
 def forgetting_of(outcome: Outcome) -> pd.DataFrame:

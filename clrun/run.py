@@ -222,7 +222,8 @@ def optimizer_settings(settings: Settings) -> dict[str, Any]:
 def prepare_torch(settings: Settings) -> None:
     """What PyTorch keeps for the whole process."""
     torch.set_num_threads(settings["threads"])
-    torch.use_deterministic_algorithms(settings["deterministic"])
+    if torch.are_deterministic_algorithms_enabled() != settings["deterministic"]:  # the call imports the compiler
+        torch.use_deterministic_algorithms(settings["deterministic"])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["precision"] == "tf32"
 
 
