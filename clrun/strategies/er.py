@@ -1,0 +1,56 @@
+"""Experience replay (Chaudhry et al. 2019): each batch B is joined by as many samples R drawn from a memory.
+
+    L(theta) = w CE(B; theta) + (1 - w) CE(R; theta)
+
+w = 1/2 is the mean over the two batches together, as in the paper. With weighting=share, w = 1/t in the t-th task, each
+past task weighing as much as the present one (van de Ven et al. 2022). While the memory is empty, w = 1.
+
+The memory is read before the batch is offered to it. R is drawn uniformly from the memory in every scenario (van de Ven
+et al. split it evenly over past tasks in task-incremental runs). A reservoir meets samples as they are trained on, so
+over several epochs it can hold a sample more than once.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clrun.memory import Memory, Replay, census
+from clrun.strategy import cross_entropy
+from clrun.stream import Batch
+
+
+@dataclass(frozen=True)
+class ER(Replay):
+    """State: the memory's row numbers. Both batches pass through the network as one, also for batch norm."""
+
+    weighting: str = "equal"
+
+    class Own(NamedTuple):
+        memory: Memory
+
+    def init(self, theta):
+        return self.Own(self.empty(theta))
+
+    def loss(self, theta, own, hp, batch):
+        old, _ = self.recall(own.memory, batch, batch.noise[1])
+        z = self.logits(theta, own, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
+        new_z, old_z = z.chunk(2)
+        fit, replay = cross_entropy(new_z, batch), cross_entropy(old_z, old)
+        w = self.weight(own.memory, batch, fit)
+        return w * fit + (1 - w) * replay, {"replay_loss": (own.memory.offered > 0) * replay}
+
+    def weight(self, memory: Memory, batch: Batch, like: Tensor) -> Tensor:
+        """w ()."""
+        parts = batch.stage + 1 if self.weighting == "share" else 2
+        return torch.where(memory.offered > 0, torch.ones_like(like) / parts, 1)
+
+    def after_step(self, own, hp, batch, before, after, aux):
+        return own if self.memory_per_class is not None else self.Own(self.offer(own.memory, batch))
+
+    def after_phase(self, phase, theta, own, hp, pool):
+        return theta, own if self.memory_per_class is None else self.Own(self.offer_task(own.memory, pool))
+
+    def health(self, own, hp):
+        return census(self.data, own.memory)
