@@ -5,23 +5,11 @@ import copy
 import pytest
 import torch
 from conftest import live
-from torch import nn
+from test_equations import module_of
 
 from clrun.errors import UsageError
 
 SMALL = ("optimizer=sgd", "lr=0.1", "iterations=3", "batch_size=12", "split.classes=[[0,1],[2,3],[4,5]]")
-
-
-def module_of(layout, theta):
-    """The MLP of these tests, built by hand."""
-    pieces = layout.view(theta)
-    layers = [nn.Flatten()]
-    for name in ("hidden.0", "hidden.1", "head"):
-        weight = pieces[f"{name}.weight"]
-        layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
-        layer.load_state_dict({"weight": weight.clone(), "bias": pieces[f"{name}.bias"].clone()})
-        layers += [layer, nn.ReLU()] if name != "head" else [layer]
-    return nn.Sequential(*layers)
 
 
 def flat(module):
@@ -47,7 +35,7 @@ def trained_by_hand(stack, module, stage):
 
 
 def reborn(stack, stage):
-    return module_of(stack.strategy.net.layout, stack.births[0](stage)[0])
+    return module_of(stack.strategy, stack.births[0](stage)[0])
 
 
 def tasks_of(stack, stage):
