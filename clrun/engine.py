@@ -379,14 +379,15 @@ class Stack:
             report.health[r] = self.healthy(mine) | {name: v[r].item() for name, v in state.items()}
             report.trouble[r] = self.first_trouble(mine, bool(whole[r])) if mine else None
 
-    @staticmethod
-    def healthy(signals: dict[str, Tensor]) -> dict[str, float]:
+    def healthy(self, signals: dict[str, Tensor]) -> dict[str, float]:
         """Means over the steps of a task."""
         if not signals:
             return {"steps": 0}
         finite = signals["loss"].isfinite() & signals["probe"].isfinite()
-        counts = {"steps": len(finite), "steps_not_finite": int((~finite).sum())}
-        return counts | {n: v.double().mean().item() for n, v in signals.items() if n not in ("probe", "present")}
+        means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("probe", "present")}
+        whole = means["loss"] or 1.0  # a task of one class has nothing to tell apart: its loss is zero
+        shares = {f"{n}_over_loss": means[n] / whole for n in self.strategy.shares}
+        return {"steps": len(finite), "steps_not_finite": int((~finite).sum())} | means | shares
 
     @staticmethod
     def first_trouble(signals: dict[str, Tensor], whole: bool) -> Trouble | None:

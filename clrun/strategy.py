@@ -77,6 +77,8 @@ class Strategy:
 
     phases: ClassVar[tuple[str, ...]] = ("train",)  # the passes over a task
     restart: ClassVar[bool] = False  # fresh parameters before each task
+    reads_once: ClassVar[bool] = True  # `logits` reads the network once and at theta itself; said by the class it is in
+    shares: ClassVar[tuple[str, ...]] = ()  # signals that are part of the loss: their share of it stands in health.csv
 
     class Hyper(NamedTuple):
         pass

@@ -9,7 +9,7 @@ lambda/2 * gamma F~_{t-1} (theta - theta*_{t-1})^2.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from clrun.strategy import Gaussian, Strategy
 @dataclass(frozen=True)
 class EWC(Strategy):
     """State: a Gaussian, 2 P floats, however many tasks. `fisher` names the estimator (see clrun/fisher.py)."""
+
+    shares: ClassVar[tuple[str, ...]] = ("penalty",)
 
     online: bool = False
     fisher: str = "exact"
@@ -58,9 +60,7 @@ class EWC(Strategy):
     @classmethod
     def objection(cls, network, optimizer, knobs):
         if knobs["gamma"] != 1 and not knobs["online"]:
-            return (
-                f"gamma={knobs['gamma']:g} is read by online EWC alone; type online=true as well, or no gamma."
-            )
+            return f"gamma={knobs['gamma']:g} is read by online EWC alone; type online=true as well, or no gamma."
         if knobs["fisher_batch"] != cls.fisher_batch and knobs["fisher"] != "batched":
             return (
                 "fisher_batch is read by fisher=batched alone; type fisher=batched with it, or leave fisher_batch out."
@@ -73,6 +73,6 @@ class EWC(Strategy):
             return []
         if all(row["fisher_max"] == 0 for row in health):
             return ["the Fisher information is zero everywhere, so EWC did nothing: this is finetuning"]
-        if all(row["penalty"] <= 1e-12 * row["loss"] for row in health[1:]):
+        if all(row["penalty_over_loss"] <= 1e-12 for row in health[1:]):
             return [f"at lambda={knobs['lambda']:g} EWC's penalty never passed 1e-12 of the loss: this is finetuning"]
         return []
