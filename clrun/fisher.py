@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrun.per_sample import Score, summed
+from clrun.per_sample import Score, of_network, summed
 from clrun.strategy import Strategy, Tree, cross_entropy, gradient_of, lifted, log_softmax
 from clrun.stream import Batch, Pool
 
@@ -25,7 +25,8 @@ def fisher(
     strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, *,
     estimator: str = "exact", samples: int | None = None, batch_size: int = 128,
 ) -> Tensor:  # fmt: skip
-    """(P,): the mean over (at most `samples` of) the pool. `batch_size` matters to `batched` alone."""
+    """(P,): the mean over (at most `samples` of) the pool; 0 for what a strategy added to theta. `batch_size` matters
+    to `batched` alone."""
     pool = pool.first(samples)
     if estimator == "batched":
         return batched(strategy, theta, own, hp, pool, batch_size)
@@ -70,4 +71,4 @@ def batched(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, b
     for batch in strategy.data.chunks(pool, batch_size):
         total = total + gradient_of(loss, theta, batch)[0].square()
         count = count + (batch.weight.sum() > 0)
-    return total / count.clamp(min=1)
+    return torch.where(of_network(strategy, theta), total, 0) / count.clamp(min=1)

@@ -29,18 +29,26 @@ class Score(NamedTuple):
 
 
 def summed(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, score: Score) -> Tensor:
-    """(P,): sum over the pool's samples and their cotangents v of measure(d (values . v) / d theta)."""
+    """(P,): sum over the pool's samples and their cotangents v of measure(d (values . v) / d theta); 0 for what a
+    strategy added to theta."""
     closed = has_closed_form(strategy)
     size = CHUNK if closed else max(1, min(64, FLOATS // len(theta)))
     total = torch.zeros_like(theta)
     for batch in strategy.data.chunks(pool, size):
         total = total + (closed_form if closed else one_by_one)(strategy, theta.detach(), own, hp, batch, score)
-    return total
+    return torch.where(of_network(strategy, theta), total, 0)
+
+
+def of_network(strategy: Strategy, theta: Tensor) -> Tensor:
+    """(P,) bool: the entries of theta that are the network's, not the strategy's."""
+    names = strategy.net.network.parameters()
+    return strategy.net.layout.where(names.__contains__, theta)
 
 
 def has_closed_form(strategy: Strategy) -> bool:
-    """All layers linear, and the logits those of the network itself."""
-    plain = type(strategy).logits is Strategy.logits and strategy.net.autocast is None
+    """All layers linear, each read once and at theta itself."""
+    writer = next(cls for cls in type(strategy).__mro__ if "logits" in vars(cls))
+    plain = vars(writer).get("reads_once", False) and strategy.net.autocast is None
     return plain and all(isinstance(layer, nn.Linear) for layer in strategy.net.network.layers.values())
 
 
@@ -69,7 +77,8 @@ def closed_form(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Ba
         def reader(pieces: Mapping[str, Tensor], _: Statistics | None) -> Weights:
             return Tapped(pieces, taps, inputs)
 
-        return score.values(replace(strategy.net, reader=reader)(theta, batch.x), batch.active), inputs
+        looking = replace(strategy, net=replace(strategy.net, reader=reader))
+        return score.values(looking.logits(theta, own, hp, batch.x, batch.t), batch.active), inputs
 
     zeros = {name: theta.new_zeros(len(batch.y), layer.out_features) for name, layer in layers.items()}
     value, inputs, pull = pullback(values, zeros)
@@ -82,7 +91,7 @@ def closed_form(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Ba
 
 
 def beyond(strategy: Strategy, theta: Tensor) -> dict[str, Tensor]:
-    """Zeros for every leaf of theta: those that the network does not read have no gradient."""
+    """Zeros for every leaf of theta: those that are not the network's have no gradient."""
     return {name: theta.new_zeros(()) for name in strategy.net.layout.shapes}
 
 
