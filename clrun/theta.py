@@ -40,3 +40,13 @@ class Layout:
                 for name, size in zip(self.shapes, self.sizes, strict=True)
             ]
         )
+
+    def rows(self, test: Callable[[str], bool], row: Tensor) -> Tensor:
+        """(P,) bool: where the name passes the test, only the entries at leading index `row` (); elsewhere all."""
+
+        def mine(name: str, shape: tuple[int, ...]) -> Tensor:
+            if not test(name):
+                return torch.ones((), dtype=torch.bool, device=row.device)
+            return (torch.arange(shape[0], device=row.device) == row).view(-1, *[1] * (len(shape) - 1))
+
+        return self.flat({name: mine(name, shape) for name, shape in self.shapes.items()})
