@@ -19,7 +19,7 @@ from torch import Tensor
 from clrun import models, results, terminal
 from clrun.config import Settings
 from clrun.datasets import Images, load
-from clrun.engine import Budget, Report, Run, Stack
+from clrun.engine import Budget, Report, Run, Stack, Trouble
 from clrun.errors import UsageError
 from clrun.models import Net, Network, Statistics
 from clrun.optimizers import Optimizer
@@ -231,30 +231,40 @@ def prepare_torch(settings: Settings) -> None:
 
 
 def train(prepared: Prepared, quiet: bool = False) -> str:
-    """Train, write the files; "done" or "diverged". A crash leaves failed.txt and is raised again."""
-    results.clear_failed(prepared.directory)
+    """Train one run, write its files; "done" or "diverged". A crash leaves failed.txt and is raised again."""
+    return train_stack([prepared], quiet)[0]
+
+
+def train_stack(runs: Sequence[Prepared], quiet: bool = False) -> list[str]:
+    """Train runs that differ in values only as one stack; the status of each. A crash leaves failed.txt in all."""
+    for prepared in runs:
+        results.clear_failed(prepared.directory)
     try:
-        return trained(prepared, quiet)
+        return trained(runs, quiet)
     except Exception as error:
-        results.write_failed(prepared.directory, f"{type(error).__name__}: {error}", traceback.format_exc())
+        for prepared in runs:
+            results.write_failed(prepared.directory, f"{type(error).__name__}: {error}", traceback.format_exc())
         raise
 
 
-def trained(prepared: Prepared, quiet: bool) -> str:
+def trained(runs: Sequence[Prepared], quiet: bool) -> list[str]:
     began = perf_counter()
-    prepare_torch(prepared.settings)
-    stack = build([prepared])
-    outcome = blank(prepared, stack)
-    results.write_config(prepared.directory, prepared.settings.nested())
+    prepare_torch(runs[0].settings)
+    stack = build(runs)
+    outcomes = [blank(prepared, stack) for prepared in runs]
+    for prepared in runs:
+        results.write_config(prepared.directory, prepared.settings.nested())
     console = terminal.make_console(stderr=True, quiet=quiet)
-    with terminal.Progress(console, len(prepared.hand.train)) as progress:
+    with terminal.Progress(console, stack.strategy.data.tasks) as progress:
         stack.advance = progress.advance
         stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
-        run = follow(stack, outcome, progress)
-    outcome.confusion = stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1))[0].numpy()
-    conclude(outcome, prepared, stack.state_bytes(run), perf_counter() - began)
-    results.write_final(outcome)
-    return outcome.status
+        run = follow(stack, outcomes, progress)
+    confusion = stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1)).numpy()
+    for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
+        outcome.confusion = confusion[r]
+        conclude(outcome, prepared, len(runs), stack.state_bytes(run), perf_counter() - began)
+        results.write_final(outcome)
+    return [outcome.status for outcome in outcomes]
 
 
 def blank(prepared: Prepared, stack: Stack) -> results.Outcome:
@@ -303,28 +313,44 @@ def standing_warnings(settings: Settings) -> list[str]:
     return known + ["the task's number was given at test time (task_id_at_test=true)"] * told
 
 
-def follow(stack: Stack, outcome: results.Outcome, progress: terminal.Progress) -> Run:
-    """Train stage after stage, writing what is known after each; stop where the run diverges."""
+def follow(stack: Stack, outcomes: Sequence[results.Outcome], progress: terminal.Progress) -> Run:
+    """Train stage after stage, writing what is known after each; stop when every run has diverged."""
     run = stack.born()
-    note(outcome, stack.untrained(run), 0)
-    results.write_progress(outcome)
-    for stage in range(len(outcome.counts)):
+    enter(stack.untrained(run), outcomes)
+    for stage in range(stack.strategy.data.tasks):
         run, report = stack.learn(run, stage)
-        trouble = report.trouble[0]
-        outcome.health.append({"task": report.stage + 1} | report.health[0])
-        if trouble is not None and trouble.diverged:
-            outcome.status = "diverged"
-            outcome.diverged_at = f"task {report.stage + 1} step {trouble.step}"
-            outcome.warnings.append(f"diverged at {outcome.diverged_at}: loss or parameters were no longer finite")
-            charge(outcome, report, 0)
+        enter(report, outcomes)
+        if all(outcome.status == "diverged" for outcome in outcomes):
             break
-        if trouble is not None:
-            where = f"task {report.stage + 1} step {trouble.step}"
-            outcome.warnings.append(f"this run stopped learning at {where}: the optimiser's state overflowed")
-        note(outcome, report, 0)
-        results.write_progress(outcome)
-        progress.end_task(stage + 1, outcome.accuracy[stage + 1, : stage + 1])
+        accuracy = np.nanmean([outcome.accuracy[stage + 1, : stage + 1] for outcome in outcomes], 0)
+        progress.end_task(stage + 1, accuracy)
     return run
+
+
+def enter(report: Report, outcomes: Sequence[results.Outcome]) -> None:
+    """What a stage was like for each run that is still alive, into its outcome and its files."""
+    for r, outcome in enumerate(outcomes):
+        if outcome.status == "diverged":
+            continue
+        if report.stage >= 0:
+            outcome.health.append({"task": report.stage + 1} | report.health[r])
+            name_trouble(outcome, report.trouble[r], report.stage + 1)
+        charge(outcome, report)
+        if outcome.status != "diverged":
+            note(outcome, report, r)
+        results.write_progress(outcome)
+
+
+def name_trouble(outcome: results.Outcome, trouble: Trouble | None, task: int) -> None:
+    """Mark a run in which something was no longer finite."""
+    if trouble is None:
+        return
+    where = f"task {task} step {trouble.step}"
+    if trouble.diverged:
+        outcome.status, outcome.diverged_at = "diverged", where
+        outcome.warnings.append(f"diverged at {where}: loss or parameters were no longer finite")
+    else:
+        outcome.warnings.append(f"this run stopped learning at {where}: the optimiser's state overflowed")
 
 
 def note(outcome: results.Outcome, report: Report, r: int) -> None:
@@ -340,10 +366,9 @@ def note(outcome: results.Outcome, report: Report, r: int) -> None:
             for step, correct in ends.items()
             for task, right in enumerate(correct[r].tolist())
         )
-    charge(outcome, report, r)
 
 
-def charge(outcome: results.Outcome, report: Report, r: int) -> None:
+def charge(outcome: results.Outcome, report: Report) -> None:
     """Add a stage's costs; in a stack a run's share."""
     runs = len(report.health)
     for what, seconds in report.seconds.items():
@@ -351,18 +376,18 @@ def charge(outcome: results.Outcome, report: Report, r: int) -> None:
     outcome.costs["samples"] += report.samples / runs
 
 
-def conclude(outcome: results.Outcome, prepared: Prepared, state_bytes: int, wall: float) -> None:
-    """Status, costs and complaints of a run that is over."""
+def conclude(outcome: results.Outcome, prepared: Prepared, runs: int, state_bytes: int, wall: float) -> None:
+    """Status, costs and complaints of a run that is over; of what its stack cost, its share."""
     if outcome.status != "diverged":
         outcome.status = "done"
         outcome.warnings += prepared.strategy.complaints(outcome.health, prepared.settings.knobs)
     samples = outcome.costs.pop("samples")
     outcome.costs |= {
-        "wall_seconds": wall,
+        "wall_seconds": wall / runs,
         "samples_per_second": samples / outcome.costs["train_seconds"] if outcome.costs["train_seconds"] > 0 else None,
-        "peak_memory_mb": peak_memory() / 1e6,
+        "peak_memory_mb": peak_memory() / 1e6 / runs,
         "state_mb": state_bytes / 1e6,
-        "stack_size": 1,
+        "stack_size": runs,
         "threads": torch.get_num_threads(),
     }
 

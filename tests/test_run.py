@@ -231,3 +231,31 @@ def test_real_mnist_trains(prepared_of, mnist):
     matrix = pd.read_csv(prepared.directory / "accuracy_matrix.csv")
     assert matrix.loc[1, "task_1"] > 0.98
     assert matrix.loc[2, "task_2"] > 0.9
+
+
+# ---------------------------------------------------------------- stacks
+
+
+def test_a_stack_writes_what_its_runs_write_alone(prepared_of, tmp_path):
+    """Four seeds as one stack and one by one: the same accuracies, and each its share of the costs."""
+    names = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv")
+    stack = [prepared_of(*SHORT, f"seed={seed}") for seed in range(4)]
+    assert run.train_stack(stack, quiet=True) == ["done"] * 4
+    together = [bytes_of(prepared.directory, *names) for prepared in stack]
+    sizes = [results.read_summary(prepared.directory / "summary.csv").iloc[0]["stack_size"] for prepared in stack]
+    assert sizes == [4] * 4
+    for prepared, before in zip(stack, together, strict=True):
+        run.train(prepared, quiet=True)
+        for mine, other in zip(before, bytes_of(prepared.directory, *names), strict=True):
+            assert mine.replace(prepared.id.encode(), b"") == other.replace(prepared.id.encode(), b"")
+
+
+def test_a_diverged_run_ends_apart_from_its_stack(prepared_of):
+    sgd = ("strategy=ewc", "optimizer=sgd", "lr=0.05", *SHORT[1:], "iterations=30")
+    stack = [prepared_of(*sgd, f"lambda={strength}") for strength in (1, 1e30)]
+    assert run.train_stack(stack, quiet=True) == ["done", "diverged"]
+    matrices = [pd.read_csv(prepared.directory / "accuracy_matrix.csv") for prepared in stack]
+    assert matrices[0].notna().all().all()
+    assert matrices[1].notna().all(axis=1).tolist() == [True, True, False, False, False, False]
+    health = [len(pd.read_csv(prepared.directory / "health.csv")) for prepared in stack]
+    assert health == [5, 2]
