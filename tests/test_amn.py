@@ -89,7 +89,7 @@ def test_loss_and_gradient_equal_loops(second, memory):
 @pytest.mark.parametrize(("direction", "sign"), [("beneficial", -1), ("adversarial", 1), ("gradient", None)])
 def test_steps(second, direction, sign):
     """Memory by the sign, ways and weights by the optimiser, and nothing of another task."""
-    stack, run, batch = second(f"direction={direction}", *(["eps=0.01"] if sign is None else []))
+    stack, run, batch = second(f"direction={direction}", *(["eps=0.1"] if sign is None else []))
     strategy, layout = stack.strategy, stack.strategy.net.layout
     g, _, _ = strategy.gradient(run.theta, run.own, stack.hp, batch)
     delta = torch.linspace(1, 2, layout.size, dtype=torch.float64)

@@ -32,7 +32,7 @@ from torch import Tensor
 from clrun.strategies.ewc import EWC
 from clrun.strategy import cross_entropy
 
-EPS = 0.01  # the default in conf/strategy/amn.yaml, which direction=gradient leaves unread
+EPS = 0.1  # the default in conf/strategy/amn.yaml, which direction=gradient leaves unread
 SIGN = {"beneficial": -1, "adversarial": 1}
 
 
