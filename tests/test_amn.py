@@ -7,11 +7,8 @@ import torch
 import torch.nn.functional as F
 from conftest import live
 
-from clrun.catalog import read
-from clrun.errors import UsageError
 from clrun.fisher import fisher, score
 from clrun.per_sample import closed_form, has_closed_form, of_network, one_by_one
-from clrun.strategies import amn
 from clrun.strategies.amn import AMN
 from clrun.stream import Moment
 
@@ -89,7 +86,7 @@ def test_loss_and_gradient_equal_loops(second, memory):
 @pytest.mark.parametrize(("direction", "sign"), [("beneficial", -1), ("adversarial", 1), ("gradient", None)])
 def test_steps(second, direction, sign):
     """Memory by the sign, ways and weights by the optimiser, and nothing of another task."""
-    stack, run, batch = second(f"direction={direction}", *(["eps=0.1"] if sign is None else []))
+    stack, run, batch = second(f"direction={direction}")
     strategy, layout = stack.strategy, stack.strategy.net.layout
     g, _, _ = strategy.gradient(run.theta, run.own, stack.hp, batch)
     delta = torch.linspace(1, 2, layout.size, dtype=torch.float64)
@@ -102,9 +99,8 @@ def test_steps(second, direction, sign):
         for entry, d, slope in zip(
             *(v[name][1].flatten().tolist() for v in (ours, layout.view(delta), layout.view(g))), strict=True
         ):
-            by_sign = name.startswith("memory") and sign is not None
-            expected = sign * 0.05 * ((slope > 0) * 1 - (slope < 0) * 1) if by_sign else d
-            assert abs(entry - expected) < 1e-12
+            step = -slope if sign is None else sign * ((slope > 0) - (slope < 0))
+            assert abs(entry - (0.05 * step if name.startswith("memory") else d)) < 1e-12
 
 
 def test_beneficial_lowers_the_loss_and_adversarial_raises_it(second):
@@ -189,10 +185,3 @@ def test_complains_of_memory_that_never_moved(stack_of, monkeypatch):
     monkeypatch.setattr(AMN, "restrict", lambda self, delta, g, theta, own, hp, batch: delta * 0)
     assert "never left zero" in AMN.complaints(rows(), knobs)[0]
     assert AMN.complaints([], knobs | {"eps": 0.0}) == []
-
-
-def test_eps_is_refused_where_it_is_not_read(stack_of):
-    assert read().options["strategy"]["amn"].knobs["eps"].default == amn.EPS
-    with pytest.raises(UsageError, match="leave eps out"):
-        stack_of("strategy=amn", "direction=gradient", "eps=0.2")
-    assert stack_of("strategy=amn", "direction=gradient").strategy.direction == "gradient"

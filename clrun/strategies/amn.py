@@ -19,10 +19,10 @@ Our reading, as neither paper's method section was at hand: units at every hidde
 EWC's form and strength; old units rest while a new task trains; direction=adversarial, which follows the 2018 title to
 the letter and raises the loss; and memory=class, for "the essence of each class": a task's units are the sum of one set
 for each of its classes, and the set of class c moves along the gradient of -log p(c|x) over the samples of c alone, a
-targeted step towards c. direction=gradient is the control: the same units without sign or direction.
+targeted step towards c. direction=gradient is the control: the same units by plain descent, M - eps dL/dM.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,8 +32,11 @@ from torch import Tensor
 from clrun.strategies.ewc import EWC
 from clrun.strategy import cross_entropy
 
-EPS = 0.1  # the default in conf/strategy/amn.yaml, which direction=gradient leaves unread
-SIGN = {"beneficial": -1, "adversarial": 1}
+STEPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "beneficial": lambda g: -g.sign(),
+    "adversarial": lambda g: g.sign(),
+    "gradient": lambda g: -g,
+}
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,6 @@ class AMN(EWC):
         lambda_: Tensor  # () of EWC
         gamma: Tensor  # () of EWC
         eps: Tensor  # () a step of a memory unit
-
-    @classmethod
-    def objection(cls, network, optimizer, knobs):
-        if knobs["direction"] == "gradient" and knobs["eps"] != EPS:
-            return "direction=gradient moves the memory by the optimiser, so eps is not read; leave eps out."
-        return super().objection(network, optimizer, knobs)
 
     @classmethod
     def trainables(cls, network, tasks, knobs):
@@ -101,15 +98,13 @@ class AMN(EWC):
 
     def restrict(self, delta, g, theta, own, hp, batch):
         """Other tasks' units rest, whatever the optimiser keeps in motion or lets decay."""
-        if self.direction != "gradient":
-            signs = SIGN[self.direction] * hp.eps * g.sign()
-            delta = torch.where(self.net.layout.where(is_memory, theta), signs, delta)
+        step = hp.eps * STEPS[self.direction](g)
+        delta = torch.where(self.net.layout.where(is_memory, theta), step, delta)
         return torch.where(self.net.layout.rows(is_added, batch.stage), delta, 0)
 
     @staticmethod
     def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        wanted = knobs["direction"] == "gradient" or knobs["eps"] > 0
-        idle = wanted and any(row["memory_max"] == 0 for row in health)
+        idle = knobs["eps"] > 0 and any(row["memory_max"] == 0 for row in health)
         still = ["the memory units never left zero, so they did nothing"] if idle else []
         return still + [f"of the EWC in it: {text}" for text in EWC.complaints(health, knobs)]
 
