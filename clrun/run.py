@@ -235,27 +235,30 @@ def train(prepared: Prepared, quiet: bool = False) -> str:
     return train_stack([prepared], quiet)[0]
 
 
-def train_stack(runs: Sequence[Prepared], quiet: bool = False) -> list[str]:
-    """Train runs that differ in values only as one stack; the status of each. A crash leaves failed.txt in all."""
+def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: terminal.Progress | None = None) -> list[str]:
+    """Train runs that differ in values only as one stack; the status of each. A crash leaves failed.txt in all.
+
+    progress: who is told how it goes; by default the terminal, unless quiet.
+    """
+    progress = progress or terminal.Progress(terminal.make_console(stderr=True, quiet=quiet), len(runs[0].hand.train))
     for prepared in runs:
         results.clear_failed(prepared.directory)
     try:
-        return trained(runs, quiet)
+        return trained(runs, progress)
     except Exception as error:
         for prepared in runs:
             results.write_failed(prepared.directory, f"{type(error).__name__}: {error}", traceback.format_exc())
         raise
 
 
-def trained(runs: Sequence[Prepared], quiet: bool) -> list[str]:
+def trained(runs: Sequence[Prepared], progress: terminal.Progress) -> list[str]:
     began = perf_counter()
     prepare_torch(runs[0].settings)
     stack = build(runs)
     outcomes = [blank(prepared, stack) for prepared in runs]
     for prepared in runs:
         results.write_config(prepared.directory, prepared.settings.nested())
-    console = terminal.make_console(stderr=True, quiet=quiet)
-    with terminal.Progress(console, stack.strategy.data.tasks) as progress:
+    with progress:
         stack.advance = progress.advance
         stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
         run = follow(stack, outcomes, progress)
