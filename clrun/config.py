@@ -122,6 +122,17 @@ def check(
     )
 
 
+def compose(*overrides: str) -> Settings:
+    """Settings from Python: compose("strategy=ewc", "lambda=400"), checked as on the command line. UsageError."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="knobs", node=catalog.read().nulls())
+    typed = [text.lstrip("+").partition("=")[0] for text in overrides]
+    with hydra.initialize_config_dir(str(catalog.CONF), version_base=None):
+        return check(hydra.compose("config", overrides=list(overrides)), typed=typed)
+
+
 # ---------------------------------------------------------------- what was composed
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
 from clrun import catalog, config, run
 from clrun.config import Settings
@@ -24,13 +22,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def settings_of() -> Callable[..., Settings]:
     """settings_of("strategy=ewc", "lambda=4") -> Settings, by Hydra's composition and clrun's checks."""
-
-    def settings(*overrides: str) -> Settings:
-        ConfigStore.instance().store(name="knobs", node=catalog.read().nulls())
-        with initialize_config_dir(str(catalog.CONF), version_base="1.3"):
-            return config.check(compose("config", overrides=list(overrides)))
-
-    return settings
+    return config.compose
 
 
 @pytest.fixture
