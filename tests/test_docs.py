@@ -1,4 +1,4 @@
-"""What README.md and docs/ show: every command is accepted as written, every strategy is named, the example strategy runs."""
+"""What README.md and docs/ show: every command is accepted as written, every strategy named, the example runs."""
 
 import re
 import shlex
