@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -96,12 +97,19 @@ def warnings_of(summary: pd.Series) -> list[str]:
 
 
 def heading(summary: pd.Series, knobs: Collection[str]) -> str:
-    """'ewc lambda=400.0 · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu (...)'."""
-    told = [f"{key}={summary[key]}" for key in knobs if key in summary and not pd.isna(summary[key])]
+    """'ewc lambda=400 · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu (...)'."""
+    told = [f"{key}={as_typed(summary[key])}" for key in knobs if key in summary and not pd.isna(summary[key])]
     tasks = f"{summary['tasks']} task{'s' if summary['tasks'] != 1 else ''}"
     stream = f"{summary['dataset']}, {summary['split']}, {tasks}, scenario {summary['scenario']}"
     method = " ".join([str(summary["strategy"]), *told])
     return " · ".join([method, stream, str(summary["model"]), f"seed {summary['seed']}", f"{summary['device']}"])
+
+
+def as_typed(value: object) -> str:
+    """400.0 as 400, True as true."""
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def task_names(directory: Path) -> dict[int, str]:

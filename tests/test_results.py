@@ -384,7 +384,7 @@ def test_show_in_a_pipe(tmp_path):
     made = placed(tmp_path, warnings=said, task_classes=[["cat", "dog"], ["deer"], ["a" * 40]])
     text = shown(made.directory, tmp_path)
     assert "\x1b" not in text and "…" not in text
-    assert text.startswith("ewc lambda=0.0 · digits, classes, 3 tasks, scenario task · mlp · seed 0 · cpu")
+    assert text.startswith("ewc lambda=0 · digits, classes, 3 tasks, scenario task · mlp · seed 0 · cpu")
     assert f"WARNING: {said[0]}" in text
     assert "cat, dog" in text and "3 (" + "a" * 40 + ")" in text
     rows = [line.split() for line in text.splitlines()]
