@@ -7,7 +7,7 @@ step. The engine knows no strategy, no scenario and no task number: those are ta
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -20,7 +20,9 @@ from clrun.optimizers import Optimizer
 from clrun.strategy import BARRED, Strategy, Tree
 from clrun.stream import DRAWS, Deal, Hand, Moment, Pool, generator, pad_rows
 
-BLOCK = 512  # steps whose samples lie ready on the device
+BLOCK = 512  # steps whose samples lie ready on the device, at most
+PATIENCE = 2.0  # seconds that a block may take: what an interrupted run loses at most
+FIRST = 8  # steps of a stack's first block, before it is known how long one takes
 EVALUATE = 1024  # test samples a pass
 
 
@@ -55,6 +57,16 @@ class Report:
     step: int = 0  # of the run, at the end of the stage
     samples: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "consolidate": 0.0, "eval": 0.0})
+
+
+@dataclass
+class Half:
+    """What a stage has gathered before it is over, so that it can be continued from there."""
+
+    report: Report
+    phase: int = 0  # the pass over the task that is under way
+    start: int = 0  # its steps that are done
+    signals: list[dict[str, Tensor]] = field(default_factory=list)  # of each pass {name: (R, S)}, the last so far
 
 
 class Trouble(NamedTuple):
@@ -173,6 +185,21 @@ class Deck:
         return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
 
+# ---------------------------------------------------------------- a pass that is under way
+
+
+def extended(half: Half, signals: dict[str, Tensor], steps: int) -> Half:
+    """One more block of signals {name: (R, steps)}; half itself stays as it is."""
+    *before, last = half.signals if half.start else [*half.signals, {}]
+    longer = {name: torch.cat([last[name], v], 1) if last else v for name, v in signals.items()}
+    return replace(half, start=half.start + steps, signals=[*before, longer])
+
+
+def lost(half: Half) -> bool:
+    """Whether all runs have diverged. Asked at multiples of BLOCK alone, so that no interruption changes the answer."""
+    return half.start > 0 and half.start % BLOCK == 0 and not half.signals[-1]["loss"][:, -1].isfinite().any()
+
+
 # ---------------------------------------------------------------- many runs
 
 
@@ -197,6 +224,7 @@ class Stack:
     validate: bool = False
     advance: Callable[[int], None] = lambda steps: None
     begin: Callable[[int, int], None] = lambda stage, steps: None
+    rest: Callable[["Run", Half], None] = lambda run, half: None  # between blocks; what it is given is never changed
 
     def __post_init__(self):
         self.device = self.lr.device
@@ -204,6 +232,7 @@ class Stack:
         if self.alone:
             self.hp, self.lr = tree_map(lambda v: v[0], (self.hp, self.lr))
         self.step = 0  # steps taken by the longest run
+        self.pace = PATIENCE / FIRST  # seconds a step
 
     # ------------------------------------------------------------ lifting
 
@@ -245,22 +274,30 @@ class Stack:
         nothing = torch.full((len(self.seeds), self.strategy.data.tasks), -1)
         return Report(stage, nothing, nothing, [{} for _ in self.seeds], [None] * len(self.seeds), [])
 
-    def learn(self, run: Run, stage: int) -> tuple[Run, Report]:
-        """One stage: its passes of training, what follows each, and the accuracy on every task."""
-        report = self.blank(stage)
-        if stage > 0 and (self.reset or self.strategy.restart):
-            fresh = self.born(stage) if self.strategy.restart else run
-            run = run._replace(theta=fresh.theta, stats=fresh.stats, opt=self.lift(self.optimizer.init)(fresh.theta))
-        signals = []
+    def learn(self, run: Run, stage: int, half: Half | None = None) -> tuple[Run, Report]:
+        """One stage: its passes of training, what follows each, and the accuracy on every task.
+
+        half: what has been gathered of this stage already, `run` being as it was then.
+        """
+        if half is None:
+            run, half = self.entered(run, stage), Half(self.blank(stage))
         if self.strategy.visible(stage):
-            for phase in self.strategy.phases:
-                run, seen = self.train(run, stage, phase, report)
-                run = self.consolidate(run, stage, phase, report)
-                signals.append(seen)
-        self.diagnose(run, signals, report)
+            for number, phase in list(enumerate(self.strategy.phases))[half.phase :]:
+                half = half if number == half.phase else Half(half.report, number, 0, half.signals)
+                run, half = self.train(run, stage, phase, half.report, half)
+                run = self.consolidate(run, stage, phase, half.report)
+        report = half.report
+        self.diagnose(run, half.signals, report)
         self.measure(run, self.horizon(stage), report)
         report.step = self.step
         return run, report
+
+    def entered(self, run: Run, stage: int) -> Run:
+        """What a stage begins with: a fresh optimiser, or everything fresh, where that is asked for."""
+        if stage == 0 or not (self.reset or self.strategy.restart):
+            return run
+        fresh = self.born(stage) if self.strategy.restart else run
+        return run._replace(theta=fresh.theta, stats=fresh.stats, opt=self.lift(self.optimizer.init)(fresh.theta))
 
     def horizon(self, stage: int) -> int:
         """The newest task seen by the end of this stage."""
@@ -268,25 +305,34 @@ class Stack:
 
     # ------------------------------------------------------------ training
 
-    def train(self, run: Run, stage: int, phase: str, report: Report) -> tuple[Run, dict[str, Tensor]]:
-        """One pass over a task's budget -> run, signals {name: (R, S)} and "present" (R, S)."""
+    def train(self, run: Run, stage: int, phase: str, report: Report, half: Half | None = None) -> tuple[Run, Half]:
+        """One pass over a task's budget, or what is left of it -> run, half with this pass's signals as the last:
+        {name: (R, S)} and "present" (R, S)."""
+        half = half or Half(report, self.strategy.phases.index(phase))
         decks = [self.deck(r, stage, phase) for r in range(len(self.seeds))]
         total = max(deck.steps for deck in decks)
         self.begin(stage, total)
+        self.advance(half.start)
+        step = self.lifted_step(decks)
+        while half.start < total and not lost(half):
+            size = min(self.block_size(half.start), total - half.start)
+            run, signals = self.block(run, step, decks, half.start, size, stage, report)
+            half = extended(half, signals, size)
+            self.step += size
+            self.glance(run, stage, report)
+            self.rest(run, half)
+        return run, half
+
+    def lifted_step(self, decks: Sequence[Deck]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
+        """The step of all runs."""
         ragged = not self.alone and len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
         step = make_step(self.strategy, self.optimizer)
-        when = Moment(None, None, 0, 0)
-        step = self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, 0, when))
-        blocks, start = [], 0
-        while start < total:
-            size = min(BLOCK, total - start, self.until_evaluation())
-            run, signals = self.block(run, step, decks, start, size, stage, report)
-            blocks.append(signals)
-            start, self.step = start + size, self.step + size
-            self.glance(run, stage, report)
-            if not blocks[-1]["loss"][:, -1].isfinite().any():
-                break
-        return run, {name: torch.cat([b[name] for b in blocks], 1) for name in blocks[0]}
+        return self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
+
+    def block_size(self, start: int) -> int:
+        """Steps to the next multiple of BLOCK or the next evaluation, but no more than PATIENCE allows."""
+        affordable = max(1, int(PATIENCE / max(self.pace, PATIENCE / BLOCK)))
+        return min(BLOCK - start % BLOCK, self.until_evaluation(), affordable)
 
     def deck(self, r: int, stage: int, phase: str) -> Deck:
         visible = self.strategy.visible(stage)
@@ -321,6 +367,7 @@ class Stack:
         self.advance(size % 64)
         values = self.each(torch.stack(log, -1))  # (R, K, size)
         self.charge(report, "train", began)
+        self.pace = (perf_counter() - began) / size
         named = dict(zip(signals, values.unbind(1), strict=True))
         return run, named | {"present": sizes > 0}
 

@@ -1,11 +1,13 @@
 """One run from its settings to its files: load, check, train, write."""
 
+import errno
 import importlib
 import keyword
 import resource
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clrun import models, results, terminal
+from clrun import checkpoint, lock, models, results, terminal
 from clrun.config import Settings
 from clrun.datasets import Images, load
-from clrun.engine import Budget, Report, Run, Stack, Trouble
-from clrun.errors import UsageError
+from clrun.engine import Budget, Half, Report, Run, Stack, Trouble
+from clrun.errors import RunsFailed, UsageError
 from clrun.models import Net, Network, Statistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy
@@ -231,43 +233,169 @@ def prepare_torch(settings: Settings) -> None:
 
 
 def train(prepared: Prepared, quiet: bool = False) -> str:
-    """Train one run, write its files; "done" or "diverged". A crash leaves failed.txt and is raised again."""
-    return train_stack([prepared], quiet)[0]
+    """Train one run, or what is left of it, and write its files; "done" or "diverged".
+
+    A crash leaves failed.txt and is raised again. UsageError if another process is training it.
+    """
+    (status,) = train_stack([prepared], quiet)
+    if status == "held":
+        raise UsageError(f"{prepared.directory} is being trained by another process; wait for it, or end that one.")
+    return status
 
 
 def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: terminal.Progress | None = None) -> list[str]:
-    """Train runs that differ in values only as one stack; the status of each. A crash leaves failed.txt in all.
+    """Train runs that differ in values only as one stack; the status of each: "done", "diverged", or "held" where
+    another process is training it (which is said).
+
+    A run that was interrupted goes on from its checkpoint. Runs of one stack may have got to different places; they are
+    then trained as several stacks, one after another, as `regrouped` says. A crash leaves failed.txt in all runs of
+    its stack and is raised again: as RunsFailed where the disk is to blame. Ctrl-C and SystemExit (a signal) write
+    checkpoints first.
 
     progress: who is told how it goes; by default the terminal, unless quiet.
     """
     progress = progress or terminal.Progress(terminal.make_console(stderr=True, quiet=quiet), len(runs[0].hand.train))
+    statuses = dict.fromkeys((one.directory for one in runs), "held")
+    with disk_trouble(runs[0]), lock.claimed(list(statuses)) as claim:
+        for directory, owner in claim.others.items():
+            announce(f"{directory.name}: {owner} is training it; left to that one.")
+        mine = [one for one in runs if one.directory in claim.mine]
+        for one in mine:  # what is damaged is set aside before the runs are told apart by it
+            checkpoint.find(one.directory, one.id, announce)
+        for group in regrouped(mine):
+            statuses |= zip([one.directory for one in group], attempt(group, progress), strict=True)
+    return [statuses[one.directory] for one in runs]
+
+
+def announce(line: str) -> None:
+    """To standard error, whatever else is quiet."""
+    print(f"clrun: {line}", file=sys.stderr, flush=True)
+
+
+def regrouped(runs: Sequence[Prepared]) -> list[list[Prepared]]:
+    """The runs by how far their checkpoints are: each list can be trained as one stack. Changes nothing."""
+    places = [reached(one) for one in runs]
+    return [[runs[r] for r in group] for group in checkpoint.grouped(places)]
+
+
+def reached(prepared: Prepared) -> checkpoint.Place:
+    """How far the checkpoint of a run is; the beginning where there is none to continue from."""
+    try:
+        place = checkpoint.place(prepared.directory, prepared.id)
+    except checkpoint.Unusable:
+        return checkpoint.Place()
+    return checkpoint.Place() if place is None or over(prepared, place) else place
+
+
+def over(prepared: Prepared, place: checkpoint.Place) -> bool:
+    """Whether a checkpoint is one that a finished run has kept, from which `rerun=true` does not continue."""
+    return prepared.finished and place.stage == len(prepared.hand.train)
+
+
+def attempt(runs: Sequence[Prepared], progress: terminal.Progress) -> list[str]:
+    """Train a stack of runs that are at one place."""
     for prepared in runs:
         results.clear_failed(prepared.directory)
     try:
         return trained(runs, progress)
     except Exception as error:
+        told = traceback.format_exc()
         for prepared in runs:
-            results.write_failed(prepared.directory, f"{type(error).__name__}: {error}", traceback.format_exc())
+            leave_reason(prepared.directory, error, told)
+        raise
+
+
+def leave_reason(directory: Path, error: Exception, told: str) -> None:
+    """failed.txt; where even that cannot be written, a note to the error."""
+    try:
+        results.write_failed(directory, f"{type(error).__name__}: {error}", told)
+    except OSError as second:
+        error.add_note(f"{directory / 'failed.txt'} could not be written: {second}")
+
+
+@contextmanager
+def disk_trouble(prepared: Prepared) -> Iterator[None]:
+    """An error of the disk as one paragraph: RunsFailed where it is full, UsageError where it lets nobody write."""
+    try:
+        yield
+    except OSError as error:
+        where = f"outputs={prepared.settings['outputs']}: {error.filename or prepared.directory}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            text = f"{where} could not be written: {error.strerror}. What was there is as it was; make room and type "
+            raise RunsFailed(f"{text}the same command again, which continues from the last checkpoint.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            text = f"{where} cannot be written: {error.strerror}."
+            raise UsageError(f"{text} Type outputs=FOLDER, of a folder that you may write to.") from error
         raise
 
 
 def trained(runs: Sequence[Prepared], progress: terminal.Progress) -> list[str]:
+    """Train a stack of runs that are at one place, from there to their end."""
     began = perf_counter()
     prepare_torch(runs[0].settings)
     stack = build(runs)
     outcomes = [blank(prepared, stack) for prepared in runs]
     for prepared in runs:
         results.write_config(prepared.directory, prepared.settings.nested())
-    with progress:
-        stack.advance = progress.advance
-        stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
-        run = follow(stack, outcomes, progress)
+    keeper = checkpoint.Keeper(
+        stack, outcomes, runs[0].settings["checkpoint_every"], announce, lambda: (perf_counter() - began) / len(runs)
+    )
+    run = lived(stack, runs, outcomes, progress, keeper)
     confusion = stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1)).numpy()
     for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
         outcome.confusion = confusion[r]
-        conclude(outcome, prepared, len(runs), stack.state_bytes(run), perf_counter() - began)
+        conclude(outcome, prepared, len(runs), stack.state_bytes(run), (perf_counter() - began) / len(runs))
         results.write_final(outcome)
+        if not prepared.settings["keep_checkpoint"]:
+            checkpoint.remove(prepared.directory)
     return [outcome.status for outcome in outcomes]
+
+
+def lived(
+    stack: Stack,
+    runs: Sequence[Prepared],
+    outcomes: Sequence[results.Outcome],
+    progress: terminal.Progress,
+    keeper: checkpoint.Keeper,
+) -> Run:
+    """Train a stack from where it is to its end; a checkpoint is also written when it is interrupted."""
+    with progress:
+        stack.advance = progress.advance
+        stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
+        stack.rest = keeper.block
+        try:
+            return follow(stack, outcomes, progress, keeper, *started(stack, runs, outcomes))
+        except (KeyboardInterrupt, SystemExit):
+            keeper.rescue()
+            raise
+
+
+def started(
+    stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[results.Outcome]
+) -> tuple[Run, int, Half | None]:
+    """Where a stack is -> run, the next stage, what has been gathered of that one: from checkpoints, or the start."""
+    if reached(runs[0]) != checkpoint.Place():
+        try:
+            return continued(stack, runs, outcomes)
+        except checkpoint.Unusable as error:
+            for prepared in runs:
+                checkpoint.set_aside(prepared.directory, str(error), announce)
+    run = stack.born()
+    enter(stack.untrained(run), outcomes)
+    return run, 0, None
+
+
+def continued(
+    stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[results.Outcome]
+) -> tuple[Run, int, Half | None]:
+    """As `started`, from checkpoints of one place; the outcomes know again what they knew. Raises Unusable."""
+    saved = [checkpoint.read(one.directory, one.id) for one in runs]
+    run, half, place = checkpoint.revived(stack, saved), checkpoint.half_of(stack, saved), saved[0].place
+    stack.step = place.step
+    for prepared, outcome, one in zip(runs, outcomes, saved, strict=True):
+        checkpoint.recall(outcome, one.notes)
+        announce(f"{prepared.directory.name} continues after {place}.")
+    return run, place.stage, half
 
 
 def blank(prepared: Prepared, stack: Stack) -> results.Outcome:
@@ -288,7 +416,7 @@ def blank(prepared: Prepared, stack: Stack) -> results.Outcome:
         validation_counts=np.array([len(pool) for pool in prepared.hand.validation]) if validate else None,
         over_training=[] if settings["evaluate_every"] else None,
         health=[],
-        costs={"train_seconds": 0.0, "consolidate_seconds": 0.0, "eval_seconds": 0.0, "samples": 0},
+        costs=dict.fromkeys(("train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "samples"), 0.0),
         warnings=standing_warnings(settings),
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
@@ -316,17 +444,27 @@ def standing_warnings(settings: Settings) -> list[str]:
     return known + ["the task's number was given at test time (task_id_at_test=true)"] * told
 
 
-def follow(stack: Stack, outcomes: Sequence[results.Outcome], progress: terminal.Progress) -> Run:
+def follow(
+    stack: Stack,
+    outcomes: Sequence[results.Outcome],
+    progress: terminal.Progress,
+    keeper: checkpoint.Keeper,
+    run: Run,
+    first: int,
+    half: Half | None,
+) -> Run:
     """Train stage after stage, writing what is known after each; stop when every run has diverged."""
-    run = stack.born()
-    enter(stack.untrained(run), outcomes)
-    for stage in range(stack.strategy.data.tasks):
-        run, report = stack.learn(run, stage)
-        enter(report, outcomes)
+    keeper.start(run, first, half)
+    for stage in range(first, stack.strategy.data.tasks):
         if all(outcome.status == "diverged" for outcome in outcomes):
             break
-        accuracy = np.nanmean([outcome.accuracy[stage + 1, : stage + 1] for outcome in outcomes], 0)
-        progress.end_task(stage + 1, accuracy)
+        run, report = stack.learn(run, stage, half)
+        half = None
+        enter(report, outcomes)
+        keeper.task(run, stage + 1)
+        rows = [outcome.accuracy[stage + 1, : stage + 1] for outcome in outcomes if outcome.status != "diverged"]
+        if rows:
+            progress.end_task(stage + 1, np.mean(rows, 0))
     return run
 
 
@@ -379,14 +517,17 @@ def charge(outcome: results.Outcome, report: Report) -> None:
     outcome.costs["samples"] += report.samples / runs
 
 
-def conclude(outcome: results.Outcome, prepared: Prepared, runs: int, state_bytes: int, wall: float) -> None:
-    """Status, costs and complaints of a run that is over; of what its stack cost, its share."""
+def conclude(outcome: results.Outcome, prepared: Prepared, runs: int, state_bytes: int, seconds: float) -> None:
+    """Status, costs and complaints of a run that is over; of what its stack cost, its share.
+
+    seconds: its share of this process's time; what an interrupted one has cost before is there already.
+    """
     if outcome.status != "diverged":
         outcome.status = "done"
         outcome.warnings += prepared.strategy.complaints(outcome.health, prepared.settings.knobs)
     samples = outcome.costs.pop("samples")
     outcome.costs |= {
-        "wall_seconds": wall / runs,
+        "wall_seconds": outcome.costs["wall_seconds"] + seconds,
         "samples_per_second": samples / outcome.costs["train_seconds"] if outcome.costs["train_seconds"] > 0 else None,
         "peak_memory_mb": peak_memory() / 1e6 / runs,
         "state_mb": state_bytes / 1e6,
@@ -405,6 +546,8 @@ def peak_memory() -> int:
 
 def show(prepared: Prepared) -> None:
     """Print the tables of a finished run."""
-    outputs = Path(prepared.settings["outputs"])
+    settings = prepared.settings
+    outputs = Path(settings["outputs"])
     results.collect(outputs)
-    terminal.show(terminal.make_console(), prepared.directory, outputs, prepared.chance, prepared.settings.knobs)
+    told = [k for k in settings.knobs if spelling(k) in prepared.strategy.Hyper._fields or k in settings.unusual]
+    terminal.show(terminal.make_console(), prepared.directory, outputs, prepared.chance, told)

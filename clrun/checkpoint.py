@@ -1,0 +1,316 @@
+"""What a run has reached, in its directory, so that the same command continues it: `checkpoint.safetensors`.
+
+Tensors by name: the leaves of the engine's `Run`, and within a task the signals of the steps so far. All else (what has
+been measured, counted and warned of) is JSON, itself kept as bytes in the tensor `notes`. No generator is saved: the
+samples of an epoch follow from the seed and its number. Nothing in the file is code, so reading one runs none.
+
+Torch's forms are those of one run; a stack writes each of its runs into the run's own directory.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map, tree_unflatten
+
+from clrun.engine import Half, Run, Stack
+from clrun.results import Outcome, replacing
+
+FORMAT = 1  # to be raised when a checkpoint comes to mean something else: older ones are then set aside
+NAME = "checkpoint.safetensors"
+MEASURED = ("status", "diverged_at", "warnings", "health", "costs", "over_training")  # of an outcome, JSON as they are
+COUNTED = ("correct", "validation_correct")  # integer tables, or None
+
+
+class Place(NamedTuple):
+    """How far a run is. Runs at one place can go on as one stack."""
+
+    stage: int = 0  # tasks that are over
+    passes: tuple[int, ...] = ()  # steps of each pass over the next task, the last one under way; () at its start
+    step: int = 0  # steps of the run
+
+    def __str__(self) -> str:
+        within = f" and {sum(self.passes)} steps of task {self.stage + 1}" if self.passes else ""
+        return f"task {self.stage}{within} ({self.step} steps so far)"
+
+
+class Unusable(Exception):
+    """Why a checkpoint cannot be continued from."""
+
+
+@dataclass
+class Saved:
+    """One run's checkpoint."""
+
+    place: Place
+    tensors: dict[str, Tensor]  # "run.theta", "run.own.mean", ..., "signals.0.loss", ...
+    notes: dict[str, Any]
+
+
+# ---------------------------------------------------------------- the file
+
+
+def write(directory: Path, identity: str, saved: Saved) -> None:
+    """All or nothing, and on the disk when this returns. Raises OSError."""
+    notes = torch.from_numpy(np.frombuffer(json.dumps(saved.notes).encode(), dtype=np.uint8).copy())
+    tensors = {name: v.contiguous() for name, v in saved.tensors.items()} | {"notes": notes}
+    head = {"format": FORMAT, "identity": identity, "place": saved.place, "checksum": checksum(tensors)}
+    data = safetensors.torch.save(tensors, {"clrun": json.dumps(head)})
+    with replacing(directory / NAME) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safetensors.safe_open]:
+    """A file of tensors. Raises Unusable if it is none, or not whole."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise Unusable(f"it is cut short or damaged ({error})") from None
+
+
+def place(directory: Path, identity: str) -> Place | None:
+    """How far the run with this identity is, from its checkpoint's first bytes; None without any. Raises Unusable."""
+    if not (directory / NAME).is_file():
+        return None
+    with opened(directory / NAME) as file:
+        stage, passes, step = checked(file.metadata(), identity)["place"]
+    return Place(stage, tuple(passes), step)
+
+
+def read(directory: Path, identity: str) -> Saved | None:
+    """The checkpoint of the run with this identity, None without any. Raises Unusable."""
+    reached = place(directory, identity)
+    if reached is None:
+        return None
+    with opened(directory / NAME) as file:
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if checksum(tensors) != checked(file.metadata(), identity)["checksum"]:
+            raise Unusable("it is damaged: its checksum is wrong")
+    return Saved(reached, tensors, json.loads(tensors.pop("notes").numpy().tobytes()))
+
+
+def checked(metadata: Mapping[str, str] | None, identity: str) -> dict[str, Any]:
+    """The head of a file. Raises Unusable if it is not one of ours, of this format and this run."""
+    head = json.loads((metadata or {}).get("clrun", "{}"))
+    if head.get("format") != FORMAT:
+        raise Unusable(f"it is of format {head.get('format')}, not {FORMAT}: another version of clrun wrote it")
+    if head["identity"] != identity:
+        raise Unusable(f"it belongs to another configuration ({head['identity']}, not {identity})")
+    return head
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 over names, shapes, types and bytes."""
+    total = 0
+    for name, v in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {tuple(v.shape)} {v.dtype}".encode(), total)
+        total = zlib.crc32(v.reshape(-1).view(torch.uint8).numpy(), total) if v.numel() else total
+    return total
+
+
+def find(directory: Path, identity: str, say: Callable[[str], None]) -> Saved | None:
+    """The checkpoint to continue from; one that cannot be used is renamed to *.bad, and `say` is told why."""
+    try:
+        return read(directory, identity)
+    except Unusable as error:
+        set_aside(directory, str(error), say)
+        return None
+
+
+def set_aside(directory: Path, reason: str, say: Callable[[str], None]) -> None:
+    """Out of the way, but not lost."""
+    bad = directory / f"{NAME}.bad"
+    os.replace(directory / NAME, bad)
+    say(f"{directory.name}: the checkpoint cannot be continued from: {reason}. It is now {bad}; the run starts again.")
+
+
+def remove(directory: Path) -> None:
+    (directory / NAME).unlink(missing_ok=True)
+
+
+def grouped(places: Sequence[Place]) -> list[list[int]]:
+    """The indices of the runs that can go on as one stack, the least advanced first."""
+    return [[r for r, place in enumerate(places) if place == one] for one in sorted(set(places))]
+
+
+# ---------------------------------------------------------------- a run as named tensors, and back
+
+
+def named(tree: Any) -> dict[str, Tensor]:
+    """The leaves of a run by where they lie: "run.theta", "run.opt.m", "run.own[0]" ..."""
+    return {f"run{keystr(path)}": v for path, v in tree_flatten_with_path(tree)[0]}
+
+
+def slice_of(tree: Any, r: int, alone: bool) -> Any:
+    """Run r of a stack, on the host."""
+    return tree_map(lambda v: (v if alone else v[r]).detach().cpu().clone(memory_format=torch.contiguous_format), tree)
+
+
+def revived(stack: Stack, saved: Sequence[Saved]) -> Run:
+    """The stack's state from the checkpoints of its runs. Raises Unusable where the strategy's state has another form,
+    as after its code was changed."""
+    form = stack.born()
+    flat, structure = tree_flatten_with_path(form)
+    trees = []
+    for one in saved:
+        mine = {name: v for name, v in one.tensors.items() if name.startswith("run")}
+        same_form(named(slice_of(form, 0, stack.alone)), mine)
+        trees.append(tree_unflatten([mine[f"run{keystr(path)}"] for path, _ in flat], structure))
+    return stack.gathered(trees)
+
+
+def same_form(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name in sorted({*expected, *found}):
+        one, other = ((v.shape, v.dtype) if v is not None else None for v in (expected.get(name), found.get(name)))
+        if one != other:
+            raise Unusable(f"{name} is not as the code wants it: has the strategy or the network been changed?")
+
+
+def signals_of(half: Half, r: int) -> dict[str, Tensor]:
+    """The signals of run r so far: "signals.PASS.NAME" (S,)."""
+    passes = enumerate(half.signals)
+    return {f"signals.{i}.{name}": v[r].clone() for i, seen in passes for name, v in seen.items()}
+
+
+# ---------------------------------------------------------------- what has been measured
+
+
+def noted(outcome: Outcome) -> dict[str, Any]:
+    """What an outcome knows, as JSON."""
+    tables = {name: getattr(outcome, name) for name in COUNTED}
+    plain = {name: v if v is None else v.tolist() for name, v in tables.items()}
+    return json.loads(json.dumps(plain | {name: getattr(outcome, name) for name in MEASURED}))
+
+
+def recall(outcome: Outcome, notes: Mapping[str, Any]) -> None:
+    """Enter what `noted` has kept."""
+    for name in MEASURED:
+        setattr(outcome, name, notes[name])
+    for name in COUNTED:
+        setattr(outcome, name, None if notes[name] is None else np.array(notes[name]))
+
+
+def half_noted(half: Half, runs: int) -> list[dict[str, Any]]:
+    """[r]: each run's share of a stage that is under way, as JSON."""
+    report = half.report
+    shared = {"samples": report.samples / runs, "seconds": {name: s / runs for name, s in report.seconds.items()}}
+    shared["signals"] = [list(seen) for seen in half.signals]  # in their order, which the file of tensors does not keep
+    return [
+        shared | {"over_training": [[step, correct[r].tolist()] for step, correct in report.over_training]}
+        for r in range(runs)
+    ]
+
+
+def half_of(stack: Stack, saved: Sequence[Saved]) -> Half | None:
+    """What a stage had gathered, from the checkpoints of a stack's runs; None between stages."""
+    place, notes = saved[0].place, [one.notes["half"] for one in saved]
+    if not place.passes:
+        return None
+    report = stack.blank(place.stage)
+    report.samples = round(sum(n["samples"] for n in notes))
+    report.seconds = {name: sum(n["seconds"][name] for n in notes) for name in report.seconds}
+    evaluations = zip(*(n["over_training"] for n in notes), strict=True)
+    report.over_training = [(each[0][0], torch.tensor([row for _, row in each])) for each in evaluations]
+    signals = [
+        {name: torch.stack([one.tensors[f"signals.{i}.{name}"] for one in saved]) for name in names}
+        for i, names in enumerate(notes[0]["signals"])
+    ]
+    return Half(report, len(place.passes) - 1, place.passes[-1], signals)
+
+
+# ---------------------------------------------------------------- when it is written
+
+
+@dataclass
+class Point:
+    """A point that a stack can be continued from. Its tensors are never changed; all else here is a copy."""
+
+    place: Place
+    run: Run
+    notes: list[dict[str, Any]]
+    half: Half | None
+
+
+class Keeper:
+    """Knows the last point that a stack can be continued from, and writes it: after every task, every `every` seconds
+    within one (0: never), and when the process is told to end.
+
+    A checkpoint that cannot be written (a full disk) is said and does not end the run: the one before it stays.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        outcomes: Sequence[Outcome],
+        every: float,
+        say: Callable[[str], None],
+        seconds: Callable[[], float],
+    ):
+        self.stack, self.outcomes, self.every, self.say, self.seconds = stack, outcomes, every, say, seconds
+        self.written_at = monotonic()
+        self.latest: Point | None = None
+        self.written: Point | None = None
+
+    def start(self, run: Run, stage: int, half: Half | None) -> None:
+        """`stage` tasks are over, and of the next this much; all that is on the disk."""
+        self.arrive(run, stage)
+        if half is not None:
+            self.block(run, half)
+        self.written = self.latest
+
+    def task(self, run: Run, stage: int) -> None:
+        """`stage` tasks are over."""
+        self.arrive(run, stage)
+        self.write()
+
+    def arrive(self, run: Run, stage: int) -> None:
+        self.latest = Point(Place(stage, (), self.stack.step), run, [noted(o) for o in self.outcomes], None)
+
+    def block(self, run: Run, half: Half) -> None:
+        """Within a task; what was measured is as it was at the task's start."""
+        passes = tuple(seen["loss"].shape[1] for seen in half.signals)
+        shares = half_noted(half, len(self.outcomes))
+        notes = [n | {"half": share} for n, share in zip(self.latest.notes, shares, strict=True)]
+        self.latest = Point(Place(self.latest.place.stage, passes, self.stack.step), run, notes, half)
+        if self.every and monotonic() - self.written_at >= self.every:
+            self.write()
+
+    def rescue(self) -> None:
+        """The process is to end: what is not yet written is written now."""
+        if self.latest is not self.written and self.write():
+            self.say(f"saved after {self.latest.place}; the same command continues from there.")
+
+    def write(self) -> bool:
+        """Every run's checkpoint into its directory; whether that succeeded."""
+        point = self.latest
+        try:
+            for r, outcome in enumerate(self.outcomes):
+                write(outcome.directory, outcome.run, self.of(point, r))
+            self.written = point
+        except OSError as error:
+            self.say(f"no checkpoint could be written ({error}); the run goes on without a new one.")
+        self.written_at = monotonic()
+        return self.written is point
+
+    def of(self, point: Point, r: int) -> Saved:
+        """Run r's part of a point."""
+        tensors = named(slice_of(point.run, r, self.stack.alone))
+        signals = signals_of(point.half, r) if point.half else {}
+        notes = dict(point.notes[r])
+        notes["costs"] = notes["costs"] | {"wall_seconds": notes["costs"]["wall_seconds"] + self.seconds()}
+        return Saved(point.place, tensors | signals, {"half": None} | notes)
