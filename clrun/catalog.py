@@ -41,7 +41,7 @@ class Statement(Strict):
     """One knob: its default, type, range and meaning."""
 
     default: Any  # null is then a legal value
-    type: Literal["float", "int", "bool", "str", "path", "choice", "ints", "floats", "classes"]
+    type: Literal["float", "int", "bool", "str", "path", "choice", "count", "ints", "floats", "classes"]
     about: str = Field(min_length=1)
     min: float | None = None  # inclusive
     max: float | None = None
@@ -52,9 +52,9 @@ class Statement(Strict):
 
     @model_validator(mode="after")
     def makes_sense(self) -> "Statement":
-        if (self.type == "choice") != bool(self.choices):
-            raise ValueError("type choice, and only it, takes a list of choices")
-        if self.bounds() and self.type not in ("float", "int", "ints", "floats"):
+        if (self.type in ("choice", "count")) != bool(self.choices):
+            raise ValueError("types choice and count, and only they, take a list of choices")
+        if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
             raise ValueError(f"a {self.type} has no range (min, max, above, below)")
         try:
             TypeAdapter(self.annotation()).validate_python(self.default, strict=True)
@@ -81,6 +81,7 @@ class Statement(Strict):
             "str": text,
             "path": Annotated[text, AfterValidator(os.path.expanduser)],
             "choice": Literal[tuple(self.choices or [""])],
+            "count": Literal[tuple(self.choices or [""])] | whole,
             "ints": list[whole],
             "floats": list[number],
             "classes": Annotated[list[classes], Field(min_length=1)],
@@ -102,6 +103,7 @@ class Statement(Strict):
             "str": "a text",
             "path": "a path",
             "choice": f"one of {', '.join(self.choices or [])}",
+            "count": f"{' or '.join(self.choices or [])}, or a whole number, {self.range()}",
             "ints": f"a list of whole numbers{each}, such as [100,100]",
             "floats": f"a list of finite numbers{each}, such as [0.1,0.2]",
             "classes": "a list of lists of class names or numbers, such as [[cat,dog],[deer]] or [[0,1],[2,3]]",

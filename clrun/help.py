@@ -90,5 +90,5 @@ def headline(option: Option) -> str:
 
 def statement(key: str, said: Statement) -> tuple[str, str]:
     """Such as "lambda=400", "strength of the penalty (at least 0)"."""
-    legal = "|".join(said.choices) if said.choices else said.range()
+    legal = ", or ".join(filter(None, ["|".join(said.choices or []), said.range()]))
     return f"{key}={shown(said.default)}", f"{said.about} ({legal})" if legal else said.about

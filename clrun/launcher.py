@@ -1,4 +1,7 @@
-"""The Hydra launcher: all jobs of a sweep are composed and checked before any runs, and equal jobs run once."""
+"""The Hydra launcher: all jobs of a sweep are composed and checked before any runs, and equal jobs run once.
+
+What is to be trained then goes to clrun/sweep.py.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +20,7 @@ from rich.table import Table
 
 from clrun import catalog
 from clrun.catalog import GROUPS, Catalog, shown
+from clrun.composing import remembering
 from clrun.config import Settings, check
 from clrun.errors import RunsFailed, UsageError
 
@@ -46,8 +50,10 @@ class StackedLauncher(Launcher):
             (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         prepared = prepare_all(settings_of(jobs, *composed_from(self.config.hydra)))
+        from clrun import sweep  # pandas
+
         runs = list({one.id: one for one in prepared}.values())
-        errors = train_all(unfinished(runs, len(jobs)))
+        errors = sweep.train_all(unfinished(runs, len(jobs)))
         show([one for one in runs if one.id not in errors])
         if errors:
             raise RunsFailed(failures([one for one in runs if one.id in errors], errors, len(runs)))
@@ -55,8 +61,9 @@ class StackedLauncher(Launcher):
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         cfg = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(cfg):
-            cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
+        if "hydra" in cfg:
+            with open_dict(cfg):
+                cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
         return cfg
 
 
@@ -68,19 +75,6 @@ def register() -> None:
             lambda name: name == f"{__name__}.StackedLauncher" or accepted(name)
         )
     Plugins.instance().register(StackedLauncher)
-
-
-def remembering(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
-    """Hydra's sweeper composes every job to see whether it can, then the launcher does to run it: compose once."""
-    seen: dict[tuple[str, ...], DictConfig] = {}
-
-    def composed(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-        key = tuple(sweep_overrides)
-        if key not in seen:
-            seen[key] = compose(master_config, list(sweep_overrides))
-        return seen[key]
-
-    return composed
 
 
 # ---------------------------------------------------------------- before anything runs
@@ -155,26 +149,11 @@ def warn(todo: Sequence["Prepared"]) -> None:
             print(f"Warning: strategy={strategy} scenario={scenario}: {warning}.")
 
 
-def train_all(todo: Sequence["Prepared"]) -> dict[str, Exception]:
-    """Train one after another in this process; a run that crashes leaves the others alone. id -> what crashed it."""
-    from clrun import run
-
-    errors: dict[str, Exception] = {}
-    for i, one in enumerate(todo, 1):
-        try:
-            status = run.train(one, quiet=len(todo) > 1)
-        except Exception as error:  # any: it is reported at the end, and written to failed.txt by train
-            errors[one.id], status = error, f"crashed: {type(error).__name__}: {error}"
-        print(f"[{i}/{len(todo)}] {one.directory.name}: {status}", flush=True)
-    return errors
-
-
-def failures(failed: Sequence["Prepared"], errors: Mapping[str, Exception], runs: int) -> str:
+def failures(failed: Sequence["Prepared"], errors: Mapping[str, str], runs: int) -> str:
     """Which runs crashed, why, and where it is written."""
     lines = [f"{len(failed)} of {runs} runs crashed; the same command again tries only these:"]
     for one in failed:
-        error = errors[one.id]
-        lines.append(f"  {type(error).__name__}: {error} ({one.directory / 'failed.txt'})")
+        lines.append(f"  {errors[one.id]} ({one.directory / 'failed.txt'})")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from clrun import catalog, cli, run
 from clrun.results import read_summary
 
-SHORT = ("iterations=2", "model.widths=[8]", "device=cpu")
+SHORT = ("iterations=2", "model.widths=[8]", "device=cpu", "workers=1")  # a sweep trains in this process
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,8 @@ WRONG = {
     "epochs=3 iterations=5": "type one of them",
     "seed=-1": "at least 0",
     "seed=1.5": "whole number",
+    "workers=0": "must be auto, or a whole number, at least 1; e.g. workers=auto",
+    "stack=half": "must be auto or off, or a whole number, at least 1",
     "lr=0": "above 0",
     "batch_size=0": "at least 1",
     "validation=1": "below 1",
@@ -235,7 +237,7 @@ def interrupt(*_, **__):
 
 
 def test_ctrl_c_is_130(clrun, monkeypatch):
-    monkeypatch.setattr(run, "train", interrupt)
+    monkeypatch.setattr(run, "train_stack", interrupt)
     assert clrun(*SHORT)[0] == 130
     assert clrun("-m", "seed=0,1", *SHORT)[0] == 130
 
@@ -243,7 +245,7 @@ def test_ctrl_c_is_130(clrun, monkeypatch):
 def test_sigterm_is_143_and_leaves_no_temporary_folder(clrun, monkeypatch, tmp_path):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(run, "train", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(run, "train_stack", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     assert clrun("-m", "seed=0,1", *SHORT)[0] == 143
     assert list((tmp_path / "temporary").iterdir()) == []
 
@@ -273,7 +275,7 @@ def test_a_wider_sweep_trains_only_what_is_new(clrun):
 def test_a_crashed_run_leaves_the_others_alone(clrun, monkeypatch):
     trained = run.trained
     monkeypatch.setattr(
-        run, "trained", lambda one, quiet: (crash if one.settings["seed"] == 1 else trained)(one, quiet)
+        run, "trained", lambda runs, *rest: (crash if runs[0].settings["seed"] == 1 else trained)(runs, *rest)
     )
     code, out, err = clrun("-m", "seed=0,1,2", *SHORT)
     assert code == 1 and len(runs()) == 2
@@ -337,7 +339,7 @@ def test_a_users_strategy_works_fixed_and_swept(clrun, my_folder):
         ("strategy=mine gamma=9.5", "at most 9"),
         ("strategy=ewc gamma=9", "at most 1"),
         ("strategy=ewc myknob=1", "strategy=ewc takes no myknob (mine does)"),
-        ("strategy=finetune gamma=1", "(ewc, mine do)"),
+        ("strategy=finetune gamma=1", ", mine do)"),
         ("strategy=mime", "did you mean mine?"),
     ],
 )
@@ -393,7 +395,7 @@ def test_flags_may_stand_anywhere(clrun):
     [
         ("clrun la", {"lambda="}),
         ("clrun strategy=", {f"strategy={name}" for name in catalog.read().options["strategy"]}),
-        ("clrun --config-dir my strategy=m", {"strategy=mine"}),
+        ("clrun --config-dir my strategy=mi", {"strategy=mine"}),
         ("clrun -m --config-dir=my myk", {"myknob="}),
         ("clrun model=cnn model.wi", {"model.width=", "model.widths="}),
     ],

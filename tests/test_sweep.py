@@ -1,0 +1,301 @@
+"""Sweeps: what is composed, what is trained together, in how many processes, and what a death costs."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from clrun import catalog, cli, composing, live, plan, run, workers
+
+SHORT = ("iterations=4", "model.widths=[8]", "device=cpu")
+NAMES = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", str(Path(catalog.__file__).parents[1]))
+
+
+@pytest.fixture
+def clrun(monkeypatch, capfd):
+    """clrun("strategy=ewc") -> exit code, standard output, standard error."""
+
+    def answer(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clrun", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.cli()
+        return caught.value.code, *capfd.readouterr()
+
+    return answer
+
+
+def tables(outputs: str) -> dict[str, bytes]:
+    """name of the run's directory / name of the table -> its bytes."""
+    paths = [path for path in Path(outputs).glob("runs/*/*/*.csv") if path.name in NAMES]
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
+
+
+# ---------------------------------------------------------------- composition
+
+JOBS = [
+    ("strategy=ewc", "lambda=1", "seed=3"),
+    ("strategy=ewc", "lambda=1e3", "seed=3"),
+    ("strategy=lwf", "model=cnn", "model.widths=[3,4]", "optimizer.momentum=0.5", "optimizer=sgd"),
+    ("split.classes=[[0,1],[2,3]]", "data_dir='a b'", "lambda=null"),
+    ("+experiment=cats_dogs_deer", "seed=1"),
+    ("lr=${lambda}", "lambda=3"),
+    (),
+]
+
+
+def test_memoised_composition_is_hydras():
+    ConfigStore.instance().store(name="knobs", node=catalog.read().nulls())
+    composed_by_hydra = []
+
+    def by_hydra(_, overrides):
+        composed_by_hydra.append(tuple(overrides))
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+    remembering = composing.remembering(by_hydra)
+    with initialize_config_dir(str(catalog.CONF), version_base="1.3"):
+        for job in JOBS:
+            expected = OmegaConf.to_container(compose("config", overrides=list(job)))
+            found = OmegaConf.to_container(remembering(OmegaConf.create(), job))
+            assert {key: value for key, value in found.items() if key != "hydra"} == expected
+        assert composed_by_hydra.count(("strategy=ewc",)) == 1
+        assert not any("seed=3" in job for job in composed_by_hydra)
+        assert remembering(OmegaConf.create(), JOBS[0]) is remembering(OmegaConf.create(), JOBS[0])
+
+
+# ---------------------------------------------------------------- what is trained together
+
+APART = {
+    "another strategy": ("strategy=finetune",),
+    "a static choice": ("strategy=ewc", "fisher=empirical"),
+    "another network": ("strategy=ewc", "model.widths=[9]"),
+    "another budget": ("strategy=ewc", "iterations=5"),
+    "other tasks": ("strategy=ewc", "tasks=2"),
+    "another scenario": ("strategy=ewc", "scenario=domain"),
+    "other data": ("strategy=ewc", "dataset.normalize=false"),
+    "another optimiser": ("strategy=ewc", "optimizer=sgd"),
+}
+
+
+def test_runs_that_differ_in_values_are_a_group(prepared_of):
+    same = [("seed=1",), ("lambda=3",), ("lr=0.01", "seed=2"), ("split.order=seed",), ("workers=3", "stack=2")]
+    runs = [prepared_of(*SHORT, "strategy=ewc", *own) for own in same]
+    assert plan.groups(runs) == [runs]
+
+
+@pytest.mark.parametrize("what", APART)
+def test_runs_that_differ_otherwise_are_not(prepared_of, what):
+    one, other = prepared_of(*SHORT, "strategy=ewc"), prepared_of(*SHORT, *APART[what])
+    assert plan.groups([one, other, one]) == [[one, one], [other]]
+
+
+@pytest.mark.parametrize("n, largest, sizes", [(7, 3, [2, 2, 3]), (4, 4, [4]), (3, 1, [1, 1, 1]), (5, 8, [5])])
+def test_stacks_are_as_equal_as_can_be(n, largest, sizes):
+    pieces = plan.cut(list(range(n)), largest)
+    assert [len(piece) for piece in pieces] == sizes and [one for piece in pieces for one in piece] == list(range(n))
+
+
+def test_how_many_are_trained_at_once(prepared_of, monkeypatch):
+    def planned(*typed):
+        batches = plan.batches([prepared_of(*SHORT, f"seed={seed}", *typed) for seed in range(6)])
+        return [len(batch) for batch in batches], plan.processes(batches)
+
+    monkeypatch.setattr(plan, "cores", lambda: 4)
+    assert planned() == ([1] * 6, 4)
+    assert planned("threads=2") == ([1] * 6, 2)
+    assert planned("workers=9") == ([1] * 6, 6)
+    assert planned("stack=4") == ([3, 3], 2)
+    monkeypatch.setattr(plan, "kind", lambda _: "cuda")
+    assert planned() == ([6], 1)
+    assert planned("stack=off") == ([1] * 6, 1)
+    assert plan.processes([]) == 0
+
+
+def test_a_stack_that_does_not_fit_is_halved(prepared_of, monkeypatch):
+    tried = []
+    trained = run.trained
+
+    def small_memory(runs, *rest):
+        tried.append(len(runs))
+        if len(runs) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return trained(runs, *rest)
+
+    monkeypatch.setattr(run, "trained", small_memory)
+    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(5)]
+    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    assert [one.status for one in ended] == ["done"] * 5
+    assert tried == [5, 2, 3, 1, 2]
+    assert all(one.finished for one in runs) and not list(Path(runs[0].directory).parent.rglob("failed.txt"))
+
+
+def test_a_run_that_does_not_fit_alone_has_failed(prepared_of, monkeypatch):
+    def no_memory(runs, *_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(run, "trained", no_memory)
+    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(2)]
+    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    assert [(one.status, "out of memory" in one.reason) for one in ended] == [("crashed", True)] * 2
+    assert all((one.directory / "failed.txt").is_file() for one in runs)
+
+
+def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
+    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(3)]
+    run.train(runs[1], quiet=True)
+    before = (runs[1].directory / "summary.csv").stat().st_mtime_ns
+    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    assert [one.status for one in ended] == ["done", "done by another process", "done"]
+    assert (runs[1].directory / "summary.csv").stat().st_mtime_ns == before
+
+
+# ---------------------------------------------------------------- worker processes
+
+
+def test_workers_write_what_single_runs_write(clrun):
+    sweep = ("-m", "strategy=finetune,ewc", "seed=0,1", *SHORT)
+    code, out, _ = clrun(*sweep, "workers=2", "outputs=parallel")
+    assert code == 0 and sorted(re.findall(r"^\[(\d)/4\] \S+: done$", out, re.M)) == list("1234")
+    assert active_children() == []
+    for strategy in ("finetune", "ewc"):
+        for seed in (0, 1):
+            assert clrun(f"strategy={strategy}", f"seed={seed}", *SHORT, "outputs=alone")[0] == 0
+    assert len(tables("alone")) == 4 * len(NAMES) and tables("parallel") == tables("alone")
+
+
+def test_a_forced_stack_writes_the_accuracies_of_single_runs(clrun):
+    sweep = ("-m", "strategy=ewc", "lambda=1,50", "seed=0,1", *SHORT, "workers=1")
+    assert clrun(*sweep, "stack=4", "outputs=stacked")[0] == 0
+    assert clrun(*sweep, "outputs=alone")[0] == 0
+    stacked, alone = tables("stacked"), tables("alone")
+    matrices = [name for name in alone if name.endswith(("accuracy_matrix.csv", "confusion.csv"))]
+    assert len(matrices) == 8 and [stacked[name] for name in matrices] == [alone[name] for name in matrices]
+
+
+def test_a_worker_that_is_killed_loses_what_it_has_in_its_hands_alone(clrun, monkeypatch):
+    begin = live.View.begin
+
+    def deadly(view, worker, line):
+        begin(view, worker, line)
+        if "seed=1-" in line.name:
+            os.kill(next(one.pid for one in active_children() if one.name == worker), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.View, "begin", deadly)
+        code, out, err = clrun("-m", "seed=0,1,2,3", *SHORT, "workers=2")
+    (failed,) = Path("outputs").rglob("failed.txt")
+    assert code == 1 and "1 of 4 runs crashed" in err and "killed by SIGKILL" in err and str(failed) in err
+    assert "seed=1-" in failed.parent.name and "SIGKILL" in failed.read_text()
+    assert len(list(Path("outputs").rglob("summary.csv"))) == 3 and active_children() == []
+    code, out, _ = clrun("-m", "seed=0,1,2,3", *SHORT, "workers=2")
+    assert code == 0 and "1 to train, 3 done already" in out and not list(Path("outputs").rglob("failed.txt"))
+
+
+def children(pid: int) -> list[int]:
+    """Living processes that this one has started."""
+    found = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if not line.split()[1].startswith("Z")]
+
+
+def living(pids: list[int]) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=,stat=", *map(str, pids)], capture_output=True, text=True, check=False)
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if not line.split()[1].startswith("Z")]
+
+
+def until(condition, seconds: float = 60.0) -> bool:
+    """Whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_worker_outlives_its_sweep(number, code):
+    line = [sys.executable, "-m", "clrun.cli", "-m", "seed=range(4)", "epochs=2000", "device=cpu", "workers=2"]
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as sweep:
+        assert until(lambda: len(list(Path("outputs").rglob("config.yaml"))) == 2)
+        started = children(sweep.pid)
+        assert len(started) >= 2
+        sweep.send_signal(number)
+        _, told = sweep.communicate(timeout=60)
+    assert sweep.returncode == code and until(lambda: not living(started)) and "Traceback" not in told
+    assert not list(Path("outputs").rglob("*.tmp")) or number == signal.SIGKILL
+
+
+# ---------------------------------------------------------------- the live view
+
+
+def test_a_line_says_what_a_worker_is_at(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(live, "perf_counter", lambda: now[0])
+    line = live.Line("ewc", tasks=5, samples=32)
+    assert line.cells() == ["ewc", "starting", "", "", ""]
+    line.hear(("task", 1, 50))
+    line.hear(("advance", 50))
+    now[0] += 10
+    line.hear(("task", 2, 50))
+    line.hear(("advance", 20))
+    line.hear(("advance", 5))
+    now[0] += 2
+    # 12 s for 1.5 of 5 tasks leave 28 s; 25 steps of 32 samples in 2 s
+    assert line.cells() == ["ewc", "2/5", "25/50", "400", "0:28"]
+
+
+def test_on_a_terminal_finished_runs_stand_above_a_line_for_each_worker():
+    console = Console(force_terminal=True, width=100, file=io.StringIO(), color_system=None)
+    with live.View(console, runs=3) as view:
+        view.begin("1", live.Line("ewc seed=0", 5, 32))
+        view.begin("2", live.Line("ewc seed=1", 5, 32))
+        view.hear("1", ("task", 4, 77))
+        view.ended("2", ["ewc seed=1: done"])
+        view.live.refresh()
+    text = console.file.getvalue()
+    assert text.index("[1/3] ewc seed=1: done") < text.rindex("4/5") < text.rindex("1 of 3 runs done")
+    assert "0/77" in text
+
+
+def test_in_a_pipe_there_are_plain_lines_alone():
+    console = Console(width=60, file=io.StringIO())
+    with live.View(console, runs=1) as view:
+        view.begin("1", live.Line("ewc seed=0", 5, 32))
+        view.hear("1", ("advance", 4))
+        view.ended("1", ["a name as long as this one is, which is not broken into two lines: done"])
+    assert console.file.getvalue() == "[1/1] a name as long as this one is, which is not broken into two lines: done\n"
+
+
+def test_a_relay_speaks_now_and_then():
+    words = []
+    relay = workers.Relay(words.append)
+    with relay:
+        relay.task(1, 1000)
+        for _ in range(1000):
+            relay.advance(1)
+        relay.end_task(1, [0.5])
+    assert words[0] == ("task", 1, 1000) and len(words) < 100
+    assert sum(word[1] for word in words if word[0] == "advance") == 1000
+
+
+@pytest.mark.parametrize("seconds, said", [(None, ""), (0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
+def test_clock(seconds, said):
+    assert live.clock(seconds) == said
