@@ -122,8 +122,8 @@ class Replay(Strategy):
             return "memory_size and memory_per_class are two ways to say how much is kept; type one of them."
         return None
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         if len(health) < 2:
             return []
         if all(row["memory_fill"] == 0 for row in health):

@@ -100,8 +100,8 @@ class Strategy:
         what to type instead; said before training. (Scenarios are stated in the yaml.)"""
         return None
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         """What a reader must know if the method did nothing. `health`: a row a task, as in health.csv."""
         return []
 

@@ -47,9 +47,9 @@ class AGEM(Replay):
     def health(self, own, hp):
         return {"projections": own.projections} | census(self.data, own.memory)
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        said = Replay.complaints(health, knobs)
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+        said = super().complaints(health, knobs)
         if not said and len(health) > 1 and health[-1]["projections"] == 0:
             return ["no gradient ever had to be projected, so A-GEM did nothing: this is finetuning"]
         return said

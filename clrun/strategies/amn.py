@@ -102,11 +102,11 @@ class AMN(EWC):
         delta = torch.where(self.net.layout.where(is_memory, theta), step, delta)
         return torch.where(self.net.layout.rows(is_added, batch.stage), delta, 0)
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         idle = knobs["eps"] > 0 and any(row["memory_max"] == 0 for row in health)
         still = ["the memory units never left zero, so they did nothing"] if idle else []
-        return still + [f"of the EWC in it: {text}" for text in EWC.complaints(health, knobs)]
+        return still + [f"of the EWC in it: {text}" for text in super().complaints(health, knobs)]
 
 
 def is_memory(name: str) -> bool:

@@ -50,10 +50,10 @@ class DER(Replay):
     def health(self, own, hp):
         return census(self.data, own.memory)
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         asked = any(knobs.get(strength, 0) > 0 for strength in ("alpha", "beta"))
-        return Replay.complaints(health, knobs) if asked else []
+        return super().complaints(health, knobs) if asked else []
 
 
 class DERpp(DER):

@@ -7,22 +7,22 @@ Online (Schwarz et al. 2018, eq. 9 and below): F~_t = gamma F~_{t-1} + F_t, one 
 lambda/2 * gamma F~_{t-1} (theta - theta*_{t-1})^2.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clrun.fisher import fisher
-from clrun.strategy import Gaussian, Strategy
+from clrun.pull import Pull
+from clrun.strategy import Gaussian
 
 
 @dataclass(frozen=True)
-class EWC(Strategy):
+class EWC(Pull):
     """State: a Gaussian, 2 P floats, however many tasks. `fisher` names the estimator (see clrun/fisher.py)."""
 
-    shares: ClassVar[tuple[str, ...]] = ("penalty",)
+    importance_name: ClassVar[str] = "fisher"
 
     online: bool = False
     fisher: str = "exact"
@@ -53,26 +53,13 @@ class EWC(Strategy):
         """The next F~, with the gamma that its penalty carries already inside: gamma (F~ + F)."""
         return Gaussian(theta, gamma * (own.precision + F))
 
-    def health(self, own, hp):
-        F = own.precision
-        return {"fisher_sum": F.sum(), "fisher_max": F.max(), "fisher_zero_share": (F == 0).to(F.dtype).mean()}
+    def importance(self, own):
+        return own.precision
 
     @classmethod
     def objection(cls, network, optimizer, knobs):
         if knobs["gamma"] != 1 and not knobs["online"]:
             return f"gamma={knobs['gamma']:g} is read by online EWC alone; type online=true as well, or no gamma."
         if knobs["fisher_batch"] != cls.fisher_batch and knobs["fisher"] != "batched":
-            return (
-                "fisher_batch is read by fisher=batched alone; type fisher=batched with it, or leave fisher_batch out."
-            )
+            return "fisher_batch is read by fisher=batched alone; type fisher=batched as well, or no fisher_batch."
         return None
-
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        if knobs["lambda"] == 0 or len(health) < 2:
-            return []
-        if all(row["fisher_max"] == 0 for row in health):
-            return ["the Fisher information is zero everywhere, so EWC did nothing: this is finetuning"]
-        if all(row["penalty_over_loss"] <= 1e-12 for row in health[1:]):
-            return [f"at lambda={knobs['lambda']:g} EWC's penalty never passed 1e-12 of the loss: this is finetuning"]
-        return []

@@ -127,8 +127,8 @@ class HAT(Strategy):
         used = torch.cat(own.used)
         return {"used_share": used.mean(), "undecided_share": (used * (1 - used) > 0).to(used.dtype).mean()}
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         full = [row["task"] for row in health[:-1] if row["used_share"] >= 1]
         if full:
             return [

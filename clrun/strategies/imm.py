@@ -139,8 +139,8 @@ class IMM(Strategy):
         moved = torch.where(own.merged.precision > 0, own.merged.mean - own.last, 0)
         return {"merge_distance": moved.norm() / own.last.norm(), "precision_sum": own.merged.precision.sum()}
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         if len(health) < 2 or any(row["merge_distance"] > 1e-12 for row in health[1:]):
             return []
         return ["IMM's merged weights never differed from the last task's, so it did nothing: this is finetuning"]

@@ -72,8 +72,8 @@ class LwF(Strategy):
     def after_phase(self, phase, theta, own, hp, pool):
         return theta, self.Own(theta, self.net.statistics)
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         if knobs["lambda"] == 0 or len(health) < 2:
             return []
         if all(row["distillation"] <= 1e-12 * row["loss"] for row in health[1:]):

@@ -9,15 +9,15 @@ own, in class-incremental ones those of the classes seen so far (or of all, as `
 ones all.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from clrun.per_sample import Score, summed
-from clrun.strategy import Strategy
+from clrun.pull import Pull
 from clrun.stream import Batch
 
 
@@ -35,7 +35,7 @@ SENSITIVITY = Score(squared_norm, each_sample, torch.abs)
 
 
 @dataclass(frozen=True)
-class MAS(Strategy):
+class MAS(Pull):
     """State: 2 P floats, however many tasks. `samples`: how many of a task its Omega is a mean over (None: all)."""
 
     samples: int | None = None
@@ -61,17 +61,5 @@ class MAS(Strategy):
         sensitivity = summed(self, theta, own, hp, pool, SENSITIVITY) / pool.weight.sum().clamp(min=1)
         return theta, self.Own(theta, own.importance + sensitivity)
 
-    def health(self, own, hp):
-        Omega = own.importance
-        zero_share = (Omega == 0).to(Omega.dtype).mean()
-        return {"importance_sum": Omega.sum(), "importance_max": Omega.max(), "importance_zero_share": zero_share}
-
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        if knobs["lambda"] == 0 or len(health) < 2:
-            return []
-        if all(row["importance_max"] == 0 for row in health):
-            return ["MAS found no weight important, so it did nothing: this is finetuning"]
-        if all(row["penalty"] <= 1e-12 * row["loss"] for row in health[1:]):
-            return [f"at lambda={knobs['lambda']:g} MAS's penalty never passed 1e-12 of the loss: this is finetuning"]
-        return []
+    def importance(self, own):
+        return own.importance

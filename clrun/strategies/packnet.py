@@ -81,8 +81,8 @@ class PackNet(Strategy):
         taken, free = ((hidden & mine).sum() for mine in (own.owner == own.learnt - 1, own.owner >= own.learnt))
         return {"taken_share": taken / hidden.sum(), "free_share": free / hidden.sum()}
 
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         keep = f"at keep={knobs['keep']:g}"
         full = [row["task"] for row in health[:-1] if row["free_share"] == 0]
         if full:

@@ -8,19 +8,20 @@ The path integral takes the gradient without the penalty (eq. 3), not that of th
 relu is not in the paper but in its authors' code: a path that ends at a higher loss would push weights away.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clrun.strategy import Strategy
+from clrun.pull import Pull
 
 
 @dataclass(frozen=True)
-class SI(Strategy):
+class SI(Pull):
     """State: 3 P floats, however many tasks. No pass over the data at a task's end."""
+
+    strength: ClassVar[str] = "c"
 
     class Hyper(NamedTuple):
         c: Tensor  # ()
@@ -47,17 +48,5 @@ class SI(Strategy):
         gained = own.path / ((theta - own.anchor).square() + hp.xi)
         return theta, self.Own(theta, torch.zeros_like(theta), (own.importance + gained).relu())
 
-    def health(self, own, hp):
-        Omega = own.importance
-        zero_share = (Omega == 0).to(Omega.dtype).mean()
-        return {"importance_sum": Omega.sum(), "importance_max": Omega.max(), "importance_zero_share": zero_share}
-
-    @staticmethod
-    def complaints(health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        if knobs["c"] == 0 or len(health) < 2:
-            return []
-        if all(row["importance_max"] == 0 for row in health):
-            return ["SI found no weight important, so it did nothing: this is finetuning"]
-        if all(row["penalty"] <= 1e-12 * row["loss"] for row in health[1:]):
-            return [f"at c={knobs['c']:g} SI's penalty never passed 1e-12 of the loss: this is finetuning"]
-        return []
+    def importance(self, own):
+        return own.importance
