@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Every strategy with its own defaults on digits, five seeds; those that must be told the task at test only where it is told.
+# Interrupted or killed, it goes on when typed again.
+#   scripts/all_strategies.sh            all epochs
+#   scripts/all_strategies.sh --quick    two epochs, one seed: a minute
+set -euo pipefail
+stream=(dataset=digits 'seed=range(5)') outputs=outputs/all_strategies
+if [ "${1:-}" = --quick ]; then
+  stream=(dataset=digits epochs=2) outputs=outputs/all_strategies_quick
+fi
+everywhere=finetune,joint,cumulative,scratch,ewc,si,mas,lwf,imm,er,agem,der,derpp
+told=amn,hat,packnet,separate
+clrun -m "${stream[@]}" scenario=task strategy=$everywhere,$told outputs="$outputs"
+clrun -m "${stream[@]}" scenario=domain,class strategy=$everywhere outputs="$outputs"
+clrun-report "$outputs"
