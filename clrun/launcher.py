@@ -49,9 +49,11 @@ class StackedLauncher(Launcher):
         jobs = [
             (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        prepared = prepare_all(settings_of(jobs, *composed_from(self.config.hydra)))
-        from clrun import sweep  # pandas
+        settings = settings_of(jobs, *composed_from(self.config.hydra))
+        from clrun import plan, sweep  # pandas
 
+        plan.warm_up(settings)
+        prepared = prepare_all(settings)
         runs = list({one.id: one for one in prepared}.values())
         errors = sweep.train_all(unfinished(runs, len(jobs)))
         show([one for one in runs if one.id not in errors])

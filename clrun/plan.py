@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from clrun import workers
+from clrun.config import Settings
 from clrun.workers import cores
 
 if TYPE_CHECKING:
@@ -60,6 +62,13 @@ def processes(batches: Sequence[Sequence["Prepared"]]) -> int:
         threads = max(batch[0].settings["threads"] for batch in batches)
         asked = 1 if kind(batches[0][0]) == "cuda" else max(1, cores() // threads)
     return min(asked, len(batches))
+
+
+def warm_up(settings: Sequence[Settings]) -> None:
+    """Let workers begin to import, while this process does, where it looks as if there will be some."""
+    several = len({repr(one.values) for one in settings}) > 1 and cores() > 1
+    if several and settings[0]["workers"] != 1 and settings[0]["device"] != "cuda":
+        workers.warm_up()
 
 
 def kind(one: "Prepared") -> str:

@@ -10,8 +10,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -113,14 +114,30 @@ def serve(pipe: Connection) -> None:
 # ---------------------------------------------------------------- in the process that starts them
 
 
+def context() -> BaseContext:
+    """How workers are started: forked from a process that has imported everything and done nothing, where there is such
+    a thing; that process is started once, so that torch is imported once for all workers."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    found = get_context("forkserver")
+    found.set_forkserver_preload(["clrun.run", "clrun.plots"])
+    return found
+
+
+def warm_up() -> None:
+    """Begin to import what workers need, in the background."""
+    if context().get_start_method() == "forkserver":
+        forkserver.ensure_running()
+
+
 class Worker:
     """A process, and the batch that it has in its hands."""
 
     def __init__(self, name: str) -> None:
-        context = get_context("spawn")
+        method = context()
         self.name, self.batch = name, None
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), name=name, daemon=True)
+        self.pipe, theirs = method.Pipe()
+        self.process = method.Process(target=serve, args=(theirs,), name=name, daemon=True)
         self.process.start()
         theirs.close()
 
