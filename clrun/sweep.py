@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from clrun import plan, results, workers
+from clrun import lock, plan, results, workers
 from clrun.live import Line, View
 from clrun.terminal import make_console
 
@@ -25,8 +25,6 @@ def train_all(todo: Sequence["Prepared"]) -> dict[str, str]:
     with View(make_console(), len(todo)) as view:
         held = train_free(todo, view, errors)
         while held:
-            from clrun import lock
-
             sleep(SECONDS_BETWEEN_LOOKS)
             free = [one for one in held if lock.holder(one.directory) is None]
             held = [one for one in held if one not in free] + train_free(free, view, errors)

@@ -9,6 +9,7 @@ import sys
 import time
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from clrun import catalog, cli, composing, live, plan, run, workers
+from clrun import catalog, cli, composing, live, plan, run, sweep, workers
 
 SHORT = ("iterations=4", "model.widths=[8]", "device=cpu")
 NAMES = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
@@ -167,12 +168,40 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     assert (runs[1].directory / "summary.csv").stat().st_mtime_ns == before
 
 
+def test_what_another_process_is_training_is_looked_at_again(clrun, monkeypatch):
+    """Seed 0 is held by a process that finishes it, seed 1 by one that dies, while seed 2 is trained."""
+    held, looks = {0, 1}, []
+    stacked = run.train_stack
+
+    def seed(directory):
+        return int(re.search(r"seed=(\d)", directory.name)[1])
+
+    def train_stack(runs, **rest):
+        return ["held"] if runs[0].settings["seed"] in held else stacked(runs, **rest)
+
+    def holder(directory):
+        looks.append(seed(directory))
+        if looks == [0, 1, 0, 1]:
+            assert clrun.by_another("seed=0", *SHORT) == 0
+            held.clear()
+        return "another" if seed(directory) in held else None
+
+    monkeypatch.setattr(run, "train_stack", train_stack)
+    monkeypatch.setattr(sweep, "lock", SimpleNamespace(holder=holder))
+    monkeypatch.setattr(sweep, "SECONDS_BETWEEN_LOOKS", 0)
+    clrun.by_another = lambda *arguments: subprocess.call([sys.executable, "-m", "clrun.cli", *arguments])
+    code, out, _ = clrun("-m", "seed=0,1,2", *SHORT, "workers=1")
+    ends = re.findall(r"^\[\d/3\] \S+-seed=(\d)-\S+: (.*)$", out, re.M)
+    assert code == 0 and ends[0] == ("2", "done")
+    assert sorted(ends[1:]) == [("0", "done by another process"), ("1", "done")]
+
+
 # ---------------------------------------------------------------- worker processes
 
 
 def test_workers_write_what_single_runs_write(clrun):
-    sweep = ("-m", "strategy=finetune,ewc", "seed=0,1", *SHORT)
-    code, out, _ = clrun(*sweep, "workers=2", "outputs=parallel")
+    typed = ("-m", "strategy=finetune,ewc", "seed=0,1", *SHORT)
+    code, out, _ = clrun(*typed, "workers=2", "outputs=parallel")
     assert code == 0 and sorted(re.findall(r"^\[(\d)/4\] \S+: done$", out, re.M)) == list("1234")
     assert active_children() == []
     for strategy in ("finetune", "ewc"):
@@ -182,9 +211,9 @@ def test_workers_write_what_single_runs_write(clrun):
 
 
 def test_a_forced_stack_writes_the_accuracies_of_single_runs(clrun):
-    sweep = ("-m", "strategy=ewc", "lambda=1,50", "seed=0,1", *SHORT, "workers=1")
-    assert clrun(*sweep, "stack=4", "outputs=stacked")[0] == 0
-    assert clrun(*sweep, "outputs=alone")[0] == 0
+    typed = ("-m", "strategy=ewc", "lambda=1,50", "seed=0,1", *SHORT, "workers=1")
+    assert clrun(*typed, "stack=4", "outputs=stacked")[0] == 0
+    assert clrun(*typed, "outputs=alone")[0] == 0
     stacked, alone = tables("stacked"), tables("alone")
     matrices = [name for name in alone if name.endswith(("accuracy_matrix.csv", "confusion.csv"))]
     assert len(matrices) == 8 and [stacked[name] for name in matrices] == [alone[name] for name in matrices]
@@ -234,13 +263,13 @@ def until(condition, seconds: float = 60.0) -> bool:
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_no_worker_outlives_its_sweep(number, code):
     line = [sys.executable, "-m", "clrun.cli", "-m", "seed=range(4)", "epochs=2000", "device=cpu", "workers=2"]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as sweep:
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert until(lambda: len(list(Path("outputs").rglob("config.yaml"))) == 2)
-        started = children(sweep.pid)
+        started = children(process.pid)
         assert len(started) >= 3  # two workers and what started them
-        sweep.send_signal(number)
-        _, told = sweep.communicate(timeout=60)
-    assert sweep.returncode == code and until(lambda: not living(started)) and "Traceback" not in told
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == code and until(lambda: not living(started)) and "Traceback" not in told
     assert not list(Path("outputs").rglob("*.tmp")) or number == signal.SIGKILL
 
 
