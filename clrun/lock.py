@@ -120,8 +120,11 @@ def claim(directory: Path) -> Owner | None:
     """Take a run for this process: None if that is done, else who has it. Raises UsageError, OSError."""
     with gate(directory):
         other = holder(directory)
-        if other is None:
-            write_text(directory / NAME, json.dumps(asdict(myself())) + "\n")
+        try:
+            if other is None:
+                write_text(directory / NAME, json.dumps(asdict(myself())) + "\n")
+        finally:
+            tidy(directory)
         return other
 
 
@@ -130,8 +133,13 @@ def release(directory: Path) -> None:
     with gate(directory):
         if holder(directory) is None:
             (directory / NAME).unlink(missing_ok=True)
-        if not any(directory.iterdir()):
-            directory.rmdir()
+        tidy(directory)
+
+
+def tidy(directory: Path) -> None:
+    """Leave no empty directory behind."""
+    if not any(directory.iterdir()):
+        directory.rmdir()
 
 
 # ---------------------------------------------------------------- many
