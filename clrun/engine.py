@@ -476,14 +476,20 @@ class Stack:
         return self.deal._replace(active=self.deal.unlearnt.unsqueeze(-3).expand(self.deal.active.shape))
 
     def predict(self, run: Run, hp: Any, deal: Deal, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """rows (n,) -> answers (n,), labels (n,): of the deployed network at rest."""
+        """rows (n,) -> answers (n,), labels (n,)."""
+        logits, labels = self.scores(run, hp, deal, rows, seen)
+        return logits.argmax(-1), labels
+
+    def scores(self, run: Run, hp: Any, deal: Deal, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """rows (n,) -> logits (n, C), BARRED where an output may not answer, labels (n,): of the deployed network at
+        rest."""
         strategy = self.strategy.at_rest(run.stats)
         noise = torch.zeros(DRAWS, 0, device=rows.device)
         moment = Moment(seen, seen, torch.zeros((), device=rows.device), noise)
         batch = strategy.data.batch(deal, rows, torch.ones_like(rows), moment, augment=False)
         theta = strategy.deploy(run.theta, run.own, hp)
         logits = strategy.logits(theta, run.own, hp, batch.x, batch.t)
-        return logits.masked_fill(~batch.active, BARRED).argmax(-1), batch.y
+        return logits.masked_fill(~batch.active, BARRED), batch.y
 
     def confusion(self, run: Run, horizon: int) -> Tensor:
         """(R, C, C) int64: [true, predicted] over the test pictures of all tasks."""
