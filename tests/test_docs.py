@@ -75,9 +75,11 @@ def test_the_example_strategy_runs(workshop, monkeypatch):
 @needs_checkout
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_has_its_row(strategy):
-    """In the README's table, with all of its knobs."""
-    (row,) = re.findall(rf"^\| `{strategy}` \|.*$", PAGES[0].read_text(encoding="utf-8"), re.M)
-    for knob in read().options["strategy"][strategy].knobs:
+    """In the README's table, as its yaml describes it, with all of its knobs."""
+    option = read().options["strategy"][strategy]
+    start = re.escape(f"| `{strategy}` | {option.about} |")
+    (row,) = re.findall(rf"^{start}.*$", PAGES[0].read_text(encoding="utf-8"), re.M)
+    for knob in option.knobs:
         assert f"`{knob}`" in row
 
 
