@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from clrun.catalog import Catalog
-    from clrun.run import Prepared
+    from clrun.prepare import Prepared
 
 
 def cli() -> NoReturn:

@@ -27,7 +27,7 @@ from clrun.errors import RunsFailed, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from clrun.run import Prepared
+    from clrun.prepare import Prepared
 
 Jobs = Sequence[tuple[Sequence[str], DictConfig]]  # a job's overrides, and what they compose to
 

@@ -9,7 +9,7 @@ from clrun.config import Settings
 from clrun.workers import cores
 
 if TYPE_CHECKING:
-    from clrun.run import Prepared
+    from clrun.prepare import Prepared
 
 
 def groups(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
@@ -23,7 +23,7 @@ def groups(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
 
 def static(one: "Prepared") -> list[Any]:
     """What the runs of a stack must agree in."""
-    from clrun.run import spelling
+    from clrun.prepare import spelling
 
     settings = one.settings
     swept = {knob for knob in settings.knobs if spelling(knob) in one.strategy.Hyper._fields}
@@ -73,6 +73,6 @@ def warm_up(settings: Sequence[Settings]) -> None:
 
 def kind(one: "Prepared") -> str:
     """ "cpu" or "cuda"."""
-    from clrun.run import resolve_device
+    from clrun.prepare import resolve_device
 
     return resolve_device(one.settings["device"]).type

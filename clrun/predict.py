@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clrun.checkpoint import Saved
-    from clrun.run import Prepared
+    from clrun.prepare import Prepared
 
 
 def main() -> None:

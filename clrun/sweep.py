@@ -11,7 +11,7 @@ from clrun.live import Line, View
 from clrun.terminal import make_console
 
 if TYPE_CHECKING:
-    from clrun.run import Prepared
+    from clrun.prepare import Prepared
 
 SECONDS_BETWEEN_LOOKS = 1.0  # at runs that other processes are training
 

@@ -20,7 +20,7 @@ from clrun import terminal
 from clrun.config import Settings
 
 if TYPE_CHECKING:
-    from clrun.run import Prepared
+    from clrun.prepare import Prepared
 
 PATIENCE = 20.0  # seconds that a worker is given to write a checkpoint and end
 SECONDS_BETWEEN_WORDS = 0.2  # of a worker to us, while it trains

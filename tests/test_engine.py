@@ -5,7 +5,7 @@ import torch
 from conftest import live
 from torch.utils._pytree import tree_map
 
-from clrun.engine import Budget, Deck
+from clrun.deck import Budget, Deck
 
 
 def deck(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=False, even=False, seed=0):

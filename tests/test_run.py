@@ -62,7 +62,7 @@ def test_long_form_agrees_with_the_matrix(trained):
 
 def test_same_command_same_bytes(trained):
     names = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
-    prepared, _ = trained("strategy=ewc", "augment=crop_flip", "evaluate_every=4", "validation=0.1")
+    prepared, _ = trained("strategy=ewc", "augment=crop_flip", "evaluate_every=4", "validation=0.1", "rerun=true")
     first = bytes_of(prepared.directory, *names, "accuracy_over_training.csv", "validation_matrix.csv")
     torch.manual_seed(123)  # the global generator is of no consequence
     torch.rand(5)
@@ -239,7 +239,7 @@ def test_real_mnist_trains(prepared_of, mnist):
 def test_a_stack_writes_what_its_runs_write_alone(prepared_of, tmp_path):
     """Four seeds as one stack and one by one: the same accuracies, and each its share of the costs."""
     names = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv")
-    stack = [prepared_of(*SHORT, f"seed={seed}") for seed in range(4)]
+    stack = [prepared_of(*SHORT, f"seed={seed}", "rerun=true") for seed in range(4)]
     assert run.train_stack(stack, quiet=True) == ["done"] * 4
     together = [bytes_of(prepared.directory, *names) for prepared in stack]
     sizes = [results.read_summary(prepared.directory / "summary.csv").iloc[0]["stack_size"] for prepared in stack]
@@ -259,3 +259,13 @@ def test_a_diverged_run_ends_apart_from_its_stack(prepared_of):
     assert matrices[1].notna().all(axis=1).tolist() == [True, True, False, False, False, False]
     health = [len(pd.read_csv(prepared.directory / "health.csv")) for prepared in stack]
     assert health == [5, 2]
+
+
+def test_what_another_process_has_finished_is_not_trained_again(prepared_of, monkeypatch):
+    """It may have ended between the sweep's look and the claim."""
+    prepared = prepared_of(*SHORT)
+    run.train(prepared, quiet=True)
+    before = (prepared.directory / "summary.csv").stat().st_mtime_ns
+    monkeypatch.setattr(run, "trained", lambda *_: pytest.fail("trained again"))
+    assert run.train(prepared, quiet=True) == "done"
+    assert (prepared.directory / "summary.csv").stat().st_mtime_ns == before

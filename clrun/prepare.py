@@ -1,0 +1,216 @@
+"""From settings to an engine: load the data, refuse what cannot be, build the stack. Nothing is written."""
+
+import importlib
+import keyword
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clrun import models, results
+from clrun.config import Settings
+from clrun.datasets import Images, load
+from clrun.deck import Budget
+from clrun.engine import Stack
+from clrun.errors import UsageError
+from clrun.models import Net, Network, Statistics
+from clrun.optimizers import Optimizer
+from clrun.strategy import Strategy
+from clrun.stream import Data, Hand, draw_hand, generator, place
+from clrun.theta import Layout
+
+AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start: everything that can be refused has been looked at, nothing has been written."""
+
+    settings: Settings
+    images: Images
+    hand: Hand
+    strategy: type[Strategy]
+
+    @property
+    def id(self) -> str:
+        return self.settings.identity(self.images.fingerprint)
+
+    @property
+    def directory(self) -> Path:
+        return self.settings.directory(self.images.fingerprint)
+
+    @property
+    def finished(self) -> bool:
+        return results.finished(self.directory)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among the outputs that may answer at the end, mean over tasks."""
+        return (1 / self.hand.deal.active[-1].sum(-1)).mean().item()
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Load the data and look at everything that depends on it. Raises UsageError; writes nothing."""
+    strategy = strategy_class(settings)
+    images = loaded(tuple(data_settings(settings).items()))
+    hand = draw_hand(images, settings)
+    refuse_single(hand, settings)
+    network = born(settings, images.x.shape[1:], len(hand.names))
+    objection = strategy.objection(network, settings["optimizer.name"], settings.knobs)
+    if objection is not None:
+        raise UsageError(f"strategy={settings['strategy']}: {objection}")
+    return Prepared(settings, images, hand, strategy)
+
+
+def data_settings(settings: Settings) -> dict[str, Any]:
+    """What the images depend on."""
+    return {k: v for k, v in settings.values.items() if k in ("dataset", "data_dir") or k.startswith("dataset.")}
+
+
+@lru_cache(maxsize=1)
+def loaded(settings: tuple[tuple[str, Any], ...]) -> Images:
+    """A sweep loads its data once."""
+    return load(dict(settings))
+
+
+def named_class(settings: Settings, group: str, kind: type) -> type:
+    """The class that the yaml of a strategy, model or optimiser names. UsageError if there is none of that kind."""
+    module, _, name = settings.targets[group].rpartition(".")
+    chosen = settings.values.get(group, settings.values.get(f"{group}.name"))
+    where = f"{group}={chosen}: its yaml says _target_: {settings.targets[group]}"
+    if "" not in sys.path:  # it may lie beside the user's own files
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{where}, but there is no module {error.name}; is it spelt right and on PYTHONPATH?"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UsageError(f"{where}, which is not a subclass of {kind.__module__}.{kind.__name__}; name one that is.")
+    return found
+
+
+def strategy_class(settings: Settings) -> type[Strategy]:
+    """The strategy's class. UsageError if there is none, or if it does not read its yaml's knobs."""
+    found = named_class(settings, "strategy", Strategy)
+    refuse_unclaimed(found, settings)
+    return found
+
+
+def spelling(knob: str) -> str:
+    """A knob's name in Python: `lambda` is `lambda_`."""
+    return f"{knob}_" if keyword.iskeyword(knob) else knob
+
+
+def refuse_unclaimed(strategy: type[Strategy], settings: Settings) -> None:
+    """A knob that neither Hyper nor a field reads would be silently without effect."""
+    read = {*strategy.Hyper._fields, *(f.name for f in fields(strategy))}
+    reserved = [knob for knob in settings.knobs if knob in (*results.HEAD, *results.TAIL, "stream")]
+    if reserved:
+        raise UsageError(
+            f"strategy={settings['strategy']}: its yaml has a knob named {reserved[0]}, "
+            "which is a column of summary.csv; give it another name."
+        )
+    idle = [knob for knob in settings.knobs if spelling(knob) not in read]
+    unset = [name for name in strategy.Hyper._fields if name not in map(spelling, settings.knobs)]
+    if idle or unset:
+        raise UsageError(
+            f"strategy={settings['strategy']}: the knobs of its yaml and the class {settings.target} do not match: "
+            f"{', '.join(idle + unset)} must stand both in the yaml's knobs and in the class or its Hyper."
+        )
+
+
+def refuse_single(hand: Hand, settings: Settings) -> None:
+    """Batch norm cannot normalise a batch of one."""
+    if settings.values.get("model.norm") != "batch" or settings["drop_last"]:
+        return
+    for task, pool in enumerate(hand.train, 1):
+        if len(pool) % settings["batch_size"] == 1:
+            raise UsageError(
+                f"model.norm=batch with batch_size={settings['batch_size']} leaves task {task} a last batch of one "
+                "picture, which batch norm cannot normalise; type drop_last=true, or another batch_size."
+            )
+
+
+# ---------------------------------------------------------------- building
+
+
+def resolve_device(asked: str) -> torch.device:
+    return torch.device("cuda" if asked == "auto" and torch.cuda.is_available() else asked.replace("auto", "cpu"))
+
+
+def born(settings: Settings, shape: Sequence[int], outputs: int, stage: int = 0) -> Network:
+    """The run's network; a strategy that starts afresh gets another at every stage."""
+    own = {k.removeprefix("model."): v for k, v in settings.values.items() if k.startswith("model.")}
+    scheme = own.pop("init", "torch")
+    seed = settings["seed"] if stage == 0 else generator(settings["seed"], f"birth {stage}").initial_seed()
+    kind = named_class(settings, "model", Network)
+    return models.born(seed, kind, scheme, inputs=shape, outputs=outputs, **own)
+
+
+def birth(
+    prepared: Prepared, layout: Layout, data: Data, dtype: torch.dtype
+) -> Callable[[int], tuple[Tensor, Statistics]]:
+    """stage -> theta (P,), statistics."""
+
+    def fresh(stage: int) -> tuple[Tensor, Statistics]:
+        network = born(prepared.settings, prepared.images.x.shape[1:], data.outputs, stage)
+        pieces = network.parameters() | added(prepared, network, data.tasks)
+        statistics = {name: v.to(dtype) for name, v in network.statistics().items()}
+        return layout.flat(pieces).to(dtype), statistics
+
+    return fresh
+
+
+def added(prepared: Prepared, network: Network, tasks: int) -> dict[str, Tensor]:
+    """What the strategy adds to theta, drawn from a generator of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(prepared.settings["seed"], "added").initial_seed())
+        return prepared.strategy.trainables(network, tasks, prepared.settings.knobs)
+
+
+def hyper(strategy: type[Strategy], settings: Sequence[Settings], device: torch.device, dtype: torch.dtype) -> Any:
+    """Hyper with leaves (R,)."""
+    knobs = [{spelling(k): v for k, v in s.knobs.items()} for s in settings]
+    return strategy.Hyper(
+        *(torch.tensor([float(k[f]) for k in knobs], dtype=dtype, device=device) for f in strategy.Hyper._fields)
+    )
+
+
+def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stack:
+    """R prepared runs that differ in values only -> the engine's stack."""
+    head, settings = stack[0], stack[0].settings
+    device = resolve_device(settings["device"])
+    tasks, outputs = head.hand.deal.active.shape[1:]
+    data = place(head.images, settings, tasks, outputs, device, dtype)
+    network = born(settings, head.images.x.shape[1:], outputs)
+    pieces = network.parameters() | added(head, network, tasks)
+    layout = Layout({name: tuple(v.shape) for name, v in pieces.items()})
+    net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])
+    static = {spelling(k): v for k, v in settings.knobs.items() if spelling(k) not in head.strategy.Hyper._fields}
+    return Stack(
+        strategy=head.strategy(net, data, **static),
+        optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
+        budget=Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"]),
+        even=settings["scenario"] == "task",
+        reset=settings["optimizer.reset"],
+        seeds=[p.settings["seed"] for p in stack],
+        hands=[p.hand for p in stack],
+        hp=hyper(head.strategy, [p.settings for p in stack], device, dtype),
+        lr=torch.tensor([p.settings["lr"] for p in stack], dtype=dtype, device=device),
+        births=[birth(p, layout, data, dtype) for p in stack],
+        evaluate_every=settings["evaluate_every"],
+        validate=settings["validation"] > 0,
+    )
+
+
+def optimizer_settings(settings: Settings) -> dict[str, Any]:
+    """What its equation reads."""
+    own = {k.removeprefix("optimizer."): v for k, v in settings.values.items() if k.startswith("optimizer.")}
+    return {name: v for name, v in own.items() if name not in ("name", "reset")}
