@@ -28,10 +28,18 @@ if TYPE_CHECKING:
 
 def cli() -> NoReturn:
     """The console script."""
-    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    end_with(lambda wants_trace: command(sys.argv[1:], wants_trace))
+
+
+def end_with(action: Callable[[bool], Any]) -> NoReturn:
+    """Do what a console script does, told whether the user wants tracebacks, and exit with its code."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit 1 on
-    with terminable():
-        sys.exit(answer(lambda: command(sys.argv[1:], wants_trace), wants_trace))
+    try:
+        with terminable():
+            sys.exit(answer(lambda: action(before == "1"), before == "1"))
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR") if before is None else os.environ.update(HYDRA_FULL_ERROR=before)
 
 
 @contextmanager
@@ -105,9 +113,9 @@ def mistake(error: Exception) -> str | None:
 
 def missing(group: str, name: str, options: Sequence[str]) -> str:
     """What to say about an option that is not there."""
-    near = difflib.get_close_matches(name, options, 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"{group}={name}: there is no such {group.strip('+')}; {meant}There are {', '.join(options) or 'none'}."
+    near = difflib.get_close_matches(name.lower(), options, 1)
+    meant = f"; did you mean {near[0]}? " if near else ". "
+    return f"{group}={name}: there is no such {group.strip('+')}{meant}There are {', '.join(options) or 'none'}."
 
 
 # ---------------------------------------------------------------- the command line

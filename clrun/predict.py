@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The console script."""
-    sys.exit(cli.answer(lambda: conclude(parser().parse_args()), wants_trace=False))
+    cli.end_with(lambda _: conclude(parser().parse_args()))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -328,9 +328,9 @@ def enough(found: Statistic) -> int:
 
 def cli() -> NoReturn:
     """The console script."""
-    from clrun.cli import answer
+    from clrun.cli import end_with
 
-    sys.exit(answer(lambda: command(sys.argv[1:]), wants_trace=False))
+    end_with(lambda _: command(sys.argv[1:]))
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

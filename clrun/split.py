@@ -57,8 +57,8 @@ def number(given: str | int, names: Sequence[str]) -> int:
     if given in names:
         return list(names).index(given)
     near = difflib.get_close_matches(given, names, 1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(f"split.classes: there is no class {given}; {meant}The classes are {shortened(names)}.")
+    meant = f"; did you mean {near[0]}? " if near else ". "
+    raise UsageError(f"split.classes: there is no class {given}{meant}The classes are {shortened(names)}.")
 
 
 def refuse_repeated(tasks: Sequence[Sequence[int]], names: Sequence[str]) -> None:

@@ -176,7 +176,7 @@ def refuse(asked: argparse.Namespace, known: Mapping[str, Any]) -> None:
 def main() -> None:
     """The console script."""
     asked, known = parser().parse_args(), rows()
-    sys.exit(cli.answer(lambda: conclude(asked, known), wants_trace=False))
+    cli.end_with(lambda _: conclude(asked, known))
 
 
 def conclude(asked: argparse.Namespace, known: Mapping[str, Row]) -> None:

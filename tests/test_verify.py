@@ -7,6 +7,7 @@ import pytest
 
 from clrun import run, verify
 from clrun.config import compose
+from clrun.errors import UsageError
 from clrun.verify import Case, Finding
 
 CASE = Case(overrides=[], target=90.0, tolerance=1.0, se=0.3)
@@ -84,6 +85,18 @@ def test_a_row_from_end_to_end(monkeypatch, capsys, tmp_path):
         assert far.endswith("needs more seeds")
     assert len(list(tmp_path.glob("runs/finetune/*/summary.csv"))) == 4
     assert "0 to train, 2 done already" in out
+
+
+def test_data_that_is_missing_is_one_paragraph(monkeypatch, capfd, tmp_path):
+    def missing(settings):
+        raise UsageError("no such files")
+
+    monkeypatch.setattr(run, "prepare", missing)
+    monkeypatch.setattr(sys, "argv", ["clrun-verify", "3", "--set", f"outputs={tmp_path}"])
+    with pytest.raises(SystemExit) as end:
+        verify.main()
+    assert end.value.code == 2
+    assert capfd.readouterr().err == "clrun: no such files\n"
 
 
 def test_accuracy_on_the_first_task(tmp_path):
