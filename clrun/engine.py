@@ -2,8 +2,9 @@
 
     g = gradient(theta)      delta = optimiser(g)      theta <- theta + restrict(delta)
 
-A run is (theta, opt, stats, own), tensors in, tensors out. R = 1 is the plain step; R > 1 is `torch.vmap` of the same
-step. The engine knows no strategy, no scenario and no task number: those are tables and hooks.
+A run is (theta, opt, stats, own), tensors in, tensors out. R > 1 is `torch.vmap` of the step of one run; R = 1 is the
+same step, with the optimiser's part written in place. The engine knows no strategy, no scenario and no task number:
+those are tables and hooks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -81,10 +82,37 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[R
         theta = run.theta + strategy.restrict(delta, g, run.theta, run.own, hp, batch)
         own = strategy.after_step(run.own, hp, batch, run.theta, theta, aux)
         stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
-        signals = {"loss": loss, "gradient_norm": (g @ g).sqrt(), "probe": optimizer.probe(opt, theta)}
-        return Run(theta, opt, stats, own), signals | {name: v for name, v in aux.items() if v.dim() == 0}
+        return Run(theta, opt, stats, own), signals_of(loss, g, aux)
 
     return step
+
+
+def make_step_in_place(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
+    """The same step, written over the run that it is given: its optimiser's state always, its theta where no hook of
+    the strategy looks at theta before or after the step."""
+    restricts, remembers = overrides(strategy, "restrict"), overrides(strategy, "after_step")
+
+    def step(run, lr, hp, deal, rows, weight, moment):
+        batch = strategy.data.batch(deal, rows, weight, moment)
+        g, loss, aux = strategy.gradient(run.theta, run.own, hp, batch)
+        stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
+        theta = run.theta.clone() if restricts or remembers else run.theta
+        optimizer.step_(theta, g, run.opt, lr)
+        if restricts:
+            theta = run.theta + strategy.restrict(theta - run.theta, g, run.theta, run.own, hp, batch)
+        own = strategy.after_step(run.own, hp, batch, run.theta, theta, aux) if remembers else run.own
+        return Run(theta, run.opt, stats, own), signals_of(loss, g, aux)
+
+    return step
+
+
+def overrides(strategy: Strategy, hook: str) -> bool:
+    return getattr(type(strategy), hook) is not getattr(Strategy, hook)
+
+
+def signals_of(loss: Tensor, g: Tensor, aux: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a step says of itself: {name: ()}."""
+    return {"loss": loss, "gradient_norm": (g @ g).sqrt()} | {name: v for name, v in aux.items() if v.dim() == 0}
 
 
 def masked(step: Callable[..., tuple[Run, dict[str, Tensor]]]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
@@ -109,6 +137,21 @@ def extended(half: Half, signals: dict[str, Tensor], steps: int) -> Half:
 def lost(half: Half) -> bool:
     """Whether all runs have diverged. Asked at multiples of BLOCK alone, so that no interruption changes the answer."""
     return half.start > 0 and half.start % BLOCK == 0 and not half.signals[-1]["loss"][:, -1].isfinite().any()
+
+
+def whole_steps(signals: dict[str, Tensor]) -> Tensor:
+    """(S,) bool: the steps whose loss and gradient were finite. What makes theta or the optimiser's state overflow (the
+    square of a gradient, in Adam) makes the norm of the gradient overflow at the same step, or the loss at the next."""
+    return signals["loss"].isfinite() & signals["gradient_norm"].isfinite()
+
+
+def first_trouble(signals: dict[str, Tensor], whole: bool, sound: bool) -> Trouble | None:
+    """signals {name: (S,)}; whether theta and the optimiser's state are finite at the end."""
+    bad = ~whole_steps(signals)
+    diverged = not whole or not bool(signals["loss"].isfinite().all())
+    if not diverged and sound:
+        return None
+    return Trouble(int(bad.nonzero()[0]) + 1 if bad.any() else len(bad), diverged)
 
 
 # ---------------------------------------------------------------- many runs
@@ -236,7 +279,9 @@ class Stack:
 
     def lifted_step(self, decks: Sequence[Deck]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
         """The step of all runs."""
-        ragged = not self.alone and len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
+        if self.alone:
+            return make_step_in_place(self.strategy, self.optimizer)
+        ragged = len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
         step = make_step(self.strategy, self.optimizer)
         return self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
 
@@ -266,6 +311,7 @@ class Stack:
         rows, weight, progress, noise = self.gathered(taken)
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
         log: list[Tensor] = []
+        run = tree_map(torch.clone, run)  # the step may write over what it is given; the caller's run stays as it is
         for i in range(size):
             B = int(sizes[0, i]) if self.alone and self.device.type == "cpu" else weight.shape[-1]
             moment = Moment(*at, progress[..., i], noise[..., i, :, :B])
@@ -330,30 +376,27 @@ class Stack:
         """Health and trouble of every run in this stage."""
         state = self.lift(lambda run, hp: self.strategy.health(run.own, hp))(run, self.hp)
         state = {name: self.each(v) for name, v in state.items()}
-        whole = self.each(run.theta).isfinite().all(1)
+        whole, sound = (self.sound(tree) for tree in (run.theta, run.opt))
         names = signals[0] if signals else {}
         for r in range(len(self.seeds)):
             mine = {name: torch.cat([s[name][r][s["present"][r]] for s in signals]) for name in names}
             report.health[r] = self.healthy(mine) | {name: v[r].item() for name, v in state.items()}
-            report.trouble[r] = self.first_trouble(mine, bool(whole[r])) if mine else None
+            report.trouble[r] = first_trouble(mine, bool(whole[r]), bool(sound[r])) if mine else None
+
+    def sound(self, tree: Tree) -> Tensor:
+        """(R,) bool: whether all tensors of a run are finite."""
+        finite = [self.each(v).isfinite().reshape(len(self.seeds), -1).all(1) for v in tree_leaves(tree)]
+        return torch.stack([torch.ones(len(self.seeds), dtype=torch.bool), *finite]).all(0)
 
     def healthy(self, signals: dict[str, Tensor]) -> dict[str, float]:
         """Means over the steps of a task."""
         if not signals:
             return {"steps": 0}
-        finite = signals["loss"].isfinite() & signals["probe"].isfinite()
-        means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("probe", "present")}
+        finite = whole_steps(signals)
+        means = {n: v.double().mean().item() for n, v in signals.items() if n != "present"}
         whole = means["loss"] or 1.0  # a task of one class has nothing to tell apart: its loss is zero
         shares = {f"{n}_over_loss": means[n] / whole for n in self.strategy.shares}
         return {"steps": len(finite), "steps_not_finite": int((~finite).sum())} | means | shares
-
-    @staticmethod
-    def first_trouble(signals: dict[str, Tensor], whole: bool) -> Trouble | None:
-        bad = ~(signals["loss"].isfinite() & signals["probe"].isfinite())
-        if not bad.any():
-            return None
-        diverged = not whole or not bool(signals["loss"].isfinite().all())
-        return Trouble(int(bad.nonzero()[0]) + 1, diverged)
 
     # ------------------------------------------------------------ accuracy
 

@@ -55,7 +55,9 @@ class Gaussian(NamedTuple):
     def penalty(self, theta: Tensor) -> Tensor:
         """1/2 sum_i precision_i (theta_i - mean_i)^2."""
         d = theta - self.mean
-        return d @ (self.precision * d) / 2
+        pull = (self.precision * d).detach()  # the penalty's gradient, made once: value (pull @ d) / 2, gradient pull
+        twice = pull @ d
+        return twice - twice.detach() / 2
 
     def absorb(self, theta: Tensor, precision: Tensor) -> "Gaussian":
         """One more anchor; the sum of all quadratics stays one quadratic, exactly."""

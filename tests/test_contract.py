@@ -78,6 +78,16 @@ def test_state_never_aliases_theta(stack_of, strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_learning_leaves_the_run_that_it_is_given(stack_of, strategy):
+    """A checkpoint may still be written from it, though steps are taken in place; nor does the state follow theta."""
+    stack = stack_of(f"strategy={strategy}")
+    first, _ = stack.learn(stack.born(), 0)
+    before = tree_map(torch.clone, first)
+    stack.learn(first, 1)
+    assert same(first, before)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_values_stack(stack_of, strategy):
     """Runs that differ in their strengths, stacked, equal the same runs one by one."""
     knobs = read().options["strategy"][strategy].knobs

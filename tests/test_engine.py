@@ -6,6 +6,7 @@ from conftest import live
 from torch.utils._pytree import tree_map
 
 from clrun.deck import Budget, Deck
+from clrun.engine import first_trouble
 
 
 def deck(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=False, even=False, seed=0):
@@ -222,6 +223,17 @@ def test_adam_under_a_huge_lambda_is_found_frozen(stack_of):
     assert not trouble.diverged
     assert reports[1].health[0]["steps_not_finite"] > 0
     assert reports[0].trouble[0] is None
+
+
+def test_where_trouble_began():
+    signals = {"loss": torch.tensor([1.0, 2.0, 3.0]), "gradient_norm": torch.tensor([1.0, torch.inf, 1.0])}
+    assert first_trouble(signals, whole=True, sound=True) is None  # the norm alone overflowed
+    assert first_trouble(signals, whole=True, sound=False) == (2, False)  # the optimiser's state with it
+    assert first_trouble(signals, whole=False, sound=False) == (2, True)
+    fine = signals | {"gradient_norm": torch.ones(3)}
+    assert first_trouble(fine, whole=False, sound=True) == (3, True)  # the last step of all
+    lost = fine | {"loss": torch.tensor([1.0, torch.nan, torch.nan])}
+    assert first_trouble(lost, whole=False, sound=True) == (2, True)
 
 
 def test_health_is_a_mean_over_steps(stack_of):

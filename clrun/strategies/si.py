@@ -37,12 +37,13 @@ class SI(Pull):
 
     def gradient(self, theta, own, hp, batch):
         g, fit, aux = super().gradient(theta, own, hp, batch)
-        pull = hp.c * own.importance * (theta - own.anchor)
-        penalty = pull @ (theta - own.anchor)
-        return g + 2 * pull, fit + penalty, aux | {"penalty": penalty, "fit_gradient": g}
+        drift = theta - own.anchor
+        pull = own.importance * drift
+        penalty = hp.c * (pull @ drift)
+        return torch.addcmul(g, pull, 2 * hp.c), fit + penalty, aux | {"penalty": penalty, "fit_gradient": g}
 
     def after_step(self, own, hp, batch, before, after, aux):
-        return own._replace(path=own.path - aux["fit_gradient"] * (after - before))
+        return own._replace(path=torch.addcmul(own.path, aux["fit_gradient"], after - before, value=-1))
 
     def after_phase(self, phase, theta, own, hp, pool):
         gained = own.path / ((theta - own.anchor).square() + hp.xi)
