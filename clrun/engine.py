@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.deck import Budget, Deck
 from clrun.models import Statistics
 from clrun.optimizers import Optimizer
-from clrun.strategy import BARRED, Strategy, Tree
-from clrun.stream import DRAWS, Deal, Hand, Moment, Pool, generator, pad_rows
+from clrun.strategy import BARRED, Quadratic, Strategy, Tree, gradient_by_leaf
+from clrun.stream import DRAWS, Batch, Deal, Hand, Moment, Pool, generator, pad_rows
 
 BLOCK = 512  # steps whose samples lie ready on the device, at most
 PATIENCE = 2.0  # seconds that a block may take: what an interrupted run loses at most
@@ -78,41 +78,105 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[R
     def step(run, lr, hp, deal, rows, weight, moment):
         batch = strategy.data.batch(deal, rows, weight, moment)
         g, loss, aux = strategy.gradient(run.theta, run.own, hp, batch)
+        quadratic = strategy.quadratic(run.own, hp)
+        if quadratic is not None:
+            penalty, pull = quadratic.value_and_gradient(run.theta)
+            g, loss, aux = g + pull, loss + penalty, aux | {"penalty": penalty}
         delta, opt = optimizer.update(g, run.opt, lr, run.theta)
         theta = run.theta + strategy.restrict(delta, g, run.theta, run.own, hp, batch)
         own = strategy.after_step(run.own, hp, batch, run.theta, theta, aux)
         stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
-        return Run(theta, opt, stats, own), signals_of(loss, g, aux)
+        return Run(theta, opt, stats, own), signals_of(loss, [g], aux)
 
     return step
 
 
-def make_step_in_place(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
-    """The same step, written over the run that it is given: its optimiser's state always, its theta where no hook of
-    the strategy looks at theta before or after the step."""
-    restricts, remembers = overrides(strategy, "restrict"), overrides(strategy, "after_step")
+class Steps:
+    """A pure step, one after the other."""
 
-    def step(run, lr, hp, deal, rows, weight, moment):
-        batch = strategy.data.batch(deal, rows, weight, moment)
-        g, loss, aux = strategy.gradient(run.theta, run.own, hp, batch)
-        stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
-        theta = run.theta.clone() if restricts or remembers else run.theta
-        optimizer.step_(theta, g, run.opt, lr)
-        if restricts:
-            theta = run.theta + strategy.restrict(theta - run.theta, g, run.theta, run.own, hp, batch)
-        own = strategy.after_step(run.own, hp, batch, run.theta, theta, aux) if remembers else run.own
-        return Run(theta, run.opt, stats, own), signals_of(loss, g, aux)
+    def __init__(self, step: Callable[..., tuple[Run, dict[str, Tensor]]], run: Run, *values: Any):
+        self.step, self.run, self.values = step, run, values
 
-    return step
+    def __call__(self, rows: Tensor, weight: Tensor, moment: Moment) -> dict[str, Tensor]:
+        """-> signals {name: ()}."""
+        self.run, signals = self.step(self.run, *self.values, rows, weight, moment)
+        return signals
+
+
+class InPlace:
+    """The same step for one run alone, written over `run`: its theta and its optimiser's state stay where they lie.
+
+    Where a strategy leaves the gradient to autograd and the optimiser's step as it is, each parameter is a leaf of its
+    own that shares theta's storage, and its gradient is used where autograd has put it: no copy of all of it is made.
+    """
+
+    def __init__(self, strategy: Strategy, optimizer: Optimizer, run: Run, lr: Tensor, hp: Any, deal: Deal):
+        self.run, self.lr, self.hp, self.deal = run, lr, hp, deal
+        self.restricts, self.remembers = overrides(strategy, "restrict"), overrides(strategy, "after_step")
+        self.by_leaf = not (self.restricts or overrides(strategy, "gradient"))
+        layout = strategy.net.layout
+        self.cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
+        self.theta, self.pieces = run.theta, self.cut(run.theta)
+        self.strategy = self.lead_to_leaves(strategy) if self.by_leaf else strategy
+        self.quadratic = self.cut_quadratic()
+        self.move = optimizer.in_place(run.theta, run.opt, self.cut)
+
+    def lead_to_leaves(self, strategy: Strategy) -> Strategy:
+        """The strategy whose network reads a leaf for each parameter."""
+        self.theta = self.run.theta.detach().requires_grad_()
+        self.leaves = [v.detach().requires_grad_() for v in self.pieces]
+        return strategy.reading(self.theta, dict(zip(strategy.net.layout.shapes, self.leaves, strict=True)))
+
+    def cut_quadratic(self) -> Quadratic | None:
+        found = self.strategy.quadratic(self.run.own, self.hp)
+        return found and Quadratic(found.strength, self.cut(found.mean), self.cut(found.precision))
+
+    def __call__(self, rows: Tensor, weight: Tensor, moment: Moment) -> dict[str, Tensor]:
+        """-> signals {name: ()}."""
+        strategy, theta, own = self.strategy, self.run.theta, self.run.own
+        batch = strategy.data.batch(self.deal, rows, weight, moment)
+        g, loss, aux = self.gradient(batch)
+        stats = strategy.net.refreshed(theta, self.run.stats, batch.x)
+        before = theta.clone() if self.restricts or self.remembers else theta
+        self.move(g, self.lr)
+        if self.restricts:
+            theta.copy_(before + strategy.restrict(theta - before, g[0], before, own, self.hp, batch))
+        if self.remembers:
+            own = apart(strategy.after_step(own, self.hp, batch, before, theta, aux), theta)
+        self.run = self.run._replace(stats=stats, own=own)
+        return signals_of(loss, g, aux)
+
+    def gradient(self, batch: Batch) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
+        """g, cut as theta is, loss (), aux."""
+        own = self.run.own
+        if self.by_leaf:
+            loss_of = self.strategy.loss
+            g, loss, aux = gradient_by_leaf(loss_of, self.theta, self.leaves, self.cut, own, self.hp, batch)
+        else:
+            g, loss, aux = self.strategy.gradient(self.theta, own, self.hp, batch)
+            g = [g]
+        if self.quadratic is None:
+            return g, loss, aux
+        quadratic = self.cut_quadratic() if self.remembers else self.quadratic
+        g = g if self.by_leaf else [v.clone() for v in g]  # the strategy may still hold what it gave
+        penalty = quadratic.add_gradient_(g, self.pieces)
+        return g, loss + penalty, aux | {"penalty": penalty}
+
+
+def apart(own: Tree, theta: Tensor) -> Tree:
+    """A state that shares no memory with theta, which is about to be written over."""
+    place = theta.untyped_storage().data_ptr()
+    return tree_map(lambda v: v.clone() if v.untyped_storage().data_ptr() == place else v, own)
 
 
 def overrides(strategy: Strategy, hook: str) -> bool:
     return getattr(type(strategy), hook) is not getattr(Strategy, hook)
 
 
-def signals_of(loss: Tensor, g: Tensor, aux: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a step says of itself: {name: ()}."""
-    return {"loss": loss, "gradient_norm": (g @ g).sqrt()} | {name: v for name, v in aux.items() if v.dim() == 0}
+def signals_of(loss: Tensor, g: Sequence[Tensor], aux: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a step says of itself: {name: ()}. g: the gradient in one piece or several."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(g))) if len(g) > 1 else (g[0] @ g[0]).sqrt()
+    return {"loss": loss, "gradient_norm": norm} | {name: v for name, v in aux.items() if v.dim() == 0}
 
 
 def masked(step: Callable[..., tuple[Run, dict[str, Tensor]]]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
@@ -279,9 +343,7 @@ class Stack:
 
     def lifted_step(self, decks: Sequence[Deck]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
         """The step of all runs."""
-        if self.alone:
-            return make_step_in_place(self.strategy, self.optimizer)
-        ragged = len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
+        ragged = not self.alone and len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
         step = make_step(self.strategy, self.optimizer)
         return self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
 
@@ -309,15 +371,14 @@ class Stack:
         sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()
         report.samples += int(sizes.sum())
         rows, weight, progress, noise = self.gathered(taken)
+        weight = weight.to(run.theta.dtype)
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
         log: list[Tensor] = []
-        run = tree_map(torch.clone, run)  # the step may write over what it is given; the caller's run stays as it is
+        walk = self.walk(run, step)
         for i in range(size):
             B = int(sizes[0, i]) if self.alone and self.device.type == "cpu" else weight.shape[-1]
             moment = Moment(*at, progress[..., i], noise[..., i, :, :B])
-            run, signals = step(
-                run, self.lr, self.hp, self.deal, rows[..., i, :B], weight[..., i, :B].to(run.theta.dtype), moment
-            )
+            signals = walk(rows[..., i, :B], weight[..., i, :B], moment)
             log.append(torch.stack(tuple(signals.values()), -1))
             if i % 64 == 63:
                 self.advance(64)
@@ -326,7 +387,14 @@ class Stack:
         self.charge(report, "train", began)
         self.pace = (perf_counter() - began) / size
         named = dict(zip(signals, values.unbind(1), strict=True))
-        return run, named | {"present": sizes > 0}
+        return walk.run, named | {"present": sizes > 0}
+
+    def walk(self, run: Run, step: Callable) -> "InPlace | Steps":
+        """What takes one step after the other; the run that it starts from stays as it is."""
+        values = self.lr, self.hp, self.deal
+        if self.alone:
+            return InPlace(self.strategy, self.optimizer, tree_map(torch.clone, run), *values)
+        return Steps(step, run, *values)
 
     def charge(self, report: Report, what: str, began: float) -> None:
         if self.device.type == "cuda":

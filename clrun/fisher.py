@@ -9,7 +9,7 @@ The square is taken a sample at a time, so F does not depend on any batch size. 
                magnitude smaller, and a function of the batch size
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,13 +41,28 @@ def score(estimator: str) -> Score:
 def cotangents(log_p: Tensor, batch: Batch, estimator: str) -> Iterator[Tensor]:
     """(B, C) each, such that the squares of the gradients of (log_p * cotangent).sum(-1) add up to what is asked."""
     if estimator == "exact":
-        eye = torch.eye(log_p.shape[-1], dtype=log_p.dtype, device=log_p.device)
-        roots = (log_p / 2).exp() * batch.weight[:, None]
-        for y in answering(batch.active):
-            yield eye[y] * roots[:, y, None]
+        yield from every_label(log_p.exp(), batch.weight, answering(batch.active))
         return
     y = batch.y if estimator == "empirical" else draw(log_p, batch.noise[0])
     yield torch.zeros_like(log_p).scatter(-1, y[:, None], batch.weight[:, None])
+
+
+def every_label(p: Tensor, weight: Tensor, outputs: Sequence[int]) -> Iterator[Tensor]:
+    """p (B, C), which is 0 beyond `outputs` -> cotangents (B, C), one fewer than there are outputs.
+
+    sum_y p_y (grad log p_y)^2 is the diagonal of J^T (diag(p) - p p^T) J, J the gradients of the logits. That
+    covariance of y is the sum of what each question "is it k, if it is none before k?" contributes: with r_k the
+    probability of k and all after it, and q_k the distribution of those after it,
+    p_k r_(k+1) / r_k (e_k - q_k) (e_k - q_k)^T.
+    """
+    there = torch.tensor(outputs, device=p.device)
+    nothing, p = torch.zeros_like(p), p.index_select(-1, there)
+    r = p.flip(-1).cumsum(-1).flip(-1).clamp(min=torch.finfo(p.dtype).tiny)
+    after = torch.arange(len(outputs), device=p.device)
+    for k in range(len(outputs) - 1):
+        root = weight * (p[:, k] / r[:, k] / r[:, k + 1]).sqrt()
+        direction = torch.where(after == k, r[:, k + 1, None], -p * (after > k))
+        yield nothing.index_copy(-1, there, root[:, None] * direction)
 
 
 def answering(active: Tensor) -> list[int]:

@@ -185,6 +185,7 @@ class Net:
 
     In training (`statistics` None) or at rest; `reader` turns theta's pieces into `Weights` and is exchanged where a
     pass has to look inside (Fisher, batch norm). `autocast` is the type of the matrix products, None for theta's own.
+    Given the very tensor `theta`, it reads `leaves` instead: its pieces, each a leaf of its own for autograd.
     """
 
     network: Network
@@ -192,9 +193,11 @@ class Net:
     statistics: Statistics | None = None
     reader: Callable[[Mapping[str, Tensor], Statistics | None], Weights] = field(default=Weights)
     autocast: torch.dtype | None = None
+    theta: Tensor | None = None
+    leaves: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, theta: Tensor, x: Tensor, tap: Tap = no_tap, before: Tap = no_tap) -> Tensor:
-        weights = self.reader(self.layout.view(theta), self.statistics)
+        weights = self.reader(self.leaves if theta is self.theta else self.layout.view(theta), self.statistics)
         if self.autocast is None:
             return self.network.forward(weights, x, tap, before)
         with torch.autocast(theta.device.type, self.autocast):

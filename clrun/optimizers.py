@@ -5,12 +5,15 @@ it in float64), written as update(g, state, lr, theta) -> (delta, state). A run 
 place, by the kernel behind `torch.optim`'s fused=True: one pass over theta in place of ten.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
+
+Cut = Callable[[Tensor], list[Tensor]]  # a vector (P,) into pieces that share its storage
 
 
 class Optimizer:
@@ -24,12 +27,17 @@ class Optimizer:
         """g (P,), lr () -> delta (P,), state."""
         raise NotImplementedError
 
-    def step_(self, theta: Tensor, g: Tensor, state: Any, lr: Tensor) -> None:
-        """The same step, written over theta (P,) and the state; g stays as it is."""
-        delta, new = self.update(g, state, lr, theta)
-        theta.add_(delta)
-        for old, fresh in zip(tree_leaves(state), tree_leaves(new), strict=True):
-            old.copy_(fresh)
+    def in_place(self, theta: Tensor, state: Any, cut: Cut) -> Callable[[Sequence[Tensor], Tensor], None]:
+        """The same step as a function of g, cut into pieces, and lr (), that writes over theta (P,) and the state; g
+        stays as it is."""
+
+        def move(g: Sequence[Tensor], lr: Tensor) -> None:
+            delta, new = self.update(torch.cat([v.reshape(-1) for v in g]), state, lr, theta)
+            theta.add_(delta)
+            for old, fresh in zip(tree_leaves(state), tree_leaves(new), strict=True):
+                old.copy_(fresh)
+
+        return move
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,16 @@ class SGD(Optimizer):
         velocity = self.momentum * state.velocity + g
         return -lr * (g + self.momentum * velocity if self.nesterov else velocity), self.State(velocity)
 
-    def step_(self, theta: Tensor, g: Tensor, state: State, lr: Tensor) -> None:
-        torch._fused_sgd_(
-            [theta], [g], [state.velocity] if self.momentum else [],
-            weight_decay=self.weight_decay, momentum=self.momentum, lr=lr, dampening=0.0, nesterov=self.nesterov,
-            maximize=False, is_first_step=False,
-        )  # fmt: skip
+    def in_place(self, theta: Tensor, state: State, cut: Cut) -> Callable[[Sequence[Tensor], Tensor], None]:
+        there, velocity = cut(theta), cut(state.velocity) if self.momentum else []
+
+        def move(g: Sequence[Tensor], lr: Tensor) -> None:
+            torch._fused_sgd_(
+                there, g, velocity, weight_decay=self.weight_decay, momentum=self.momentum, lr=lr, dampening=0.0,
+                nesterov=self.nesterov, maximize=False, is_first_step=False,
+            )  # fmt: skip
+
+        return move
 
 
 @dataclass(frozen=True)
@@ -94,14 +106,19 @@ class Adam(Optimizer):
             delta = delta - lr * self.weight_decay * theta
         return delta, self.State(m, v, n)
 
-    def step_(self, theta: Tensor, g: Tensor, state: State, lr: Tensor) -> None:
-        state.n.add_(1)
+    def in_place(self, theta: Tensor, state: State, cut: Cut) -> Callable[[Sequence[Tensor], Tensor], None]:
+        there, m, v = cut(theta), cut(state.m), cut(state.v)
+        counters = [state.n] * len(there)
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
-        kernel(
-            [theta], [g], [state.m], [state.v], [], [state.n],
-            lr=lr, beta1=self.b1, beta2=self.b2, weight_decay=self.weight_decay, eps=self.eps,
-            amsgrad=False, maximize=False,
-        )  # fmt: skip
+
+        def move(g: Sequence[Tensor], lr: Tensor) -> None:
+            state.n.add_(1)
+            kernel(
+                there, g, m, v, [], counters, lr=lr, beta1=self.b1, beta2=self.b2, eps=self.eps,
+                weight_decay=self.weight_decay, amsgrad=False, maximize=False,
+            )  # fmt: skip
+
+        return move
 
 
 @dataclass(frozen=True)

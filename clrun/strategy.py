@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clrun.models import Net, Network, Statistics
@@ -14,6 +15,7 @@ Tree = Any  # tensors in tuples, lists and dicts
 Aux = dict[str, Tensor]
 
 BARRED = -1e9  # the logit of an output that may not answer
+STRETCH = 2**15  # floats that are worked on at once where all of theta would not fit into a cache
 
 
 def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
@@ -23,7 +25,7 @@ def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """(B, C) -> (): mean over the samples that are there, softmax over their active outputs."""
-    return batch.mean(-log_softmax(logits, batch.active).gather(-1, batch.y[:, None])[:, 0])
+    return batch.mean(F.cross_entropy(logits.masked_fill(~batch.active, BARRED), batch.y, reduction="none"))
 
 
 def lifted() -> bool:
@@ -46,23 +48,59 @@ def gradient_of(loss: Callable[..., tuple[Tensor, Aux]], theta: Tensor, *rest: A
     return g, value.detach(), {name: v.detach() for name, v in aux.items()}
 
 
+def gradient_by_leaf(
+    loss: Callable[..., tuple[Tensor, Aux]],
+    theta: Tensor, leaves: Sequence[Tensor], cut: Callable[[Tensor], list[Tensor]], *rest: Any,
+) -> tuple[list[Tensor], Tensor, Aux]:  # fmt: skip
+    """As `gradient_of`, but the network reads `leaves`, the pieces into which theta is cut: g in pieces, value, aux.
+
+    What reaches theta past the network is added to the pieces.
+    """
+    with torch.enable_grad():
+        value, aux = loss(theta, *rest)
+    whole, *pieces = torch.autograd.grad(value, [theta, *leaves], allow_unused=True)
+    if whole is not None:
+        pieces = [w if g is None else g + w for g, w in zip(pieces, cut(whole), strict=True)]
+    g = [torch.zeros_like(leaf) if g is None else g.contiguous() for g, leaf in zip(pieces, leaves, strict=True)]
+    return g, value.detach(), {name: v.detach() for name, v in aux.items()}
+
+
 class Gaussian(NamedTuple):
     """What the past asks of theta: sum_k F_k (theta - theta_k)^2 = precision (theta - mean)^2 + constant."""
 
     mean: Tensor  # (P,)
     precision: Tensor  # (P,)
 
-    def penalty(self, theta: Tensor) -> Tensor:
-        """1/2 sum_i precision_i (theta_i - mean_i)^2."""
-        d = theta - self.mean
-        pull = (self.precision * d).detach()  # the penalty's gradient, made once: value (pull @ d) / 2, gradient pull
-        twice = pull @ d
-        return twice - twice.detach() / 2
-
     def absorb(self, theta: Tensor, precision: Tensor) -> "Gaussian":
         """One more anchor; the sum of all quadratics stays one quadratic, exactly."""
         total = self.precision + precision
         return Gaussian(self.mean + precision / total.clamp(min=1e-30) * (theta - self.mean), total)
+
+
+class Quadratic(NamedTuple):
+    """strength/2 sum_i precision_i (theta_i - mean_i)^2."""
+
+    strength: Tensor  # ()
+    mean: Tensor  # (P,)
+    precision: Tensor  # (P,)
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """(), (P,)."""
+        d = theta - self.mean
+        pull = self.strength * self.precision * d
+        return pull @ d / 2, pull
+
+    def add_gradient_(self, g: Sequence[Tensor], theta: Sequence[Tensor]) -> Tensor:
+        """The gradient onto g, in place; the value (). All may be pieces, g contiguous ones. A stretch at a time: what
+        lies between is read again at once, from a cache."""
+        values = []
+        for pieces in zip(g, theta, self.mean, self.precision, strict=True):
+            for onto, here, mean, precision in zip(*(v.view(-1).split(STRETCH) for v in pieces), strict=True):
+                d = here - mean
+                pull = precision * d
+                values.append(pull @ d)
+                onto.add_(pull.mul_(self.strength))
+        return self.strength / 2 * torch.stack(values).sum()
 
 
 @dataclass(frozen=True)
@@ -121,8 +159,12 @@ class Strategy:
         """-> (), aux."""
         return cross_entropy(self.logits(theta, own, hp, batch.x, batch.t), batch), {}
 
+    def quadratic(self, own: Tree, hp: Any) -> Quadratic | None:
+        """A penalty on theta that is added to the loss; as "penalty" it is one of the step's signals."""
+        return None
+
     def gradient(self, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
-        """-> g (P,), loss (), aux."""
+        """-> g (P,), loss (), aux; of the loss without the quadratic."""
         return gradient_of(self.loss, theta, own, hp, batch)
 
     def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> Tensor:
@@ -146,6 +188,10 @@ class Strategy:
         return {}
 
     # ------------------------------------------------------------ not for overriding
+
+    def reading(self, theta: Tensor, leaves: Mapping[str, Tensor]) -> "Strategy":
+        """The same strategy, whose network reads these pieces wherever it is given this very theta."""
+        return replace(self, net=replace(self.net, theta=theta, leaves=leaves))
 
     def at_rest(self, statistics: Statistics) -> "Strategy":
         """The same strategy with batch norm's running statistics in use."""

@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
     def mean(self, values: Tensor) -> Tensor:
         """(B,) -> (): over the samples that are there."""
-        return (values * self.weight).sum() / self.weight.sum().clamp(min=1)
+        return values @ self.weight / self.weight.sum().clamp(min=1)
 
 
 class Pool(NamedTuple):
@@ -81,8 +81,8 @@ class Data:
 
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64 class numbers
-    scale: Tensor  # (C, 1, 1): x = pixel * scale + shift
-    shift: Tensor  # (C, 1, 1)
+    scale: Tensor  # (C, 1, 1), or () for one channel: x = pixel * scale + shift
+    shift: Tensor  # like scale
     tasks: int
     outputs: int
     kinds: int  # classes, counted once in every task that has them
@@ -95,7 +95,7 @@ class Data:
 
     def pictures(self, deal: Deal, image: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """images and tasks (B,) -> (B, C, H, W), normalised; augmented where noise (6, B) is given."""
-        x = self.images[image]
+        x = self.images.index_select(0, image)
         if noise is not None:
             x = crop_flip(x, noise[3:])
         if deal.permutation.shape[-1]:
@@ -104,7 +104,7 @@ class Data:
         x = x.to(self.scale.dtype)
         if deal.angle.shape[-1]:
             x = turn(x, deal.angle[t])
-        return torch.addcmul(self.shift, x, self.scale)
+        return x.mul_(self.scale).add_(self.shift)
 
     def batch(self, deal: Deal, rows: Tensor, weight: Tensor, when: "Moment", augment: bool = True) -> Batch:
         """The samples at `rows` (B,) as one batch."""
@@ -332,6 +332,8 @@ def place(
 ) -> Data:
     """The images on the device."""
     scale, shift = (v.to(device, dtype) for v in normalisation(images, settings["dataset.normalize"]))
+    if len(scale) == 1:
+        scale, shift = scale[0, 0, 0], shift[0, 0, 0]
     augment = settings["augment"] == "crop_flip"
     kinds = outputs * tasks if settings["scenario"] == "domain" else outputs
     return Data(images.x.to(device), images.y.to(device), scale, shift, tasks, outputs, kinds, augment)

@@ -55,11 +55,11 @@ def test_in_place_is_the_same_step(case):
     theta, curvature, centre = (torch.rand(50, generator=draw, dtype=torch.float64) for _ in range(3))
     lr = torch.tensor(1e-2, dtype=torch.float64)
     there, written = theta.clone(), tree_map(torch.clone, ours.init(theta))
-    state = ours.init(theta)
+    state, move = ours.init(theta), ours.in_place(there, written, lambda v: list(v.split([20, 30])))
     for step in range(100):
         g = gradient(there, step, curvature, centre)
         kept = g.clone()
-        ours.step_(there, g, written, lr)
+        move(g.split([20, 30]), lr)
         assert torch.equal(g, kept)
         delta, state = ours.update(gradient(theta, step, curvature, centre), state, lr, theta)
         theta = theta + delta
@@ -74,5 +74,6 @@ def test_an_optimizer_that_states_only_its_equation_has_a_step_in_place():
             return -lr * g.sign(), (state[0] + 1,)
 
     theta, state = torch.zeros(3), (torch.zeros(()),)
-    Sign().step_(theta, torch.tensor([1.0, -2.0, 0.0]), state, torch.tensor(0.5))
+    move = Sign().in_place(theta, state, lambda v: list(v.split([1, 2])))
+    move([torch.tensor([1.0]), torch.tensor([-2.0, 0.0])], torch.tensor(0.5))
     assert theta.tolist() == [-0.5, 0.5, 0.0] and state[0] == 1

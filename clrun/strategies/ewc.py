@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clrun.fisher import fisher
 from clrun.pull import Pull
-from clrun.strategy import Gaussian
+from clrun.strategy import Gaussian, Quadratic
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,8 @@ class EWC(Pull):
     def init(self, theta):
         return Gaussian(theta, torch.zeros_like(theta))
 
-    def loss(self, theta, own, hp, batch):
-        fit, aux = super().loss(theta, own, hp, batch)
-        penalty = hp.lambda_ * own.penalty(theta)
-        return fit + penalty, aux | {"penalty": penalty}
+    def quadratic(self, own, hp):
+        return Quadratic(hp.lambda_, own.mean, own.precision)
 
     def after_phase(self, phase, theta, own, hp, pool):
         F = fisher(

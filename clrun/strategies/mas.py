@@ -50,11 +50,8 @@ class MAS(Pull):
     def init(self, theta):
         return self.Own(theta, torch.zeros_like(theta))
 
-    def loss(self, theta, own, hp, batch):
-        fit, aux = super().loss(theta, own, hp, batch)
-        d = theta - own.anchor
-        penalty = hp.lambda_ * (d @ (own.importance * d))
-        return fit + penalty, aux | {"penalty": penalty}
+    def quadratic(self, own, hp):
+        return Quadratic(2 * hp.lambda_, own.anchor, own.importance)
 
     def after_phase(self, phase, theta, own, hp, pool):
         pool = pool.first(self.samples)

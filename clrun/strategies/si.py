@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clrun.pull import Pull
+from clrun.strategy import Quadratic
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class SI(Pull):
     def init(self, theta):
         return self.Own(theta, torch.zeros_like(theta), torch.zeros_like(theta))
 
+    def quadratic(self, own, hp):
+        return Quadratic(2 * hp.c, own.anchor, own.importance)
+
     def gradient(self, theta, own, hp, batch):
         g, fit, aux = super().gradient(theta, own, hp, batch)
-        drift = theta - own.anchor
-        pull = own.importance * drift
-        penalty = hp.c * (pull @ drift)
-        return torch.addcmul(g, pull, 2 * hp.c), fit + penalty, aux | {"penalty": penalty, "fit_gradient": g}
+        return g, fit, aux | {"fit_gradient": g}
 
     def after_step(self, own, hp, batch, before, after, aux):
         return own._replace(path=torch.addcmul(own.path, aux["fit_gradient"], after - before, value=-1))
