@@ -48,6 +48,13 @@ class Deck:
         return self.share * len(self.piles)
 
     @property
+    def smallest(self) -> int:
+        """Samples of the smallest batch."""
+        n = sum(len(pool) for pool in self.pools)
+        last = self.width if self.even or self.budget.drop_last else n % self.width or self.width
+        return min(last, n)
+
+    @property
     def epoch_steps(self) -> int:
         n = sum(len(pool) for pool in self.pools)
         return max(1, n // self.width) if self.budget.drop_last else -(-n // self.width)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from clrun import models, results
 from clrun.config import Settings
 from clrun.datasets import Images, load
-from clrun.deck import Budget
+from clrun.deck import Budget, Deck
 from clrun.engine import Stack
 from clrun.errors import UsageError
 from clrun.models import Net, Network, Statistics
@@ -59,7 +60,7 @@ def prepare(settings: Settings) -> Prepared:
     strategy = strategy_class(settings)
     images = loaded(tuple(data_settings(settings).items()))
     hand = draw_hand(images, settings)
-    refuse_single(hand, settings)
+    refuse_single(strategy, hand, settings)
     network = born(settings, images.x.shape[1:], len(hand.names))
     objection = strategy.objection(network, settings["optimizer.name"], settings.knobs)
     if objection is not None:
@@ -126,15 +127,19 @@ def refuse_unclaimed(strategy: type[Strategy], settings: Settings) -> None:
         )
 
 
-def refuse_single(hand: Hand, settings: Settings) -> None:
-    """Batch norm cannot normalise a batch of one."""
-    if settings.values.get("model.norm") != "batch" or settings["drop_last"]:
+def refuse_single(strategy: type[Strategy], hand: Hand, settings: Settings) -> None:
+    """Batch norm cannot normalise a batch of one, be it of one task or of all that a stage sees."""
+    if settings.values.get("model.norm") != "batch":
         return
-    for task, pool in enumerate(hand.train, 1):
-        if len(pool) % settings["batch_size"] == 1:
+    unbuilt = strategy(None, SimpleNamespace(tasks=len(hand.train)), **choices(strategy, settings))
+    for stage in range(len(hand.train)):
+        pools = [hand.train[task] for task in unbuilt.visible(stage)]
+        even = settings["scenario"] == "task" and len(pools) > 1
+        if pools and Deck(pools, budget(settings), even, settings["seed"], "").smallest == 1:
             raise UsageError(
-                f"model.norm=batch with batch_size={settings['batch_size']} leaves task {task} a last batch of one "
-                "picture, which batch norm cannot normalise; type drop_last=true, or another batch_size."
+                f"model.norm=batch with batch_size={settings['batch_size']} leaves task {stage + 1} a batch of one "
+                "picture, which batch norm cannot normalise; type another batch_size"
+                + (", or drop_last=true." if settings["batch_size"] > 1 else ".")
             )
 
 
@@ -183,6 +188,15 @@ def hyper(strategy: type[Strategy], settings: Sequence[Settings], device: torch.
     )
 
 
+def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:
+    """The strategy's fixed choices: its knobs that are fields of the class."""
+    return {spelling(k): v for k, v in settings.knobs.items() if spelling(k) not in strategy.Hyper._fields}
+
+
+def budget(settings: Settings) -> Budget:
+    return Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"])
+
+
 def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stack:
     """R prepared runs that differ in values only -> the engine's stack."""
     head, settings = stack[0], stack[0].settings
@@ -193,11 +207,10 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
     pieces = network.parameters() | added(head, network, tasks)
     layout = Layout({name: tuple(v.shape) for name, v in pieces.items()})
     net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])
-    static = {spelling(k): v for k, v in settings.knobs.items() if spelling(k) not in head.strategy.Hyper._fields}
     return Stack(
-        strategy=head.strategy(net, data, **static),
+        strategy=head.strategy(net, data, **choices(head.strategy, settings)),
         optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
-        budget=Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"]),
+        budget=budget(settings),
         even=settings["scenario"] == "task",
         reset=settings["optimizer.reset"],
         seeds=[p.settings["seed"] for p in stack],

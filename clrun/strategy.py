@@ -131,7 +131,7 @@ class Strategy:
         return {}
 
     def visible(self, stage: int) -> Sequence[int]:
-        """The tasks whose samples feed this stage (none: nothing is trained)."""
+        """The tasks whose samples feed this stage (none: nothing is trained). Reads `data.tasks` alone."""
         return (stage,)
 
     @classmethod

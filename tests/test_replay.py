@@ -7,11 +7,13 @@ import pytest
 import torch
 from conftest import live
 from test_equations import module_of
+from torch import nn
 
 from clrun.errors import UsageError
 from clrun.memory import Memory, of_each_class
 from clrun.strategies.agem import AGEM
 from clrun.strategies.er import ER
+from clrun.stream import Moment
 
 METHODS = ("er", "agem", "der", "derpp")
 SMALL = ("optimizer=sgd", "lr=0.05", "batch_size=12", "iterations=6", "tasks=5")
@@ -300,6 +302,47 @@ def test_agem_is_its_equation(stack_of, memory):
         agrees(loop, run)
         assert report.health[0]["projections"] == loop.projections
     assert 0 < loop.projections < 18
+
+
+PAIRS = "split.classes=[[0,1],[2,3],[4,5],[6,7],[8,9]]"  # so a class's output has its number
+
+
+def mean_gradient(data, theta, rows, scenario):
+    """[P] the mean over samples of the gradient of -log p(y|x), a backward pass a sample through 64-12-8-10, over the
+    outputs of the sample's own task or of the first two."""
+    net = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 10)).double()
+    nn.utils.vector_to_parameters(theta.clone(), net.parameters())
+    total = [0.0] * len(theta)
+    for row in rows:
+        task, image = divmod(row, len(data.images))
+        first, last = (2 * task, 2 * task + 2) if scenario == "task" else (0, 4)
+        z = net((data.images[image].double() * data.scale + data.shift).flatten())
+        loss = z[first:last].exp().sum().log() - z[data.labels[image]]
+        gradient = torch.cat([p.flatten() for p in torch.autograd.grad(loss, list(net.parameters()))])
+        total = [a + b / len(rows) for a, b in zip(total, gradient.tolist(), strict=True)]
+    return total
+
+
+def test_agem_projects_a_parameter_at_a_time(stack_of):
+    """A step of the second task on Python's own numbers, with nothing of the engine's but which samples were drawn:
+    where the two gradients oppose each other g - (g.r / r.r) r, entry by entry; elsewhere g."""
+    seen = set()
+    for scenario in ("task", "class"):
+        stack = stack_of("strategy=agem", f"scenario={scenario}", "memory_per_class=3", PAIRS, *SMALL)
+        data, (run, _) = stack.strategy.data, stack.learn(stack.born(), 0)
+        rows, weight, _, noise = (v[0] for v in stack.deck(0, 1, "train").take(0, 1))
+        when = Moment(torch.tensor(1), torch.tensor(1), torch.tensor(0.0), noise)
+        batch = data.batch(stack.deal, rows, weight.double(), when)
+        old = [run.own.memory.rows[int(u * 6)].item() for u in noise[1].tolist()]
+        for theta in (run.theta, run.theta + 0.3):
+            g, r = (mean_gradient(data, theta, some, scenario) for some in (rows.tolist(), old))
+            gr, rr = (sum(a * b for a, b in zip(v, r, strict=True)) for v in (g, r))
+            wanted = [a - gr / rr * b if gr < 0 else a for a, b in zip(g, r, strict=True)]
+            ours, _, aux = stack.strategy.gradient(theta, run.own, stack.hp, batch)
+            assert max(abs(a - b) for a, b in zip(ours.tolist(), wanted, strict=True)) < 1e-12
+            assert aux["projected_share"] == (gr < 0)
+            seen.add(gr < 0)
+    assert seen == {True, False}
 
 
 # ---------------------------------------------------------------- what is refused, and what is told

@@ -4,6 +4,7 @@ import math
 import sys
 
 import pytest
+from conftest import live
 
 from clrun import run, verify
 from clrun.config import compose
@@ -35,7 +36,7 @@ def test_every_case_is_a_run(number, name):
     """Its overrides compose and pass the checks, and the settings are the protocol's."""
     row = verify.rows()[number]
     settings = compose(*verify.overrides_of(row, row.cases[name], []), "seed=2")
-    assert settings["dataset"] == "mnist"
+    assert settings["dataset"] == ("cifar10" if number == "11" else "mnist")
     assert settings["validation"] == 0
 
 
@@ -46,6 +47,25 @@ def test_split_mnist_is_the_published_protocol():
     wanted |= {"dataset.normalize": False, "optimizer.name": "adam", "optimizer.reset": False, "lambda": 1e5}
     wanted |= {"fisher": "exact", "fisher_samples": None, "active": "all", "online": False}
     assert {key: settings[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(("case", "lr"), [("er", 0.1), ("derpp", 0.03)])
+def test_split_cifar10_is_the_published_protocol(case, lr):
+    row = verify.rows()["11"]
+    settings = compose(*verify.overrides_of(row, row.cases[case], []), "seed=2")
+    wanted = {"tasks": 5, "split.order": "fixed", "scenario": "class", "active": "all", "epochs": 50, "batch_size": 32}
+    wanted |= {"model": "resnet18", "model.width": 64, "model.norm": "batch", "augment": "crop_flip", "lr": lr}
+    wanted |= {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "optimizer.weight_decay": 0.0, "memory_size": 200}
+    assert {key: settings[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("strategy", ["er", "derpp"])
+def test_split_cifar10_takes_a_step(stack_of, strategy):
+    """On the digits, padded, with a narrow network: what the experiment composes can be trained."""
+    small = ("dataset=digits", "dataset.pad=4", "model.width=2", "iterations=1")
+    run, report = live(stack_of("+experiment=split_cifar10", f"strategy={strategy}", *small))
+    assert run.theta.isfinite().all()
+    assert report[-1].health[0]["memory_fill"] > 0
 
 
 @pytest.mark.parametrize(

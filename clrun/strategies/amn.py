@@ -98,9 +98,11 @@ class AMN(EWC):
 
     def restrict(self, delta, g, theta, own, hp, batch):
         """Other tasks' units rest, whatever the optimiser keeps in motion or lets decay."""
-        step = hp.eps * STEPS[self.direction](g)
-        delta = torch.where(self.net.layout.where(is_memory, theta), step, delta)
-        return torch.where(self.net.layout.rows(is_added, batch.stage), delta, 0)
+        steps, slopes = self.net.layout.view(delta), self.net.layout.view(g)
+        steps |= {name: hp.eps * STEPS[self.direction](slopes[name]) for name in steps if is_memory(name)}
+        now = torch.arange(self.data.tasks, device=theta.device)[:, None, None] == batch.stage
+        steps |= {name: torch.where(now, steps[name], 0) for name in steps if is_added(name)}
+        return self.net.layout.flat(steps)
 
     @classmethod
     def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
