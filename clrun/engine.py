@@ -19,9 +19,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.deck import Budget, Deck
 from clrun.models import Statistics
 from clrun.optimizers import Optimizer
-from clrun.strategy import BARRED, Quadratic, Strategy, Tree, gradient_by_leaf
+from clrun.strategy import BARRED, Strategy, Tree, gradient_by_leaf
 from clrun.stream import DRAWS, Batch, Deal, Hand, Moment, Pool, generator, pad_rows
 
+QUADRATIC = "quadratic"  # the signal that is the value of a strategy's quadratic
+LOOK = 16  # after as many steps of a task, a quadratic's value is looked at in every sixteenth alone
 BLOCK = 512  # steps whose samples lie ready on the device, at most
 PATIENCE = 2.0  # seconds that a block may take: what an interrupted run loses at most
 FIRST = 8  # steps of a stack's first block, before it is known how long one takes
@@ -80,8 +82,8 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[R
         g, loss, aux = strategy.gradient(run.theta, run.own, hp, batch)
         quadratic = strategy.quadratic(run.own, hp)
         if quadratic is not None:
-            penalty, pull = quadratic.value_and_gradient(run.theta)
-            g, loss, aux = g + pull, loss + penalty, aux | {"penalty": penalty}
+            away = run.theta - quadratic.mean
+            g, aux = g + quadratic.gradient(away), aux | {QUADRATIC: quadratic.value(away)}
         delta, opt = optimizer.update(g, run.opt, lr, run.theta)
         theta = run.theta + strategy.restrict(delta, g, run.theta, run.own, hp, batch)
         own = strategy.after_step(run.own, hp, batch, run.theta, theta, aux)
@@ -97,7 +99,7 @@ class Steps:
     def __init__(self, step: Callable[..., tuple[Run, dict[str, Tensor]]], run: Run, *values: Any):
         self.step, self.run, self.values = step, run, values
 
-    def __call__(self, rows: Tensor, weight: Tensor, moment: Moment) -> dict[str, Tensor]:
+    def __call__(self, rows: Tensor, weight: Tensor, moment: Moment, look: bool) -> dict[str, Tensor]:
         """-> signals {name: ()}."""
         self.run, signals = self.step(self.run, *self.values, rows, weight, moment)
         return signals
@@ -107,7 +109,8 @@ class InPlace:
     """The same step for one run alone, written over `run`: its theta and its optimiser's state stay where they lie.
 
     Where a strategy leaves the gradient to autograd and the optimiser's step as it is, each parameter is a leaf of its
-    own that shares theta's storage, and its gradient is used where autograd has put it: no copy of all of it is made.
+    own that shares theta's storage, and its gradient is used where autograd has put it. A small network's step is bound
+    by the memory that it touches, so nothing of size P is copied, and the value of a quadratic is found when asked.
     """
 
     def __init__(self, strategy: Strategy, optimizer: Optimizer, run: Run, lr: Tensor, hp: Any, deal: Deal):
@@ -116,26 +119,28 @@ class InPlace:
         self.by_leaf = not (self.restricts or overrides(strategy, "gradient"))
         layout = strategy.net.layout
         self.cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
-        self.theta, self.pieces = run.theta, self.cut(run.theta)
-        self.strategy = self.lead_to_leaves(strategy) if self.by_leaf else strategy
-        self.quadratic = self.cut_quadratic()
+        self.theta = run.theta.detach().requires_grad_() if self.by_leaf else run.theta
+        self.leaves = [v.detach().requires_grad_() for v in self.cut(run.theta)] if self.by_leaf else []
+        leaves = dict(zip(layout.shapes, self.leaves, strict=True)) if self.by_leaf else {}
+        self.strategy = strategy.reading(self.theta, leaves) if self.by_leaf else strategy
         self.move = optimizer.in_place(run.theta, run.opt, self.cut)
+        self.away, self.unseen = torch.empty_like(run.theta), run.theta.new_tensor(torch.nan)
+        self.hold()
 
-    def lead_to_leaves(self, strategy: Strategy) -> Strategy:
-        """The strategy whose network reads a leaf for each parameter."""
-        self.theta = self.run.theta.detach().requires_grad_()
-        self.leaves = [v.detach().requires_grad_() for v in self.pieces]
-        return strategy.reading(self.theta, dict(zip(strategy.net.layout.shapes, self.leaves, strict=True)))
+    def hold(self) -> None:
+        """Look at the state's quadratic."""
+        self.quadratic = self.strategy.quadratic(self.run.own, self.hp)
+        if self.quadratic is not None:
+            self.strength = float(self.quadratic.strength)
+            self.pulls = list(zip(self.cut(self.quadratic.precision), self.cut(self.away), strict=True))
 
-    def cut_quadratic(self) -> Quadratic | None:
-        found = self.strategy.quadratic(self.run.own, self.hp)
-        return found and Quadratic(found.strength, self.cut(found.mean), self.cut(found.precision))
-
-    def __call__(self, rows: Tensor, weight: Tensor, moment: Moment) -> dict[str, Tensor]:
-        """-> signals {name: ()}."""
+    def __call__(self, rows: Tensor, weight: Tensor, moment: Moment, look: bool) -> dict[str, Tensor]:
+        """-> signals {name: ()}; look: whether a quadratic's value is one of them (else it is nan)."""
         strategy, theta, own = self.strategy, self.run.theta, self.run.own
         batch = strategy.data.batch(self.deal, rows, weight, moment)
         g, loss, aux = self.gradient(batch)
+        if self.quadratic is not None:
+            g, aux = self.pulled(g), aux | {QUADRATIC: self.quadratic.value(self.away) if look else self.unseen}
         stats = strategy.net.refreshed(theta, self.run.stats, batch.x)
         before = theta.clone() if self.restricts or self.remembers else theta
         self.move(g, self.lr)
@@ -144,23 +149,25 @@ class InPlace:
         if self.remembers:
             own = apart(strategy.after_step(own, self.hp, batch, before, theta, aux), theta)
         self.run = self.run._replace(stats=stats, own=own)
+        if self.remembers:
+            self.hold()
         return signals_of(loss, g, aux)
 
     def gradient(self, batch: Batch) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
         """g, cut as theta is, loss (), aux."""
-        own = self.run.own
+        rest = self.run.own, self.hp, batch
         if self.by_leaf:
-            loss_of = self.strategy.loss
-            g, loss, aux = gradient_by_leaf(loss_of, self.theta, self.leaves, self.cut, own, self.hp, batch)
-        else:
-            g, loss, aux = self.strategy.gradient(self.theta, own, self.hp, batch)
-            g = [g]
-        if self.quadratic is None:
-            return g, loss, aux
-        quadratic = self.cut_quadratic() if self.remembers else self.quadratic
-        g = g if self.by_leaf else [v.clone() for v in g]  # the strategy may still hold what it gave
-        penalty = quadratic.add_gradient_(g, self.pieces)
-        return g, loss + penalty, aux | {"penalty": penalty}
+            return gradient_by_leaf(self.strategy.loss, self.theta, self.leaves, self.cut, *rest)
+        g, loss, aux = self.strategy.gradient(self.theta, *rest)
+        return [g], loss, aux
+
+    def pulled(self, g: list[Tensor]) -> list[Tensor]:
+        """g with the quadratic's gradient; in place where no hook of the strategy has seen g."""
+        torch.sub(self.run.theta, self.quadratic.mean, out=self.away)
+        for i, (precision, away) in enumerate(self.pulls):
+            onto = g[i] if self.by_leaf else g[i].clone()
+            g[i] = onto.addcmul_(precision, away, value=self.strength)
+        return g
 
 
 def apart(own: Tree, theta: Tensor) -> Tree:
@@ -175,7 +182,8 @@ def overrides(strategy: Strategy, hook: str) -> bool:
 
 def signals_of(loss: Tensor, g: Sequence[Tensor], aux: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a step says of itself: {name: ()}. g: the gradient in one piece or several."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(g))) if len(g) > 1 else (g[0] @ g[0]).sqrt()
+    squares = [v.flatten() @ v.flatten() for v in g]
+    norm = (torch.stack(squares).sum() if len(g) > 1 else squares[0]).sqrt()
     return {"loss": loss, "gradient_norm": norm} | {name: v for name, v in aux.items() if v.dim() == 0}
 
 
@@ -201,6 +209,18 @@ def extended(half: Half, signals: dict[str, Tensor], steps: int) -> Half:
 def lost(half: Half) -> bool:
     """Whether all runs have diverged. Asked at multiples of BLOCK alone, so that no interruption changes the answer."""
     return half.start > 0 and half.start % BLOCK == 0 and not half.signals[-1]["loss"][:, -1].isfinite().any()
+
+
+def looked_at(step: int) -> bool:
+    """Whether the value of a quadratic is found at this step of a pass, from 1."""
+    return step <= LOOK or step % LOOK == 0
+
+
+def mean_of_looks(values: Tensor) -> float:
+    """(S,) -> the mean over all steps, from those that were looked at: beyond the first few each stands for LOOK."""
+    steps = [step for step in range(1, len(values) + 1) if looked_at(step)]
+    weight = torch.tensor([1.0 if step <= LOOK else LOOK for step in steps], dtype=torch.float64)
+    return ((values[[step - 1 for step in steps]].double() @ weight) / weight.sum()).item()
 
 
 def whole_steps(signals: dict[str, Tensor]) -> Tensor:
@@ -371,23 +391,23 @@ class Stack:
         sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()
         report.samples += int(sizes.sum())
         rows, weight, progress, noise = self.gathered(taken)
-        weight = weight.to(run.theta.dtype)
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
-        log: list[Tensor] = []
+        moments = [Moment(*at, *chance) for chance in zip(progress.unbind(-1), noise.unbind(-3), strict=True)]
+        steps = zip(rows.unbind(-2), weight.to(run.theta.dtype).unbind(-2), moments, strict=True)
+        log: list[dict[str, Tensor]] = []
         walk = self.walk(run, step)
-        for i in range(size):
-            B = int(sizes[0, i]) if self.alone and self.device.type == "cpu" else weight.shape[-1]
-            moment = Moment(*at, progress[..., i], noise[..., i, :, :B])
-            signals = walk(rows[..., i, :B], weight[..., i, :B], moment)
-            log.append(torch.stack(tuple(signals.values()), -1))
+        for i, (row, w, moment) in enumerate(steps):
+            B = int(sizes[0, i]) if self.alone and self.device.type == "cpu" else w.shape[-1]
+            if w.shape[-1] > B:
+                row, w, moment = row[..., :B], w[..., :B], moment._replace(noise=moment.noise[..., :B])
+            log.append(walk(row, w, moment, looked_at(start + i + 1)))
             if i % 64 == 63:
                 self.advance(64)
         self.advance(size % 64)
-        values = self.each(torch.stack(log, -1))  # (R, K, size)
+        signals = {name: self.each(torch.stack([entry[name] for entry in log], -1)) for name in log[0]}  # (R, size)
         self.charge(report, "train", began)
         self.pace = (perf_counter() - began) / size
-        named = dict(zip(signals, values.unbind(1), strict=True))
-        return walk.run, named | {"present": sizes > 0}
+        return walk.run, signals | {"present": sizes > 0}
 
     def walk(self, run: Run, step: Callable) -> "InPlace | Steps":
         """What takes one step after the other; the run that it starts from stays as it is."""
@@ -461,7 +481,10 @@ class Stack:
         if not signals:
             return {"steps": 0}
         finite = whole_steps(signals)
-        means = {n: v.double().mean().item() for n, v in signals.items() if n != "present"}
+        means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("present", QUADRATIC)}
+        if QUADRATIC in signals:
+            penalty = mean_of_looks(signals[QUADRATIC])
+            means |= {"loss": means["loss"] + penalty, "penalty": penalty}
         whole = means["loss"] or 1.0  # a task of one class has nothing to tell apart: its loss is zero
         shares = {f"{n}_over_loss": means[n] / whole for n in self.strategy.shares}
         return {"steps": len(finite), "steps_not_finite": int((~finite).sum())} | means | shares

@@ -13,7 +13,7 @@ NEGLIGIBLE = 1e-12  # of the loss
 
 @dataclass(frozen=True)
 class Pull(Strategy):
-    """`loss` puts its "penalty" into aux; `importance` says how much each weight is held."""
+    """`quadratic` is the pull; `importance` says how much each weight is held."""
 
     shares: ClassVar[tuple[str, ...]] = ("penalty",)
     strength: ClassVar[str] = "lambda"  # the knob that scales the penalty

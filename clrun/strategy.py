@@ -15,7 +15,6 @@ Tree = Any  # tensors in tuples, lists and dicts
 Aux = dict[str, Tensor]
 
 BARRED = -1e9  # the logit of an output that may not answer
-STRETCH = 2**15  # floats that are worked on at once where all of theta would not fit into a cache
 
 
 def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
@@ -84,23 +83,13 @@ class Quadratic(NamedTuple):
     mean: Tensor  # (P,)
     precision: Tensor  # (P,)
 
-    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """(), (P,)."""
-        d = theta - self.mean
-        pull = self.strength * self.precision * d
-        return pull @ d / 2, pull
+    def value(self, away: Tensor) -> Tensor:
+        """away (P,) = theta - mean -> ()."""
+        return self.strength / 2 * ((self.precision * away) @ away)
 
-    def add_gradient_(self, g: Sequence[Tensor], theta: Sequence[Tensor]) -> Tensor:
-        """The gradient onto g, in place; the value (). All may be pieces, g contiguous ones. A stretch at a time: what
-        lies between is read again at once, from a cache."""
-        values = []
-        for pieces in zip(g, theta, self.mean, self.precision, strict=True):
-            for onto, here, mean, precision in zip(*(v.view(-1).split(STRETCH) for v in pieces), strict=True):
-                d = here - mean
-                pull = precision * d
-                values.append(pull @ d)
-                onto.add_(pull.mul_(self.strength))
-        return self.strength / 2 * torch.stack(values).sum()
+    def gradient(self, away: Tensor) -> Tensor:
+        """away (P,) = theta - mean -> (P,)."""
+        return self.strength * self.precision * away
 
 
 @dataclass(frozen=True)
@@ -160,7 +149,8 @@ class Strategy:
         return cross_entropy(self.logits(theta, own, hp, batch.x, batch.t), batch), {}
 
     def quadratic(self, own: Tree, hp: Any) -> Quadratic | None:
-        """A penalty on theta that is added to the loss; as "penalty" it is one of the step's signals."""
+        """A penalty on theta that is added to the loss: its gradient is known, so autograd is not asked for it. Its
+        mean over a task stands in health.csv as "penalty"."""
         return None
 
     def gradient(self, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:

@@ -108,9 +108,10 @@ class Data:
 
     def batch(self, deal: Deal, rows: Tensor, weight: Tensor, when: "Moment", augment: bool = True) -> Batch:
         """The samples at `rows` (B,) as one batch."""
-        image, t = rows % len(self.images), rows // len(self.images)
+        t = rows // len(self.images)
+        image = rows - t * len(self.images)
         x = self.pictures(deal, image, t, when.noise if self.augment and augment else None)
-        y = deal.label[t, self.labels[image]]
+        y = deal.label[t, self.labels.index_select(0, image)]
         active = deal.active[when.horizon.expand_as(t), t]
         return Batch(x, y, t, active, weight, rows, when.stage, when.horizon, when.progress, when.noise, deal)
 

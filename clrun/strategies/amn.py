@@ -78,11 +78,10 @@ class AMN(EWC):
     def loss(self, theta, own, hp, batch):
         push = self.push_by_class if self.memory == "class" else self.push_by_task
         pushes = [push(M, W, batch) for M, W in self.pushes(theta)]
-        penalty = hp.lambda_ * own.penalty(theta)
         largest = torch.cat([M.flatten() for M, _ in self.pushes(theta)]).abs().max()
         push_rms = batch.mean(torch.cat(pushes, 1).square().mean(1)).sqrt()
-        aux = {"penalty": penalty, "memory_max": largest.detach(), "push_rms": push_rms.detach()}
-        return cross_entropy(self.pushed(theta, batch.x, pushes), batch) + penalty, aux
+        aux = {"memory_max": largest.detach(), "push_rms": push_rms.detach()}
+        return cross_entropy(self.pushed(theta, batch.x, pushes), batch), aux
 
     @staticmethod
     def push_by_task(M: Tensor, W: Tensor, batch: Any) -> Tensor:

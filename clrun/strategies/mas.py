@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clrun.per_sample import Score, summed
 from clrun.pull import Pull
+from clrun.strategy import Quadratic
 from clrun.stream import Batch
 
 
