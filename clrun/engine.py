@@ -19,24 +19,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.deck import Budget, Deck
 from clrun.models import Statistics
 from clrun.optimizers import Optimizer
-from clrun.strategy import BARRED, Strategy, Tree, gradient_by_leaf
-from clrun.stream import DRAWS, Batch, Deal, Hand, Moment, Pool, generator, pad_rows
+from clrun.step import QUADRATIC, InPlace, Replayed, Run, Steps, Walk, make_step, masked, mean_of_looks
+from clrun.strategy import BARRED, Strategy, Tree
+from clrun.stream import DRAWS, Deal, Hand, Moment, Pool, generator, pad_rows
 
-QUADRATIC = "quadratic"  # the signal that is the value of a strategy's quadratic
-LOOK = 16  # after as many steps of a task, a quadratic's value is looked at in every sixteenth alone
 BLOCK = 512  # steps whose samples lie ready on the device, at most
 PATIENCE = 2.0  # seconds that a block may take: what an interrupted run loses at most
 FIRST = 8  # steps of a stack's first block, before it is known how long one takes
 EVALUATE = 1024  # test samples a pass
-
-
-class Run(NamedTuple):
-    """One run; in a stack every leaf has a leading R."""
-
-    theta: Tensor  # (P,)
-    opt: Tree
-    stats: Statistics
-    own: Tree
 
 
 @dataclass
@@ -71,132 +61,7 @@ class Trouble(NamedTuple):
     diverged: bool  # loss or theta; otherwise the optimiser's state alone, which freezes the run
 
 
-# ---------------------------------------------------------------- one step
-
-
-def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
-    """The step of one run: (run, lr, hp, deal, rows, weight, moment) -> (run, signals {name: ()})."""
-
-    def step(run, lr, hp, deal, rows, weight, moment):
-        batch = strategy.data.batch(deal, rows, weight, moment)
-        g, loss, aux = strategy.gradient(run.theta, run.own, hp, batch)
-        quadratic = strategy.quadratic(run.own, hp)
-        if quadratic is not None:
-            away = run.theta - quadratic.mean
-            g, aux = g + quadratic.gradient(away), aux | {QUADRATIC: quadratic.value(away)}
-        delta, opt = optimizer.update(g, run.opt, lr, run.theta)
-        theta = run.theta + strategy.restrict(delta, g, run.theta, run.own, hp, batch)
-        own = strategy.after_step(run.own, hp, batch, run.theta, theta, aux)
-        stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
-        return Run(theta, opt, stats, own), signals_of(loss, [g], aux)
-
-    return step
-
-
-class Steps:
-    """A pure step, one after the other."""
-
-    def __init__(self, step: Callable[..., tuple[Run, dict[str, Tensor]]], run: Run, *values: Any):
-        self.step, self.run, self.values = step, run, values
-
-    def __call__(self, rows: Tensor, weight: Tensor, moment: Moment, look: bool) -> dict[str, Tensor]:
-        """-> signals {name: ()}."""
-        self.run, signals = self.step(self.run, *self.values, rows, weight, moment)
-        return signals
-
-
-class InPlace:
-    """The same step for one run alone, written over `run`: its theta and its optimiser's state stay where they lie.
-
-    Where a strategy leaves the gradient to autograd and the optimiser's step as it is, each parameter is a leaf of its
-    own that shares theta's storage, and its gradient is used where autograd has put it. A small network's step is bound
-    by the memory that it touches, so nothing of size P is copied, and the value of a quadratic is found when asked.
-    """
-
-    def __init__(self, strategy: Strategy, optimizer: Optimizer, run: Run, lr: Tensor, hp: Any, deal: Deal):
-        self.run, self.lr, self.hp, self.deal = run, lr, hp, deal
-        self.restricts, self.remembers = overrides(strategy, "restrict"), overrides(strategy, "after_step")
-        self.by_leaf = not (self.restricts or overrides(strategy, "gradient"))
-        layout = strategy.net.layout
-        self.cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
-        self.theta = run.theta.detach().requires_grad_() if self.by_leaf else run.theta
-        self.leaves = [v.detach().requires_grad_() for v in self.cut(run.theta)] if self.by_leaf else []
-        leaves = dict(zip(layout.shapes, self.leaves, strict=True)) if self.by_leaf else {}
-        self.strategy = strategy.reading(self.theta, leaves) if self.by_leaf else strategy
-        self.move = optimizer.in_place(run.theta, run.opt, self.cut)
-        self.away, self.unseen = torch.empty_like(run.theta), run.theta.new_tensor(torch.nan)
-        self.hold()
-
-    def hold(self) -> None:
-        """Look at the state's quadratic."""
-        self.quadratic = self.strategy.quadratic(self.run.own, self.hp)
-        if self.quadratic is not None:
-            self.strength = float(self.quadratic.strength)
-            self.pulls = list(zip(self.cut(self.quadratic.precision), self.cut(self.away), strict=True))
-
-    def __call__(self, rows: Tensor, weight: Tensor, moment: Moment, look: bool) -> dict[str, Tensor]:
-        """-> signals {name: ()}; look: whether a quadratic's value is one of them (else it is nan)."""
-        strategy, theta, own = self.strategy, self.run.theta, self.run.own
-        batch = strategy.data.batch(self.deal, rows, weight, moment)
-        g, loss, aux = self.gradient(batch)
-        if self.quadratic is not None:
-            g, aux = self.pulled(g), aux | {QUADRATIC: self.quadratic.value(self.away) if look else self.unseen}
-        stats = strategy.net.refreshed(theta, self.run.stats, batch.x)
-        before = theta.clone() if self.restricts or self.remembers else theta
-        self.move(g, self.lr)
-        if self.restricts:
-            theta.copy_(before + strategy.restrict(theta - before, g[0], before, own, self.hp, batch))
-        if self.remembers:
-            own = apart(strategy.after_step(own, self.hp, batch, before, theta, aux), theta)
-        self.run = self.run._replace(stats=stats, own=own)
-        if self.remembers:
-            self.hold()
-        return signals_of(loss, g, aux)
-
-    def gradient(self, batch: Batch) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
-        """g, cut as theta is, loss (), aux."""
-        rest = self.run.own, self.hp, batch
-        if self.by_leaf:
-            return gradient_by_leaf(self.strategy.loss, self.theta, self.leaves, self.cut, *rest)
-        g, loss, aux = self.strategy.gradient(self.theta, *rest)
-        return [g], loss, aux
-
-    def pulled(self, g: list[Tensor]) -> list[Tensor]:
-        """g with the quadratic's gradient; in place where no hook of the strategy has seen g."""
-        torch.sub(self.run.theta, self.quadratic.mean, out=self.away)
-        for i, (precision, away) in enumerate(self.pulls):
-            onto = g[i] if self.by_leaf else g[i].clone()
-            g[i] = onto.addcmul_(precision, away, value=self.strength)
-        return g
-
-
-def apart(own: Tree, theta: Tensor) -> Tree:
-    """A state that shares no memory with theta, which is about to be written over."""
-    place = theta.untyped_storage().data_ptr()
-    return tree_map(lambda v: v.clone() if v.untyped_storage().data_ptr() == place else v, own)
-
-
-def overrides(strategy: Strategy, hook: str) -> bool:
-    return getattr(type(strategy), hook) is not getattr(Strategy, hook)
-
-
-def signals_of(loss: Tensor, g: Sequence[Tensor], aux: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a step says of itself: {name: ()}. g: the gradient in one piece or several."""
-    squares = [v.flatten() @ v.flatten() for v in g]
-    norm = (torch.stack(squares).sum() if len(g) > 1 else squares[0]).sqrt()
-    return {"loss": loss, "gradient_norm": norm} | {name: v for name, v in aux.items() if v.dim() == 0}
-
-
-def masked(step: Callable[..., tuple[Run, dict[str, Tensor]]]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
-    """The step, but a run whose batch is empty stays as it is: its task is over before its neighbours'."""
-
-    def step_or_rest(run, lr, hp, deal, rows, weight, moment):
-        new, signals = step(run, lr, hp, deal, rows, weight, moment)
-        alive = weight.any()
-        signals = {name: torch.where(alive, v, 0) for name, v in signals.items()}
-        return tree_map(lambda fresh, old: torch.where(alive, fresh, old), new, run), signals
-
-    return step_or_rest
+# ---------------------------------------------------------------- what is gathered on the way
 
 
 def extended(half: Half, signals: dict[str, Tensor], steps: int) -> Half:
@@ -211,22 +76,10 @@ def lost(half: Half) -> bool:
     return half.start > 0 and half.start % BLOCK == 0 and not half.signals[-1]["loss"][:, -1].isfinite().any()
 
 
-def looked_at(step: int) -> bool:
-    """Whether the value of a quadratic is found at this step of a pass, from 1."""
-    return step <= LOOK or step % LOOK == 0
-
-
-def mean_of_looks(values: Tensor) -> float:
-    """(S,) -> the mean over all steps, from those that were looked at: beyond the first few each stands for LOOK."""
-    steps = [step for step in range(1, len(values) + 1) if looked_at(step)]
-    weight = torch.tensor([1.0 if step <= LOOK else LOOK for step in steps], dtype=torch.float64)
-    return ((values[[step - 1 for step in steps]].double() @ weight) / weight.sum()).item()
-
-
 def whole_steps(signals: dict[str, Tensor]) -> Tensor:
-    """(S,) bool: the steps whose loss and gradient were finite. What makes theta or the optimiser's state overflow (the
-    square of a gradient, in Adam) makes the norm of the gradient overflow at the same step, or the loss at the next."""
-    return signals["loss"].isfinite() & signals["gradient_norm"].isfinite()
+    """(S,) bool: the steps whose loss was finite, and the square of the gradient's norm. What makes theta or the
+    optimiser's state overflow (the square of a gradient, in Adam) shows there, or in the loss of the next step."""
+    return signals["loss"].isfinite() & signals["gradient_norm"].square().isfinite()
 
 
 def first_trouble(signals: dict[str, Tensor], whole: bool, sound: bool) -> Trouble | None:
@@ -246,6 +99,7 @@ class Stack:
     """R runs of one strategy, network and optimiser on the same images.
 
     seeds [r]; hands [r]; hp: Hyper with leaves (R,); lr (R,); births [r](stage) -> theta, statistics of a new network.
+    replay: steps on static tensors, on CUDA as a graph. compile: the step is compiled first.
     """
 
     strategy: Strategy
@@ -260,6 +114,8 @@ class Stack:
     births: Sequence[Callable[[int], tuple[Tensor, Statistics]]]
     evaluate_every: int = 0
     validate: bool = False
+    replay: bool = False
+    compile: bool = False
     advance: Callable[[int], None] = lambda steps: None
     begin: Callable[[int, int], None] = lambda stage, steps: None
     rest: Callable[["Run", Half], None] = lambda run, half: None  # between blocks; what it is given is never changed
@@ -337,6 +193,9 @@ class Stack:
         fresh = self.born(stage) if self.strategy.restart else run
         return run._replace(theta=fresh.theta, stats=fresh.stats, opt=self.lift(self.optimizer.init)(fresh.theta))
 
+    def compiled(self, step: Callable) -> Callable:
+        return torch.compile(step, dynamic=False) if self.compile else step
+
     def horizon(self, stage: int) -> int:
         """The newest task seen by the end of this stage."""
         return max(task for s in range(stage + 1) for task in self.strategy.visible(s))
@@ -351,21 +210,28 @@ class Stack:
         total = max(deck.steps for deck in decks)
         self.begin(stage, total)
         self.advance(half.start)
-        step = self.lifted_step(decks)
+        walk = self.walker(run, decks)
         while half.start < total and not lost(half):
             size = min(self.block_size(half.start), total - half.start)
-            run, signals = self.block(run, step, decks, half.start, size, stage, report)
+            run, signals = self.block(walk, decks, half.start, size, stage, report)
             half = extended(half, signals, size)
             self.step += size
             self.glance(run, stage, report)
             self.rest(run, half)
         return run, half
 
-    def lifted_step(self, decks: Sequence[Deck]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
-        """The step of all runs."""
+    def walker(self, run: Run, decks: Sequence[Deck]) -> Walk:
+        """What takes the steps of a pass, one after the other; `run` itself stays as it is."""
+        values = self.lr, self.hp, self.deal
         ragged = not self.alone and len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
         step = make_step(self.strategy, self.optimizer)
-        return self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
+        step = self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
+        step = self.compiled(step)
+        if self.replay:
+            return Replayed(step, run, values, self.alone)
+        if self.alone and not self.compile:
+            return InPlace(self.strategy, self.optimizer, run, *values)
+        return Steps(step, run, *values)
 
     def block_size(self, start: int) -> int:
         """Steps to the next multiple of BLOCK or the next evaluation, but no more than PATIENCE allows."""
@@ -384,37 +250,23 @@ class Stack:
         """Steps to the next evaluation within a task."""
         return self.evaluate_every - self.step % self.evaluate_every if self.evaluate_every else BLOCK
 
-    def block(self, run, step, decks, start, size, stage, report) -> tuple[Run, dict[str, Tensor]]:
-        """Some steps, without a word to the host. Alone on a CPU a short batch is short; elsewhere it has weight 0."""
+    def block(
+        self, walk: Walk, decks: Sequence[Deck], start: int, size: int, stage: int, report: Report
+    ) -> tuple[Run, dict[str, Tensor]]:
+        """Some steps, without a word to the host -> the run, signals {name: (R, size)} and "present"."""
         began = perf_counter()
         taken = [deck.take(start, size) for deck in decks]
         sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()
         report.samples += int(sizes.sum())
         rows, weight, progress, noise = self.gathered(taken)
+        draws = self.lift(self.strategy.data.drawn)(self.deal, rows, weight.to(self.lr.dtype))
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
-        moments = [Moment(*at, *chance) for chance in zip(progress.unbind(-1), noise.unbind(-3), strict=True)]
-        steps = zip(rows.unbind(-2), weight.to(run.theta.dtype).unbind(-2), moments, strict=True)
-        log: list[dict[str, Tensor]] = []
-        walk = self.walk(run, step)
-        for i, (row, w, moment) in enumerate(steps):
-            B = int(sizes[0, i]) if self.alone and self.device.type == "cpu" else w.shape[-1]
-            if w.shape[-1] > B:
-                row, w, moment = row[..., :B], w[..., :B], moment._replace(noise=moment.noise[..., :B])
-            log.append(walk(row, w, moment, looked_at(start + i + 1)))
-            if i % 64 == 63:
-                self.advance(64)
-        self.advance(size % 64)
-        signals = {name: self.each(torch.stack([entry[name] for entry in log], -1)) for name in log[0]}  # (R, size)
+        short = sizes[0].tolist() if self.alone and self.device.type == "cpu" else None
+        signals = walk.along(draws, Moment(*at, progress, noise), start, short, self.advance)
+        signals = {name: self.each(v) for name, v in signals.items()}
         self.charge(report, "train", began)
         self.pace = (perf_counter() - began) / size
-        return walk.run, signals | {"present": sizes > 0}
-
-    def walk(self, run: Run, step: Callable) -> "InPlace | Steps":
-        """What takes one step after the other; the run that it starts from stays as it is."""
-        values = self.lr, self.hp, self.deal
-        if self.alone:
-            return InPlace(self.strategy, self.optimizer, tree_map(torch.clone, run), *values)
-        return Steps(step, run, *values)
+        return walk.snapshot(), signals | {"present": sizes > 0}
 
     def charge(self, report: Report, what: str, began: float) -> None:
         if self.device.type == "cuda":

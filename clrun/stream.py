@@ -40,14 +40,27 @@ class Moment(NamedTuple):
     noise: Tensor  # (6, B) uniform in [0, 1), new at every step: chance is data
 
 
+class Draw(NamedTuple):
+    """Which samples a step is dealt. In a stack, a batch that is short or empty for some run is filled up with weight
+    0; `share` is the weight over its sum: a mean over the samples that are there is a product with it."""
+
+    rows: Tensor  # (B,) image + N * task
+    weight: Tensor  # (B,) 1, or 0 where there is no sample
+    share: Tensor  # (B,)
+    image: Tensor  # (B,)
+    t: Tensor  # (B,) task number
+    y: Tensor  # (B,) output number
+
+
 class Batch(NamedTuple):
-    """Samples of one step. In a stack, a batch that is short or empty for some run is filled up with weight 0."""
+    """The samples themselves."""
 
     x: Tensor  # (B, C, H, W)
     y: Tensor  # (B,) output number
     t: Tensor  # (B,) task number
     active: Tensor  # (B, C) bool: the outputs that may answer
     weight: Tensor  # (B,) 1, or 0 where there is no sample
+    share: Tensor  # (B,) weight over its sum
     rows: Tensor  # (B,) image + N * task
     stage: Tensor  # ()
     horizon: Tensor  # ()
@@ -57,7 +70,7 @@ class Batch(NamedTuple):
 
     def mean(self, values: Tensor) -> Tensor:
         """(B,) -> (): over the samples that are there."""
-        return values @ self.weight / self.weight.sum().clamp(min=1)
+        return values @ self.share
 
 
 class Pool(NamedTuple):
@@ -106,14 +119,23 @@ class Data:
             x = turn(x, deal.angle[t])
         return x.mul_(self.scale).add_(self.shift)
 
-    def batch(self, deal: Deal, rows: Tensor, weight: Tensor, when: "Moment", augment: bool = True) -> Batch:
-        """The samples at `rows` (B,) as one batch."""
+    def drawn(self, deal: Deal, rows: Tensor, weight: Tensor) -> Draw:
+        """rows, weight (..., B): all that can be known of a step's samples, or of many steps', before it is taken."""
         t = rows // len(self.images)
         image = rows - t * len(self.images)
-        x = self.pictures(deal, image, t, when.noise if self.augment and augment else None)
-        y = deal.label[t, self.labels.index_select(0, image)]
-        active = deal.active[when.horizon.expand_as(t), t]
-        return Batch(x, y, t, active, weight, rows, when.stage, when.horizon, when.progress, when.noise, deal)
+        share = weight / weight.sum(-1, keepdim=True).clamp(min=1)
+        return Draw(rows, weight, share, image, t, deal.label[t, self.labels[image]])
+
+    def gathered(self, deal: Deal, draw: Draw, when: Moment, augment: bool = True) -> Batch:
+        """The samples of a step (B,) as one batch."""
+        x = self.pictures(deal, draw.image, draw.t, when.noise if self.augment and augment else None)
+        active = deal.active[when.horizon.expand_as(draw.t), draw.t]
+        moment = when.stage, when.horizon, when.progress, when.noise
+        return Batch(x, draw.y, draw.t, active, draw.weight, draw.share, draw.rows, *moment, deal)
+
+    def batch(self, deal: Deal, rows: Tensor, weight: Tensor, when: Moment, augment: bool = True) -> Batch:
+        """The samples at `rows` (B,) as one batch."""
+        return self.gathered(deal, self.drawn(deal, rows, weight), when, augment)
 
     def recall(self, rows: Tensor, batch: Batch) -> Batch:
         """Other rows (B,) at the same moment: what a memory brings back, augmented as the stream is."""

@@ -6,8 +6,8 @@ from conftest import SCENARIOS, STRATEGIES, live
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.catalog import read
-from clrun.engine import make_step
 from clrun.errors import UsageError
+from clrun.step import make_step
 from clrun.stream import Moment
 
 SEEDS = (0, 1, 2)
@@ -38,7 +38,8 @@ def second_task(stack):
     pool = stack.pool(0, "train", torch.float64)
     rows = stack.rows(stack.hands[0].train[1], 1)[:8]
     when = Moment(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), pool.noise[:, :8].float())
-    return run, (stack.lr, stack.hp, stack.deal, rows, torch.ones(8, dtype=torch.float64), when)
+    draw = stack.strategy.data.drawn(stack.deal, rows, torch.ones(8, dtype=torch.float64))
+    return run, (stack.lr, stack.hp, stack.deal, draw, when)
 
 
 @pytest.mark.parametrize(("strategy", "scenario"), COMBINATIONS)
@@ -75,6 +76,20 @@ def test_state_never_aliases_theta(stack_of, strategy):
     stack = stack_of(f"strategy={strategy}")
     for run in (stack.born(), stack.learn(stack.born(), 0)[0]):
         assert run.theta.data_ptr() not in {v.data_ptr() for v in tree_leaves(run.own)}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("seeds", [(0,), SEEDS])
+def test_replayed_on_tensors_that_stay_where_they_are(stack_of, strategy, seeds):
+    """What a CUDA graph plays, step by step: alone and stacked."""
+    overrides = (f"strategy={strategy}", "epochs=1", "batch_size=48")
+    played, plain = (stack_of(*overrides, seeds=seeds) for _ in range(2))
+    played.replay = True
+    (one, reports), (other, others) = live(played), live(plain)
+    assert distance(one, other) < 1e-9
+    for a, b in zip(reports, others, strict=True):
+        assert torch.equal(a.correct, b.correct)
+        assert a.health[-1] == pytest.approx(b.health[-1], rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -7,6 +7,7 @@ import torch
 from conftest import live
 from torch import nn
 
+from clrun.step import whole_gradient
 from clrun.strategies.si import SI
 
 C, XI = 0.4, 0.05
@@ -70,8 +71,8 @@ def test_the_path_is_of_the_task_loss_alone(stack_of):
     run, _ = stack.learn(stack.born(), 0)
     (batch,) = strategy.data.chunks(stack.pool(0, "train", torch.float64).first(8), 8)
     away = run.theta + 0.1
-    g, _, aux = strategy.gradient(away, run.own, hp, batch)
-    plain, _, _ = strategy.gradient(away, strategy.init(away), hp, batch)
+    g, _, aux = whole_gradient(strategy, away, run.own, hp, batch)
+    plain, _, _ = whole_gradient(strategy, away, strategy.init(away), hp, batch)
     assert (g - plain).abs().max() > 1
     own = strategy.after_step(run.own, hp, batch, away, away + 1, aux)
     assert (own.path + plain).abs().max() < 1e-12
@@ -83,11 +84,16 @@ def test_a_gradient_is_that_of_the_loss(stack_of):
     run, _ = stack.learn(stack.born(), 0)
     (batch,) = strategy.data.chunks(stack.pool(0, "train", torch.float64).first(8), 8)
     theta = run.theta + 0.01
-    g, _, _ = strategy.gradient(theta, run.own, hp, batch)
+
+    def value(theta):
+        _, loss, aux = whole_gradient(strategy, theta, run.own, hp, batch)
+        return loss + aux["quadratic"]
+
+    g, _, _ = whole_gradient(strategy, theta, run.own, hp, batch)
     for j in (0, 100, len(theta) - 1):
         step = torch.zeros_like(theta)
         step[j] = 1e-6
-        up, down = (strategy.gradient(theta + s, run.own, hp, batch)[1] for s in (step, -step))
+        up, down = (value(theta + s) for s in (step, -step))
         assert ((up - down) / 2e-6).item() == pytest.approx(g[j].item(), abs=1e-7)
 
 
