@@ -19,7 +19,20 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.deck import Budget, Deck
 from clrun.models import Statistics
 from clrun.optimizers import Optimizer
-from clrun.step import QUADRATIC, InPlace, Replayed, Run, Steps, Walk, make_step, masked, mean_of_looks
+from clrun.step import (
+    LOOKED_AT,
+    NORM,
+    QUADRATIC,
+    InPlace,
+    Replayed,
+    Run,
+    Steps,
+    Walk,
+    looked_at,
+    make_step,
+    masked,
+    mean_of_looks,
+)  # fmt: skip
 from clrun.strategy import BARRED, Strategy, Tree
 from clrun.stream import DRAWS, Deal, Hand, Moment, Pool, generator, pad_rows
 
@@ -77,9 +90,10 @@ def lost(half: Half) -> bool:
 
 
 def whole_steps(signals: dict[str, Tensor]) -> Tensor:
-    """(S,) bool: the steps whose loss was finite, and the square of the gradient's norm. What makes theta or the
-    optimiser's state overflow (the square of a gradient, in Adam) shows there, or in the loss of the next step."""
-    return signals["loss"].isfinite() & signals["gradient_norm"].square().isfinite()
+    """(S,) bool: the steps whose loss was finite, and the norm of the gradient where it was looked at. What makes theta
+    or the optimiser's state overflow shows in that norm, or in the loss of the next step."""
+    looked = torch.tensor([looked_at(step) for step in range(1, len(signals[NORM]) + 1)], dtype=torch.bool)
+    return signals["loss"].isfinite() & (signals[NORM].isfinite() | ~looked)
 
 
 def first_trouble(signals: dict[str, Tensor], whole: bool, sound: bool) -> Trouble | None:
@@ -333,10 +347,11 @@ class Stack:
         if not signals:
             return {"steps": 0}
         finite = whole_steps(signals)
-        means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("present", QUADRATIC)}
-        if QUADRATIC in signals:
-            penalty = mean_of_looks(signals[QUADRATIC])
-            means |= {"loss": means["loss"] + penalty, "penalty": penalty}
+        seldom = {n: mean_of_looks(v) for n, v in signals.items() if n in LOOKED_AT}
+        means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("present", *LOOKED_AT)}
+        means |= {NORM: seldom[NORM]}
+        if QUADRATIC in seldom:
+            means |= {"loss": means["loss"] + seldom[QUADRATIC], "penalty": seldom[QUADRATIC]}
         whole = means["loss"] or 1.0  # a task of one class has nothing to tell apart: its loss is zero
         shares = {f"{n}_over_loss": means[n] / whole for n in self.strategy.shares}
         return {"steps": len(finite), "steps_not_finite": int((~finite).sum())} | means | shares

@@ -220,6 +220,8 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
         births=[birth(p, layout, data, dtype) for p in stack],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
+        replay=device.type == "cuda" and settings["cuda_graph"] == "auto",
+        compile=settings["compile"],
     )
 
 

@@ -18,8 +18,8 @@ from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy, Tree, gradient_by_leaf
 from clrun.stream import Batch, Deal, Draw, Moment
 
-QUADRATIC = "quadratic"  # the signal that is the value of a strategy's quadratic
-FIRST, LOOK = 4, 16  # a quadratic's value is found at the first steps of a pass, then at every sixteenth
+NORM, QUADRATIC = LOOKED_AT = ("gradient_norm", "quadratic")  # signals that cost a pass over theta
+FIRST, LOOK = 4, 16  # they are found at the first steps of a pass, then at every sixteenth
 TOLD = 64  # steps between two words on how far it is
 WARM_UP = 3  # steps before a graph is recorded, in which libraries set themselves up
 
@@ -41,9 +41,9 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[R
         g, loss, aux = whole_gradient(strategy, run.theta, run.own, hp, batch)
         delta, opt = optimizer.update(g, run.opt, lr, run.theta)
         theta = run.theta + strategy.restrict(delta, g, run.theta, run.own, hp, batch)
-        own = strategy.after_step(run.own, hp, batch, run.theta, theta, aux)
+        own = strategy.after_move(strategy.after_step(run.own, hp, batch, aux), run.theta, theta, aux)
         stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
-        return Run(theta, opt, stats, own), signals_of(loss, [g], aux)
+        return Run(theta, opt, stats, own), signals_of(loss, (g @ g).sqrt(), aux)
 
     return step
 
@@ -72,15 +72,18 @@ def masked(step: Callable[..., tuple[Run, dict[str, Tensor]]]) -> Callable[..., 
     return step_or_rest
 
 
-def signals_of(loss: Tensor, g: Sequence[Tensor], aux: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a step says of itself: {name: ()}. g: the gradient in one piece or several."""
-    squares = [torch.dot(v.view(-1), v.view(-1)) for v in g]
-    square = torch.stack(squares).sum() if len(g) > 1 else squares[0]
-    return {"loss": loss, "gradient_norm": square.sqrt()} | {name: v for name, v in aux.items() if v.dim() == 0}
+def signals_of(loss: Tensor, norm: Tensor, aux: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a step says of itself: {name: ()}."""
+    return {"loss": loss, NORM: norm} | {name: v for name, v in aux.items() if v.dim() == 0}
+
+
+def norm_of(g: Sequence[Tensor]) -> Tensor:
+    """(): of a gradient in pieces. It overflows where the square of an entry does, as does Adam's second moment."""
+    return torch.stack([torch.dot(v.view(-1), v.view(-1)) for v in g]).sum().sqrt()
 
 
 def looked_at(step: int) -> bool:
-    """Whether the value of a quadratic is found at this step of a pass, from 1."""
+    """Whether the signals that cost a pass over theta are found at this step of a pass, from 1."""
     return step <= FIRST or step % LOOK == 0
 
 
@@ -163,12 +166,12 @@ class InPlace:
 
     Where a strategy leaves the gradient to autograd and the optimiser's step as it is, each parameter is a leaf of its
     own that shares theta's storage, and its gradient is used where autograd has put it. A small network's step is bound
-    by the memory that it touches, so nothing of size P is copied, and the value of a quadratic is found when asked.
+    by the memory that it touches: nothing of size P is copied, and what only a reader wants is found now and then.
     """
 
     def __init__(self, strategy: Strategy, optimizer: Optimizer, run: Run, lr: Tensor, hp: Any, deal: Deal):
         self.run, self.lr, self.hp, self.deal = copied(run), lr, hp, deal
-        self.restricts, self.remembers = overrides(strategy, "restrict"), overrides(strategy, "after_step")
+        self.restricts, self.watches = overrides(strategy, "restrict"), overrides(strategy, "after_move")
         self.by_leaf = not (self.restricts or overrides(strategy, "gradient"))
         layout, theta = strategy.net.layout, self.run.theta
         self.cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
@@ -196,23 +199,23 @@ class InPlace:
         return copied(self.run)
 
     def one(self, draw: Draw, moment: Moment, look: bool) -> dict[str, Tensor]:
-        """-> signals {name: ()}; look: whether a quadratic's value is one of them (else it is nan)."""
+        """-> signals {name: ()}; look: whether those of `LOOKED_AT` are found, which are nan otherwise."""
         strategy, theta, own = self.strategy, self.run.theta, self.run.own
         batch = strategy.data.gathered(self.deal, draw, moment)
         g, loss, aux = self.gradient(batch)
         if self.quadratic is not None:
             g, aux = self.pulled(g), aux | {QUADRATIC: self.quadratic.value(self.away) if look else self.unseen}
         stats = strategy.net.refreshed(theta, self.run.stats, batch.x)
-        before = theta.clone() if self.restricts or self.remembers else theta
+        before = theta.clone() if self.restricts or self.watches else theta
         self.move(g, self.lr)
         if self.restricts:
             theta.copy_(before + strategy.restrict(theta - before, g[0], before, own, self.hp, batch))
-        if self.remembers:
-            own = apart(strategy.after_step(own, self.hp, batch, before, theta, aux), theta)
-        self.run = self.run._replace(stats=stats, own=own)
-        if self.remembers:
+        new = strategy.after_step(own, self.hp, batch, aux)
+        new = apart(strategy.after_move(new, before, theta, aux), theta) if self.watches else new
+        self.run = self.run._replace(stats=stats, own=new)
+        if new is not own:
             self.hold()
-        return signals_of(loss, g, aux)
+        return signals_of(loss, norm_of(g) if look else self.unseen, aux)
 
     def gradient(self, batch: Batch) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
         """g, cut as theta is, loss (), aux."""

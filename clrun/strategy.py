@@ -22,9 +22,14 @@ def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
     return logits.masked_fill(~active, BARRED).log_softmax(-1)
 
 
+def losses(logits: Tensor, y: Tensor, active: Tensor) -> Tensor:
+    """logits (B, C), labels (B,), active (B, C) -> (B,): cross entropies, softmax over a sample's active outputs."""
+    return F.cross_entropy(logits.masked_fill(~active, BARRED), y, reduction="none")
+
+
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """(B, C) -> (): mean over the samples that are there, softmax over their active outputs."""
-    return batch.mean(F.cross_entropy(logits.masked_fill(~batch.active, BARRED), batch.y, reduction="none"))
+    return batch.mean(losses(logits, batch.y, batch.active))
 
 
 def lifted() -> bool:
@@ -161,8 +166,12 @@ class Strategy:
         """The optimiser's step delta (P,) -> the step taken (P,)."""
         return delta
 
-    def after_step(self, own: Tree, hp: Any, batch: Batch, before: Tensor, after: Tensor, aux: Aux) -> Tree:
-        """before, after: theta (P,) around the step -> state."""
+    def after_step(self, own: Tree, hp: Any, batch: Batch, aux: Aux) -> Tree:
+        """-> state."""
+        return own
+
+    def after_move(self, own: Tree, before: Tensor, after: Tensor, aux: Aux) -> Tree:
+        """before, after: theta (P,) around the step -> state. For path integrals; what it needs is a copy of theta."""
         return own
 
     def after_phase(self, phase: str, theta: Tensor, own: Tree, hp: Any, pool: Pool) -> tuple[Tensor, Tree]:

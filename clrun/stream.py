@@ -112,7 +112,7 @@ class Data:
         if noise is not None:
             x = crop_flip(x, noise[3:])
         if deal.permutation.shape[-1]:
-            places = deal.permutation[t][:, None].expand(-1, x.shape[1], -1)
+            places = deal.permutation.index_select(0, t)[:, None].expand(-1, x.shape[1], -1)
             x = x.flatten(2).gather(-1, places).view(x.shape)
         x = x.to(self.scale.dtype)
         if deal.angle.shape[-1]:

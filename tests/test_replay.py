@@ -357,7 +357,7 @@ def test_one_way_to_say_how_much_is_kept(stack_of, strategy):
 class Oblivious(ER):
     """ER that never stores anything."""
 
-    def after_step(self, own, hp, batch, before, after, aux):
+    def after_step(self, own, hp, batch, aux):
         return own
 
 

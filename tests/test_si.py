@@ -74,7 +74,7 @@ def test_the_path_is_of_the_task_loss_alone(stack_of):
     g, _, aux = whole_gradient(strategy, away, run.own, hp, batch)
     plain, _, _ = whole_gradient(strategy, away, strategy.init(away), hp, batch)
     assert (g - plain).abs().max() > 1
-    own = strategy.after_step(run.own, hp, batch, away, away + 1, aux)
+    own = strategy.after_move(run.own, away, away + 1, aux)
     assert (own.path + plain).abs().max() < 1e-12
 
 
@@ -101,7 +101,7 @@ def test_a_si_that_does_nothing_says_so(stack_of, monkeypatch):
     knobs = {"c": 1.0, "xi": 0.1}
     _, reports = live(stack_of("strategy=si", "tasks=2"))
     assert SI.complaints([r.health[0] for r in reports], knobs) == []
-    monkeypatch.setattr(SI, "after_step", lambda self, own, *rest: own)  # the path is never walked
+    monkeypatch.setattr(SI, "after_move", lambda self, own, *rest: own)  # the path is never walked
     _, reports = live(stack_of("strategy=si", "tasks=2"))
     (complaint,) = SI.complaints([r.health[0] for r in reports], knobs)
     assert "did nothing" in complaint

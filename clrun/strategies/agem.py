@@ -38,7 +38,7 @@ class AGEM(Replay):
         signals = {"projected_share": projected.to(loss), "replay_loss": past * replay}
         return g - overlap * r, loss, aux | signals
 
-    def after_step(self, own, hp, batch, before, after, aux):
+    def after_step(self, own, hp, batch, aux):
         return own._replace(projections=own.projections + aux["projected_share"].long())
 
     def after_phase(self, phase, theta, own, hp, pool):

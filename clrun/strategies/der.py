@@ -43,7 +43,7 @@ class DER(Replay):
         gap = self.logits(theta, own, hp, old.x, old.t) - own.z[slots]
         return hp.alpha * old.mean(gap.square().mean(-1))
 
-    def after_step(self, own, hp, batch, before, after, aux):
+    def after_step(self, own, hp, batch, aux):
         tenants = own.memory.tenants(batch.weight, batch.noise[0])
         return self.Own(own.memory.after(tenants, batch.rows, batch.weight), moved_in(own.z, aux["z"], tenants))
 

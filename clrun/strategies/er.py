@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clrun.memory import Memory, Replay, census
-from clrun.strategy import cross_entropy
+from clrun.strategy import losses
 from clrun.stream import Batch
 
 
@@ -36,8 +36,8 @@ class ER(Replay):
     def loss(self, theta, own, hp, batch):
         old, _ = self.recall(own.memory, batch, batch.noise[1])
         z = self.logits(theta, own, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
-        new_z, old_z = z.chunk(2)
-        fit, replay = cross_entropy(new_z, batch), cross_entropy(old_z, old)
+        wrong = losses(z, torch.cat([batch.y, old.y]), torch.cat([batch.active, old.active]))
+        fit, replay = (part.mean(values) for part, values in zip((batch, old), wrong.chunk(2), strict=True))
         w = self.weight(own.memory, batch, fit)
         return w * fit + (1 - w) * replay, {"replay_loss": (own.memory.offered > 0) * replay}
 
@@ -46,7 +46,7 @@ class ER(Replay):
         parts = batch.stage + 1 if self.weighting == "share" else 2
         return torch.where(memory.offered > 0, torch.ones_like(like) / parts, 1)
 
-    def after_step(self, own, hp, batch, before, after, aux):
+    def after_step(self, own, hp, batch, aux):
         return own if self.memory_per_class is not None else self.Own(self.offer(own.memory, batch))
 
     def after_phase(self, phase, theta, own, hp, pool):

@@ -30,7 +30,7 @@ class Separate(Strategy):
     def loss(self, theta, own, hp, batch):
         return cross_entropy(self.net(theta, batch.x), batch), {}
 
-    def after_step(self, own, hp, batch, before, after, aux):
+    def after_step(self, own, hp, batch, aux):
         return own._replace(stage=batch.stage)
 
     def after_phase(self, phase, theta, own, hp, pool):

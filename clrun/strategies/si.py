@@ -43,7 +43,7 @@ class SI(Pull):
         g, fit, aux = super().gradient(theta, own, hp, batch)
         return g, fit, aux | {"fit_gradient": g}
 
-    def after_step(self, own, hp, batch, before, after, aux):
+    def after_move(self, own, before, after, aux):
         return own._replace(path=torch.addcmul(own.path, aux["fit_gradient"], after - before, value=-1))
 
     def after_phase(self, phase, theta, own, hp, pool):
