@@ -49,11 +49,16 @@ class Statement(Strict):
     below: float | None = None
     choices: list[str] | None = None
     identity: bool = True  # whether runs that differ in it are different runs
+    later: bool = (
+        False  # a key that came when there were runs already: where it is null it is no part of their identity
+    )
 
     @model_validator(mode="after")
     def makes_sense(self) -> "Statement":
         if (self.type in ("choice", "count")) != bool(self.choices):
             raise ValueError("types choice and count, and only they, take a list of choices")
+        if self.later and self.default is not None:
+            raise ValueError("a key that came later is null by default")
         if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
             raise ValueError(f"a {self.type} has no range (min, max, above, below)")
         try:

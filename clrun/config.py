@@ -35,6 +35,7 @@ class Settings:
     needs_task_id: bool
     unusual: Mapping[str, Any]  # the values that are not the default of these options
     private: frozenset[str]  # the keys that are not part of the identity
+    later: frozenset[str]  # the keys that are part of it only where they are not null
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -63,7 +64,8 @@ class Settings:
         return self._digest(fingerprint, ["seed", "strategy", *self.knobs], targets)
 
     def _digest(self, fingerprint: str, without: Collection[str], targets: Mapping[str, str]) -> str:
-        kept = {key: v for key, v in self.values.items() if key not in self.private and key not in without}
+        left = {*self.private, *without, *(key for key in self.later if self.values[key] is None)}
+        kept = {key: v for key, v in self.values.items() if key not in left}
         text = json.dumps([FORMAT, fingerprint, targets, kept], sort_keys=True, allow_nan=False)
         return hashlib.sha1(text.encode()).hexdigest()[:10]
 
@@ -119,6 +121,7 @@ def check(
         needs_task_id=chosen["strategy"].needs_task_id,
         unusual={key: v for key, v in values.items() if v is not None and v != usual[key]},
         private=frozenset(key for key, said in stated.items() if not said.identity),
+        later=frozenset(key for key, said in stated.items() if said.later),
     )
 
 
@@ -282,6 +285,8 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
     if lists is not None:
         refuse_against_lists(given, len(lists))
         values |= {"tasks": len(lists), "split.order": "fixed"}
+    if values["first_tasks"] == values["tasks"]:
+        values["first_tasks"] = None
     return values
 
 
@@ -308,6 +313,10 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
         raise UsageError(
             f"strategy={strategy.name} must be told the task at test, which scenario={values['scenario']} does not; "
             f"type scenario=task, or task_id_at_test=true to tell it all the same (such runs are marked)."
+        )
+    if (values["first_tasks"] or 0) > values["tasks"]:
+        raise UsageError(
+            f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )
     if Path(values["outputs"]).exists() and not Path(values["outputs"]).is_dir():
         raise UsageError(f"outputs={values['outputs']} is a file; name a folder, e.g. outputs=outputs.")
