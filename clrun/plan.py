@@ -57,11 +57,15 @@ def processes(batches: Sequence[Sequence["Prepared"]]) -> int:
     """Workers for these batches; 1 is this process, 0 is none for no batches."""
     if not batches:
         return 0
-    asked = batches[0][0].settings["workers"]
-    if asked == "auto":
-        threads = max(batch[0].settings["threads"] for batch in batches)
-        asked = 1 if kind(batches[0][0]) == "cuda" else max(1, cores() // threads)
-    return min(asked, len(batches))
+    threads = max(batch[0].settings["threads"] for batch in batches)
+    return min(wanted(batches[0][0].settings, threads, kind(batches[0][0])), len(batches))
+
+
+def wanted(settings: Settings, threads: int, kind: str) -> int:
+    """Workers, if there is enough to do."""
+    if settings["workers"] != "auto":
+        return settings["workers"]
+    return 1 if kind == "cuda" else max(1, cores() // threads)
 
 
 def warm_up(settings: Sequence[Settings]) -> None:
