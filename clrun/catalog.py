@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from clrun.errors import UsageError
 
 GROUPS = ("dataset", "split", "model", "optimizer", "strategy")
+CLUSTER = "cluster"  # a group, too, of which nothing is chosen by default, and which is no part of a run
 HERE = Path(__file__).resolve().parent
 # inside the package in a wheel, beside it in a checkout
 CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if (folder / "config.yaml").is_file())
@@ -146,7 +147,17 @@ class Strategy(Option):
     neutral: dict[str, float] | None = None  # the knobs at which it is finetuning; null where there are none
 
 
-KINDS: Mapping[str, type[Option]] = {"dataset": Dataset, "model": Model, "optimizer": Optimizer, "strategy": Strategy}
+class Cluster(Option):
+    executor: Literal["slurm", "local"]  # submitit's
+
+
+KINDS: Mapping[str, type[Option]] = {
+    "dataset": Dataset,
+    "model": Model,
+    "optimizer": Optimizer,
+    "strategy": Strategy,
+    CLUSTER: Cluster,
+}
 
 
 def full_key(group: str, knob: str) -> str:
@@ -175,14 +186,14 @@ class Catalog:
     def typeable(self) -> list[str]:
         """All that can be typed before an equals sign."""
         knobs = (key for g, options in self.options.items() for name in options for key in self.knobs(g, name))
-        return list(dict.fromkeys([*GROUPS, *self.root, *knobs]))
+        return list(dict.fromkeys([*self.options, *self.root, *knobs]))
 
     def nulls(self) -> dict[str, Any]:
         """Every key as null: with these at the bottom of a composition, any of them can be typed or swept."""
         tree: dict[str, Any] = {}
         for key in self.typeable():
             group, _, knob = key.rpartition(".")
-            if key not in GROUPS:
+            if key not in self.options:
                 (tree.setdefault(group, {}) if group else tree)[knob] = None
         return tree
 
@@ -195,7 +206,7 @@ def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
     """
     config = parse(CONF / "config.yaml")
     root = validated(Option, {"name": "config", "about": "root", "knobs": config["knobs"]}, CONF / "config.yaml").knobs
-    options: dict[str, dict[str, Option]] = {group: {} for group in GROUPS}
+    options: dict[str, dict[str, Option]] = {group: {} for group in (*GROUPS, CLUSTER)}
     stated: dict[str, Any] = {"knobs": config["knobs"]}
     for path, group in statements(folders):
         option = load(path, group, root)
@@ -210,7 +221,7 @@ def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
 def statements(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """(path, group) of the yaml files that state options."""
     for folder in folders:
-        for group in GROUPS:
+        for group in (*GROUPS, CLUSTER):
             yield from ((path, group) for path in sorted((folder / group).glob("*.yaml")))
 
 
@@ -224,7 +235,11 @@ def load(path: Path, group: str, root: Mapping[str, Statement]) -> Option:
     option = validated(KINDS.get(group, Option), parse(path), path)
     if option.name != path.stem:
         raise UsageError(f"{path}: its name must be that of the file: write name: {path.stem}.")
-    taken = {*root, *GROUPS, "hydra", "knobs", "experiment"} if group == "strategy" else set(type(option).model_fields)
+    taken = (
+        {*root, *GROUPS, CLUSTER, "hydra", "knobs", "experiment"}
+        if group == "strategy"
+        else set(type(option).model_fields)
+    )
     for knob in option.knobs:
         if knob in taken:
             raise UsageError(f"{path}: the knob {knob} has the name of a key that all runs have; give it another name.")

@@ -13,10 +13,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from clrun import catalog, split
-from clrun.catalog import GROUPS, Catalog, Option, Statement, shown
+from clrun.catalog import CLUSTER, GROUPS, Catalog, Option, Statement, shown
 from clrun.errors import UsageError
 
 FORMAT = 1  # to be raised when equal settings come to mean another run: finished runs are then trained again
@@ -101,6 +101,7 @@ def check(
     known = known or catalog.read()
     tree = plain(cfg)
     refuse_changed("knobs", tree.pop("knobs", None), known.stated["knobs"], "config.yaml")
+    tree.pop(CLUSTER, None)
     chosen = {group: option(tree, group, known) for group in GROUPS}
     names = tuple(one.name for one in chosen.values())
     stated = taken(known, names)
@@ -267,6 +268,35 @@ def no_such_key(key: str, known: Catalog) -> str:
     same = [other for other in keys if other.rpartition(".")[2] == last]
     near = same or difflib.get_close_matches(key, keys, 1) or difflib.get_close_matches(last, keys, 1)
     return f"{key}: no such key{f'; did you mean {near[0]}?' if near else ''} (clrun --help lists the keys)"
+
+
+def checked(given: Mapping[str, Any], stated: Mapping[str, Statement]) -> dict[str, Any]:
+    """The values of keys that are no part of a run: as given, else the default. UsageError."""
+    values = {key: said.default if given.get(key) is None else given[key] for key, said in stated.items()}
+    for key, said in stated.items():
+        try:
+            values[key] = TypeAdapter(said.annotation()).validate_python(values[key], strict=True)
+        except ValidationError:
+            raise UsageError(refusal(key, values[key], said)) from None
+    return values
+
+
+def chosen_cluster(node: Mapping[str, Any] | None, known: Catalog) -> tuple[Option, dict[str, Any]] | None:
+    """The cluster of a composed configuration and its knobs; None if none is chosen. UsageError."""
+    own = {key: value for key, value in (node or {}).items() if value is not None}
+    stated = {key.partition(".")[2] for key in known.typeable() if key.startswith(f"{CLUSTER}.")}
+    given = {f"{CLUSTER}.{key}": value for key, value in own.items() if key in stated}
+    if "name" not in own:
+        if given:
+            raise UsageError(f"{next(iter(given))}: type which cluster, too: cluster=slurm or cluster=local.")
+        return None
+    one = option({CLUSTER: own}, CLUSTER, known)
+    knobs = known.knobs(CLUSTER, one.name)
+    foreign = [key for key in given if key not in knobs]
+    if foreign:
+        takers = ", ".join(name for _, name in known.takers(foreign[0]))
+        raise UsageError(f"cluster={one.name} takes no {foreign[0]} ({takers} does).")
+    return one, {key.partition(".")[2]: value for key, value in checked(given, knobs).items()}
 
 
 # ---------------------------------------------------------------- values that depend on each other

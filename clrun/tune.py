@@ -24,8 +24,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic import TypeAdapter, ValidationError
-
 from clrun import catalog, cli, space
 from clrun.catalog import GROUPS, Catalog, Statement
 from clrun.errors import RunsFailed, UsageError
@@ -207,6 +205,8 @@ class Question:
 
 def read(asked: argparse.Namespace, known: Catalog) -> Question:
     """What the arguments ask for; all that can be refused before data are loaded is. UsageError."""
+    from clrun import config
+
     typed = {text: cli.parsed(space.spelt(text)) for text in asked.overrides}
     for override in typed.values():
         refuse(override.key_or_group, override.is_sweep_override(), known)
@@ -214,7 +214,7 @@ def read(asked: argparse.Namespace, known: Catalog) -> Question:
     fixed, axes = space.read([text for text, one in typed.items() if one.key_or_group not in OWN], known)
     if not axes:
         raise UsageError("there is nothing to search: type a list or an interval, such as 'lambda=log(1,1e6)'.")
-    question = Question(fixed, axes, checked(own), known, asked.config_dir)
+    question = Question(fixed, axes, config.checked(own, OWN), known, asked.config_dir)
     if question.settings(question.first())["validation"] == 0:
         if "validation" in question.keys:
             raise UsageError("validation=0: a search chooses by validation accuracy; leave it out, or type 0.1.")
@@ -234,19 +234,6 @@ def refuse(key: str, several: bool, known: Catalog) -> None:
     if several and (key in OWN or private or key.split(".")[0] in FIXED):
         reason = "type seeds=3 for the mean over three" if key == "seed" else "it is not searched; type one value"
         raise UsageError(f"{key} with several values: {reason}.")
-
-
-def checked(typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of OWN with their defaults. UsageError."""
-    from clrun.config import refusal
-
-    values = {key: said.default for key, said in OWN.items()} | typed
-    for key, said in OWN.items():
-        try:
-            TypeAdapter(said.annotation()).validate_python(values[key], strict=True)
-        except ValidationError:
-            raise UsageError(refusal(key, values[key], said)) from None
-    return values
 
 
 def corners(question: Question) -> list[dict[str, str]]:
