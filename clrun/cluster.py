@@ -1,10 +1,10 @@
 """`cluster=slurm`, `cluster=local`: the runs of a sweep as jobs of the submitit library, each job a group of runs.
 
-A job does what a sweep does on the machine that it is given: it trains in stacks on a GPU, in workers on a CPU, takes the
-locks of its runs and writes their files. The process that submits it waits, and reads files alone.
+A job does what a sweep does on the machine that it is given: it trains in stacks on a GPU, in workers on a CPU, takes
+the locks of its runs and writes their files. The process that submits it waits, and reads files alone.
 
-A job that is about to end (its time is up, or another takes its place) is told so by a signal. What it trains then writes
-checkpoints, and only after that submitit puts it back into the queue, where it begins with what is not finished.
+A job that is about to end (its time is up, or another takes its place) is told so by a signal. What it trains then
+writes checkpoints, and only after that submitit puts it back into the queue, where it begins with what is not finished.
 """
 
 import json
@@ -309,11 +309,8 @@ class Board:
         """Submit and look until all jobs are done, saying which runs are."""
         errors: dict[str, str] = {}
         while self.waiting or self.running:
-            room = (
-                (self.cluster.at_once or len(self.waiting)) if self.cluster.executor == "local" else len(self.waiting)
-            )
-            room -= len(self.running) if self.cluster.executor == "local" else 0
-            new, self.waiting = self.waiting[: max(0, room)], self.waiting[max(0, room) :]
+            room = self.room()
+            new, self.waiting = self.waiting[:room], self.waiting[room:]
             self.running += self.send(new)
             ended = [one for one in self.running if one.job.done()]
             self.running = [one for one in self.running if one not in ended]
@@ -323,6 +320,12 @@ class Board:
             self.tell([*self.running, *ended], errors)
             time.sleep(BETWEEN_LOOKS if self.running else 0)
         return errors
+
+    def room(self) -> int:
+        """Jobs that may be submitted now; a cluster has a queue of its own."""
+        if self.cluster.executor != "local":
+            return len(self.waiting)
+        return max(0, (self.cluster.at_once or len(self.waiting)) - len(self.running))
 
     def tell(self, jobs: Sequence[Sent], errors: Mapping[str, str]) -> None:
         """A line for each run that has ended since the last look."""
