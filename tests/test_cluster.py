@@ -45,15 +45,15 @@ def started(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def of_job(process: subprocess.Popen) -> dict[int, list[int]]:
-    """The processes that train -> those that they have started."""
+def training() -> list[int]:
+    """The processes of this folder's jobs."""
     found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    trains = {int(line.split()[0]) for line in found.splitlines() if "submitit.core._submit" in line}
-    return {pid: children(pid) for pid in children(process.pid) if pid in trains}
+    own = [line for line in found.splitlines() if f"submitit.core._submit {Path.cwd()}/jobs/cluster" in line]
+    return [int(line.split()[0]) for line in own]
 
 
 def begun(outputs: str = "jobs", runs: int = 1) -> bool:
-    return until(lambda: len(list(Path(outputs).glob("runs/*/*/accuracy_matrix.csv"))) == runs)
+    return until(lambda: len(list(Path(outputs).glob("runs/*/*/accuracy_matrix.csv"))) >= runs, seconds=240)
 
 
 def log(outputs: str = "jobs") -> str:
@@ -110,9 +110,9 @@ def test_a_job_that_is_killed_is_named_and_the_same_command_finishes_it(clrun):
     typed = ("-m", "strategy=ewc,finetune", *LONG, "cluster.jobs=1")
     with started(*typed) as process:
         assert begun()
-        (job,) = of_job(process)
+        (job,) = training()
         os.kill(job, signal.SIGKILL)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=400)
     (failed,) = Path("jobs").rglob("failed.txt")
     assert process.returncode == 1 and "1 of 2 runs crashed" in err and str(failed) in err
     assert "ended without a word; its log is" in failed.read_text() and failed.parent.parent.name == "ewc"
@@ -127,10 +127,10 @@ def test_an_interrupted_job_saves_and_is_put_back_into_the_queue(clrun, cpus, ev
     typed = ("-m", "strategy=ewc", "seed=0,1", *LONG, f"cluster.cpus={cpus}")
     with started(*typed) as process:
         assert begun(runs=cpus)
-        ((job, others),) = of_job(process).items()
-        for pid in [*others, job] if everybody else [job]:
+        (job,) = training()
+        for pid in [*children(job), job] if everybody else [job]:
             os.kill(pid, signal.SIGUSR2)
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=400)
     assert process.returncode == 0 and out.count("done (job") == 2, out + err
     said = log()
     assert "Requeued job" in said and said.count("Starting with JobEnvironment") == 2
@@ -182,14 +182,16 @@ def test_slurm_jobs_that_nobody_waits_for(clrun, slurm):
     assert code == 0 and "Submitted: job 1000 (2 runs)." in out
     script = (slurm / "1000.sh").read_text()
     assert "#SBATCH --partition=gpu" in script and "#SBATCH --time=120" in script and "--signal=USR2@" in script
+    assert begun()
+    (job,) = training()
+    os.kill(job, signal.SIGSTOP)
     with started(*typed) as process:
-        assert begun()
-        found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-        (job,) = [int(line.split()[0]) for line in found.splitlines() if f"{Path.cwd()}/jobs/cluster" in line]
+        assert "In the queue already: 1000." in [process.stdout.readline() for _ in range(2)][1]
         os.kill(job, signal.SIGUSR2)
-        out, err = process.communicate(timeout=180)
+        os.kill(job, signal.SIGCONT)
+        out, err = process.communicate(timeout=400)
     assert process.returncode == 0, out + err
-    assert "In the queue already: 1000." in out and out.count("done (job 1000)") == 2
+    assert out.count("done (job 1000)") == 2
     assert "Requeued job 1000" in log() and "continues after task" in log()
     assert len(list(slurm.glob("*.sh"))) == 1 and not list(Path("jobs/cluster").glob("*_runs.json"))
 
