@@ -47,7 +47,7 @@ def started(*arguments: str) -> subprocess.Popen:
 
 def training() -> list[int]:
     """The processes of this folder's jobs."""
-    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(["ps", "-eww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
     own = [line for line in found.splitlines() if f"submitit.core._submit {Path.cwd()}/jobs/cluster" in line]
     return [int(line.split()[0]) for line in own]
 
