@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from clrun.errors import UsageError
 
 GROUPS = ("dataset", "split", "model", "optimizer", "strategy")
+CLUSTER = "cluster"  # a group, too, of which nothing is chosen by default, and which is no part of a run
 HERE = Path(__file__).resolve().parent
 # inside the package in a wheel, beside it in a checkout
 CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if (folder / "config.yaml").is_file())
@@ -49,11 +50,16 @@ class Statement(Strict):
     below: float | None = None
     choices: list[str] | None = None
     identity: bool = True  # whether runs that differ in it are different runs
+    later: bool = (
+        False  # a key that came when there were runs already: where it is null it is no part of their identity
+    )
 
     @model_validator(mode="after")
     def makes_sense(self) -> "Statement":
         if (self.type in ("choice", "count")) != bool(self.choices):
             raise ValueError("types choice and count, and only they, take a list of choices")
+        if self.later and self.default is not None:
+            raise ValueError("a key that came later is null by default")
         if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
             raise ValueError(f"a {self.type} has no range (min, max, above, below)")
         try:
@@ -141,7 +147,17 @@ class Strategy(Option):
     neutral: dict[str, float] | None = None  # the knobs at which it is finetuning; null where there are none
 
 
-KINDS: Mapping[str, type[Option]] = {"dataset": Dataset, "model": Model, "optimizer": Optimizer, "strategy": Strategy}
+class Cluster(Option):
+    executor: Literal["slurm", "local"]  # submitit's
+
+
+KINDS: Mapping[str, type[Option]] = {
+    "dataset": Dataset,
+    "model": Model,
+    "optimizer": Optimizer,
+    "strategy": Strategy,
+    CLUSTER: Cluster,
+}
 
 
 def full_key(group: str, knob: str) -> str:
@@ -170,14 +186,14 @@ class Catalog:
     def typeable(self) -> list[str]:
         """All that can be typed before an equals sign."""
         knobs = (key for g, options in self.options.items() for name in options for key in self.knobs(g, name))
-        return list(dict.fromkeys([*GROUPS, *self.root, *knobs]))
+        return list(dict.fromkeys([*self.options, *self.root, *knobs]))
 
     def nulls(self) -> dict[str, Any]:
         """Every key as null: with these at the bottom of a composition, any of them can be typed or swept."""
         tree: dict[str, Any] = {}
         for key in self.typeable():
             group, _, knob = key.rpartition(".")
-            if key not in GROUPS:
+            if key not in self.options:
                 (tree.setdefault(group, {}) if group else tree)[knob] = None
         return tree
 
@@ -190,7 +206,7 @@ def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
     """
     config = parse(CONF / "config.yaml")
     root = validated(Option, {"name": "config", "about": "root", "knobs": config["knobs"]}, CONF / "config.yaml").knobs
-    options: dict[str, dict[str, Option]] = {group: {} for group in GROUPS}
+    options: dict[str, dict[str, Option]] = {group: {} for group in (*GROUPS, CLUSTER)}
     stated: dict[str, Any] = {"knobs": config["knobs"]}
     for path, group in statements(folders):
         option = load(path, group, root)
@@ -205,7 +221,7 @@ def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
 def statements(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """(path, group) of the yaml files that state options."""
     for folder in folders:
-        for group in GROUPS:
+        for group in (*GROUPS, CLUSTER):
             yield from ((path, group) for path in sorted((folder / group).glob("*.yaml")))
 
 
@@ -219,7 +235,11 @@ def load(path: Path, group: str, root: Mapping[str, Statement]) -> Option:
     option = validated(KINDS.get(group, Option), parse(path), path)
     if option.name != path.stem:
         raise UsageError(f"{path}: its name must be that of the file: write name: {path.stem}.")
-    taken = {*root, *GROUPS, "hydra", "knobs", "experiment"} if group == "strategy" else set(type(option).model_fields)
+    taken = (
+        {*root, *GROUPS, CLUSTER, "hydra", "knobs", "experiment"}
+        if group == "strategy"
+        else set(type(option).model_fields)
+    )
     for knob in option.knobs:
         if knob in taken:
             raise UsageError(f"{path}: the knob {knob} has the name of a key that all runs have; give it another name.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from clrun.catalog import Catalog
+    from clrun.cluster import Cluster
     from clrun.prepare import Prepared
 
 
@@ -314,6 +315,9 @@ def single(cfg: "DictConfig") -> None:
 
     known, typed = launcher.composed_from()
     settings = check(cfg, known=known, typed=typed)
+    from clrun import cluster
+
+    where = cluster.of([cfg], known)
     from clrun import run  # torch, from here on
 
     prepared = run.prepare(settings)
@@ -322,14 +326,19 @@ def single(cfg: "DictConfig") -> None:
         print(f"Done already, on {device}: {prepared.directory} (rerun=true trains it again)")
     else:
         launcher.warn([prepared])
-        train(prepared)
-    run.show(prepared)
+        train(prepared, where)
+    if prepared.finished:
+        run.show(prepared)
 
 
-def train(prepared: "Prepared") -> None:
-    """Train one run; a crash says where it is written."""
-    from clrun import run
+def train(prepared: "Prepared", where: "Cluster | None") -> None:
+    """Train one run, here or as a job; a crash says where it is written."""
+    from clrun import cluster, run
 
+    if where is not None:
+        for reason in cluster.train_all([prepared], where).values():
+            raise RunsFailed(f"{reason} ({prepared.directory / 'failed.txt'})")
+        return
     try:
         run.train(prepared, quiet=False)
     except Exception as error:

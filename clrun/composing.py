@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from clrun.catalog import GROUPS
+from clrun.catalog import CLUSTER, GROUPS
 
 Compose = Callable[[DictConfig, Sequence[str]], DictConfig]
 
@@ -37,7 +37,8 @@ def knob(text: str) -> Override | None:
     """The override, if all that it does is to give one of our keys a value; None if it chooses what is composed."""
     override = OverridesParser.create().parse_override(text)
     key = override.key_or_group
-    composes = key in (*GROUPS, "experiment", "hydra") or key.startswith("hydra.") or "/" in key or override.package
+    groups = (*GROUPS, CLUSTER, "experiment", "hydra")
+    composes = key in groups or key.startswith("hydra.") or "/" in key or override.package
     plain = not (composes or override.is_add() or override.is_delete() or override.is_force_add())
     return override if plain and "${" not in text else None
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from clrun import catalog, split
-from clrun.catalog import GROUPS, Catalog, Option, Statement, shown
+from clrun.catalog import CLUSTER, GROUPS, Catalog, Option, Statement, shown
 from clrun.errors import UsageError
 
 FORMAT = 1  # to be raised when equal settings come to mean another run: finished runs are then trained again
@@ -35,6 +35,7 @@ class Settings:
     needs_task_id: bool
     unusual: Mapping[str, Any]  # the values that are not the default of these options
     private: frozenset[str]  # the keys that are not part of the identity
+    later: frozenset[str]  # the keys that are part of it only where they are not null
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -63,7 +64,8 @@ class Settings:
         return self._digest(fingerprint, ["seed", "strategy", *self.knobs], targets)
 
     def _digest(self, fingerprint: str, without: Collection[str], targets: Mapping[str, str]) -> str:
-        kept = {key: v for key, v in self.values.items() if key not in self.private and key not in without}
+        left = {*self.private, *without, *(key for key in self.later if self.values[key] is None)}
+        kept = {key: v for key, v in self.values.items() if key not in left}
         text = json.dumps([FORMAT, fingerprint, targets, kept], sort_keys=True, allow_nan=False)
         return hashlib.sha1(text.encode()).hexdigest()[:10]
 
@@ -99,6 +101,7 @@ def check(
     known = known or catalog.read()
     tree = plain(cfg)
     refuse_changed("knobs", tree.pop("knobs", None), known.stated["knobs"], "config.yaml")
+    tree.pop(CLUSTER, None)
     chosen = {group: option(tree, group, known) for group in GROUPS}
     names = tuple(one.name for one in chosen.values())
     stated = taken(known, names)
@@ -119,6 +122,7 @@ def check(
         needs_task_id=chosen["strategy"].needs_task_id,
         unusual={key: v for key, v in values.items() if v is not None and v != usual[key]},
         private=frozenset(key for key, said in stated.items() if not said.identity),
+        later=frozenset(key for key, said in stated.items() if said.later),
     )
 
 
@@ -266,6 +270,35 @@ def no_such_key(key: str, known: Catalog) -> str:
     return f"{key}: no such key{f'; did you mean {near[0]}?' if near else ''} (clrun --help lists the keys)"
 
 
+def checked(given: Mapping[str, Any], stated: Mapping[str, Statement]) -> dict[str, Any]:
+    """The values of keys that are no part of a run: as given, else the default. UsageError."""
+    values = {key: said.default if given.get(key) is None else given[key] for key, said in stated.items()}
+    for key, said in stated.items():
+        try:
+            values[key] = TypeAdapter(said.annotation()).validate_python(values[key], strict=True)
+        except ValidationError:
+            raise UsageError(refusal(key, values[key], said)) from None
+    return values
+
+
+def chosen_cluster(node: Mapping[str, Any] | None, known: Catalog) -> tuple[Option, dict[str, Any]] | None:
+    """The cluster of a composed configuration and its knobs; None if none is chosen. UsageError."""
+    own = {key: value for key, value in (node or {}).items() if value is not None}
+    stated = {key.partition(".")[2] for key in known.typeable() if key.startswith(f"{CLUSTER}.")}
+    given = {f"{CLUSTER}.{key}": value for key, value in own.items() if key in stated}
+    if "name" not in own:
+        if given:
+            raise UsageError(f"{next(iter(given))}: type which cluster, too: cluster=slurm or cluster=local.")
+        return None
+    one = option({CLUSTER: own}, CLUSTER, known)
+    knobs = known.knobs(CLUSTER, one.name)
+    foreign = [key for key in given if key not in knobs]
+    if foreign:
+        takers = ", ".join(name for _, name in known.takers(foreign[0]))
+        raise UsageError(f"cluster={one.name} takes no {foreign[0]} ({takers} does).")
+    return one, {key.partition(".")[2]: value for key, value in checked(given, knobs).items()}
+
+
 # ---------------------------------------------------------------- values that depend on each other
 
 
@@ -282,6 +315,8 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
     if lists is not None:
         refuse_against_lists(given, len(lists))
         values |= {"tasks": len(lists), "split.order": "fixed"}
+    if values["first_tasks"] == values["tasks"]:
+        values["first_tasks"] = None
     return values
 
 
@@ -308,6 +343,10 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
         raise UsageError(
             f"strategy={strategy.name} must be told the task at test, which scenario={values['scenario']} does not; "
             f"type scenario=task, or task_id_at_test=true to tell it all the same (such runs are marked)."
+        )
+    if (values["first_tasks"] or 0) > values["tasks"]:
+        raise UsageError(
+            f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )
     if Path(values["outputs"]).exists() and not Path(values["outputs"]).is_dir():
         raise UsageError(f"outputs={values['outputs']} is a file; name a folder, e.g. outputs=outputs.")

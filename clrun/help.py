@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clrun.catalog import GROUPS, Catalog, Option, Statement, shown
+from clrun.catalog import CLUSTER, GROUPS, Catalog, Option, Statement, shown
 
 EXAMPLES = {
     "clrun": "the default: digits, 5 tasks of 2 classes, strategy=ewc",
@@ -37,6 +37,8 @@ def show(catalog: Catalog) -> None:
     for group in GROUPS:
         console.print(f"[bold]{group}[/bold]=... (by default {catalog.defaults[group]})")
         console.print(rows(options(catalog, group)))
+    console.print(f"[bold]{CLUSTER}[/bold]=... trains on other machines (by default here)")
+    console.print(rows(options(catalog, CLUSTER)))
     section(console, "Experiments", {f"+experiment={name}": remark(path) for name, path in catalog.experiments.items()})
     console.print("[bold]Keys of every run[/bold], with their defaults")
     console.print(rows(statement(*item) for item in catalog.root.items()))

@@ -49,17 +49,22 @@ class StackedLauncher(Launcher):
         jobs = [
             (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        settings = settings_of(jobs, *composed_from(self.config.hydra))
-        from clrun import plan, sweep  # pandas
+        known, typed = composed_from(self.config.hydra)
+        settings = settings_of(jobs, known, typed)
+        from clrun import cluster, plan, sweep  # pandas
 
-        plan.warm_up(settings)
+        where = cluster.of([cfg for _, cfg in jobs], known)
+        if where is None:
+            plan.warm_up(settings)
         prepared = prepare_all(settings)
         runs = list({one.id: one for one in prepared}.values())
-        errors = sweep.train_all(unfinished(runs, len(jobs)))
-        show([one for one in runs if one.id not in errors])
+        todo = unfinished(runs, len(jobs))
+        errors = sweep.train_all(todo) if where is None else cluster.train_all(todo, where)
+        show([one for one in runs if one.id not in errors and one.finished])
         if errors:
             raise RunsFailed(failures([one for one in runs if one.id in errors], errors, len(runs)))
-        return [job_return(overrides, cfg, one) for (overrides, cfg), one in zip(jobs, prepared, strict=True)]
+        ended = zip(jobs, prepared, strict=True)
+        return [job_return(overrides, cfg, one) for (overrides, cfg), one in ended if one.finished]
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         cfg = self.context.config_loader.load_sweep_config(self.config, list(overrides))

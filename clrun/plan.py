@@ -34,8 +34,11 @@ def static(one: "Prepared") -> list[Any]:
 
 
 def batches(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
-    """The runs as they are trained: one by one, or in stacks as large as `stack` says."""
-    return [batch for group in groups(runs) for batch in cut(group, size(group))]
+    """The runs as they are trained: one by one, or in stacks as large as `stack` says of runs that are equally far."""
+    from clrun.run import regrouped
+
+    parts = [part for group in groups(runs) for part in regrouped(group)]
+    return [batch for part in parts for batch in cut(part, size(part))]
 
 
 def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
@@ -57,11 +60,15 @@ def processes(batches: Sequence[Sequence["Prepared"]]) -> int:
     """Workers for these batches; 1 is this process, 0 is none for no batches."""
     if not batches:
         return 0
-    asked = batches[0][0].settings["workers"]
-    if asked == "auto":
-        threads = max(batch[0].settings["threads"] for batch in batches)
-        asked = 1 if kind(batches[0][0]) == "cuda" else max(1, cores() // threads)
-    return min(asked, len(batches))
+    threads = max(batch[0].settings["threads"] for batch in batches)
+    return min(wanted(batches[0][0].settings, threads, kind(batches[0][0])), len(batches))
+
+
+def wanted(settings: Settings, threads: int, kind: str) -> int:
+    """Workers, if there is enough to do."""
+    if settings["workers"] != "auto":
+        return settings["workers"]
+    return 1 if kind == "cuda" else max(1, cores() // threads)
 
 
 def warm_up(settings: Sequence[Settings]) -> None:

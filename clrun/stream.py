@@ -193,6 +193,12 @@ class Hand(NamedTuple):
     test: list[Tensor]
     names: list[str]  # of the outputs
 
+    def first(self, k: int) -> "Hand":
+        """The first k tasks, as they stand in the whole stream: with the same outputs, so with the same network."""
+        deal = self.deal
+        part = Deal(deal.label[:k], deal.active[:k, :k], deal.unlearnt[:k], deal.permutation[:k], deal.angle[:k])
+        return Hand(part, self.train[:k], self.validation[:k], self.test[:k], self.names)
+
 
 def split_seed(settings: Mapping[str, Any]) -> int:
     return settings["seed"] if settings["split.seed"] is None else settings["split.seed"]
@@ -286,7 +292,7 @@ def draw_hand(images: Images, settings: Mapping[str, Any]) -> Hand:
     pools = [share_out(numbers, images.y, groups) for numbers in (train, validation, test)]
     hand = Hand(deal, *pools, output_names(groups, images.classes, settings))
     refuse_empty(hand, settings)
-    return hand
+    return hand if settings["first_tasks"] is None else hand.first(settings["first_tasks"])
 
 
 def transforms(images: Images, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

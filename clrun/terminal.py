@@ -100,6 +100,8 @@ def heading(summary: pd.Series, knobs: Collection[str]) -> str:
     """'ewc lambda=400 · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu (...)'."""
     told = [f"{key}={as_typed(summary[key])}" for key in knobs if key in summary and not pd.isna(summary[key])]
     tasks = f"{summary['tasks']} task{'s' if summary['tasks'] != 1 else ''}"
+    if not pd.isna(summary.get("first_tasks")):
+        tasks = f"the first {summary['first_tasks']:g} of {tasks}"
     stream = f"{summary['dataset']}, {summary['split']}, {tasks}, scenario {summary['scenario']}"
     method = " ".join([str(summary["strategy"]), *told])
     return " · ".join([method, stream, str(summary["model"]), f"seed {summary['seed']}", f"{summary['device']}"])

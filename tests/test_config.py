@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,15 @@ def test_a_typed_default_is_the_same_run(settings_of, text):
     assert settings_of().directory(DATA) == settings_of(text).directory(DATA)
 
 
+def test_a_key_that_came_later_leaves_older_runs_what_they_were(settings_of):
+    settings = settings_of()
+    before = replace(settings, values={key: v for key, v in settings.values.items() if key != "first_tasks"}, later=())
+    assert settings["first_tasks"] is None and before.identity(DATA) == settings.identity(DATA)
+    assert settings_of("first_tasks=5").identity(DATA) == settings.identity(DATA)  # all there are
+    with pytest.raises(UsageError, match="first_tasks=6: the stream has 5 tasks"):
+        settings_of("first_tasks=6")
+
+
 def test_minus_zero_is_zero(settings_of):
     assert settings_of("lambda=-0.0").identity(DATA) == settings_of("lambda=0").identity(DATA)
 
@@ -187,6 +197,7 @@ KEYS = [
 ]
 KEYS += ["batch_size=1", "drop_last=true", "augment=crop_flip", "validation=0.1", "evaluate_every=5", "threads=2"]
 KEYS += ["precision=bfloat16", "deterministic=true", "task_id_at_test=true", "optimizer=adamw", "split.order=fixed"]
+KEYS += ["first_tasks=2"]
 KEYS += ["split.seed=0", "dataset.normalize=false", "dataset.pad=1", "fisher=empirical", "optimizer.reset=true"]
 
 
@@ -273,7 +284,7 @@ def test_every_key_can_be_typed(settings_of):
     tree = known.nulls()
     flat = {f"{k}.{inner}" for k, v in tree.items() if isinstance(v, dict) for inner in v}
     flat |= {k for k, v in tree.items() if v is None}
-    assert flat | set(catalog.GROUPS) == set(known.typeable())
+    assert flat | {*catalog.GROUPS, catalog.CLUSTER} == set(known.typeable())
     assert {"lambda", "tasks", "model.width", "optimizer.nesterov", "split.max_angle"} <= flat
 
 

@@ -269,3 +269,23 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of, mon
     monkeypatch.setattr(run, "trained", lambda *_: pytest.fail("trained again"))
     assert run.train(prepared, quiet=True) == "done"
     assert (prepared.directory / "summary.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+@pytest.mark.parametrize("strategy", ["finetune", "ewc", "er", "lwf", "scratch", "imm"])
+def test_the_first_tasks_are_the_beginning_of_the_whole_stream(trained, scenario, strategy):
+    """The same networks, samples and accuracies: the run is cut off, not another one."""
+    common = (f"strategy={strategy}", f"scenario={scenario}", "validation=0.1", "iterations=3")
+    (whole, _), (part, summary) = trained(*common), trained(*common, "first_tasks=3")
+    assert summary["status"] == "done" and (summary["tasks"], summary["first_tasks"]) == (5, 3)
+    for name in ("accuracy_matrix.csv", "validation_matrix.csv"):
+        long, short = (pd.read_csv(one.directory / name) for one in (whole, part))
+        assert short.columns.tolist() == ["after_task", "task_1", "task_2", "task_3", "average"]
+        assert short.iloc[1:].equals(long[short.columns].iloc[1:4])
+        assert short.iloc[0, :4].equals(long.iloc[0, :4])
+
+
+def test_joint_training_on_the_first_tasks_sees_no_other(trained):
+    prepared, _ = trained("strategy=joint", "first_tasks=2")
+    assert len(pd.read_csv(prepared.directory / "confusion.csv").query("count > 0").true_class.unique()) == 4
+    assert pd.read_csv(prepared.directory / "tasks.csv").task.tolist() == [1, 1, 2, 2]
