@@ -105,6 +105,21 @@ def test_steps(second, direction, sign):
             assert abs(entry - (0.05 * step if name.startswith("memory") else d)) < 1e-12
 
 
+@pytest.mark.parametrize("memory", ["task", "class"])
+def test_random_units_are_born_and_stay(stack_of, memory):
+    """The control: plus or minus eps by chance, of every task's own, never moved; their ways learn."""
+    stack = stack_of(*SMALL, "direction=random", f"memory={memory}", "units=40")
+    start, (run, _) = (stack.strategy.net.layout.view(stack.born().theta), live(stack))
+    end = stack.strategy.net.layout.view(run.theta)
+    for i in (0, 1):
+        M = start[f"memory.{i}"]
+        assert M.abs().unique().tolist() == pytest.approx([0.05], rel=1e-6)
+        assert 0.3 < (M > 0).double().mean() < 0.7
+        assert not torch.equal(M[0], M[1])
+        assert torch.equal(end[f"memory.{i}"], M)
+        assert not torch.equal(end[f"way.{i}"], start[f"way.{i}"])
+
+
 def test_beneficial_lowers_the_loss_and_adversarial_raises_it(second):
     for direction, sign in (("beneficial", -1), ("adversarial", 1)):
         stack, run, batch = second(f"direction={direction}", "eps=0.001")

@@ -19,7 +19,10 @@ Our reading, as neither paper's method section was at hand: units at every hidde
 EWC's form and strength; old units rest while a new task trains; direction=adversarial, which follows the 2018 title to
 the letter and raises the loss; and memory=class, for "the essence of each class": a task's units are the sum of one set
 for each of its classes, and the set of class c moves along the gradient of -log p(c|x) over the samples of c alone, a
-targeted step towards c. direction=gradient is the control: the same units by plain descent, M - eps dL/dM.
+targeted step towards c.
+
+Controls: direction=gradient moves the same units by plain descent, M - eps dL/dM; direction=random never moves them,
+they are born +eps or -eps by chance, and only W learns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +39,7 @@ STEPS: dict[str, Callable[[Tensor], Tensor]] = {
     "beneficial": lambda g: -g.sign(),
     "adversarial": lambda g: g.sign(),
     "gradient": lambda g: -g,
+    "random": torch.zeros_like,
 }
 
 
@@ -58,7 +62,8 @@ class AMN(EWC):
     def trainables(cls, network, tasks, knobs):
         H, sets = knobs["units"], network.layers["head"].out_features if knobs["memory"] == "class" else 1
         layers = [*enumerate(network.widths)]
-        memory = {f"memory.{i}": torch.zeros(tasks, sets, H) for i, _ in layers}
+        birth = knobs["eps"] if knobs["direction"] == "random" else 0.0
+        memory = {f"memory.{i}": birth * torch.randn(tasks, sets, H).sign() for i, _ in layers}
         return memory | {f"way.{i}": torch.empty(tasks, H, K).uniform_(-(H**-0.5), H**-0.5) for i, K in layers}
 
     # ------------------------------------------------------------ the network and its memory
