@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clrun.errors import UsageError
+from clrun.room import refuse_without_room
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -238,6 +239,9 @@ def _too_few(folder: Path, count: int, test_fraction: float, purpose: str) -> Us
 
 
 def _cached(root: Path, pictures: Sequence[Picture], size: int, cache: Path) -> np.ndarray:
+    refuse_without_room(
+        len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
+    )
     path = cache / "image_folder" / f"{_key(root, pictures, size)}.npz"
     x = _read_cache(path, (len(pictures), 3, size, size))
     if x is None:
