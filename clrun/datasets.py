@@ -191,7 +191,8 @@ def _digits(settings: Mapping[str, Any], folder: Path) -> Arrays:
 def _image_folder(settings: Mapping[str, Any], folder: Path) -> Arrays:
     from clrun.pictures import read
 
-    return Arrays(*read(settings["dataset.root"], settings["dataset.size"], settings["dataset.test_fraction"], folder))
+    own = (settings["dataset.root"], settings["dataset.size"], settings["dataset.test_fraction"])
+    return Arrays(*read(*own, _cache_home() / "clrun"))  # data_dir is the user's: it may be shared, or read-only
 
 
 # The MNIST family: four IDX files (format: http://yann.lecun.com/exdb/mnist)

@@ -129,6 +129,12 @@ def _folders(folder: Path) -> tuple[str, ...]:
 
 
 def _check_classes(layout: Layout) -> None:
+    unprintable = [name for name in layout.classes if not name.isprintable()]
+    if unprintable:
+        raise UsageError(
+            f"{layout.train} has a class folder with a character that cannot be printed in its name, "
+            f"{unprintable[0]!r}: rename it."
+        )
     if len(layout.classes) < 2:
         found = f"only the class {layout.classes[0]}" if layout.classes else "no class folders"
         raise UsageError(
@@ -296,6 +302,8 @@ def decode(path: str, size: int) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    if not os.path.isfile(path):
+        raise UsageError(f"{path}: there is no such file.")
     try:
         with Image.open(path) as image:
             image.draft(None, (2 * size, 2 * size))  # a JPEG can be decoded at an eighth of its size, much faster
