@@ -17,6 +17,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from clrun.errors import UsageError
 
+# of any knob without a range of its own; float32 ends there
+LARGEST = {
+    "int": 10**9,
+    "ints": 10**9,
+    "count": 10**9,
+    "float": 1e38,
+    "floats": 1e38,
+}
 GROUPS = ("dataset", "split", "model", "optimizer", "strategy")
 CLUSTER = "cluster"  # a group, too, of which nothing is chosen by default, and which is no part of a run
 HERE = Path(__file__).resolve().parent
@@ -69,15 +77,21 @@ class Statement(Strict):
         return self
 
     def bounds(self) -> dict[str, float]:
-        """The range, in pydantic's words."""
+        """The range that is stated, in pydantic's words."""
         named = {"ge": self.min, "le": self.max, "gt": self.above, "lt": self.below}
         return {name: bound for name, bound in named.items() if bound is not None}
 
+    def checked_bounds(self) -> dict[str, float]:
+        """The range, and where none is stated the numbers that a machine can do something with."""
+        largest = LARGEST.get(self.type)
+        return {} if largest is None else {"ge": -largest, "le": largest} | self.bounds()
+
     def annotation(self) -> Any:
         """The type that pydantic checks a value against."""
-        whole = Annotated[int, Field(**self.bounds())]
+        range_ = self.checked_bounds()
+        whole = Annotated[int, Field(**range_)]
         # adding 0 makes -0.0 and 0.0 one value, and so one run
-        number = Annotated[float, Field(allow_inf_nan=False, **self.bounds()), AfterValidator(lambda x: x + 0.0)]
+        number = Annotated[float, Field(allow_inf_nan=False, **range_), AfterValidator(lambda x: x + 0.0)]
         text = Annotated[str, Field(min_length=1)]
         classes = Annotated[list[int | text], Field(min_length=1)]
         types = {
@@ -120,7 +134,7 @@ class Statement(Strict):
 class Option(Strict):
     """One yaml of a group: one dataset, split, model, optimizer or strategy."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # also of a folder below outputs, and typed after a =
     about: str = Field(min_length=1)
     target: str | None = Field(None, alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")  # module.Class
     knobs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Statement] = {}

@@ -106,9 +106,14 @@ def read(directory: Path, identity: str) -> Saved | None:
 
 def checked(metadata: Mapping[str, str] | None, identity: str) -> dict[str, Any]:
     """The head of a file. Raises Unusable if it is not one of ours, of this format and this run."""
-    head = json.loads((metadata or {}).get("clrun", "{}"))
-    if head.get("format") != FORMAT:
-        raise Unusable(f"it is of format {head.get('format')}, not {FORMAT}: another version of clrun wrote it")
+    try:
+        head = json.loads((metadata or {}).get("clrun", "{}"))
+    except ValueError:
+        head = None
+    if not isinstance(head, dict) or not {"format", "identity", "place", "checksum"} <= head.keys():
+        raise Unusable("it does not begin as one of clrun's: another program, or another version of clrun, wrote it")
+    if head["format"] != FORMAT:
+        raise Unusable(f"it is of format {head['format']}, not {FORMAT}: another version of clrun wrote it")
     if head["identity"] != identity:
         raise Unusable(f"it belongs to another configuration ({head['identity']}, not {identity})")
     return head

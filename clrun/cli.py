@@ -1,7 +1,7 @@
 """`clrun key=value ...`: Hydra composes, the configuration is checked, and a mistake is one paragraph and exit code 2.
 
-Exit codes: 0 done, 1 a run crashed, 2 the user's mistake, 130 interrupted, 143 terminated. Hydra, torch and pandas are
-imported only where they are needed: help, mistakes and Tab completion answer without torch.
+Exit codes: 0 done, 1 a run crashed, 2 the user's mistake, 129 hung up, 130 interrupted, 143 terminated.
+Hydra, torch and pandas are imported only where they are needed: help, mistakes and Tab completion answer without torch.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from clrun.ending import terminable
 from clrun.errors import RunsFailed, UsageError
 
 if TYPE_CHECKING:
@@ -43,21 +44,12 @@ def end_with(action: Callable[[bool], Any]) -> NoReturn:
         os.environ.pop("HYDRA_FULL_ERROR") if before is None else os.environ.update(HYDRA_FULL_ERROR=before)
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C does, so that temporary files go."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def answer(action: Callable[[], Any], wants_trace: bool) -> int:
     """Do it, say what went wrong, and return the exit code."""
     try:
         action()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to end
         complain("interrupted; the same command again continues.")
         return 130
     except (

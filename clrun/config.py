@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from clrun import catalog, split
-from clrun.catalog import CLUSTER, GROUPS, Catalog, Option, Statement, shown
+from clrun.catalog import CLUSTER, GROUPS, LARGEST, Catalog, Option, Statement, shown
 from clrun.errors import UsageError
 
 FORMAT = 1  # to be raised when equal settings come to mean another run: finished runs are then trained again
@@ -243,11 +244,19 @@ def advice(key: str, value: Any, said: Statement) -> str:
     if said.type == "choice":
         near = difflib.get_close_matches(str(value), said.choices, 1)
         return f"did you mean {near[0]}?" if near else ""
+    if said.max is None and too_large(value, said.type):
+        return f"numbers end at {LARGEST[said.type]:.0e} here"
     if said.type == "int" and isinstance(value, float) and value.is_integer():
         return f"type {key}={value:.0f}"
     if said.type in ("path", "str") and not isinstance(value, str):
         return f"type {key}=./{shown(value)}" if said.type == "path" else f"type {key}='\"{shown(value)}\"'"
     return f"e.g. {key}={shown(said.default)}" if said.default is not None else ""
+
+
+def too_large(value: Any, kind: str) -> bool:
+    """Whether a number, or one of a list, is finite and beyond what clrun takes."""
+    numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
+    return any(LARGEST.get(kind, math.inf) < abs(v) < math.inf for v in numbers)
 
 
 def foreign(key: str, known: Catalog, names: tuple[str, ...]) -> str:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from clrun.errors import UsageError
+from clrun.room import refuse_without_room
 
 if TYPE_CHECKING:
     import torch
@@ -129,6 +130,9 @@ def _reader(name: str) -> Callable[[Mapping[str, Any], Path], Arrays]:
 def _images(arrays: Arrays, pad: int) -> Images:
     import torch
 
+    count, channels, height, width = arrays.x.shape
+    sides = f"dataset.pad={pad} (images of {height + 2 * pad} x {width + 2 * pad} pixels)"
+    refuse_without_room(count * channels * (height + 2 * pad) * (width + 2 * pad), sides, "a smaller dataset.pad")
     x = arrays.x if pad == 0 else np.pad(arrays.x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     return Images(
         x=torch.from_numpy(np.ascontiguousarray(x)),
@@ -187,7 +191,8 @@ def _digits(settings: Mapping[str, Any], folder: Path) -> Arrays:
 def _image_folder(settings: Mapping[str, Any], folder: Path) -> Arrays:
     from clrun.pictures import read
 
-    return Arrays(*read(settings["dataset.root"], settings["dataset.size"], settings["dataset.test_fraction"], folder))
+    own = (settings["dataset.root"], settings["dataset.size"], settings["dataset.test_fraction"])
+    return Arrays(*read(*own, _cache_home() / "clrun"))  # data_dir is the user's: it may be shared, or read-only
 
 
 # The MNIST family: four IDX files (format: http://yann.lecun.com/exdb/mnist)

@@ -139,6 +139,7 @@ class Stack:
         self.deal: Deal = self.gathered([hand.deal for hand in self.hands])
         if self.alone:
             self.hp, self.lr = tree_map(lambda v: v[0], (self.hp, self.lr))
+        self.steps = {ragged: self.lifted_step(ragged) for ragged in (False, True)}
         self.step = 0  # steps taken by the longest run
         self.pace = PATIENCE / FIRST  # seconds a step
 
@@ -207,7 +208,10 @@ class Stack:
         fresh = self.born(stage) if self.strategy.restart else run
         return run._replace(theta=fresh.theta, stats=fresh.stats, opt=self.lift(self.optimizer.init)(fresh.theta))
 
-    def compiled(self, step: Callable) -> Callable:
+    def lifted_step(self, ragged: bool) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
+        """The pure step of all runs. ragged: some may be done before others."""
+        step = make_step(self.strategy, self.optimizer)
+        step = self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
         return torch.compile(step, dynamic=False) if self.compile else step
 
     def horizon(self, stage: int) -> int:
@@ -238,9 +242,7 @@ class Stack:
         """What takes the steps of a pass, one after the other; `run` itself stays as it is."""
         values = self.lr, self.hp, self.deal
         ragged = not self.alone and len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
-        step = make_step(self.strategy, self.optimizer)
-        step = self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
-        step = self.compiled(step)
+        step = self.steps[ragged]
         if self.replay:
             return Replayed(step, run, values, self.alone)
         if self.alone and not self.compile:
@@ -275,7 +277,7 @@ class Stack:
         rows, weight, progress, noise = self.gathered(taken)
         draws = self.lift(self.strategy.data.drawn)(self.deal, rows, weight.to(self.lr.dtype))
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
-        short = sizes[0].tolist() if self.alone and self.device.type == "cpu" else None
+        short = sizes[0].tolist() if self.alone and self.device.type == "cpu" and not self.compile else None
         signals = walk.along(draws, Moment(*at, progress, noise), start, short, self.advance)
         signals = {name: self.each(v) for name, v in signals.items()}
         self.charge(report, "train", began)

@@ -3,6 +3,7 @@
 What is to be trained then goes to clrun/sweep.py.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,9 +61,12 @@ class StackedLauncher(Launcher):
         runs = list({one.id: one for one in prepared}.values())
         todo = unfinished(runs, len(jobs))
         errors = sweep.train_all(todo) if where is None else cluster.train_all(todo, where)
-        show([one for one in runs if one.id not in errors and one.finished])
+        trouble = show([one for one in runs if one.id not in errors and one.finished])
+        print(tally(runs, errors))
         if errors:
-            raise RunsFailed(failures([one for one in runs if one.id in errors], errors, len(runs)))
+            trouble = [failures([one for one in runs if one.id in errors], errors, len(runs)), *trouble]
+        if trouble:
+            raise RunsFailed("\n".join(trouble))
         ended = zip(jobs, prepared, strict=True)
         return [job_return(overrides, cfg, one) for (overrides, cfg), one in ended if one.finished]
 
@@ -187,22 +191,34 @@ def varying(settings: Sequence[Settings]) -> list[str]:
     return [key for key in keys if len({repr(one.values[key]) for one in settings if key in one.values}) > 1]
 
 
-def show(runs: Sequence["Prepared"]) -> None:
-    """A table of the runs: what differs between them, and what came out."""
+def show(runs: Sequence["Prepared"]) -> list[str]:
+    """A table of the runs: what differs between them, and what came out. Returns why results.csv is not written."""
     if not runs:
-        return
-    from clrun import results
+        return []
+    from clrun import run
 
-    for outputs in {one.settings["outputs"] for one in runs}:
-        results.collect(Path(outputs))
+    trouble = [run.collected(one) for one in {one.settings["outputs"]: one for one in runs}.values()]
     keys, measures = varying([one.settings for one in runs]), ["average_accuracy", "forgetting"]
     table = Table("strategy", *keys, *measures, "status", box=SIMPLE_HEAD)
     for one in runs:
         row = summary(one)
         values = [shown(one.settings.values[key]) if key in one.settings.values else "" for key in keys]
-        table.add_row(one.settings["strategy"], *values, *(cell(row[name]) for name in measures), row["status"])
+        table.add_row(one.settings["strategy"], *values, *(cell(row[name]) for name in measures), status(row))
     console = Console()
     (console if console.is_terminal else Console(width=240)).print(table)  # a pipe has no width: cut nothing
+    return [str(error) for error in trouble if error is not None]
+
+
+def status(row: "pd.Series") -> str:
+    """Such as "diverged at task 2 step 31"."""
+    return f"diverged at {row['diverged_at']}" if row["status"] == "diverged" else row["status"]
+
+
+def tally(runs: Sequence["Prepared"], errors: Mapping[str, str]) -> str:
+    """Such as "30 runs: 22 done, 5 diverged, 3 crashed or killed."."""
+    ended = Counter(summary(one)["status"] for one in runs if one.id not in errors)
+    ended["crashed or killed"] = len(errors)
+    return f"{len(runs)} runs: {', '.join(f'{n} {what}' for what, n in ended.items() if n)}."
 
 
 def cell(value: float) -> str:

@@ -130,4 +130,6 @@ class Replay(Strategy):
             return ["the memory stayed empty, so nothing was replayed: this is finetuning"]
         if all(row["replay_loss"] <= 1e-12 * row["loss"] for row in health[1:]):
             return ["what was replayed never had a loss above 1e-12 of the whole: this is finetuning"]
+        if health[-1]["memory_classes"] == 1 and knobs["memory_size"] > 1:
+            return ["after all tasks the memory held samples of one class alone, so the others were not replayed"]
         return []

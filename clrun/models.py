@@ -6,7 +6,7 @@ stands in `forward`, with weights read from the flat theta. So a run is a tensor
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ class MLP(Network):
     """Fully connected, ReLU."""
 
     def __init__(self, inputs: Sequence[int], outputs: int, widths: Sequence[int]):
-        sizes = [int(torch.tensor(inputs).prod()), *widths]
+        sizes = [prod(inputs), *widths]
         self.widths = tuple(widths)
         self.taps = tuple(f"hidden.{i}" for i in range(len(widths)))
         hidden = {name: nn.Linear(a, b) for name, a, b in zip(self.taps, sizes, sizes[1:], strict=False)}

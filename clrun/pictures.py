@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clrun.errors import UsageError
+from clrun.room import refuse_without_room
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -128,6 +129,12 @@ def _folders(folder: Path) -> tuple[str, ...]:
 
 
 def _check_classes(layout: Layout) -> None:
+    unprintable = [name for name in layout.classes if not name.isprintable()]
+    if unprintable:
+        raise UsageError(
+            f"{layout.train} has a class folder with a character that cannot be printed in its name, "
+            f"{unprintable[0]!r}: rename it."
+        )
     if len(layout.classes) < 2:
         found = f"only the class {layout.classes[0]}" if layout.classes else "no class folders"
         raise UsageError(
@@ -238,6 +245,9 @@ def _too_few(folder: Path, count: int, test_fraction: float, purpose: str) -> Us
 
 
 def _cached(root: Path, pictures: Sequence[Picture], size: int, cache: Path) -> np.ndarray:
+    refuse_without_room(
+        len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
+    )
     path = cache / "image_folder" / f"{_key(root, pictures, size)}.npz"
     x = _read_cache(path, (len(pictures), 3, size, size))
     if x is None:
@@ -292,6 +302,8 @@ def decode(path: str, size: int) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    if not os.path.isfile(path):
+        raise UsageError(f"{path}: there is no such file.")
     try:
         with Image.open(path) as image:
             image.draft(None, (2 * size, 2 * size))  # a JPEG can be decoded at an eighth of its size, much faster

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clrun import catalog, cli
 from clrun.config import Settings, check
@@ -56,15 +56,26 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
     """The settings of the run in a directory, from its config.yaml. Raises UsageError."""
     from omegaconf import OmegaConf
 
-    path = directory / "config.yaml"
-    if not path.is_file():
-        raise UsageError(f"{directory} is not the directory of a run: there is no config.yaml in it.")
+    said = said_by(directory)
     known = catalog.read((catalog.CONF, config_dir.resolve())) if config_dir else catalog.read()
-    said = OmegaConf.to_container(OmegaConf.load(path))
     said |= {"strategy": {"name": said["strategy"]}, "device": "auto", "data_dir": data_dir or said["data_dir"]}
     for group in catalog.GROUPS:
         said[group] = known.stated.get(f"{group}/{said[group]['name']}", {}) | said[group]
     return check(OmegaConf.create(said | {"knobs": known.stated["knobs"]}), known=known)
+
+
+def said_by(directory: Path) -> dict[str, Any]:
+    """What the config.yaml of a run says. Raises UsageError."""
+    path = directory / "config.yaml"
+    if not path.is_file():
+        raise UsageError(f"{directory} is not the directory of a run: there is no config.yaml in it.")
+    said = catalog.parse(path)
+    groups = [group for group in catalog.GROUPS if group != "strategy"]
+    wrong = [group for group in groups if not isinstance(said.get(group), dict) or "name" not in said[group]]
+    wrong += [key for key in ("strategy", "data_dir") if key not in said]
+    if wrong:
+        raise UsageError(f"{path} does not say what a run's does ({wrong[0]} is not there); was it written by clrun?")
+    return said
 
 
 def chosen_task(prepared: "Prepared", asked: int | None) -> int:

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from clrun import models, results
+from clrun.catalog import shown
 from clrun.config import Settings
 from clrun.datasets import Images, load
 from clrun.deck import Budget, Deck
@@ -21,8 +23,9 @@ from clrun.engine import Stack
 from clrun.errors import UsageError
 from clrun.models import Net, Network, Statistics
 from clrun.optimizers import Optimizer
+from clrun.room import refuse_without_room
 from clrun.strategy import Strategy
-from clrun.stream import Data, Hand, draw_hand, generator, place
+from clrun.stream import DRAWS, Data, Hand, draw_hand, generator, place
 from clrun.theta import Layout
 
 AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16}
@@ -61,6 +64,7 @@ def prepare(settings: Settings) -> Prepared:
     images = loaded(tuple(data_settings(settings).items()))
     hand = draw_hand(images, settings)
     refuse_single(strategy, hand, settings)
+    refuse_large(strategy, images, hand, settings)
     network = born(settings, images.x.shape[1:], len(hand.names))
     objection = strategy.objection(network, settings["optimizer.name"], settings.knobs)
     if objection is not None:
@@ -143,6 +147,33 @@ def refuse_single(strategy: type[Strategy], hand: Hand, settings: Settings) -> N
             )
 
 
+def refuse_large(strategy: type[Strategy], images: Images, hand: Hand, settings: Settings) -> None:
+    """A network, a strategy's state or a batch that this machine has no room for."""
+    floats = settings["batch_size"] * (2 * (DRAWS + 2) + images.x[0].numel())
+    refuse_without_room(4 * floats, f"batch_size={settings['batch_size']}", "a smaller one")
+    sizes = {key: v for key, v in settings.unusual.items() if key.startswith("model.") or key in settings.knobs}
+    named = ", ".join(f"{key}={shown(v)}" for key, v in sizes.items()) or f"model={settings['model']}"
+    needed = bytes_of(strategy, images, hand, settings)
+    refuse_without_room(needed, f"strategy={settings['strategy']} with {named}", "smaller ones")
+
+
+def bytes_of(strategy: type[Strategy], images: Images, hand: Hand, settings: Settings) -> int:
+    """What theta, its gradient, its step and the strategy's state take, from their shapes alone."""
+    tasks, outputs = len(hand.train), len(hand.names)
+    try:
+        with torch.device("meta"):
+            network = unborn(settings, images.x.shape[1:], outputs)
+            pieces = network.parameters() | strategy.trainables(network, tasks, settings.knobs)
+        layout = Layout({name: tuple(v.shape) for name, v in pieces.items()})
+        data = SimpleNamespace(tasks=tasks, outputs=outputs, kinds=outputs * tasks)
+        own = strategy(Net(network, layout), data, **choices(strategy, settings)).init(
+            torch.empty(layout.size, device="meta")
+        )
+    except (NotImplementedError, RuntimeError):  # a user's class that reads values when it is made: its size is unknown
+        return 0
+    return 4 * 4 * layout.size + 4 * sum(v.numel() * v.element_size() for v in tree_leaves(own))
+
+
 # ---------------------------------------------------------------- building
 
 
@@ -152,11 +183,21 @@ def resolve_device(asked: str) -> torch.device:
 
 def born(settings: Settings, shape: Sequence[int], outputs: int, stage: int = 0) -> Network:
     """The run's network; a strategy that starts afresh gets another at every stage."""
-    own = {k.removeprefix("model."): v for k, v in settings.values.items() if k.startswith("model.")}
+    own = model_settings(settings)
     scheme = own.pop("init", "torch")
     seed = settings["seed"] if stage == 0 else generator(settings["seed"], f"birth {stage}").initial_seed()
     kind = named_class(settings, "model", Network)
     return models.born(seed, kind, scheme, inputs=shape, outputs=outputs, **own)
+
+
+def unborn(settings: Settings, shape: Sequence[int], outputs: int) -> Network:
+    """The run's network without its initial values."""
+    own = {k: v for k, v in model_settings(settings).items() if k != "init"}
+    return named_class(settings, "model", Network)(inputs=shape, outputs=outputs, **own)
+
+
+def model_settings(settings: Settings) -> dict[str, Any]:
+    return {k.removeprefix("model."): v for k, v in settings.values.items() if k.startswith("model.")}
 
 
 def birth(
@@ -221,7 +262,7 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
         replay=device.type == "cuda" and settings["cuda_graph"] == "auto",
-        compile=settings["compile"],
+        compile=settings["compile"] and device.type == "cuda",
     )
 
 

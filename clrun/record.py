@@ -70,6 +70,9 @@ def enter(report: Report, outcomes: Sequence[results.Outcome]) -> None:
         charge(outcome, report)
         if outcome.status != "diverged":
             note(outcome, report, r)
+        elif outcome.over_training is not None:
+            began = report.step - max(health["steps"] for health in report.health)
+            note_over_training(outcome, report, r, before=began + report.trouble[r].step)
         results.write_progress(outcome)
 
 
@@ -92,12 +95,18 @@ def note(outcome: results.Outcome, report: Report, r: int) -> None:
     if outcome.validation_correct is not None:
         outcome.validation_correct[row] = report.validation[r].numpy()
     if outcome.over_training is not None:
-        ends = dict(report.over_training) | {report.step: report.correct}
-        outcome.over_training.extend(
-            {"step": step, "stage": row, "eval_task": task + 1, "accuracy": right / outcome.counts[task]}
-            for step, correct in ends.items()
-            for task, right in enumerate(correct[r].tolist())
-        )
+        note_over_training(outcome, report, r)
+
+
+def note_over_training(outcome: results.Outcome, report: Report, r: int, before: int | None = None) -> None:
+    """Enter what was measured within a stage and at its end; of one that diverged, before that step of the run."""
+    ends = dict(report.over_training) | {report.step: report.correct}
+    outcome.over_training.extend(
+        {"step": step, "stage": report.stage + 1, "eval_task": task + 1, "accuracy": right / outcome.counts[task]}
+        for step, correct in ends.items()
+        if before is None or step < before
+        for task, right in enumerate(correct[r].tolist())
+    )
 
 
 def charge(outcome: results.Outcome, report: Report) -> None:

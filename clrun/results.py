@@ -129,8 +129,9 @@ def write_failed(directory: Path, reason: str, traceback: str) -> None:
 
 
 def clear_failed(directory: Path) -> None:
-    """Remove failed.txt: the run is being tried again."""
-    (directory / "failed.txt").unlink(missing_ok=True)
+    """Remove failed.txt, and what a killed process had written half: the run is being tried again."""
+    for path in (directory / "failed.txt", *directory.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def clear_halves(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """One run, or a stack of runs, from its settings to its files: lock, continue or start, train, write."""
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -24,8 +25,10 @@ __all__ = ["Prepared", "build", "prepare", "show", "train", "train_stack"]
 def prepare_torch(settings: Settings) -> None:
     """What PyTorch keeps for the whole process."""
     torch.set_num_threads(settings["threads"])
+    if settings["deterministic"]:  # cuBLAS repeats its bits in a workspace of its own; it reads this when it starts
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.are_deterministic_algorithms_enabled() != settings["deterministic"]:  # the call imports the compiler
-        torch.use_deterministic_algorithms(settings["deterministic"])
+        torch.use_deterministic_algorithms(settings["deterministic"], warn_only=True)  # a warning where there is none
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["precision"] == "tf32"
 
 
@@ -74,7 +77,8 @@ def ended_elsewhere(prepared: Prepared, statuses: dict[Path, str]) -> bool:
 
 def announce(line: str) -> None:
     """To standard error, whatever else is quiet."""
-    print(f"clrun: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"clrun: {line}\n")  # in one piece, as workers share it
+    sys.stderr.flush()
 
 
 def regrouped(runs: Sequence[Prepared]) -> list[list[Prepared]]:
@@ -126,10 +130,11 @@ def disk_trouble(prepared: Prepared) -> Iterator[None]:
         yield
     except OSError as error:
         where = f"outputs={prepared.settings['outputs']}: {error.filename or prepared.directory}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE):
             text = f"{where} could not be written: {error.strerror}. What was there is as it was; make room and type "
             raise RunsFailed(f"{text}the same command again, which continues from the last checkpoint.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        barred = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+        if error.errno in barred or (error.errno == errno.ENOENT and not Path(prepared.settings["outputs"]).exists()):
             text = f"{where} cannot be written: {error.strerror}."
             raise UsageError(f"{text} Type outputs=FOLDER, of a folder that you may write to.") from error
         raise
@@ -228,10 +233,22 @@ def follow(
     return run
 
 
+def collected(prepared: Prepared) -> RunsFailed | UsageError | None:
+    """Bring outputs/results.csv up to date; what kept that from being done."""
+    try:
+        with disk_trouble(prepared):
+            results.collect(Path(prepared.settings["outputs"]))
+    except (RunsFailed, UsageError) as error:
+        return error
+    return None
+
+
 def show(prepared: Prepared) -> None:
-    """Print the tables of a finished run."""
+    """Print the tables of a finished run. Raises RunsFailed, UsageError, after them, if results.csv is not written."""
     settings = prepared.settings
     outputs = Path(settings["outputs"])
-    results.collect(outputs)
+    trouble = collected(prepared)
     told = [k for k in settings.knobs if spelling(k) in prepared.strategy.Hyper._fields or k in settings.unusual]
     terminal.show(terminal.make_console(), prepared.directory, outputs, prepared.chance, told)
+    if trouble is not None:
+        raise trouble

@@ -17,6 +17,7 @@ from torch import Tensor
 from clrun import split
 from clrun.datasets import Images
 from clrun.errors import UsageError
+from clrun.room import refuse_without_room
 
 DRAWS = 6  # uniform numbers a sample and step: three for strategies, three for augmentation
 
@@ -282,6 +283,7 @@ def of_classes(numbers: Tensor, labels: Tensor, group: Sequence[int]) -> Tensor:
 
 def draw_hand(images: Images, settings: Mapping[str, Any]) -> Hand:
     """One run's tasks. UsageError where a task would be left without a picture."""
+    refuse_many_tasks(images, settings)
     by_class = settings["split"] == "classes"
     everything = list(range(len(images.classes)))
     groups = class_groups(images, settings) if by_class else [everything] * settings["tasks"]
@@ -293,6 +295,15 @@ def draw_hand(images: Images, settings: Mapping[str, Any]) -> Hand:
     hand = Hand(deal, *pools, output_names(groups, images.classes, settings))
     refuse_empty(hand, settings)
     return hand if settings["first_tasks"] is None else hand.first(settings["first_tasks"])
+
+
+def refuse_many_tasks(images: Images, settings: Mapping[str, Any]) -> None:
+    """The tables grow with the square of the tasks, and with their cube where every task has outputs of its own."""
+    T, K = settings["tasks"], len(images.classes)
+    outputs = K if settings["scenario"] == "domain" or settings["split"] == "classes" else T * K
+    pixels = images.x.shape[-1] * images.x.shape[-2] if settings["split"] == "permuted" else 0
+    needed = 2 * T * T * outputs + 8 * T * (K + pixels)
+    refuse_without_room(needed, f"tasks={T} (which outputs answer after each, for each)", "fewer tasks")
 
 
 def transforms(images: Images, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

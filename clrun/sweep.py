@@ -1,5 +1,6 @@
 """The training of a sweep: in stacks (clrun/plan.py), in this process or in workers (clrun/workers.py)."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Sweep:
             self.conclude(worker, batch, word[1])
         elif word[0] == "killed":
             for one in batch:
-                results.write_failed(one.directory, f"Killed: {word[1]}", "(a process that is killed leaves no trace)")
+                leave_reason(one, f"Killed: {word[1]}")
             self.conclude(worker, batch, [workers.Ended("crashed", f"Killed: {word[1]}")] * len(batch))
         else:
             self.view.hear(worker, word)
@@ -83,8 +84,18 @@ class Sweep:
                 continue
             if reason is not None:
                 self.errors[one.id] = reason
+                if not (one.directory / "failed.txt").is_file():  # it never came to training
+                    leave_reason(one, reason)
             told.append(f"{one.directory.name}: {status}" + (f": {reason}" if reason is not None else ""))
         self.view.ended(worker, told)
+
+
+def leave_reason(one: "Prepared", reason: str) -> None:
+    """failed.txt of a run whose process could not write it itself."""
+    try:
+        results.write_failed(one.directory, reason, "(no traceback: the process ended before it could leave one)")
+    except OSError as error:  # the reason is said at the sweep's end all the same
+        print(f"clrun: {one.directory / 'failed.txt'} could not be written: {error.strerror}", file=sys.stderr)
 
 
 def label(batch: Sequence["Prepared"]) -> str:

@@ -6,7 +6,6 @@ has in its hands and nothing else: there is no queue that it could break, only a
 
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clrun import terminal
 from clrun.config import Settings
+from clrun.ending import terminable
 
 if TYPE_CHECKING:
     from clrun.prepare import Prepared
@@ -102,13 +102,21 @@ def train(runs: Sequence["Prepared"], progress: terminal.Progress) -> list[Ended
 def serve(pipe: Connection) -> None:
     """What a worker does: batch after batch, until it is ended or nobody is left to listen."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; ours ends its workers
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that temporary files go
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does a terminal's end
+    with terminable(), suppress(EOFError, BrokenPipeError):  # the process that started us is gone
+        while True:
+            pipe.send(("ended", prepare_and_attempt(pipe.recv(), Relay(pipe.send))))
+
+
+def prepare_and_attempt(batch: Sequence[Settings], progress: terminal.Progress) -> list[Ended]:
+    """As `attempt`; what could be prepared when the sweep began may be gone by now, such as the data."""
     from clrun import run
 
-    with suppress(EOFError, BrokenPipeError):  # the process that started us is gone
-        while True:
-            runs = [run.prepare(settings) for settings in pipe.recv()]
-            pipe.send(("ended", attempt(runs, Relay(pipe.send))))
+    try:
+        runs = [run.prepare(settings) for settings in batch]
+    except Exception as error:  # any: it is reported at the end, like a crash
+        return [Ended("crashed", f"{type(error).__name__}: {error}")] * len(batch)
+    return attempt(runs, progress)
 
 
 # ---------------------------------------------------------------- in the process that starts them
@@ -220,12 +228,17 @@ class Pool:
         return living
 
     def end(self) -> None:
-        """No process is left behind."""
+        """No process is left behind. What is interrupted while it waits for them (a second Ctrl-C) kills them."""
         living = [worker for worker in self.workers if worker.process.is_alive()]
-        for worker in living:
-            worker.stop()
-        for worker in living:
-            worker.gone()
+        try:
+            for worker in living:
+                worker.stop()
+            for worker in living:
+                worker.gone()
+        except BaseException:
+            for worker in living:
+                worker.process.kill()
+            raise
 
 
 def work(batches: Sequence[Sequence[Settings]], count: int) -> Iterator[Said]:

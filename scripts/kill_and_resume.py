@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pandas as pd
 
 COMMON = ("device=cpu", "validation=0.1", "evaluate_every=100", "checkpoint_every=0.2")
-RUNS = {"digits": ("dataset=digits", "epochs=150"), "mnist": ("dataset=mnist", "epochs=1", "strategy=er")}
+RUNS = {"digits": ("dataset=digits", "epochs=150"), "mnist": ("dataset=mnist", "epochs=1", "strategy=ewc")}
 FAST = {"digits": ("dataset=digits", "epochs=40"), "mnist": ("dataset=mnist", "iterations=200", "strategy=er")}
 CHECKPOINT = "checkpoint.safetensors"
 PATIENCE = 600  # seconds for one run

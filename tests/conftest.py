@@ -1,6 +1,7 @@
 """Settings from overrides, runs without the command line, and where MNIST lies."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,13 @@ SCENARIOS = ("task", "domain", "class")
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """A console script that was interrupted ignores Ctrl-C from then on; these tests go on in its process."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

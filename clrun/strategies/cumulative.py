@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from clrun.strategy import Strategy
+from clrun.rehearsal import Rehearsal
 
 
-class Cumulative(Strategy):
+class Cumulative(Rehearsal):
     """The network of the last stage, trained further: the t-th stage costs t times the first (multi-task learning)."""
 
     def visible(self, stage: int) -> Sequence[int]:

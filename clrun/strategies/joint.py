@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from clrun.strategy import Strategy
+from clrun.rehearsal import Rehearsal
 
 
-class Joint(Strategy):
+class Joint(Rehearsal):
     """The first stage sees every task, with the training time of all; the later ones have nothing left to learn."""
 
     def visible(self, stage: int) -> Sequence[int]:

@@ -3,7 +3,8 @@
 Nothing can be forgotten and nothing is carried over; it costs T networks, and the task must be told at test.
 """
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,4 +53,13 @@ class Separate(Strategy):
         return z.gather(1, t[:, None, None].expand(-1, 1, z.shape[-1]))[:, 0]
 
     def health(self, own, hp):
-        return {"networks": own.stage + 1}
+        newest = own.thetas[own.stage[None]][0]
+        apart = (own.thetas - newest).norm(dim=1) / newest.norm()
+        earlier = torch.arange(self.data.tasks, device=apart.device) < own.stage
+        return {"networks": own.stage + 1, "nearest_network": torch.where(earlier, apart, 1).min().clamp(max=1)}
+
+    @classmethod
+    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+        if any(row["nearest_network"] == 0 for row in health[1:]):
+            return ["two tasks have one and the same network, so they are not separate"]
+        return []
