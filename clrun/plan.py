@@ -8,6 +8,8 @@ from clrun import workers
 from clrun.config import Settings
 from clrun.workers import cores
 
+FILLED = 0.8  # of the card's free memory, the rest being for what libraries keep for themselves
+
 if TYPE_CHECKING:
     from clrun.prepare import Prepared
 
@@ -52,8 +54,20 @@ def size(group: Sequence["Prepared"]) -> int:
     """Runs a stack."""
     asked = group[0].settings["stack"]
     if asked == "auto":
-        return len(group) if kind(group[0]) == "cuda" else 1
+        return min(len(group), fitting(group[0])) if kind(group[0]) == "cuda" else 1
     return 1 if asked == "off" else asked
+
+
+def fitting(one: "Prepared") -> int:
+    """As many runs as there is room for on the card, at least one; where the estimate was too bold, a stack that runs
+    out of memory is halved."""
+    import torch
+
+    from clrun.prepare import bytes_of_run
+
+    free, _ = torch.cuda.mem_get_info()
+    images = one.images.x.numel()  # uint8, on the card once
+    return max(1, int(FILLED * (free - images)) // bytes_of_run(one))
 
 
 def processes(batches: Sequence[Sequence["Prepared"]]) -> int:

@@ -174,6 +174,17 @@ def bytes_of(strategy: type[Strategy], images: Images, hand: Hand, settings: Set
     return 4 * 4 * layout.size + 4 * sum(v.numel() * v.element_size() for v in tree_leaves(own))
 
 
+def bytes_of_run(prepared: Prepared) -> int:
+    """What a run takes while it is trained: theta, its gradient, its step and the strategy's state, and what a batch
+    leaves in every layer, forward and backward, as if all layers were as large as the picture is at their width."""
+    settings, picture = prepared.settings, prepared.images.x.shape[1:]
+    network = born(settings, picture, len(prepared.hand.names))
+    spread = 1 if all(isinstance(layer, torch.nn.Linear) for layer in network.layers.values()) else picture[1:].numel()
+    a_sample = 3 * picture.numel() + 6 * spread * sum(network.widths)
+    kept = bytes_of(prepared.strategy, prepared.images, prepared.hand, settings)
+    return max(1, kept + 4 * settings["batch_size"] * a_sample)
+
+
 # ---------------------------------------------------------------- building
 
 
