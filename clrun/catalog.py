@@ -266,6 +266,8 @@ def parse(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path} must hold fields such as name: and about:, one a line; see conf/strategy/ewc.yaml.")
     return content

@@ -96,9 +96,12 @@ def mistake(error: Exception) -> str | None:
         return None
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     if isinstance(error, MissingConfigException) and error.options:
         return missing(*os.path.split(error.missing_cfg_file or ""), error.options)
+    if isinstance(error, YAMLError):
+        return f"a yaml file is not valid: {' '.join(str(error).split())}."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(line.strip() for line in str(error).strip().splitlines()) + " (clrun --help lists the keys)"
     return None

@@ -357,8 +357,11 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
         raise UsageError(
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )
-    if Path(values["outputs"]).exists() and not Path(values["outputs"]).is_dir():
+    if os.path.exists(values["outputs"]) and not os.path.isdir(values["outputs"]):  # a name too long is none
         raise UsageError(f"outputs={values['outputs']} is a file; name a folder, e.g. outputs=outputs.")
+    longest = max(Path(values["outputs"]).parts, key=len, default="")
+    if len(os.fsencode(longest)) > 255:
+        raise UsageError(f"outputs: {longest[:20]}... is longer than the 255 bytes that a folder's name may have.")
     refuse_device(values)
 
 

@@ -96,6 +96,8 @@ def named_class(settings: Settings, group: str, kind: type) -> type:
         raise UsageError(
             f"{where}, but there is no module {error.name}; is it spelt right and on PYTHONPATH?"
         ) from None
+    except Exception as error:  # any: it is the user's code that runs here
+        raise UsageError(f"{where}, whose module cannot be imported: {type(error).__name__}: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise UsageError(f"{where}, which is not a subclass of {kind.__module__}.{kind.__name__}; name one that is.")
     return found

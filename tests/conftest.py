@@ -2,13 +2,14 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from clrun import catalog, config, run
+from clrun import catalog, cli, config, run
 from clrun.config import Settings
 
 STRATEGIES = sorted(path.stem for path in (catalog.CONF / "strategy").glob("*.yaml"))
@@ -50,6 +51,32 @@ def stack_of(prepared_of) -> Callable[..., run.Stack]:
         return run.build([prepared_of(*overrides, *small, *budget, *own) for own in runs], dtype)
 
     return stack
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """Every test starts in an empty folder, without settings of the user's."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(catalog.__file__).parents[1]))  # for processes, in a bare checkout
+    for name in ("CLRUN_DATA_DIR", "XDG_CACHE_HOME", "HYDRA_FULL_ERROR", "COMP_LINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def clrun(monkeypatch, capfd):
+    """clrun("strategy=ewc") -> exit code, standard output, standard error."""
+
+    def answer(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clrun", *arguments])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        with pytest.raises(SystemExit) as caught:
+            cli.cli()
+        out, err = capfd.readouterr()
+        return caught.value.code, out, err
+
+    return answer
 
 
 def live(stack):

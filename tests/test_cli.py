@@ -3,45 +3,20 @@
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
 
-from clrun import catalog, cli, run
+from clrun import catalog, run
 from clrun.results import read_summary
 
 SHORT = ("iterations=2", "model.widths=[8]", "device=cpu", "workers=1")  # a sweep trains in this process
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    """Every test starts in an empty folder, without settings of the user's."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(catalog.__file__).parents[1]))  # for processes, in a bare checkout
-    for name in ("CLRUN_DATA_DIR", "XDG_CACHE_HOME", "HYDRA_FULL_ERROR", "COMP_LINE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def clrun(monkeypatch, capfd):
-    """clrun("strategy=ewc") -> exit code, standard output, standard error."""
-
-    def answer(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clrun", *arguments])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        with pytest.raises(SystemExit) as caught:
-            cli.cli()
-        out, err = capfd.readouterr()
-        return caught.value.code, out, err
-
-    return answer
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def written() -> set[Path]:
@@ -50,161 +25,6 @@ def written() -> set[Path]:
 
 def runs(strategy: str = "*", outputs: str = "outputs") -> list[Path]:
     return sorted(Path(outputs).glob(f"runs/{strategy}/*/summary.csv"))
-
-
-# ---------------------------------------------------------------- what is refused
-
-WRONG = {
-    "strategy=ewk": "did you mean ewc?",
-    "lamda=400": "did you mean lambda?",
-    "+lamda=400": "did you mean lambda?",
-    "++lamda=400": "did you mean lambda?",
-    "+foo=3": "no such key",
-    "widths=[10]": "did you mean model.widths?",
-    "optimizer.lr=0.1": "did you mean lr?",
-    "lambda=abc": "must be a finite number, at least 0; e.g. lambda=400",
-    "lambda=-1": "must be a finite number, at least 0; e.g. lambda=400",
-    "lambda=": "lambda=: must be a finite number",
-    "lambda=nan": "must be a finite number",
-    "lambda=inf": "must be a finite number",
-    "lambda=1e999": "must be a finite number",
-    "lambda=true": "must be a finite number",
-    "strategy=finetune lambda=4": "strategy=finetune takes no lambda (",
-    "model.width=5": "model=mlp takes no model.width (cnn, resnet18 do)",
-    "tasks=3": "tasks=1, 2, 5 or 10, or deal unequally: 'split.classes=[[0,1,2,3],[4,5,6],[7,8,9]]'",
-    "tasks=0": "at least 1",
-    "tasks=11": "tasks=1, 2, 5 or 10.",
-    "epochs=0": "at least 1",
-    "epochs=10.0": "type epochs=10",
-    "epochs=3 iterations=5": "type one of them",
-    "seed=-1": "at least 0",
-    "seed=1.5": "whole number",
-    "workers=0": "must be auto, or a whole number, at least 1; e.g. workers=auto",
-    "checkpoint_every=-1": "at least 0",
-    "checkpoint_every=nan": "must be a finite number",
-    "keep_checkpoint=maybe": "must be true or false",
-    "seed=99999999999": "at most 4294967295",
-    "model.widths=[0]": "each at least 1",
-    "model.widths=[a]": "whole numbers",
-    "threads=0": "at least 1",
-    "evaluate_every=-5": "at least 0",
-    "precision=half": "float32, tf32, bfloat16",
-    "outputs=": "must be a path",
-    "stack=half": "must be auto or off, or a whole number, at least 1",
-    "lr=0": "above 0",
-    "batch_size=0": "at least 1",
-    "validation=1": "below 1",
-    "tasks=10": "a task of the one class 0 has nothing to tell apart",
-    "scenario=task split.classes=[[0,1],[2]]": "scenario=class",
-    "scenario=classs": "did you mean class?",
-    "split.classes=[[0,1],[1,2]]": "1 cannot be listed twice",
-    "dataset=cifar10 scenario=class split.classes=[[cat],[unicorn]]": "no class unicorn",
-    "dataset=cifar10 scenario=class split.classes=[[cats],[deer]]": "did you mean cat?",
-    "data_dir=nowhere": "nowhere",
-    "dataset=minst": "did you mean mnist?",
-    "dataset=image_folder": "dataset.root",
-    "ewc": "type strategy=ewc",
-    "nothing": "a setting is key=value",
-    "lambda=1,2": "clrun -m 'lambda=1,2'",
-    "strategy=ewc,finetune": "clrun -m 'strategy=ewc,finetune'",
-    "-m lambda=interval(0,1)": "'lambda=0,0.5,1', or 'lambda=range(0,1,0.25)'",
-    "-m strategy=ewc,ewk": "did you mean ewc?",
-    "-m strategy=finetune,joint lambda=1,2": "takes no lambda (",
-    "-m strategy=ewc lambda=1,-1": "(In the job strategy=ewc lambda=-1; no job was started.)",
-    "-m seed=0,1 tasks=3": "tasks=1, 2, 5 or 10",
-    "outputs=a=b": "'outputs=\"a=b\"'",
-    "--lambda=3": "without dashes",
-    "--config-dir nowhere": "no such folder",
-    "+experiment=cats": "no such experiment",
-    "~strategy": "ewc, finetune",
-    "strategy=null": "ewc, finetune",
-    "strategy=[ewc,finetune]": "ewc, finetune",
-    "lambda=${nothing}": "nothing",
-    "lambda=???": "lambda",
-    "hydra/launcher=none": "stacked",
-    "hydra.nothing=1": "hydra.nothing",
-}
-
-
-@pytest.mark.parametrize("line", WRONG)
-def test_a_mistake_is_one_paragraph_and_leaves_nothing_behind(clrun, line):
-    code, out, err = clrun(*line.split())
-    assert WRONG[line] in err
-    assert (code, out) == (2, "")
-    assert err.startswith("clrun: ") and "Traceback" not in err and "\n\n" not in err and err.count("\n") == 1
-    assert written() == set()
-
-
-def test_cuda_is_refused_where_there_is_none(clrun, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    code, out, err = clrun("device=cuda")
-    assert (code, out) == (2, "") and "type device=cpu" in err and written() == set()
-
-
-def test_a_text_with_an_equals_sign_is_quoted_twice(clrun):
-    code, _, err = clrun("outputs=a b=c")
-    assert code == 2 and "'outputs=\"a b=c\"'" in err and written() == set()
-    assert clrun('outputs="a b=c"', *SHORT)[0] == 0
-    assert len(runs(outputs="a b=c")) == 1
-    assert {path.name for path in Path().iterdir()} == {"a b=c"}
-
-
-def test_outputs_that_is_a_file_is_refused(clrun):
-    Path("results").write_text("mine")
-    code, _, err = clrun("outputs=results")
-    assert code == 2 and "is a file" in err and Path("results").read_text() == "mine"
-
-
-def test_a_data_dir_that_is_a_file_is_refused(clrun):
-    Path("data").write_text("mine")
-    code, _, err = clrun("data_dir=data")
-    assert code == 2 and "data_dir=data" in err and written() == {Path("data")}
-
-
-def test_mnist_without_files_and_network_says_where_files_belong(clrun, monkeypatch):
-    def no_network(*_, **__):
-        raise socket.gaierror("no network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    Path("data").mkdir()
-    code, _, err = clrun("dataset=mnist", "data_dir=data", *SHORT)
-    assert code == 2 and str(Path("data", "MNIST", "raw")) in err and "Traceback" not in err
-    assert written() == {Path("data")}
-
-
-def pictures(*names: str) -> None:
-    """Small pictures at these paths below `pictures`."""
-    for i, name in enumerate(names):
-        path = Path("pictures", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (i, i, i)).save(path)
-
-
-FOLDERS = {
-    "one class": (["train/a/1.png", "test/a/1.png"], "a"),
-    "no test pictures": (["a/1.png", "b/1.png"], "dataset.test_fraction=0.2"),
-    "broken picture": (["train/a/1.png", "test/a/1.png", "train/b/1.png", "test/b/1.png"], "broken.png"),
-}
-
-
-@pytest.mark.parametrize("case", FOLDERS)
-def test_a_folder_of_pictures_that_cannot_be_used(clrun, case):
-    files, said = FOLDERS[case]
-    pictures(*files)
-    if case == "broken picture":
-        Path("pictures/train/a/broken.png").write_bytes(b"no picture")
-    before = written()
-    code, _, err = clrun("dataset=image_folder", "dataset.root=pictures", "tasks=1", "dataset.size=8", *SHORT)
-    assert code == 2 and said in err and "Traceback" not in err
-    assert written() == before
-
-
-def test_a_users_full_error_shows_the_traceback(clrun, monkeypatch, capfd):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(sys, "argv", ["clrun", "lamda=400"])
-    with pytest.raises(SystemExit) as caught:
-        cli.cli()
-    assert caught.value.code == 2 and "Traceback" in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------- single runs
