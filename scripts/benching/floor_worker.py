@@ -1,4 +1,8 @@
-"""The floor as a process; see worker.py."""
+"""The floor as a process; see worker.py. With a file of specs as an argument: those, one after another, then the end."""
+
+import json
+import sys
+from pathlib import Path
 
 from benching.worker import one_thread, serve
 
@@ -6,4 +10,8 @@ if __name__ == "__main__":
     one_thread()
     from benching import floor
 
-    serve(floor.run)
+    if len(sys.argv) > 1:
+        for spec in json.loads(Path(sys.argv[1]).read_text()):
+            floor.run(spec)
+    else:
+        serve(floor.run)

@@ -79,7 +79,7 @@ SWEEP_LAMBDAS, SWEEP_SEEDS = (10.0, 100.0, 1000.0, 10000.0), range(8)
 
 def permuted(tasks: int) -> Workload:
     """W6: how time and memory grow with tasks."""
-    overrides = (*PERMUTED[:3], f"tasks={tasks}", "scenario=domain", *EWC, *ADAM, WIDE)
+    overrides = (*PERMUTED[:3], f"tasks={tasks}", "scenario=domain", *EWC, "fisher_samples=256", *ADAM, WIDE)
     return Workload(f"W6 {tasks} tasks", f"EWC on {tasks} tasks of Permuted MNIST", overrides, pictures=(2560, 100))
 
 

@@ -1,0 +1,102 @@
+"""What is not a single run: start-up, the exact Fisher by itself, a sweep, growth with tasks."""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benching.data import Shelf
+from benching.measure import SCRIPTS, Row, clrun, command, contenders, told
+from benching.workloads import SWEEP, SWEEP_LAMBDAS, SWEEP_SEEDS, W1, Workload, permuted
+
+REFUSED = "lamda=400"  # a typing error
+
+
+def started(rounds: int, quick: bool) -> Iterator[Row]:
+    """Whole commands, from the start of the process to its end."""
+    with tempfile.TemporaryDirectory(prefix="clrun-bench-") as folder:
+        lines = {
+            "clrun --help": (clrun("--help"), 0),
+            f"clrun {REFUSED} (refused)": (clrun(REFUSED), 2),
+            "clrun (the default run)": (clrun(*(["epochs=2"] if quick else [])), 0),
+        }
+        for number in range(rounds):
+            for phase, (line, code) in lines.items():
+                outputs = [] if phase == "clrun --help" else [f"outputs={folder}/{number}"]
+                cpu, wall, peak = command([*line, *outputs], code)
+                yield row("start-up", "clrun", phase, number, cpu, wall, memory_mb=peak / 1e6)
+
+
+def row(workload: str, contender: str, phase: str, number: int, cpu: float, wall: float, **more: Any) -> Row:
+    return {
+        "workload": workload, "contender": contender, "phase": phase, "round": number,
+        "cpu_seconds": cpu, "wall_seconds": wall, **more,
+    }  # fmt: skip
+
+
+def probes(name: str, specs: Sequence[Mapping[str, Any]], rounds: int) -> Iterator[Row]:
+    """The probe process answers with rows of its own, made in turn within it."""
+    with contenders(["probe"], {}) as (probe,):
+        for spec in specs:
+            for one in probe.ask({**spec, "probe": name, "rounds": rounds})["rows"]:
+                yield one
+
+
+def fisher_alone(shelf: Shelf, rounds: int, quick: bool) -> Iterator[Row]:
+    """The exact Fisher of W1's network with 2 and with 10 outputs that answer."""
+    spec = told(W1, shelf, 0, "cpu", tiny=quick)
+    narrow = {**spec, "what": "2 outputs"}
+    wide = {**spec, "what": "10 outputs", "overrides": [*spec["overrides"], "tasks=1"], "groups": [list(range(10))]}
+    yield from probes("fisher", [narrow, wide], rounds)
+
+
+def growth(shelf: Shelf, rounds: int, quick: bool) -> Iterator[Row]:
+    """EWC's step early and late in a long stream, and what the process and the state weigh after each length."""
+    for tasks in (3, 6) if quick else (5, 25, 100):
+        spec = told(permuted(tasks), shelf, 0, "cpu", tiny=quick)
+        yield from probes("growth", [{**spec, "steps": tasks == (6 if quick else 100)}], rounds)
+
+
+def sweep(shelf: Shelf, names: Sequence[str], pythons: Mapping[str, str], rounds: int, quick: bool) -> Iterator[Row]:
+    """32 runs: the floor one after another in one process, clrun's -m with its workers, and single runs of peers."""
+    lambdas, seeds = (SWEEP_LAMBDAS[:2], range(2)) if quick else (SWEEP_LAMBDAS, SWEEP_SEEDS)
+    spec = told(SWEEP, shelf, 0, "cpu", tiny=quick)
+    for number in range(rounds):
+        yield floor_sweep(spec, lambdas, seeds, number)
+        yield clrun_sweep(spec, lambdas, seeds, number)
+    runs = len(lambdas) * len(seeds)
+    for name in names:
+        with contenders([name], pythons) as (peer,):
+            peer.ask(told(SWEEP, shelf, 0, "cpu", tiny=True))
+            for number in range(rounds):
+                answer = peer.ask({**spec, "seed": number})
+                cpu, wall, _ = answer["phases"]["whole"]
+                note = f"a single run x {runs}, extrapolated, without start-up"
+                yield row("W4", name, "sweep", number, cpu * runs, wall * runs, count=runs, note=note)
+
+
+def floor_sweep(spec: Mapping[str, Any], lambdas: Sequence[float], seeds: Sequence[int], number: int) -> Row:
+    import json
+
+    asked = [{**spec, "lambda": strength, "seed": seed} for strength in lambdas for seed in seeds]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(asked, file)
+        file.flush()
+        line = [sys.executable, str(SCRIPTS / "benching" / "floor_worker.py"), file.name]
+        cpu, wall, peak = command(line)
+    note = "one after another in one process"
+    return row("W4", "floor", "sweep", number, cpu, wall, count=len(asked), memory_mb=peak / 1e6, note=note)
+
+
+def clrun_sweep(spec: Mapping[str, Any], lambdas: Sequence[float], seeds: Sequence[int], number: int) -> Row:
+    fixed = [o for o in spec["overrides"] if not o.startswith(("lambda=", "seed="))]
+    swept = [f"lambda={','.join(map(str, lambdas))}", f"seed={','.join(map(str, seeds))}"]
+    with tempfile.TemporaryDirectory(prefix="clrun-bench-") as outputs:
+        cpu, wall, peak = command(clrun("-m", *fixed, *swept, f"outputs={outputs}"))
+    runs = len(lambdas) * len(seeds)
+    note = "clrun -m, workers=auto"
+    return row("W4", "clrun", "sweep", number, cpu, wall, count=runs, memory_mb=peak / 1e6, note=note)
+
+
+def of_peers(workload: Workload, asked: Sequence[str]) -> list[str]:
+    return [name for name in workload.peers if name.partition("-")[0] in asked]
