@@ -1,7 +1,7 @@
 """Measure clrun against a bare loop and against its peers, in one run whose contenders take turns.
 
     python scripts/bench.py                           # the floor and clrun: about 6 minutes on an idle machine
-    python scripts/bench.py --peers                   # with Avalanche and CLArena, which are installed when first asked for
+    python scripts/bench.py --peers                   # with Avalanche and CLArena, installed when first asked for
     python scripts/bench.py --only W1,W3 --rounds 3
     python scripts/bench.py --table                   # docs/performance.md from the CSVs beside it
 
@@ -20,18 +20,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-
 import pandas as pd
-from benching import extras, peers, table
+from benching import cuda, extras, peers, table
 from benching.data import Shelf
-from benching.measure import COLUMNS, Broken, Row, interleaved
+from benching.measure import COLUMNS, Broken, Row, crew, interleaved
 from benching.workloads import SINGLE, WIDTHS, of_width
 
 from clrun.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+Part = tuple[str, Callable[[], Iterator[Row]]]
 NAMES = (*SINGLE, "W4", "W6", "start-up", "fisher", "stack")
 
 
@@ -79,25 +78,23 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def plan(asked: argparse.Namespace, shelf: Shelf) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
-    """What is to be measured, in order: (name, how)."""
-    found = peers.ready(asked.peer_env) if asked.peers else {}
+def plan(asked: argparse.Namespace, shelf: Shelf, member: Callable, found: Sequence[str]) -> Iterator[Part]:
+    """What is to be measured, in order: (name, how). found: the peers that are to be asked."""
     rounds, quick = asked.rounds, asked.quick
     if asked.device == "cuda":
-        from benching import cuda
-
-        yield from cuda.plan(shelf, found, rounds, quick)
+        yield from cuda.plan(shelf, member, found, rounds, quick)
         return
     yield "start-up", lambda: extras.started(rounds, quick)
     yield "fisher", lambda: extras.fisher_alone(shelf, rounds, quick)
     for name, workload in SINGLE.items():
         names = ["floor", "ours", *extras.of_peers(workload, found)]
-        yield name, lambda w=workload, n=names: interleaved(w, shelf, n, found, rounds, "cpu")
+        yield name, lambda w=workload, n=names: interleaved(w, shelf, [member(one) for one in n], rounds, "cpu")
     for width in WIDTHS[:1] if quick else WIDTHS:
-        yield "W6", lambda w=of_width(width): interleaved(w, shelf, ["floor", "ours"], {}, rounds, "cpu")
+        pair = [member("floor"), member("ours")]
+        yield "W6", lambda w=width, p=pair: interleaved(of_width(w), shelf, p, rounds, "cpu")
     yield "W6", lambda: extras.growth(shelf, rounds, quick)
-    sweeps = max(1, rounds // 2)
-    yield "W4", lambda: extras.sweep(shelf, extras.of_peers(extras.SWEEP, found), found, sweeps, quick)
+    others = [member(name) for name in extras.of_peers(extras.SWEEP, found)]
+    yield "W4", lambda: extras.sweep(shelf, others, max(1, rounds // 2), quick)
 
 
 def measure(asked: argparse.Namespace) -> None:
@@ -112,8 +109,9 @@ def measure(asked: argparse.Namespace) -> None:
         "commit": commit(),
     }  # fmt: skip
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="clrun-bench-") as folder:
-        for name, how in plan(asked, Shelf(Path(folder), asked.data_dir, asked.quick)):
+    pythons = peers.ready(asked.peer_env) if asked.peers else {}
+    with tempfile.TemporaryDirectory(prefix="clrun-bench-") as folder, crew(pythons) as member:
+        for name, how in plan(asked, Shelf(Path(folder), asked.data_dir, asked.quick), member, list(pythons)):
             if asked.only is None or name in asked.only:
                 for row in how():
                     rows.append(row | always)

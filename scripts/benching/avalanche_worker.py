@@ -6,6 +6,7 @@ logger.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from benching.worker import Answer, Clock, one_thread, serve
@@ -154,7 +155,7 @@ def hidden(spec: Mapping[str, Any]):
 
     if spec["model"] == "mlp":
         sizes = [784, *spec["widths"]]
-        pairs = [[nn.Linear(a, b), nn.ReLU()] for a, b in zip(sizes, sizes[1:], strict=False)]
+        pairs = [[nn.Linear(a, b), nn.ReLU()] for a, b in pairwise(sizes)]
         return nn.Sequential(nn.Flatten(), *(layer for pair in pairs for layer in pair)), sizes[-1]
     w = spec["width"]
     return nn.Sequential(

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from benching.workloads import Workload, settings_of
 from clrun.datasets import IDX_FILES, data_folder, load
 
-from benching.workloads import Workload, settings_of
-
-TINY = {"mnist": (400, 100), "pictures": (60, 20)}  # what is trained on before anything is measured, and by --quick
+TINY = {
+    "mnist": (1400, 100),
+    "pictures": (60, 20),
+}  # with --quick, and before a measurement
 
 
 class Shelf:

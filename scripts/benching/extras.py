@@ -1,12 +1,13 @@
 """What is not a single run: start-up, the exact Fisher by itself, a sweep, growth with tasks."""
 
+import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benching.data import Shelf
-from benching.measure import SCRIPTS, Row, clrun, command, contenders, told
+from benching.measure import SCRIPTS, Contender, Row, clrun, command, told
 from benching.workloads import SWEEP, SWEEP_LAMBDAS, SWEEP_SEEDS, W1, Workload, permuted
 
 REFUSED = "lamda=400"  # a typing error
@@ -23,8 +24,7 @@ def started(rounds: int, quick: bool) -> Iterator[Row]:
         for number in range(rounds):
             for phase, (line, code) in lines.items():
                 outputs = [] if phase == "clrun --help" else [f"outputs={folder}/{number}"]
-                cpu, wall, peak = command([*line, *outputs], code)
-                yield row("start-up", "clrun", phase, number, cpu, wall, memory_mb=peak / 1e6)
+                yield row("start-up", "clrun", phase, number, *command([*line, *outputs], code))
 
 
 def row(workload: str, contender: str, phase: str, number: int, cpu: float, wall: float, **more: Any) -> Row:
@@ -35,11 +35,13 @@ def row(workload: str, contender: str, phase: str, number: int, cpu: float, wall
 
 
 def probes(name: str, specs: Sequence[Mapping[str, Any]], rounds: int) -> Iterator[Row]:
-    """The probe process answers with rows of its own, made in turn within it."""
-    with contenders(["probe"], {}) as (probe,):
-        for spec in specs:
-            for one in probe.ask({**spec, "probe": name, "rounds": rounds})["rows"]:
-                yield one
+    """A probe is a fresh process a spec, which answers with rows of its own, made in turn within it."""
+    for spec in specs:
+        probe = Contender("probe")
+        try:
+            yield from probe.ask({**spec, "probe": name, "rounds": rounds})["rows"]
+        finally:
+            probe.close()
 
 
 def fisher_alone(shelf: Shelf, rounds: int, quick: bool) -> Iterator[Row]:
@@ -57,45 +59,36 @@ def growth(shelf: Shelf, rounds: int, quick: bool) -> Iterator[Row]:
         yield from probes("growth", [{**spec, "steps": tasks == (6 if quick else 100)}], rounds)
 
 
-def sweep(shelf: Shelf, names: Sequence[str], pythons: Mapping[str, str], rounds: int, quick: bool) -> Iterator[Row]:
+def sweep(shelf: Shelf, members: Sequence[Contender], rounds: int, quick: bool) -> Iterator[Row]:
     """32 runs: the floor one after another in one process, clrun's -m with its workers, and single runs of peers."""
     lambdas, seeds = (SWEEP_LAMBDAS[:2], range(2)) if quick else (SWEEP_LAMBDAS, SWEEP_SEEDS)
-    spec = told(SWEEP, shelf, 0, "cpu", tiny=quick)
+    spec, runs = told(SWEEP, shelf, 0, "cpu", tiny=quick), len(lambdas) * len(seeds)
     for number in range(rounds):
         yield floor_sweep(spec, lambdas, seeds, number)
         yield clrun_sweep(spec, lambdas, seeds, number)
-    runs = len(lambdas) * len(seeds)
-    for name in names:
-        with contenders([name], pythons) as (peer,):
-            peer.ask(told(SWEEP, shelf, 0, "cpu", tiny=True))
-            for number in range(rounds):
-                answer = peer.ask({**spec, "seed": number})
-                cpu, wall, _ = answer["phases"]["whole"]
-                note = f"a single run x {runs}, extrapolated, without start-up"
-                yield row("W4", name, "sweep", number, cpu * runs, wall * runs, count=runs, note=note)
+        for peer in members:
+            cpu, wall, _ = peer.ask({**spec, "seed": number})["phases"]["whole"]
+            note = f"a single run x {runs}, extrapolated, without start-up"
+            yield row("W4", peer.name, "sweep", number, cpu * runs, wall * runs, count=runs, note=note)
 
 
 def floor_sweep(spec: Mapping[str, Any], lambdas: Sequence[float], seeds: Sequence[int], number: int) -> Row:
-    import json
-
     asked = [{**spec, "lambda": strength, "seed": seed} for strength in lambdas for seed in seeds]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(asked, file)
         file.flush()
         line = [sys.executable, str(SCRIPTS / "benching" / "floor_worker.py"), file.name]
-        cpu, wall, peak = command(line)
-    note = "one after another in one process"
-    return row("W4", "floor", "sweep", number, cpu, wall, count=len(asked), memory_mb=peak / 1e6, note=note)
+        spent = command(line)
+    return row("W4", "floor", "sweep", number, *spent, count=len(asked), note="one after another in one process")
 
 
 def clrun_sweep(spec: Mapping[str, Any], lambdas: Sequence[float], seeds: Sequence[int], number: int) -> Row:
     fixed = [o for o in spec["overrides"] if not o.startswith(("lambda=", "seed="))]
     swept = [f"lambda={','.join(map(str, lambdas))}", f"seed={','.join(map(str, seeds))}"]
     with tempfile.TemporaryDirectory(prefix="clrun-bench-") as outputs:
-        cpu, wall, peak = command(clrun("-m", *fixed, *swept, f"outputs={outputs}"))
+        spent = command(clrun("-m", *fixed, *swept, f"outputs={outputs}"))
     runs = len(lambdas) * len(seeds)
-    note = "clrun -m, workers=auto"
-    return row("W4", "clrun", "sweep", number, cpu, wall, count=runs, memory_mb=peak / 1e6, note=note)
+    return row("W4", "clrun", "sweep", number, *spent, count=runs, note="clrun -m, workers=auto")
 
 
 def of_peers(workload: Workload, asked: Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ torch, and nothing of clrun.
     L(theta) = 1/2 CE(batch) + 1/2 CE(replayed)                    experience replay (Chaudhry et al. 2019)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from benching.worker import Answer, Clock
 
 EVALUATE = 1000  # test samples a pass
-FISHER = {"mlp": 512, "cnn": 64}  # samples a pass
+FISHER = {"mlp": 512, "cnn": 64}  # samples a pass; on a GPU eight times as many
+WARM = 3  # steps before a CUDA graph is captured
 ADAM = {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8, "amsgrad": False, "maximize": False}
 
 
@@ -92,7 +94,7 @@ def layers(experiment: Experiment) -> list[nn.Module]:
     channels, height, breadth = experiment.shape
     if spec["model"] == "mlp":
         sizes = [channels * height * breadth, *spec["widths"], outputs]
-        return [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        return [nn.Linear(a, b) for a, b in pairwise(sizes)]
     w = spec["width"]
     convolutions = [nn.Conv2d(channels, w, 3, padding=1), nn.Conv2d(w, 2 * w, 3, padding=1)]
     return [*convolutions, nn.Linear(2 * w * (height // 4) * (breadth // 4), 8 * w), nn.Linear(8 * w, outputs)]
@@ -148,7 +150,8 @@ def fisher(kind: str, w: Sequence[Tensor], x: Tensor, lo: int, hi: int) -> list[
     A linear layer with input a and d = d log p / d(pre-activation) has d a^T as a sample's gradient, so the sum of
     squares is (sum_y p_y d_y^2)^T a^2: one product a layer, however many outputs.
     """
-    parts = [(fisher_mlp if kind == "mlp" else fisher_cnn)(w, chunk, lo, hi) for chunk in x.split(FISHER[kind])]
+    size = FISHER[kind] * (8 if x.is_cuda else 1)
+    parts = [(fisher_mlp if kind == "mlp" else fisher_cnn)(w, chunk, lo, hi) for chunk in x.split(size)]
     return [torch.stack(pieces).sum(0) if len(pieces) > 1 else pieces[0] for pieces in zip(*parts, strict=True)]
 
 
@@ -274,11 +277,14 @@ class Floor:
         """One task; the number of steps."""
         task, B, steps = self.experiment.tasks[number], self.spec["batch"], 0
         for _ in range(self.spec["epochs"]):
-            order = task.train[torch.randperm(len(task.train), device=task.train.device)]
-            for rows in order.split(B):
+            for rows in self.shuffled(task.train).split(B):
                 self.step(rows, task, number)
                 steps += 1
         return steps
+
+    @staticmethod
+    def shuffled(rows: Tensor) -> Tensor:
+        return rows[torch.randperm(len(rows), device=rows.device)]
 
     def step(self, rows: Tensor, task: Task, number: int) -> None:
         shown = rows
@@ -320,6 +326,51 @@ class Floor:
         return row
 
 
+class GraphFloor(Floor):
+    """The same on a GPU, with a step of a task as a CUDA graph. On a CPU the step is called as it is."""
+
+    def train(self, number: int) -> int:
+        task, B = self.experiment.tasks[number], self.spec["batch"]
+        batches = [rows for _ in range(self.spec["epochs"]) for rows in self.shuffled(task.train).split(B)]
+        static, whole = torch.empty_like(batches[0]), [rows for rows in batches[WARM:] if len(rows) == B]
+
+        def step() -> None:
+            self.step(static, task, number)
+
+        self.warmed(batches[:WARM], task, number)
+        replay = captured(step, self.spec["device"]) if whole else step
+        for rows in batches[WARM:]:
+            if len(rows) == B:
+                static.copy_(rows)
+                replay()
+            else:
+                self.step(rows, task, number)
+        return len(batches)
+
+    def warmed(self, batches: Sequence[Tensor], task: Task, number: int) -> None:
+        """Real steps, on a stream of their own, as capturing asks for."""
+        if self.spec["device"] == "cpu":
+            for rows in batches:
+                self.step(rows, task, number)
+            return
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for rows in batches:
+                self.step(rows, task, number)
+        torch.cuda.current_stream().wait_stream(aside)
+
+
+def captured(step: Callable[[], None], device: str) -> Callable[[], None]:
+    """What repeats the step."""
+    if device == "cpu":
+        return step
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
 def run(spec: Mapping[str, Any]) -> Answer:
     """A whole run."""
     torch.set_num_threads(1)
@@ -329,7 +380,7 @@ def run(spec: Mapping[str, Any]) -> Answer:
         experiment = Experiment(spec)
     matrix = []
     with clock.phase("whole"):
-        floor = Floor(experiment)
+        floor = (GraphFloor if spec.get("variant") == "floor-graph" else Floor)(experiment)
         for number in range(len(experiment.tasks)):
             with clock.phase("training"):
                 steps = floor.train(number)

@@ -1,4 +1,4 @@
-"""The floor as a process; see worker.py. With a file of specs as an argument: those, one after another, then the end."""
+"""The floor as a process; see worker.py. With a file of specs as an argument: those, one after another."""
 
 import json
 import sys

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from clrun import metrics
-
 from benching.data import Shelf
+from benching.peers import PINNED as PEERS
 from benching.worker import MARK
 from benching.workloads import Workload, overrides_of, settings_of, spec_of
+from clrun import metrics
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
@@ -71,21 +71,27 @@ class Contender:
 
 
 def environment(name: str = "") -> dict[str, str]:
-    """One thread; this checkout's clrun for ours alone."""
+    """One thread, and this checkout's clrun; nothing of it, nor of PYTHONPATH, where a peer runs."""
     known = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    paths = [str(SCRIPTS)] if name not in ("", "ours") else [str(SCRIPTS), str(SCRIPTS.parent)]
-    kept = [] if name not in ("", "ours", "floor") else [p for p in [os.environ.get("PYTHONPATH")] if p]
-    return known | {"PYTHONPATH": os.pathsep.join(paths + kept)}
+    ours = [str(SCRIPTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(SCRIPTS)] if name.partition("-")[0] in PEERS else [str(SCRIPTS), *ours]
+    return known | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 @contextmanager
-def contenders(names: Sequence[str], pythons: Mapping[str, str]) -> Iterator[list[Contender]]:
-    """pythons: of the peers' environments."""
-    made = [Contender(name, pythons.get(name.partition("-")[0], sys.executable)) for name in names]
+def crew(pythons: Mapping[str, str]) -> Iterator[Callable[[str], Contender]]:
+    """name -> its process, the same for all workloads. pythons: of the peers' environments."""
+    made: dict[str, Contender] = {}
+
+    def member(name: str) -> Contender:
+        if name not in made:
+            made[name] = Contender(name, pythons.get(name.partition("-")[0], sys.executable))
+        return made[name]
+
     try:
-        yield made
+        yield member
     finally:
-        for one in made:
+        for one in made.values():
             one.close()
 
 
@@ -98,17 +104,16 @@ def told(workload: Workload, shelf: Shelf, seed: int, device: str, tiny: bool = 
 
 
 def interleaved(
-    workload: Workload, shelf: Shelf, names: Sequence[str], pythons: Mapping[str, str], rounds: int, device: str
+    workload: Workload, shelf: Shelf, members: Sequence[Contender], rounds: int, device: str
 ) -> Iterator[Row]:
-    """Rows of every phase: A B C, B C A, ..., each round with a seed of its own."""
-    with contenders(names, pythons) as all_of_them:
-        for one in all_of_them:
-            one.ask(told(workload, shelf, 0, device, tiny=True))
-        for number in range(rounds):
-            turn = number % len(all_of_them)
-            for one in all_of_them[turn:] + all_of_them[:turn]:
-                answer = one.ask(told(workload, shelf, number, device))
-                yield from rows_of(workload.name, one.name, number, answer)
+    """Rows of every phase: A B C, B C A, ..., each round with a seed of its own; before them a tiny run of each."""
+    for one in members:
+        one.ask(told(workload, shelf, 0, device, tiny=True))
+    for number in range(rounds):
+        turn = number % len(members)
+        for one in [*members[turn:], *members[:turn]]:
+            answer = one.ask(told(workload, shelf, number, device))
+            yield from rows_of(workload.name, one.name, number, answer)
 
 
 def rows_of(workload: str, contender: str, number: int, answer: Mapping[str, Any]) -> Iterator[Row]:
@@ -133,23 +138,20 @@ def scores(matrix: Sequence[Sequence[float]]) -> tuple[float, float]:
 # ---------------------------------------------------------------- whole commands
 
 
-def command(line: Sequence[str], expected: int = 0, **also: str) -> tuple[float, float, int]:
-    """A process from its start to its end: CPU seconds (with those of its children), wall seconds, peak bytes.
+def command(line: Sequence[str], expected: int = 0) -> tuple[float, float]:
+    """A process from its start to its end: CPU seconds (with those of its children), wall seconds.
 
     Raises Broken where it ends otherwise than expected.
     """
     began = time.perf_counter()
-    process = subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment() | also
-    )
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
     said = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdout.close()
     if process.returncode != expected:
         raise Broken(f"{' '.join(line)} ended with code {process.returncode}:\n{said[-4000:]}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return used.ru_utime + used.ru_stime, time.perf_counter() - began, used.ru_maxrss * unit
+    return used.ru_utime + used.ru_stime, time.perf_counter() - began
 
 
 def clrun(*arguments: str) -> list[str]:

@@ -17,7 +17,7 @@ def default_folder() -> Path:
 
 
 def ready(folder: Path) -> dict[str, str]:
-    """{peer: its Python}, after installing what is missing (some gigabytes each). CalledProcessError where pip fails."""
+    """{peer: its Python}, after installing what is missing (gigabytes). CalledProcessError where pip fails."""
     return {name: str(installed(folder / name, requirement)) for name, requirement in PINNED.items()}
 
 

@@ -1,4 +1,4 @@
-"""From the CSV of a benchmark to its tables in docs/performance.md. Ratios are taken within a round, then their median."""
+"""From the CSV of a benchmark to its tables in docs/performance.md. Ratios are taken within a round."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ from benching.workloads import SINGLE, SWEEP
 
 PHASES = ("training", "consolidation", "evaluation", "pictures", "whole")
 NAMES = {
-    "floor": "floor", "ours": "clrun", "avalanche": "Avalanche", "clarena": "CLArena",
-    "avalanche-tensors": "Avalanche, tensors in memory",
+    "floor": "floor", "floor-graph": "floor, CUDA graphs", "ours": "clrun", "avalanche": "Avalanche",
+    "avalanche-tensors": "Avalanche, tensors in memory", "clarena": "CLArena",
 }  # fmt: skip
 BEGIN, END = "<!-- {}: made by scripts/bench.py --table -->", "<!-- end of {} -->"
 
@@ -106,7 +106,7 @@ def cell(rows: pd.DataFrame, contender: str, phase: str) -> str:
 
 def peers_said(rows: pd.DataFrame) -> str:
     """How many times longer than clrun the peers take, without start-up."""
-    others = [name for name in present(rows) if name not in ("floor", "ours")]
+    others = [name for name in present(rows) if not name.startswith(("floor", "ours"))]
     lines = [f"{NAMES[o]} takes {ratio(rows, o, 'whole', 'ours')} clrun's CPU time for the whole" for o in others]
     notes = [f"{NAMES[o]}: {note}" for o in others for note in rows[rows.contender == o].note.dropna().unique()]
     return "".join(f"\n\n{'; '.join(said)}." for said in (lines, notes) if said)
@@ -121,10 +121,9 @@ def sweep(rows: pd.DataFrame) -> str:
     body = []
     for contender in (name for name in ("floor", "clrun", *NAMES) if name in set(rows.contender)):
         mine = rows[rows.contender == contender]
-        body.append(
-            [NAMES.get(contender, contender), spread(mine.wall_seconds, seconds), spread(mine.cpu_seconds, seconds)]
-            + [ratio(rows, contender, "sweep", what="wall_seconds"), mine.note.iloc[0], str(len(mine))]
-        )
+        spent = [spread(mine[what], seconds) for what in ("wall_seconds", "cpu_seconds")]
+        relative = ratio(rows, contender, "sweep", what="wall_seconds")
+        body.append([NAMES.get(contender, contender), *spent, relative, mine.note.iloc[0], str(len(mine))])
     head = ["", "wall time", "CPU time", "wall time of the floor's", "how", "n"]
     return f"**W4**: {SWEEP.about}.\n\n{markdown(head, body)}"
 
@@ -182,8 +181,8 @@ def started(rows: pd.DataFrame) -> str:
     for phase in rows.phase.unique():
         mine = rows[rows.phase == phase]
         body.append([f"`{phase}`" if "(" not in phase else phase, spread(mine.cpu_seconds, seconds)])
-        body[-1] += [spread(mine.wall_seconds, seconds), f"{mine.memory_mb.median():.0f} MB", str(len(mine))]
-    return markdown(["whole command", "CPU time", "wall time", "memory", "n"], body)
+        body[-1] += [spread(mine.wall_seconds, seconds), str(len(mine))]
+    return markdown(["whole command", "CPU time", "wall time", "n"], body)
 
 
 def stacks(rows: pd.DataFrame) -> str:

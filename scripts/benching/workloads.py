@@ -1,4 +1,4 @@
-"""What is measured: each workload as the overrides that clrun is given, and the same as plain numbers for the others."""
+"""What is measured: each workload as overrides for clrun, and the same as plain numbers for the others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
