@@ -7,7 +7,8 @@
 
 Every contender is a process of one thread. A round asks each of them for the same run, with a seed of the round; rounds
 start with another contender in turn. Times are CPU seconds of the process (and wall seconds), a phase at a time.
-The CSV is written anew, atomically, after every workload. Peers are pinned; see scripts/benching/peers.py.
+The CSV is written anew, atomically, after every workload; with --only, its rows of other workloads stay. Peers are
+pinned; see scripts/benching/peers.py.
 """
 
 import argparse
@@ -104,6 +105,7 @@ def measure(asked: argparse.Namespace) -> None:
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: there is no CUDA device here; leave --device out to measure on the CPU.")
     target = asked.csv or DOCS / f"performance_{asked.device}.csv"
+    kept = pd.read_csv(target, dtype={"commit": str}) if asked.only and target.exists() else pd.DataFrame()
     always = {
         "hardware": hardware(asked.device), "device": asked.device, "threads": 1, "torch": torch.__version__,
         "commit": commit(),
@@ -115,8 +117,15 @@ def measure(asked: argparse.Namespace) -> None:
             if asked.only is None or name in asked.only:
                 for row in how():
                     rows.append(row | always)
-                write(target, pd.DataFrame(rows, columns=COLUMNS))
+                write(target, joined(kept, pd.DataFrame(rows, columns=COLUMNS)))
                 print(f"{name}: {len(rows)} rows in {target}", file=sys.stderr, flush=True)
+
+
+def joined(kept: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """What has been measured now, beside what --only left out."""
+    if kept.empty:
+        return rows
+    return pd.concat([kept[~kept.workload.isin(rows.workload)], rows], ignore_index=True)
 
 
 def write(target: Path, rows: pd.DataFrame) -> None:

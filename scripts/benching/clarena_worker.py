@@ -30,10 +30,19 @@ def run(spec: Mapping[str, Any]) -> Answer:
         with clock.phase("whole"):
             experiment.run()
         matrix = accuracies(f"{folder}/acc.csv", spec["tasks"])
-    for i in (0, 1):  # it happens inside fit()
-        clock.phases["training"][i] -= clock.phases["consolidation"][i]
+    apart(clock.phases)
     told = f"lambda={spec['peer_lambda']['clarena']:g} of its own Fisher (squares of mean gradients of batches)"
     return {"matrix": matrix, "phases": clock.phases, "note": f"{told}; evaluates the tasks seen so far"}
+
+
+def apart(phases: dict[str, list[float]]) -> None:
+    """What happens inside fit() and test() is taken out of them, and reading the data, as everywhere, of the whole."""
+    loads = {"training": phases.pop("load for fit"), "evaluation": phases.pop("load for test")}
+    phases["load"] = [sum(parts) for parts in zip(*loads.values(), strict=True)]
+    for i in (0, 1):
+        phases["training"][i] -= phases["consolidation"][i] + loads["training"][i]
+        phases["evaluation"][i] -= loads["evaluation"][i]
+        phases["whole"][i] -= phases["load"][i]
 
 
 def configuration(spec: Mapping[str, Any], folder: str) -> dict[str, Any]:
@@ -71,14 +80,22 @@ def configuration(spec: Mapping[str, Any], folder: str) -> dict[str, Any]:
 
 
 def watched(clock: Clock):
-    """While it is open, Lightning's fit and test and EWC's Fisher are charged to the clock."""
+    """While it is open, Lightning's fit and test, EWC's Fisher and the reading of data are charged to the clock."""
     from contextlib import ExitStack
     from unittest.mock import patch
 
     from clarena.cl_algorithms import EWC
+    from clarena.cl_datasets import SplitMNIST
     from lightning import Trainer
 
+    read = SplitMNIST.setup
+
+    def setup(dataset, stage):
+        with clock.phase(f"load for {stage}"):
+            read(dataset, stage)
+
     watching = ExitStack()
+    watching.enter_context(patch.object(SplitMNIST, "setup", setup))
     for owner, method, phase in (
         (Trainer, "fit", "training"), (Trainer, "test", "evaluation"), (EWC, "on_train_end", "consolidation"),
     ):  # fmt: skip

@@ -119,7 +119,7 @@ def sweep(rows: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     body = []
-    for contender in (name for name in ("floor", "clrun", *NAMES) if name in set(rows.contender)):
+    for contender in (name for name in dict.fromkeys(["floor", "clrun", *NAMES]) if name in set(rows.contender)):
         mine = rows[rows.contender == contender]
         spent = [spread(mine[what], seconds) for what in ("wall_seconds", "cpu_seconds")]
         relative = ratio(rows, contender, "sweep", what="wall_seconds")

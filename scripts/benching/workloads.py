@@ -27,7 +27,7 @@ class Workload:
     peers: tuple[str, ...] = ()
 
 
-LAMBDAS = {"avalanche": 1e5, "clarena": 1e5}  # of the square of a batch's mean gradient, which is far smaller
+LAMBDAS = {"avalanche": 5e5, "clarena": 1e6}  # of the square of a batch's mean gradient, which is far smaller
 PEERS = ("avalanche", "avalanche-tensors", "clarena")
 
 W1 = Workload(
@@ -46,7 +46,8 @@ SINGLE = {
     ),
     "W2": Workload(
         "W2", "EWC on Permuted MNIST, 10 tasks, domain-incremental, 784-400-400, the first 6,000 and 1,000 pictures",
-        (*PERMUTED, *EWC, *ADAM, WIDE), pictures=(6000, 1000), peer_lambda=LAMBDAS, peers=PEERS,
+        (*PERMUTED, "strategy=ewc", "lambda=10", *ADAM, WIDE), pictures=(6000, 1000),
+        peer_lambda={"avalanche": 1e4}, peers=("avalanche", "avalanche-tensors"),
     ),
     "W3": Workload(
         "W3", "experience replay, 500 samples, on Split MNIST, class-incremental, 784-400-400",
