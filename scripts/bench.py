@@ -18,7 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -79,8 +79,8 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
-def plan(asked: argparse.Namespace, shelf: Shelf, member: Callable, found: Sequence[str]) -> Iterator[Part]:
-    """What is to be measured, in order: (name, how). found: the peers that are to be asked."""
+def plan(asked: argparse.Namespace, shelf: Shelf, member: Callable, found: Mapping[str, str]) -> Iterator[Part]:
+    """What is to be measured, in order: (name, how). found: the peers that are to be asked, and their Pythons."""
     rounds, quick = asked.rounds, asked.quick
     if asked.device == "cuda":
         yield from cuda.plan(shelf, member, found, rounds, quick)
@@ -93,7 +93,7 @@ def plan(asked: argparse.Namespace, shelf: Shelf, member: Callable, found: Seque
     for width in WIDTHS[:1] if quick else WIDTHS:
         pair = [member("floor"), member("ours")]
         yield "W6", lambda w=width, p=pair: interleaved(of_width(w), shelf, p, rounds, "cpu")
-    yield "W6", lambda: extras.growth(shelf, rounds, quick)
+    yield "W6", lambda: extras.growth(shelf, found, rounds, quick)
     others = [member(name) for name in extras.of_peers(extras.SWEEP, found)]
     yield "W4", lambda: extras.sweep(shelf, others, max(1, rounds // 2), quick)
 
@@ -113,7 +113,7 @@ def measure(asked: argparse.Namespace) -> None:
     rows: list[Row] = []
     pythons = peers.ready(asked.peer_env) if asked.peers else {}
     with tempfile.TemporaryDirectory(prefix="clrun-bench-") as folder, crew(pythons) as member:
-        for name, how in plan(asked, Shelf(Path(folder), asked.data_dir, asked.quick), member, list(pythons)):
+        for name, how in plan(asked, Shelf(Path(folder), asked.data_dir, asked.quick), member, pythons):
             if asked.only is None or name in asked.only:
                 for row in how():
                     rows.append(row | always)

@@ -37,6 +37,31 @@ def run(spec: Mapping[str, Any]) -> Answer:
     return {"matrix": matrix, "phases": clock.phases, "note": note(spec)}
 
 
+def growth(spec: Mapping[str, Any]) -> Answer:
+    """W6: the time of a step of task 2 and of the last, and what the process weighs; nothing is evaluated."""
+    import resource
+    import sys
+
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(spec["seed"])
+    clock, stream, strategy = Clock(), benchmark(spec), made(spec)
+    with consolidation_timed(clock):
+        for number, experience in enumerate(stream.train_stream, 1):
+            name, before = f"step of task {number}", clock.phases.get("consolidation", [0, 0])[:2]
+            with clock.phase(name):
+                strategy.train(experience, num_workers=0)
+            clock.count(name, -(-len(experience.dataset) // spec["batch"]))
+            for i in (0, 1):
+                clock.phases[name][i] -= clock.phases["consolidation"][i] - before[i]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return {
+        "phases": {f"step of task {n}": clock.phases[f"step of task {n}"] for n in (2, spec["tasks"])},
+        "mb": memory,
+    }
+
+
 def note(spec: Mapping[str, Any]) -> str | None:
     if spec["strategy"] != "ewc":
         return "the memory is filled at a task's end, balanced over tasks"
@@ -167,4 +192,4 @@ def hidden(spec: Mapping[str, Any]):
 
 if __name__ == "__main__":
     one_thread()
-    serve(run)
+    serve(lambda spec: growth(spec) if spec.get("growth") else run(spec))

@@ -52,11 +52,25 @@ def fisher_alone(shelf: Shelf, rounds: int, quick: bool) -> Iterator[Row]:
     yield from probes("fisher", [narrow, wide], rounds)
 
 
-def growth(shelf: Shelf, rounds: int, quick: bool) -> Iterator[Row]:
+def growth(shelf: Shelf, pythons: Mapping[str, str], rounds: int, quick: bool) -> Iterator[Row]:
     """EWC's step early and late in a long stream, and what the process and the state weigh after each length."""
     for tasks in (3, 6) if quick else (5, 25, 100):
         spec = told(permuted(tasks), shelf, 0, "cpu", tiny=quick)
         yield from probes("growth", [{**spec, "steps": tasks == (6 if quick else 100)}], rounds)
+
+    if "avalanche" in pythons:
+        yield from peer_growth(Contender("avalanche-tensors", pythons["avalanche"]), shelf, rounds, quick)
+
+
+def peer_growth(peer: Contender, shelf: Shelf, rounds: int, quick: bool) -> Iterator[Row]:
+    spec = told(permuted(3 if quick else 20), shelf, 0, "cpu", tiny=quick) | {"peer_lambda": {"avalanche": 1e4}}
+    try:
+        for number in range(rounds):
+            answer = peer.ask({**spec, "growth": True, "seed": number})
+            for phase, (cpu, wall, count) in answer["phases"].items():
+                yield row("W6 tasks", peer.name, phase, number, cpu, wall, count=count, memory_mb=answer["mb"])
+    finally:
+        peer.close()
 
 
 def sweep(shelf: Shelf, members: Sequence[Contender], rounds: int, quick: bool) -> Iterator[Row]:

@@ -132,15 +132,22 @@ def tasks(rows: pd.DataFrame) -> str:
     """Steps early and late, and what is held after each length."""
     if rows.empty:
         return ""
-    phases = sorted((p for p in rows.phase.unique() if p.startswith("step")), key=lambda p: int(p.split()[-1]))
-    early, late = (by_round(rows, "clrun", p) / by_round(rows, "clrun", p, "count") * 1e6 for p in phases)
-    told = f"{phases[0]}: {spread(early, micro)}; {phases[1]}: {spread(late, micro)}; "
-    told += f"the ratio is {spread(late / early, lambda v: f'{v:.3f}')}, n = {len(late)}."
-    held = rows[rows.memory_mb.notna()].sort_values("memory_mb", kind="stable")
+    steps = markdown(["EWC's step", "early", "late", "late of early", "n"], list(slowdowns(rows)))
+    held = rows[(rows.contender == "clrun") & rows.memory_mb.notna()]
     held = held.sort_values("phase", key=lambda s: s.str.split().str[0].astype(int))
     body = [[r.phase, f"{r.memory_mb:.0f} MB", f"{r.state_mb:.2f} MB"] for r in held.itertuples()]
-    table = markdown(["EWC on Permuted MNIST", "the process at most", "the strategy's state"], body)
-    return f"**W6**, growth with tasks (784-400-400): {told}\n\n{table}"
+    table = markdown(["clrun", "the process at most", "EWC's state"], body)
+    return f"**W6**, growth with tasks (Permuted MNIST, 784-400-400):\n\n{steps}\n\n{table}"
+
+
+def slowdowns(rows: pd.DataFrame) -> Iterator[list[str]]:
+    """A step of task 2 beside one of the last task, a contender."""
+    for contender in rows.contender.unique():
+        found = rows[(rows.contender == contender) & rows.phase.str.startswith("step")].phase.unique()
+        phases = sorted(found, key=lambda p: int(p.split()[-1]))
+        early, late = (by_round(rows, contender, p) / by_round(rows, contender, p, "count") * 1e6 for p in phases)
+        shown = [f"{spread(v, micro)}, task {p.split()[-1]}" for v, p in zip((early, late), phases, strict=True)]
+        yield [NAMES.get(contender, contender), *shown, spread(late / early, lambda v: f"{v:.3f}"), str(len(late))]
 
 
 def micro(value: float) -> str:
