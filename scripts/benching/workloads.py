@@ -27,7 +27,7 @@ class Workload:
     peers: tuple[str, ...] = ()
 
 
-LAMBDAS = {"avalanche": 5e5, "clarena": 1e6}  # of the square of a batch's mean gradient, which is far smaller
+LAMBDAS = {"avalanche": 1e5, "clarena": 1e6}  # of the square of a batch's mean gradient, which is far smaller
 PEERS = ("avalanche", "avalanche-tensors", "clarena")
 
 W1 = Workload(
