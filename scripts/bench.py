@@ -98,8 +98,8 @@ def plan(asked: argparse.Namespace, shelf: Shelf, member: Callable, found: Mappi
     yield "W4", lambda: extras.sweep(shelf, others, max(1, rounds // 2), quick)
 
 
-def measure(asked: argparse.Namespace) -> None:
-    """Every part of the plan that is asked for, into the CSV."""
+def measure(asked: argparse.Namespace) -> int:
+    """Every part of the plan that is asked for, into the CSV; 1 if a contender failed in one, else 0."""
     import torch
 
     if asked.device == "cuda" and not torch.cuda.is_available():
@@ -111,14 +111,20 @@ def measure(asked: argparse.Namespace) -> None:
         "commit": commit(),
     }  # fmt: skip
     rows: list[Row] = []
+    failed = 0
     pythons = peers.ready(asked.peer_env) if asked.peers else {}
     with tempfile.TemporaryDirectory(prefix="clrun-bench-") as folder, crew(pythons) as member:
         for name, how in plan(asked, Shelf(Path(folder), asked.data_dir, asked.quick), member, pythons):
             if asked.only is None or name in asked.only:
-                for row in how():
-                    rows.append(row | always)
+                try:
+                    for row in how():
+                        rows.append(row | always)
+                except Broken as error:  # what the others have shown stays
+                    failed = 1
+                    print(f"bench: {name}: {error}", file=sys.stderr)
                 write(target, joined(kept, pd.DataFrame(rows, columns=COLUMNS)))
                 print(f"{name}: {len(rows)} rows in {target}", file=sys.stderr, flush=True)
+    return failed
 
 
 def joined(kept: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -141,26 +147,23 @@ def replace(target: Path, text: str) -> None:
     beside.replace(target)
 
 
-def tabulate(asked: argparse.Namespace) -> None:
+def tabulate(asked: argparse.Namespace) -> int:
     """The tables of every CSV that lies beside the page, or of --csv as the CPU's, between the page's marks."""
     page = asked.page.read_text(encoding="utf-8")
     given = [("cpu", pd.read_csv(asked.csv, dtype={"commit": str, "note": str}))] if asked.csv else None
     for name, rows in given or table.found(asked.page.parent):
         page = table.entered(page, name, table.tables(rows))
     replace(asked.page, page)
+    return 0
 
 
 def main(line: Sequence[str] | None = None) -> int:
     try:
         asked = arguments(line)
-        tabulate(asked) if asked.table else measure(asked)
+        return tabulate(asked) if asked.table else measure(asked)
     except UsageError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    except Broken as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

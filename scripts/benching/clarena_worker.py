@@ -91,7 +91,7 @@ def watched(clock: Clock):
     read = SplitMNIST.setup
 
     def setup(dataset, stage):
-        with clock.phase(f"load for {stage}"):
+        with clock.phase("load for fit" if stage == "fit" else "load for test"):  # stage is an enumeration
             read(dataset, stage)
 
     watching = ExitStack()

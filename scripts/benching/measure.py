@@ -53,7 +53,8 @@ class Contender:
             if line.startswith(MARK):
                 return json.loads(line.removeprefix(MARK))
             said.append(line)
-        raise Broken(f"{self.name} ended with code {process.wait()}:\n{''.join(said[-40:])}")
+        self.close()
+        raise Broken(f"{self.name} ended with code {process.returncode}:\n{''.join(said[-40:])}")
 
     def started(self) -> subprocess.Popen:
         if self.process is None:
