@@ -83,7 +83,7 @@ def test_ratios_are_of_one_round():
         for name, values in times.items()
         for i, seconds in enumerate(values)
     )
-    assert table.ratio(rows, "ours", "training") == "1.50 × (1.00 × to 2.00 ×)"
+    assert table.ratio(rows, "ours", "training") == "1.50 × (1.00 to 2.00)"
 
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])

@@ -34,12 +34,12 @@ def circumstances(rows: pd.DataFrame) -> str:
 
 
 def spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
-    """median (min to max)."""
+    """median unit (min to max)."""
     values = pd.Series(values).dropna()
     if values.empty:
         return ""
     middle, low, high = (shown(v) for v in (values.median(), values.min(), values.max()))
-    return middle if low == high else f"{middle} ({low} to {high})"
+    return middle if low == high else f"{middle} ({low.split()[0]} to {high.split()[0]})"
 
 
 def seconds(value: float) -> str:
