@@ -14,9 +14,6 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globa
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from clrun import catalog
 from clrun.catalog import GROUPS, Catalog, shown
@@ -183,23 +180,20 @@ def varying(settings: Sequence[Settings]) -> list[str]:
 
 
 def show(runs: Sequence["Prepared"]) -> None:
-    """A table of the runs: what differs between them, and what came out."""
+    """A table of the runs, what differs between them and what came out; with several seeds the means over them too."""
     if not runs:
         return
-    from clrun import results
+    import pandas as pd
+
+    from clrun import results, terminal
 
     for outputs in {one.settings["outputs"] for one in runs}:
         results.collect(Path(outputs))
-    keys, measures = varying([one.settings for one in runs]), ["average_accuracy", "forgetting"]
-    table = Table("strategy", *keys, *measures, "status", box=SIMPLE_HEAD)
-    for one in runs:
-        row = summary(one)
-        values = [shown(one.settings.values[key]) if key in one.settings.values else "" for key in keys]
-        table.add_row(one.settings["strategy"], *values, *(cell(row[name]) for name in measures), row["status"])
-    console = Console()
-    (console if console.is_terminal else Console(width=240)).print(table)  # a pipe has no width: cut nothing
-
-
-def cell(value: float) -> str:
-    """Empty where it is not defined."""
-    return "" if value != value else f"{value:.3f}"
+    keys = ["strategy", *varying([one.settings for one in runs])]
+    told = [{key: shown(one.settings[key]) for key in keys if key in one.settings.values} for one in runs]
+    table = pd.DataFrame([{**summary(one), **values} for one, values in zip(runs, told, strict=True)])
+    table = table.assign(**{key: [values.get(key, "") for values in told] for key in keys})
+    console = terminal.make_console()
+    terminal.runs_table(console, table, keys)
+    if "seed" in keys:
+        terminal.sweep_table(console, table, keys)

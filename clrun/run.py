@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from clrun import checkpoint, energy, lock, results, terminal
+from clrun.catalog import shown
 from clrun.config import Settings
 from clrun.engine import Half, Run, Stack
 from clrun.errors import RunsFailed, UsageError
@@ -51,7 +52,8 @@ def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: termina
 
     progress: who is told how it goes; by default the terminal, unless quiet.
     """
-    progress = progress or terminal.Progress(terminal.make_console(stderr=True, quiet=quiet), len(runs[0].hand.train))
+    console = terminal.make_console(stderr=True, quiet=quiet)
+    progress = progress or terminal.Progress(console, len(runs[0].hand.train), name_of(runs))
     statuses = dict.fromkeys((one.directory for one in runs), "held")
     with disk_trouble(runs[0]), lock.claimed(list(statuses)) as claim:
         for directory, owner in claim.others.items():
@@ -62,6 +64,15 @@ def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: termina
         for group in regrouped(mine):
             statuses |= zip([one.directory for one in group], attempt(group, progress), strict=True)
     return [statuses[one.directory] for one in runs]
+
+
+def name_of(runs: Sequence[Prepared]) -> str:
+    """'ewc lambda=100 seed=0'; '8 runs of ewc'."""
+    settings = runs[0].settings
+    if len(runs) > 1:
+        return f"{len(runs)} runs of {settings['strategy']}"
+    told = [f"{key}={shown(value)}" for key, value in settings.unusual.items() if key in settings.knobs]
+    return " ".join([settings["strategy"], *told, f"seed={settings['seed']}"])
 
 
 def ended_elsewhere(prepared: Prepared, statuses: dict[Path, str]) -> bool:

@@ -83,7 +83,8 @@ class Sweep:
                 continue
             if reason is not None:
                 self.errors[one.id] = reason
-            told.append(f"{one.directory.name}: {status}" + (f": {reason}" if reason is not None else ""))
+            why = "" if reason is None else f": {reason}"
+            told.append(f"{one.settings['strategy']} {one.directory.name}: {status}{why}")
         self.view.ended(worker, told)
 
 
