@@ -21,6 +21,7 @@ from clrun.report.statistics import Statistic, statistic
 DASHES, MARKERS = ("-", "--", "-."), "osD"
 CURVES = len(plots.PALETTE) * len(DASHES)  # in one picture; more cannot be told apart
 NUMBERS_UP_TO = 6  # tasks; a small heat map of more has no room for numbers
+FAR = 50  # times as much: values that want a logarithmic axis
 WIDTH = 26  # characters of a small heat map's title
 REFERENCE_STYLE = {"joint": (0, (6, 2)), "finetune": ":", "chance": (0, (1, 4))}
 LEVEL = {"joint": "joint's level", "finetune": "finetune's level", "chance": "chance"}  # in a legend
@@ -93,7 +94,8 @@ def pictures(drawn: Drawn) -> dict[str, Figure]:
     if drawn.costs:
         found["cost_over_tasks"] = cost_over_tasks_picture(drawn)
     for figure in found.values():
-        figure.suptitle(drawn.title, fontsize=8, color=GREY, x=0.01, horizontalalignment="left")
+        title = "\n".join(textwrap.fill(line, int(13 * figure.get_figwidth())) for line in drawn.title.splitlines())
+        figure.suptitle(title, fontsize=8, color=GREY, x=0.01, horizontalalignment="left")
     return found
 
 
@@ -144,12 +146,27 @@ def finished(figure: Figure, axes: Axes) -> Figure:
     return figure
 
 
-def stretched(axis_scale, values: np.ndarray) -> None:
-    """A logarithmic axis where the values are far apart; linear up to the smallest where 0 is among them."""
+def stretch(axes: Axes, values: np.ndarray) -> bool:
+    """A logarithmic x axis where the values are far apart, linear below the smallest where 0 is among them; whether it
+    is one now."""
     spread = values[values > 0]
-    if len(spread) and spread.max() / spread.min() >= 50:
-        whole = (values > 0).all()
-        axis_scale("log" if whole else "symlog", **({} if whole else {"linthresh": spread.min()}))
+    far = len(spread) > 0 and spread.max() / spread.min() >= FAR
+    if far and (values > 0).all():
+        axes.set_xscale("log")
+    elif far:
+        axes.set_xscale("symlog", linthresh=10.0 ** np.floor(np.log10(spread.min())), linscale=0.5)
+    return far
+
+
+def from_zero(axes: Axes, values: np.ndarray) -> None:
+    """Limits of an x axis for amounts: from 0 on, or from below the smallest on if `stretch` says so."""
+    positive = values[values > 0]
+    if not stretch(axes, values):
+        axes.set_xlim(-0.02 * values.max(), 1.05 * values.max())
+    elif (values > 0).all():
+        axes.set_xlim(positive.min() / 2, 2 * positive.max())
+    else:
+        axes.set_xlim(-0.03 * positive.min(), 2 * positive.max())
 
 
 # ---------------------------------------------------------------- accuracy
@@ -232,7 +249,7 @@ def knob_picture(drawn: Drawn, knob: str) -> Figure:
     for i, (label, own) in enumerate(series.items()):
         draw_series(axes, sorted(own, key=lambda row: row.keys[knob]), knob, label, look(i))
     draw_lines(axes, drawn.lines)
-    stretched(axes.set_xscale, np.array([row.keys[knob] for own in series.values() for row in own], float))
+    stretch(axes, np.array([row.keys[knob] for own in series.values() for row in own], float))
     axes.set_xlabel(knob)
     percent(axes, "average accuracy")
     return finished(figure, axes)
@@ -262,9 +279,8 @@ def cost_picture(drawn: Drawn) -> Figure:
         for row in drawn.rows:
             draw_point(axes, row, cost, drawn.looks[row.group])
         draw_lines(axes, drawn.lines)
-        stretched(axes.set_xscale, np.array([row[cost].mean for row in drawn.rows]))
-        if axes.get_xscale() == "linear":
-            axes.set_xlim(left=0)
+        means = np.array([row[cost].mean for row in drawn.rows])
+        from_zero(axes, means[np.isfinite(means)])
         axes.set_xlabel(titles[cost])
     percent(panels[0], "average accuracy")
     return finished(figure, panels[0])
@@ -285,7 +301,6 @@ def draw_point(axes: Axes, row: Row, cost: str, style: dict) -> None:
         elinewidth=0.8,
         color=style["color"],
         label=row.label,
-        clip_on=False,
     )
 
 

@@ -46,9 +46,9 @@ def read(folder: Path, grams_per_kwh: float | None = None, price_per_hour: float
         raise UsageError(f"{folder}: there are no finished runs there; name the folder that clrun's outputs= named.")
     runs = completed(runs)
     if grams_per_kwh is not None:
-        runs["carbon_g"] = prices.carbon(runs["energy_wh"], grams_per_kwh)
+        runs = runs.assign(carbon_g=prices.carbon(runs["energy_wh"], grams_per_kwh), grams_per_kwh=grams_per_kwh)
     if price_per_hour is not None:
-        runs["money"] = prices.money(runs["wall_seconds"], price_per_hour)
+        runs = runs.assign(money=prices.money(runs["wall_seconds"], price_per_hour), price_per_hour=price_per_hour)
     return with_derived(runs)
 
 
