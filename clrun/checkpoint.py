@@ -27,9 +27,10 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map, tree_u
 from clrun.engine import Half, Run, Stack
 from clrun.results import Outcome, replacing
 
-FORMAT = 1  # to be raised when a checkpoint comes to mean something else: older ones are then set aside
+FORMAT = 2  # to be raised when a checkpoint comes to mean something else: older ones are then set aside
 NAME = "checkpoint.safetensors"
-MEASURED = ("status", "diverged_at", "warnings", "health", "costs", "over_training")  # of an outcome, JSON as they are
+# of an outcome, JSON as they are
+MEASURED = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
 COUNTED = ("correct", "validation_correct")  # integer tables, or None
 
 
@@ -256,6 +257,8 @@ class Keeper:
     within one (0: never), and when the process is told to end.
 
     A checkpoint that cannot be written (a full disk) is said and does not end the run: the one before it stays.
+
+    spent: costs of this process's time that are not in the outcomes yet, a run's share.
     """
 
     def __init__(
@@ -264,9 +267,9 @@ class Keeper:
         outcomes: Sequence[Outcome],
         every: float,
         say: Callable[[str], None],
-        seconds: Callable[[], float],
+        spent: Callable[[], Mapping[str, float]],
     ):
-        self.stack, self.outcomes, self.every, self.say, self.seconds = stack, outcomes, every, say, seconds
+        self.stack, self.outcomes, self.every, self.say, self.spent = stack, outcomes, every, say, spent
         self.written_at = monotonic()
         self.latest: Point | None = None
         self.written: Point | None = None
@@ -317,5 +320,5 @@ class Keeper:
         tensors = named(slice_of(point.run, r, self.stack.alone))
         signals = signals_of(point.half, r) if point.half else {}
         notes = dict(point.notes[r])
-        notes["costs"] = notes["costs"] | {"wall_seconds": notes["costs"]["wall_seconds"] + self.seconds()}
+        notes["costs"] = notes["costs"] | {name: notes["costs"][name] + more for name, more in self.spent().items()}
         return Saved(point.place, tensors | signals, {"half": None} | notes)

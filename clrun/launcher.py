@@ -15,9 +15,6 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globa
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from clrun import catalog
 from clrun.catalog import GROUPS, Catalog, shown
@@ -192,26 +189,24 @@ def varying(settings: Sequence[Settings]) -> list[str]:
 
 
 def show(runs: Sequence["Prepared"]) -> list[str]:
-    """A table of the runs: what differs between them, and what came out. Returns why results.csv is not written."""
+    """A table of the runs, what differs between them and what came out; with several seeds the means over them too.
+    Returns why results.csv is not written."""
     if not runs:
         return []
-    from clrun import run
+    import pandas as pd
+
+    from clrun import run, terminal
 
     trouble = [run.collected(one) for one in {one.settings["outputs"]: one for one in runs}.values()]
-    keys, measures = varying([one.settings for one in runs]), ["average_accuracy", "forgetting"]
-    table = Table("strategy", *keys, *measures, "status", box=SIMPLE_HEAD)
-    for one in runs:
-        row = summary(one)
-        values = [shown(one.settings.values[key]) if key in one.settings.values else "" for key in keys]
-        table.add_row(one.settings["strategy"], *values, *(cell(row[name]) for name in measures), status(row))
-    console = Console()
-    (console if console.is_terminal else Console(width=240)).print(table)  # a pipe has no width: cut nothing
+    keys = ["strategy", *varying([one.settings for one in runs])]
+    told = [{key: shown(one.settings[key]) for key in keys if key in one.settings.values} for one in runs]
+    table = pd.DataFrame([{**summary(one), **values} for one, values in zip(runs, told, strict=True)])
+    table = table.assign(**{key: [values.get(key, "") for values in told] for key in keys})
+    console = terminal.make_console()
+    terminal.runs_table(console, table, keys)
+    if "seed" in keys:
+        terminal.sweep_table(console, table, keys)
     return [str(error) for error in trouble if error is not None]
-
-
-def status(row: "pd.Series") -> str:
-    """Such as "diverged at task 2 step 31"."""
-    return f"diverged at {row['diverged_at']}" if row["status"] == "diverged" else row["status"]
 
 
 def tally(runs: Sequence["Prepared"], errors: Mapping[str, str]) -> str:
@@ -219,8 +214,3 @@ def tally(runs: Sequence["Prepared"], errors: Mapping[str, str]) -> str:
     ended = Counter(summary(one)["status"] for one in runs if one.id not in errors)
     ended["crashed or killed"] = len(errors)
     return f"{len(runs)} runs: {', '.join(f'{n} {what}' for what, n in ended.items() if n)}."
-
-
-def cell(value: float) -> str:
-    """Empty where it is not defined."""
-    return "" if value != value else f"{value:.3f}"

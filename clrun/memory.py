@@ -1,4 +1,5 @@
-"""A memory of past samples, as row numbers: the data never leave the device, so 200 samples cost 1.6 kB.
+"""A memory of past samples, as row numbers: the data never leave the device, so 200 samples cost 1.6 kB here. In a
+run's `state_mb` their pictures count, since elsewhere they would have to be kept.
 
 Reservoir sampling (Vitter 1985, algorithm R): the n-th sample offered (n = 1, 2, ...) takes slot n if n <= M; else a
 slot j is drawn from 1 ... n, and the sample takes it if j <= M. So of N samples offered each is kept with probability

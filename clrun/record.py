@@ -2,15 +2,36 @@
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
-from clrun import results
+from clrun import prices, results
 from clrun.config import Settings
-from clrun.engine import Report, Stack, Trouble
+from clrun.energy import Meter
+from clrun.engine import Report, Run, Stack, Trouble
+from clrun.memory import Memory
 from clrun.prepare import Prepared
+
+# of a run's costs, those that are added up as it goes on, also over its interruptions
+ADDED = ("train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "samples", "energy_wh")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What this process has spent on a stack that is not in the outcomes yet, a run's share. What a run that was
+    interrupted has cost before is in its outcome already."""
+
+    runs: int
+    began: float  # perf_counter()
+    meter: Meter
+
+    def __call__(self) -> dict[str, float]:
+        return {"wall_seconds": (perf_counter() - self.began) / self.runs, "energy_wh": self.meter() / self.runs}
 
 
 def blank(prepared: Prepared, stack: Stack) -> results.Outcome:
@@ -31,7 +52,8 @@ def blank(prepared: Prepared, stack: Stack) -> results.Outcome:
         validation_counts=np.array([len(pool) for pool in prepared.hand.validation]) if validate else None,
         over_training=[] if settings["evaluate_every"] else None,
         health=[],
-        costs=dict.fromkeys(("train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "samples"), 0.0),
+        costs=dict.fromkeys(ADDED, 0.0),
+        task_costs=[],
         warnings=standing_warnings(settings),
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
@@ -59,15 +81,16 @@ def standing_warnings(settings: Settings) -> list[str]:
     return known + ["the task's number was given at test time (task_id_at_test=true)"] * told
 
 
-def enter(report: Report, outcomes: Sequence[results.Outcome]) -> None:
+def enter(report: Report, outcomes: Sequence[results.Outcome], spent: Spent) -> None:
     """What a stage was like for each run that is still alive, into its outcome and its files."""
+    energy = spent()["energy_wh"]
     for r, outcome in enumerate(outcomes):
         if outcome.status == "diverged":
             continue
         if report.stage >= 0:
             outcome.health.append({"task": report.stage + 1} | report.health[r])
             name_trouble(outcome, report.trouble[r], report.stage + 1)
-        charge(outcome, report)
+        charge(outcome, report, energy)
         if outcome.status != "diverged":
             note(outcome, report, r)
         elif outcome.over_training is not None:
@@ -109,35 +132,68 @@ def note_over_training(outcome: results.Outcome, report: Report, r: int, before:
     )
 
 
-def charge(outcome: results.Outcome, report: Report) -> None:
-    """Add a stage's costs; in a stack a run's share."""
+def charge(outcome: results.Outcome, report: Report, energy: float) -> None:
+    """Add a stage's costs; in a stack a run's share. energy: Wh, of this process so far."""
     runs = len(report.health)
-    for what, seconds in report.seconds.items():
-        outcome.costs[f"{what}_seconds"] += seconds / runs
-    outcome.costs["samples"] += report.samples / runs
+    row = {f"{what}_seconds": seconds / runs for what, seconds in report.seconds.items()}
+    row["samples"] = report.samples / runs
+    for name, value in row.items():
+        outcome.costs[name] += value
+    before = sum(one["energy_wh"] for one in outcome.task_costs)
+    row["energy_wh"] = outcome.costs["energy_wh"] + energy - before
+    outcome.task_costs.append({"task": report.stage + 1} | row)
 
 
-def conclude(outcome: results.Outcome, prepared: Prepared, runs: int, state_bytes: int, seconds: float) -> None:
-    """Status, costs and complaints of a run that is over; of what its stack cost, its share.
-
-    seconds: its share of this process's time; what an interrupted one has cost before is there already.
-    """
+def conclude(
+    outcome: results.Outcome, prepared: Prepared, runs: int, state_bytes: int, spent: Mapping[str, float]
+) -> None:
+    """Status, costs and complaints of a run that is over; of what its stack cost, its share."""
+    settings = prepared.settings
     if outcome.status != "diverged":
         outcome.status = "done"
-        outcome.warnings += prepared.strategy.complaints(outcome.health, prepared.settings.knobs)
-    samples = outcome.costs.pop("samples")
-    outcome.costs |= {
-        "wall_seconds": outcome.costs["wall_seconds"] + seconds,
-        "samples_per_second": samples / outcome.costs["train_seconds"] if outcome.costs["train_seconds"] > 0 else None,
+        outcome.warnings += prepared.strategy.complaints(outcome.health, settings.knobs)
+    costs = outcome.costs | {name: outcome.costs[name] + more for name, more in spent.items()}
+    samples = costs.pop("samples")
+    outcome.costs = costs | {
+        "samples_per_second": samples / costs["train_seconds"] if costs["train_seconds"] > 0 else None,
         "peak_memory_mb": peak_memory() / 1e6 / runs,
         "state_mb": state_bytes / 1e6,
         "stack_size": runs,
         "threads": torch.get_num_threads(),
     }
+    if settings["grams_per_kwh"] is not None:
+        outcome.costs["carbon_g"] = prices.carbon(costs["energy_wh"], settings["grams_per_kwh"])
+    if settings["price_per_hour"] is not None:
+        outcome.costs["money"] = prices.money(costs["wall_seconds"], settings["price_per_hour"])
+
+
+def kept(stack: Stack, run: Run, prepared: Prepared) -> int:
+    """Bytes that a run of a stack must keep beside its network: the strategy's tensors, and the pictures that it comes
+    back to, those in its memory and those of other tasks than the one that arrives."""
+    return stack.state_bytes(run) + (remembered(run) + revisited(prepared, stack)) * prepared.images.x[0].numel()
+
+
+def remembered(run: Run) -> int:
+    """Slots for pictures in a run's memory; rows (..., M)."""
+    memories = tree_leaves(run.own, is_leaf=lambda node: isinstance(node, Memory))
+    return sum(one.rows.shape[-1] for one in memories if isinstance(one, Memory))
+
+
+def revisited(prepared: Prepared, stack: Stack) -> int:
+    """The most pictures of tasks other than its own that a stage trains on."""
+    sizes = [len(pool) for pool in prepared.hand.train]
+    seen = [stack.strategy.visible(stage) for stage in range(len(sizes))]
+    return max(sum(sizes[task] for task in tasks if task != stage) for stage, tasks in enumerate(seen))
+
+
+def forget_peak() -> None:
+    """Let `peak_memory` begin anew, where the device allows it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory() -> int:
-    """Bytes: of the GPU where there is one in use, else the most that this process has held."""
+    """Bytes: of the GPU where there is one in use, since `forget_peak`; else the most that this process ever held."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -34,7 +34,11 @@ COSTS = (
     "energy_wh",
     "stack_size",
     "threads",
+    "carbon_g",
+    "money",
 )
+TASK_COSTS = ("task", "train_seconds", "consolidate_seconds", "eval_seconds", "samples", "energy_wh")  # of costs.csv
+TIMED = ("summary.csv", "costs.csv")  # the tables of a run in which times stand; two equal runs have all others equal
 PROVENANCE = ("device", "torch_version", "clrun_version", "commit")
 TAIL = (
     *metrics.SUMMARY_METRICS,
@@ -66,6 +70,7 @@ class Outcome:
     confusion: np.ndarray | None = None  # (C, C) int: [true, predicted]
     over_training: Sequence[Mapping[str, Any]] | None = None  # rows: step (of the run), stage, eval_task, accuracy
     health: Sequence[Mapping[str, Any]] = ()  # one row a task learnt
+    task_costs: Sequence[Mapping[str, Any]] = ()  # rows of costs.csv: before any training, then one a task learnt
     costs: Mapping[str, Any] = field(default_factory=dict)  # keys: COSTS; a missing one is an empty cell
     status: str = "running"  # "done" or "diverged" at the end
     diverged_at: str | None = None
@@ -146,8 +151,8 @@ def finished(directory: Path) -> bool:
 
 
 def write_progress(outcome: Outcome) -> None:
-    """All that is known after a task: the matrices, forgetting.csv, accuracy.csv, health.csv, and where there is
-    something to say tasks.csv and accuracy_over_training.csv."""
+    """All that is known after a task: the matrices, forgetting.csv, accuracy.csv, health.csv, costs.csv, and where
+    there is something to say tasks.csv and accuracy_over_training.csv."""
     directory = outcome.directory
     write_table(directory / "accuracy_matrix.csv", matrix_table(outcome.accuracy, not outcome.forgetting_defined))
     if outcome.validation is not None:
@@ -157,6 +162,7 @@ def write_progress(outcome: Outcome) -> None:
     write_table(directory / "forgetting.csv", forgetting_of(outcome))
     write_table(directory / "accuracy.csv", long_table(outcome))
     write_table(directory / "health.csv", health_table(outcome.health))
+    write_table(directory / "costs.csv", objects(outcome.task_costs, TASK_COSTS))
     if outcome.task_classes is not None:
         write_table(directory / "tasks.csv", tasks_table(outcome.task_classes))
     if outcome.over_training is not None:

@@ -12,12 +12,13 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from clrun import checkpoint, lock, results, terminal
+from clrun import checkpoint, energy, lock, results, terminal
+from clrun.catalog import shown
 from clrun.config import Settings
 from clrun.engine import Half, Run, Stack
 from clrun.errors import RunsFailed, UsageError
 from clrun.prepare import Prepared, build, prepare, spelling
-from clrun.record import blank, conclude, enter
+from clrun.record import Spent, blank, conclude, enter, forget_peak, kept
 
 __all__ = ["Prepared", "build", "prepare", "show", "train", "train_stack"]
 
@@ -54,7 +55,8 @@ def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: termina
 
     progress: who is told how it goes; by default the terminal, unless quiet.
     """
-    progress = progress or terminal.Progress(terminal.make_console(stderr=True, quiet=quiet), len(runs[0].hand.train))
+    console = terminal.make_console(stderr=True, quiet=quiet)
+    progress = progress or terminal.Progress(console, len(runs[0].hand.train), name_of(runs))
     statuses = dict.fromkeys((one.directory for one in runs), "held")
     with disk_trouble(runs[0]), lock.claimed(list(statuses)) as claim:
         for directory, owner in claim.others.items():
@@ -65,6 +67,15 @@ def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: termina
         for group in regrouped(mine):
             statuses |= zip([one.directory for one in group], attempt(group, progress), strict=True)
     return [statuses[one.directory] for one in runs]
+
+
+def name_of(runs: Sequence[Prepared]) -> str:
+    """'ewc lambda=100 seed=0'; '8 runs of ewc'."""
+    settings = runs[0].settings
+    if len(runs) > 1:
+        return f"{len(runs)} runs of {settings['strategy']}"
+    told = [f"{key}={shown(value)}" for key, value in settings.unusual.items() if key in settings.knobs]
+    return " ".join([settings["strategy"], *told, f"seed={settings['seed']}"])
 
 
 def ended_elsewhere(prepared: Prepared, statuses: dict[Path, str]) -> bool:
@@ -144,18 +155,20 @@ def trained(runs: Sequence[Prepared], progress: terminal.Progress) -> list[str]:
     """Train a stack of runs that are at one place, from there to their end."""
     began = perf_counter()
     prepare_torch(runs[0].settings)
+    forget_peak()
     stack = build(runs)
     outcomes = [blank(prepared, stack) for prepared in runs]
     for prepared in runs:
         results.write_config(prepared.directory, prepared.settings.nested())
-    keeper = checkpoint.Keeper(
-        stack, outcomes, runs[0].settings["checkpoint_every"], announce, lambda: (perf_counter() - began) / len(runs)
-    )
-    run = lived(stack, runs, outcomes, progress, keeper)
-    confusion = stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1)).numpy()
+    with energy.meter(stack.device) as meter:
+        spent = Spent(len(runs), began, meter)
+        keeper = checkpoint.Keeper(stack, outcomes, runs[0].settings["checkpoint_every"], announce, spent)
+        run = lived(stack, runs, outcomes, progress, keeper)
+        confusion = stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1)).numpy()
+        bill = spent()
     for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
         outcome.confusion = confusion[r]
-        conclude(outcome, prepared, len(runs), stack.state_bytes(run), (perf_counter() - began) / len(runs))
+        conclude(outcome, prepared, len(runs), kept(stack, run, prepared), bill)
         results.write_final(outcome)
         if not prepared.settings["keep_checkpoint"]:
             checkpoint.remove(prepared.directory)
@@ -175,14 +188,14 @@ def lived(
         stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
         stack.rest = keeper.block
         try:
-            return follow(stack, outcomes, progress, keeper, *started(stack, runs, outcomes))
+            return follow(stack, outcomes, progress, keeper, *started(stack, runs, outcomes, keeper.spent))
         except (KeyboardInterrupt, SystemExit):
             keeper.rescue()
             raise
 
 
 def started(
-    stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[results.Outcome]
+    stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[results.Outcome], spent: Spent
 ) -> tuple[Run, int, Half | None]:
     """Where a stack is -> run, the next stage, what has been gathered of that one: from checkpoints, or the start."""
     if reached(runs[0]) != checkpoint.Place():
@@ -192,7 +205,7 @@ def started(
             for prepared in runs:
                 checkpoint.set_aside(prepared.directory, str(error), announce)
     run = stack.born()
-    enter(stack.untrained(run), outcomes)
+    enter(stack.untrained(run), outcomes, spent)
     return run, 0, None
 
 
@@ -225,7 +238,7 @@ def follow(
             break
         run, report = stack.learn(run, stage, half)
         half = None
-        enter(report, outcomes)
+        enter(report, outcomes, keeper.spent)
         keeper.task(run, stage + 1)
         rows = [outcome.accuracy[stage + 1, : stage + 1] for outcome in outcomes if outcome.status != "diverged"]
         if rows:

@@ -86,7 +86,8 @@ class Sweep:
                 self.errors[one.id] = reason
                 if not (one.directory / "failed.txt").is_file():  # it never came to training
                     leave_reason(one, reason)
-            told.append(f"{one.directory.name}: {status}" + (f": {reason}" if reason is not None else ""))
+            why = "" if reason is None else f": {reason}"
+            told.append(f"{one.settings['strategy']} {one.directory.name}: {status}{why}")
         self.view.ended(worker, told)
 
 

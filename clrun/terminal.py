@@ -224,34 +224,68 @@ def gap_closed(accuracy: float, joint: float, finetune: float) -> float | None:
 
 
 def costs(summary: pd.Series) -> str:
-    """Seconds of training, consolidation and evaluation, and the strategy's state, where measured."""
+    """Seconds of training, consolidation and evaluation, the strategy's state, energy and what it comes to, where
+    known."""
     units = {
         "training": ("train_seconds", "s"),
         "consolidation": ("consolidate_seconds", "s"),
         "evaluation": ("eval_seconds", "s"),
         "strategy state": ("state_mb", "MB"),
+        "energy": ("energy_wh", "Wh"),
+        "carbon": ("carbon_g", "g"),
+        "money": ("money", ""),
     }
-    told = [f"{name} {summary[key]:.2f} {unit}" for name, (key, unit) in units.items() if not pd.isna(summary[key])]
+    known = {name: unit for name, unit in units.items() if not pd.isna(summary[unit[0]])}
+    told = [f"{name} {brief_number(summary[key])} {unit}".rstrip() for name, (key, unit) in known.items()]
     return "   ".join(["costs:", *told])
+
+
+def brief_number(value: float) -> str:
+    """Two decimals; three digits of what is smaller than that."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"
 
 
 # Many runs
 
 
+def runs_table(console: Console, runs: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Print one row a run: keys, average accuracy and forgetting in percent, status.
+
+    runs: rows with these columns; a key is shown as it stands, nan as nothing.
+    """
+    table = titled("accuracy and forgetting in percent")
+    for name in [*keys, "average accuracy", "forgetting", "status"]:
+        plain = name in keys or name == "status"
+        table.add_column(name.replace(" ", "\n"), justify="left" if plain else "right", overflow="fold")
+    for _, row in runs.iterrows():
+        measured = [percent(row[name]) for name in ("average_accuracy", "forgetting")]
+        table.add_row(*(Text(plainly(row[key])) for key in keys), *measured, ended(row))
+    console.print(table)
+
+
+def ended(row: pd.Series) -> str:
+    """Such as "diverged at task 2 step 31"."""
+    return f"diverged at {row['diverged_at']}" if row["status"] == "diverged" else str(row["status"])
+
+
+def plainly(value: object) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
 def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str]) -> None:
     """Print one row for each combination of the varying keys other than the seed: runs, and mean ± standard deviation.
 
-    summaries: rows as `results.collect` returns them. Diverged runs have no final accuracy: they are counted apart.
+    summaries: rows with those columns, `status` and the metrics. Diverged runs have no final accuracy: they are counted
+    apart.
     """
     keys = [key for key in varying if key != "seed"] or ["strategy"]
     table = titled("mean ± standard deviation in percent")
     for name in [*keys, "runs", "diverged", "average accuracy", "forgetting", "learning accuracy"]:
-        table.add_column(name, justify="left" if name in keys else "right", no_wrap=not console.is_terminal)
+        table.add_column(name.replace(" ", "\n"), justify="left" if name in keys else "right", overflow="fold")
     for values, rows in summaries.groupby(keys, sort=False, dropna=False):
-        labels = ["" if pd.isna(value) else str(value) for value in values]
         diverged = (rows["status"] == "diverged").sum()
         means = [with_deviation(rows[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")]
-        table.add_row(*map(Text, labels), str(len(rows)), str(diverged) if diverged else "", *means)
+        table.add_row(*(Text(plainly(v)) for v in values), str(len(rows)), str(diverged) if diverged else "", *means)
     console.print(table)
 
 
@@ -259,17 +293,18 @@ def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str
 
 
 class Progress:
-    """Says how training goes: a bar on a terminal and one line a task; in a pipe the lines alone.
+    """Says how training goes: a bar on a terminal and one line a task; in a pipe the lines alone. name: of the run.
 
-    with Progress(console, tasks=5) as progress:
+    with Progress(console, tasks=5, name="ewc seed=0") as progress:
         progress.task(stage=1, steps=1000)        # stages count from 1
         progress.advance(50)                      # every now and then, not every step
         progress.end_task(stage=1, accuracies=[.981])
     """
 
-    def __init__(self, console: Console, tasks: int) -> None:
+    def __init__(self, console: Console, tasks: int, name: str = "") -> None:
         self.console = console
         self.tasks = tasks
+        self.name = f"{name}: " if name else ""
         self.started = time.perf_counter()
         self.bar = bar_on(console)
         self.line = self.bar.add_task("", total=None, visible=False)
@@ -288,7 +323,7 @@ class Progress:
     def task(self, stage: int, steps: int) -> None:
         """A task of that many optimiser steps begins."""
         self.started = time.perf_counter()
-        self.bar.reset(self.line, total=steps, description=f"task {stage}/{self.tasks}", visible=True)
+        self.bar.reset(self.line, total=steps, description=f"{self.name}task {stage}/{self.tasks}", visible=True)
 
     def advance(self, steps: int) -> None:
         """That many more steps are done."""
@@ -298,7 +333,8 @@ class Progress:
         """A task has been learnt and evaluated: `accuracies`, fractions, of the tasks learnt so far."""
         seconds = time.perf_counter() - self.started
         told = brief(accuracies)
-        say(self.console, f"task {stage}/{self.tasks} learnt in {seconds:.1f} s" + (f": {told} %" if told else ""))
+        line = f"{self.name}task {stage}/{self.tasks} learnt in {seconds:.1f} s"
+        say(self.console, line + (f": {told} %" if told else ""))
 
 
 def bar_on(console: Console) -> Bar:

@@ -3,8 +3,8 @@
     python scripts/kill_and_resume.py --data digits mnist --kills 20        # mnist: from $CLRUN_DATA_DIR
 
 For each data set one run is left alone. Then, as often as asked for, the same run is started in an empty folder, killed
-at a random moment after its first checkpoint, and started again; every table but summary.csv (times) must be the same
-to the byte, and the second process must have trained fewer steps than the whole. Exit code 1 if one differs.
+at a random moment after its first checkpoint, and started again; every table in which no times stand must be the
+same to the byte, and the second process must have trained fewer steps than the whole. Exit code 1 if one differs.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+
+from clrun.results import TIMED
 
 COMMON = ("device=cpu", "validation=0.1", "evaluate_every=100", "checkpoint_every=0.2")
 RUNS = {"digits": ("dataset=digits", "epochs=150"), "mnist": ("dataset=mnist", "epochs=1", "strategy=ewc")}
@@ -62,8 +64,8 @@ def wait_for(name: str, process: subprocess.Popen, outputs: Path) -> None:
 
 
 def tables(outputs: Path) -> dict[str, bytes]:
-    """All but summary.csv, in which there are times."""
-    return {path.name: path.read_bytes() for path in outputs.glob("runs/*/*/*.csv") if path.name != "summary.csv"}
+    """All but those in which there are times."""
+    return {path.name: path.read_bytes() for path in outputs.glob("runs/*/*/*.csv") if path.name not in TIMED}
 
 
 def left_alone(outputs: Path, overrides: list[str]) -> Whole:

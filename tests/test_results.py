@@ -24,7 +24,7 @@ SUMMARY = (
     "average_accuracy,average_incremental_accuracy,learning_accuracy,forgetting,backward_transfer,forward_transfer,"
     "validation_accuracy,min_accuracy,worst_case_accuracy,stability_gap,"
     "train_seconds,consolidate_seconds,eval_seconds,wall_seconds,samples_per_second,peak_memory_mb,state_mb,energy_wh,"
-    "stack_size,threads,diverged_at,warnings,device,torch_version,clrun_version,commit"
+    "stack_size,threads,carbon_g,money,diverged_at,warnings,device,torch_version,clrun_version,commit"
 )
 VALUES = {
     "dataset": "digits",
@@ -91,6 +91,7 @@ def test_files_and_columns(tmp_path):
         "forgetting.csv",
         "accuracy.csv",
         "health.csv",
+        "costs.csv",
         "confusion.csv",
         "summary.csv",
         "accuracy_matrix.png",
@@ -105,6 +106,7 @@ def test_files_and_columns(tmp_path):
     assert first["accuracy.csv"] == "run,strategy,seed,after_task,eval_task,correct,n,accuracy"
     assert first["confusion.csv"] == "true_class,predicted_class,count"
     assert first["health.csv"] == "task,fisher_max,steps_not_finite,penalty_over_loss"
+    assert first["costs.csv"] == "task,train_seconds,consolidate_seconds,eval_seconds,samples,energy_wh"
     assert first["summary.csv"] == SUMMARY
 
 
@@ -196,7 +198,7 @@ def test_same_bytes_twice(tmp_path):
     for name in "ab":
         results.write_final(outcome(tmp_path / name, over_training=rows))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == sorted(path.name for path in (tmp_path / "b").iterdir()) and len(files) == 9
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir()) and len(files) == 10
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 

@@ -16,7 +16,13 @@ from clrun.strategies.ewc import EWC
 
 SHORT = ("iterations=6", "model.widths=[12,8]", "device=cpu")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health", "tasks", "summary")
-FILES = {"config.yaml", "accuracy_matrix.png", "accuracy_over_tasks.png", *(f"{name}.csv" for name in TABLES)}
+FILES = {
+    "config.yaml",
+    "costs.csv",
+    "accuracy_matrix.png",
+    "accuracy_over_tasks.png",
+    *(f"{name}.csv" for name in TABLES),
+}
 
 
 @pytest.fixture

@@ -1,0 +1,3 @@
+from clrun.report.command import cli
+
+cli()
