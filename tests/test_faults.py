@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from clrun import checkpoint, cli, engine, lock, plots, results, run, terminal
+from clrun.ending import terminable
 from clrun.errors import RunsFailed, UsageError
 
 SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2")
@@ -128,6 +130,32 @@ def test_the_command_line_says_it_in_one_paragraph(tmp_path, monkeypatch, capfd,
     assert len(said) == 1 and "Traceback" not in err
 
 
+@pytest.mark.parametrize("typed", [(), ("-m", "seed=0,1", "workers=1")])
+def test_results_that_cannot_be_collected_hide_no_result(tmp_path, monkeypatch, capfd, typed):
+    """results.csv alone does not fit on the disk: the tables are shown, and it is said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["clrun", *SMALL, *typed])
+    with monkeypatch.context() as patch:
+        failing(patch, errno.ENOSPC, lambda path: path.name == "results.csv")
+        with pytest.raises(SystemExit) as caught:
+            cli.cli()
+    out, err = capfd.readouterr()
+    assert caught.value.code == 1 and "Traceback" not in err
+    assert "average accuracy" in out or "average_accuracy" in out
+    assert one_paragraph(err.splitlines()[-1]) and "results.csv could not be written: No space left" in err
+    with pytest.raises(SystemExit) as caught:
+        cli.cli()
+    assert caught.value.code == 0 and Path("outputs/results.csv").is_file()
+
+
+def test_what_a_killed_process_had_written_half_goes(prepared_of):
+    prepared = prepared_of(*SMALL)
+    prepared.directory.mkdir(parents=True)
+    (prepared.directory / ".summary.csv.0123456789ab.tmp").write_text("run,gro")
+    run.train(prepared, quiet=True)
+    assert not [name for name in files(prepared.directory) if name.endswith(".tmp")]
+
+
 def test_a_data_folder_that_vanishes(settings_of, tmp_path):
     (tmp_path / "gone").mkdir()
     settings = settings_of("dataset=mnist", f"data_dir={tmp_path / 'gone'}", f"outputs={tmp_path / 'out'}")
@@ -167,6 +195,34 @@ def test_ctrl_c_saves_what_the_last_block_reached(prepared_of, capsys, lives):
     assert f"saved after {place}; the same command continues from there." in capsys.readouterr().err
     assert run.train(prepared, quiet=True) == "done"
     assert tables(prepared.directory) == whole
+
+
+def test_a_second_sigterm_is_ignored_and_a_second_ctrl_c_is_not():
+    saved = []
+    with pytest.raises(SystemExit) as caught, terminable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit:
+            os.kill(os.getpid(), signal.SIGTERM)
+            saved.append("all")
+            raise
+    assert caught.value.code == 143 and saved == ["all"]
+    with pytest.raises(KeyboardInterrupt), terminable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_hangup_that_is_ignored_stays_so():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_before_the_first_block_saves_nothing(prepared_of, capsys):
@@ -266,6 +322,22 @@ def test_on_another_host_the_heartbeat_decides(folder, where):
     hold(folder, age=90, **where)
     with lock.claimed([folder]) as claim:
         assert claim.mine == [folder]
+
+
+def test_a_run_of_a_host_that_died_is_continued_and_one_that_lives_is_left(prepared_of, capsys):
+    """On a shared disk, where no process of the other host can be seen."""
+    prepared = prepared_of(*SMALL)
+    whole = uninterrupted(prepared)
+    with pytest.raises(KeyboardInterrupt):
+        run.train_stack([prepared], progress=Interrupting(10))
+    hold(prepared.directory, age=lock.STALE - 20, host="elsewhere", pid=1)
+    with pytest.raises(UsageError, match="another process"):
+        run.train(prepared, quiet=True)
+    assert "process 1 on elsewhere is training it" in capsys.readouterr().err
+    hold(prepared.directory, age=lock.STALE + 20, host="elsewhere", pid=1)
+    assert run.train(prepared, quiet=True) == "done"
+    assert "continues after task 1 " in capsys.readouterr().err
+    assert tables(prepared.directory) == whole
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "x"}', "null", '{"a": 1, "host": 2}'])

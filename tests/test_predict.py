@@ -71,6 +71,32 @@ def test_a_folder_that_is_no_run(told, tmp_path):
     assert code == 2 and "there is no config.yaml" in err and err.count("\n") == 1
 
 
+CONFIGS = {
+    "name: [": "is not valid YAML",
+    "- a": "must hold fields",
+    "strategy: ewc": "is not there",
+    "{strategy: ewc, data_dir: null, model: 1, dataset: 5, split: x, optimizer: null}": "is not there",
+    "{strategy: nothing, data_dir: null, model: {name: mlp}, dataset: {name: digits}, split: {name: classes}, "
+    "optimizer: {name: adam}}": "no strategy is chosen",
+}
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_a_run_whose_config_is_damaged(told, tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    code, rows, err = told(tmp_path, "a.png")
+    assert (code, rows) == (2, []) and CONFIGS[text] in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_broken_picture(trained, told, tmp_path, content):
+    prepared = trained("scenario=class")
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+    code, rows, err = told(prepared.directory, tmp_path / "a.png")
+    assert (code, rows) == (2, []) and "a.png" in err and err.count("\n") == 1
+
+
 def test_what_it_cannot_answer(trained, told, tmp_path):
     prepared = trained()
     picture = tmp_path / "a.png"

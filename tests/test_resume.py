@@ -228,6 +228,10 @@ def retold(**changes):
     return change
 
 
+def headed(text: str):
+    return lambda path: safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"clrun": text})
+
+
 def somebody_elses(path: Path) -> None:
     safetensors.torch.save_file({"weights": torch.zeros(3)}, path)
 
@@ -239,6 +243,9 @@ DAMAGE = {
     "another format": (retold(format=99), "another version"),
     "another configuration": (retold(identity="0123456789"), "another configuration"),
     "not ours": (somebody_elses, "another version"),
+    "a head that is no JSON": (headed("{"), "another version"),
+    "a head of nothing": (headed("[]"), "another version"),
+    "a head without a place": (headed('{"format": 1}'), "another version"),
     "a pickle": (lambda path: torch.save({"theta": torch.zeros(3)}, path), "cut short"),
 }
 

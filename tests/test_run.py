@@ -1,5 +1,6 @@
 """A run from settings to files: what is written, said and measured, and what happens when something goes wrong."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -76,6 +77,34 @@ def test_same_command_same_bytes(trained):
     assert bytes_of(prepared.directory, *names, "accuracy_over_training.csv", "validation_matrix.csv") == first
 
 
+def test_neither_hash_seeds_nor_threads_nor_time_change_a_byte(tmp_path):
+    """Two processes that differ in all that a run is not told: the order of sets, OpenMP's threads, the time zone."""
+    environments = [
+        {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "TZ": "UTC"},
+        {"PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "2", "TZ": "Asia/Tokyo", "LC_ALL": "C"},
+    ]
+    options = ("strategy=derpp", "scenario=class", "iterations=20", "evaluate_every=7", "device=cpu")
+    found = []
+    for number, environment in enumerate(environments):
+        line = [sys.executable, "-m", "clrun.cli", *options, f"outputs={tmp_path / str(number)}"]
+        subprocess.run(line, env=os.environ | environment, capture_output=True, check=True, timeout=300)
+        paths = sorted((tmp_path / str(number)).glob("runs/*/*/*.csv"))
+        found.append({path.name: path.read_bytes() for path in paths if path.name != "summary.csv"})
+    assert len(found[0]) == 7 and found[0] == found[1]
+
+
+def test_deterministic_asks_torch_and_cublas(trained, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        assert trained("deterministic=true")[1]["status"] == "done"
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        trained("deterministic=false")
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_accuracy_within_tasks(trained):
     prepared, summary = trained("strategy=finetune", "evaluate_every=2")
     within = pd.read_csv(prepared.directory / "accuracy_over_training.csv")
@@ -119,6 +148,17 @@ def test_divergence_keeps_what_was_measured(trained):
     assert matrix.notna().all(axis=1).tolist() == [True, True, False, False, False, False]
     assert pd.isna(summary["average_accuracy"])
     assert "diverged" in summary["warnings"]
+
+
+def test_divergence_keeps_what_was_measured_within_its_task(trained):
+    """Up to the step before; what a network of nan answers is no accuracy."""
+    options = ("lambda=1e30", "optimizer=sgd", "lr=0.05", "iterations=30", "evaluate_every=1")
+    prepared, summary = trained("strategy=ewc", *options)
+    step = int(summary["diverged_at"].removeprefix("task 2 step "))
+    within = pd.read_csv(prepared.directory / "accuracy_over_training.csv")
+    assert sorted(set(within[within.stage == 1].step)) == list(range(1, 31))
+    assert sorted(set(within[within.stage == 2].step)) == list(range(31, 30 + step)) and step > 1
+    assert within.accuracy.between(0, 1).all()
 
 
 def test_a_frozen_run_is_named(trained):

@@ -1,8 +1,10 @@
 """Sweeps: what is composed, what is trained together, in how many processes, and what a death costs."""
 
 import io
+import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from PIL import Image
 from rich.console import Console
 
 from clrun import catalog, cli, composing, engine, live, plan, results, run, sweep, workers
@@ -208,6 +211,8 @@ def test_workers_write_what_single_runs_write(clrun):
         for seed in (0, 1):
             assert clrun(f"strategy={strategy}", f"seed={seed}", *SHORT, "outputs=alone")[0] == 0
     assert len(tables("alone")) == 4 * len(NAMES) and tables("parallel") == tables("alone")
+    assert clrun("-m", "seed=1,0", "strategy=ewc,finetune", *SHORT, "workers=1", "outputs=backwards")[0] == 0
+    assert tables("backwards") == tables("alone")
 
 
 def test_a_forced_stack_writes_the_accuracies_of_single_runs(clrun):
@@ -236,6 +241,61 @@ def test_a_worker_that_is_killed_loses_what_it_has_in_its_hands_alone(clrun, mon
     assert len(list(Path("outputs").rglob("summary.csv"))) == 3 and active_children() == []
     code, out, _ = clrun("-m", "seed=0,1,2,3", *SHORT, "workers=2")
     assert code == 0 and "1 to train, 3 done already" in out and not list(Path("outputs").rglob("failed.txt"))
+
+
+def test_data_that_vanish_under_a_sweep(clrun, monkeypatch):
+    """Between the sweep's look at them and the worker's."""
+    for part, name in itertools.product(("train", "test"), "ab"):
+        Path("pictures", part, name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(f"pictures/{part}/{name}/1.png")
+    take = workers.Worker.take
+    with monkeypatch.context() as patch:
+        patch.setattr(workers.Worker, "take", lambda *given: (shutil.rmtree("pictures", True), take(*given))[1])
+        options = ("dataset=image_folder", "dataset.root=pictures", "dataset.size=8", "tasks=1", *SHORT)
+        code, out, err = clrun("-m", "seed=0,1", *options, "workers=2")
+    assert code == 1 and "2 of 2 runs crashed" in err and "Traceback" not in out + err
+    assert err.count("dataset.root=pictures does not exist") == 2
+    assert len(list(Path("outputs").rglob("failed.txt"))) == 2 and active_children() == []
+
+
+def test_interrupted_while_it_waits_for_workers_it_kills_them():
+    """A second Ctrl-C."""
+    told = []
+
+    class Saving:
+        def __init__(self, name):
+            self.process = SimpleNamespace(is_alive=lambda: True, kill=lambda: told.append(f"kill {name}"))
+            self.name = name
+
+        def stop(self):
+            told.append(f"stop {self.name}")
+
+        def gone(self):
+            raise KeyboardInterrupt
+
+    pool = workers.Pool([], 0)
+    pool.workers = [Saving("1"), Saving("2")]
+    with pytest.raises(KeyboardInterrupt):
+        pool.end()
+    assert told == ["stop 1", "stop 2", "kill 1", "kill 2"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_every_process_and_again_saves_every_run(number, code):
+    """As a cluster sends it to all processes of a job, and a terminal when it goes: nothing breaks off the saving."""
+    line = [sys.executable, "-m", "clrun.cli", "-m", "seed=range(4)", "epochs=3000", "device=cpu", "workers=2"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, **pipes, start_new_session=True) as process:
+        assert until(lambda: len(list(Path("outputs").rglob("accuracy_matrix.csv"))) == 2)
+        time.sleep(5)
+        for _ in range(3):
+            os.killpg(process.pid, number)
+            time.sleep(0.01)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in told
+    assert told.count("saved after task 0 and ") == 2
+    assert len(list(Path("outputs").rglob("checkpoint.safetensors"))) == 2
+    assert not list(Path("outputs").rglob("*.tmp")) and not list(Path("outputs").rglob("lock.json"))
 
 
 def children(pid: int) -> list[int]:
