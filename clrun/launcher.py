@@ -211,6 +211,6 @@ def show(runs: Sequence["Prepared"]) -> list[str]:
 
 def tally(runs: Sequence["Prepared"], errors: Mapping[str, str]) -> str:
     """Such as "30 runs: 22 done, 5 diverged, 3 crashed or killed."."""
-    ended = Counter(summary(one)["status"] for one in runs if one.id not in errors)
+    ended = Counter(summary(one)["status"] for one in runs if one.id not in errors and one.finished)
     ended["crashed or killed"] = len(errors)
     return f"{len(runs)} runs: {', '.join(f'{n} {what}' for what, n in ended.items() if n)}."

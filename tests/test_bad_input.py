@@ -157,6 +157,7 @@ def test_what_is_typed_wrong(clrun, line):
 KNOBS = [("root", "", key) for key in catalog.read().root] + [
     (group, name, key)
     for group, options in catalog.read().options.items()
+    if group != catalog.CLUSTER  # of a sweep, not of a run: see test_cluster.py
     for name in options
     for key in catalog.read().knobs(group, name)
 ]

@@ -82,7 +82,7 @@ BREAKS = {
     ],
     "scratch": [(cumulative.Cumulative, "visible", own_task, ALONE)],
     "separate": [(separate.Separate, "networks", one_for_all, "two tasks have one and the same network")],
-    "si": [(si.SI, "after_step", lambda self, own, *_: own, "SI found no weight important")],
+    "si": [(si.SI, "after_move", lambda self, own, *_: own, "SI found no weight important")],
 }
 CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
 

@@ -88,9 +88,9 @@ def test_a_sweep_runs_equal_jobs_once_and_ends_in_a_table(clrun):
     assert code == 0 and len(runs("finetune")) == 1 and len(runs("ewc")) == 2
     assert "Left out where it is not taken: lambda (strategy=finetune)." in out
     assert "3 runs, of 6 jobs: 3 to train" in out
-    table = out[out.index("average_accuracy") :]
+    table = out[out.index("accuracy and forgetting in percent") :]
     for path in runs():
-        assert f"{read_summary(path)['average_accuracy'].item():.3f}" in table
+        assert f"{100 * read_summary(path)['average_accuracy'].item():.1f}" in table
     assert set(map(str, Path().iterdir())) == {"outputs"}
     assert len(pd.read_csv("outputs/results.csv")) == 3
 
@@ -110,7 +110,7 @@ def test_a_crashed_run_leaves_the_others_alone(clrun, monkeypatch):
     code, out, err = clrun("-m", "seed=0,1,2", *SHORT)
     assert code == 1 and len(runs()) == 2
     assert "1 of 3 runs crashed" in err and "ZeroDivisionError: on purpose" in err and "failed.txt" in err
-    assert "average_accuracy" in out
+    assert "accuracy and forgetting in percent" in out
     monkeypatch.setattr(run, "trained", trained)
     code, out, _ = clrun("-m", "seed=0,1,2", *SHORT)
     assert code == 0 and "1 to train, 2 done already" in out and not list(Path().rglob("failed.txt"))

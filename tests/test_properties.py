@@ -44,6 +44,7 @@ def streams(draw) -> tuple[Images, dict, Hand]:
         "split.seed": draw(st.sampled_from([None, 3])),
         "split.max_angle": 90.0,
         "split.classes": None,
+        "first_tasks": None,
         "seed": draw(st.integers(0, 2**32 - 1)),
         "validation": draw(st.sampled_from([0.0, 0.2, 0.5])),
         "drop_last": False,
