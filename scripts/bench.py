@@ -1,6 +1,6 @@
 """Measure clrun against a bare loop and against its peers, in one run whose contenders take turns.
 
-    python scripts/bench.py                           # the floor and clrun: about 6 minutes on an idle machine
+    python scripts/bench.py                           # the floor and clrun: about 8 minutes on an idle machine
     python scripts/bench.py --peers                   # with Avalanche and CLArena, installed when first asked for
     python scripts/bench.py --only W1,W3 --rounds 3
     python scripts/bench.py --table                   # docs/performance.md from the CSVs beside it

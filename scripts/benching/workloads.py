@@ -42,7 +42,6 @@ SINGLE = {
     "W1": W1,
     "W1-100": Workload(
         "W1-100", "W1 with 784-100-100", (*SPLIT, "scenario=task", *EWC, *ADAM, NARROW),
-        peer_lambda=LAMBDAS, peers=PEERS,
     ),
     "W2": Workload(
         "W2", "EWC on Permuted MNIST, 10 tasks, domain-incremental, 784-400-400, the first 6,000 and 1,000 pictures",
