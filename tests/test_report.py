@@ -1,6 +1,7 @@
 """Statistics over seeds, against SciPy's, on a results.csv made by hand; and the pictures of real runs."""
 
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from clrun import results, run
+from clrun import config, plots, results, run
 from clrun.errors import UsageError
 from clrun.report import command, pictures, tables
 from clrun.report.compare import judged, verdict
@@ -26,6 +27,7 @@ ACCURACY = {  # (stream, group) -> accuracy by seed; nan: diverged
     ("s1", "top"): [0.99, 0.98, 0.97],
     ("s2", "other"): [0.10],
 }
+TINY = ("iterations=3", "model.widths=[8]", "device=cpu")
 KEYS = {
     "e100": {"strategy": "ewc", "lambda": 100.0, "online": False},
     "e1000": {"strategy": "ewc", "lambda": 1000.0, "online": False},
@@ -377,13 +379,20 @@ def test_how_many_pairs_would_do():
 # ---------------------------------------------------------------- pictures
 
 
-@pytest.fixture
-def trained(prepared_of, tmp_path) -> Path:
-    """Six real runs in a folder."""
+@pytest.fixture(scope="module")
+def six_runs(tmp_path_factory) -> Path:
+    """Of finetune, joint and ewc at three strengths, one of them with two seeds."""
+    outputs = tmp_path_factory.mktemp("outputs")
     for options in ("strategy=finetune", "strategy=joint", *(f"lambda={x}" for x in (0, 10, 1000))):
         for seed in (0, 1) if options == "lambda=10" else (0,):
-            prepared = prepared_of("iterations=3", "model.widths=[8]", "device=cpu", f"seed={seed}", options)
-            run.train(prepared, quiet=True)
+            run.train(run.prepare(config.compose(*TINY, f"seed={seed}", options, f"outputs={outputs}")), quiet=True)
+    return outputs
+
+
+@pytest.fixture
+def trained(six_runs, tmp_path) -> Path:
+    """A folder of its own with six real runs."""
+    shutil.copytree(six_runs / "runs", tmp_path / "runs")
     return tmp_path
 
 
@@ -398,13 +407,24 @@ def test_pictures_of_real_runs(trained):
     assert curve.get_xdata().tolist() == [0, 10, 1000] and axes.get_xscale() == "symlog"
     found = {row.keys["lambda"]: row["average_accuracy"].mean for row in drawn.rows if row.strategy == "ewc"}
     assert curve.get_ydata() == pytest.approx([100 * found[x] for x in (0, 10, 1000)])
-    assert {line.get_label(): line.get_ydata()[0] for line in axes.lines if pictures.is_line(line.get_label())} == {
-        pictures.LEVEL[name]: pytest.approx(100 * value) for name, value in drawn.lines.items()
-    }
+    levels = [line for line in axes.lines if pictures.is_line(line.get_label())]
+    assert [line.get_ydata()[0] for line in levels] == pytest.approx([100 * value for value in drawn.lines.values()])
+
+
+@pytest.mark.parametrize("chance, label, seen", [(0.5, "chance (50.0, below)", False), (0.93, "chance", True)])
+def test_guessing_does_not_press_the_curves_together(chance, label, seen):
+    figure, axes = plots.canvas(4, 3)
+    axes.plot([1, 2], [97, 99])
+    pictures.draw_lines(axes, {"joint": 0.995, "finetune": 0.95, "chance": chance})
+    told = [line.get_label() for line in axes.lines[1:]]
+    assert told == ["joint's level", "finetune's level", label]
+    low, high = axes.get_ylim()
+    assert low < 95 and high > 99.5 and (low < 100 * chance) == seen
+    assert pictures.finished(figure, axes).legends[0].get_texts()[-1].get_text() == label
 
 
 def test_several_streams_have_a_folder_each(trained, prepared_of):
-    run.train(prepared_of("iterations=3", "model.widths=[8]", "device=cpu", "scenario=class"), quiet=True)
+    run.train(prepared_of(*TINY, "scenario=class"), quiet=True)
     command.command([str(trained)])
     names = sorted(path.name.rpartition("-")[0] for path in (trained / "report").iterdir())
     assert names == ["digits-classes-class-5tasks", "digits-classes-task-5tasks"]

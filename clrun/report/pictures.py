@@ -21,6 +21,7 @@ from clrun.report.statistics import Statistic, statistic
 DASHES, MARKERS = ("-", "--", "-."), "osD"
 CURVES = len(plots.PALETTE) * len(DASHES)  # in one picture; more cannot be told apart
 NUMBERS_UP_TO = 6  # tasks; a small heat map of more has no room for numbers
+FAR_BELOW = 1.5  # times the height of what is drawn
 FAR = 50  # times as much: values that want a logarithmic axis
 WIDTH = 26  # characters of a small heat map's title
 REFERENCE_STYLE = {"joint": (0, (6, 2)), "finetune": ":", "chance": (0, (1, 4))}
@@ -103,14 +104,21 @@ def pictures(drawn: Drawn) -> dict[str, Figure]:
 
 
 def draw_lines(axes: Axes, lines: Mapping[str, float]) -> None:
-    """Joint, finetune and chance, in percent."""
+    """Joint, finetune and chance, in percent, beside what is drawn already. Where guessing is so far below that it
+    would press all else together, it is below the picture, and the legend says how far."""
+    low, high = axes.get_ylim()
     for name, value in lines.items():
-        style = {"color": plots.INK, "linewidth": 1, "linestyle": REFERENCE_STYLE[name], "zorder": 1}
-        axes.axhline(100 * value, label=LEVEL[name], **style)
+        y, label = 100 * value, LEVEL[name]
+        if name == "chance" and low - y > FAR_BELOW * (high - low):
+            label += f" ({y:.1f}, below)"
+        else:
+            low, high = min(low, y - 1), max(high, y + 1)
+        axes.axhline(y, color=plots.INK, linewidth=1, linestyle=REFERENCE_STYLE[name], zorder=1, label=label)
+    axes.set_ylim(low, high)
 
 
 def is_line(label: str) -> bool:
-    return label in LEVEL.values()
+    return label.startswith(tuple(LEVEL.values()))
 
 
 def band(axes: Axes, x: Iterable[float], found: Sequence[Statistic], label: str, scale: float = 1, **style) -> None:
@@ -130,7 +138,7 @@ def whole_tasks(axes: Axes) -> None:
 def percent(axes: Axes, title: str) -> None:
     """The accuracy's axis."""
     axes.set_ylabel(f"{title} (%)")
-    axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 102))  # an interval of few runs may reach beyond
+    axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 101))  # an interval of few runs may reach beyond
 
 
 def finished(figure: Figure, axes: Axes) -> Figure:
