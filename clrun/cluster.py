@@ -334,7 +334,10 @@ class Board:
                 if one.id not in self.done and (one.finished or one.id in errors):
                     self.done.add(one.id)
                     how = f"crashed: {errors[one.id]}" if one.id in errors else f"done (job {job.job.job_id})"
-                    print(f"[{len(self.done)}/{self.runs}] {one.settings['strategy']} {one.directory.name}: {how}", flush=True)
+                    print(
+                        f"[{len(self.done)}/{self.runs}] {one.settings['strategy']} {one.directory.name}: {how}",
+                        flush=True,
+                    )
 
     @contextmanager
     def ending(self) -> Iterator[None]:
