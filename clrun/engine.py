@@ -52,6 +52,7 @@ class Report:
     health: list[dict[str, float]]
     trouble: list["Trouble | None"]
     over_training: list[tuple[int, Tensor]]  # (step of the run, correct (R, T))
+    confusion: Tensor | None = None  # (R, C, C) int64 [true, predicted], once the stage is over
     step: int = 0  # of the run, at the end of the stage
     samples: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "consolidate": 0.0, "eval": 0.0})
@@ -89,20 +90,21 @@ def lost(half: Half) -> bool:
     return half.start > 0 and half.start % BLOCK == 0 and not half.signals[-1]["loss"][:, -1].isfinite().any()
 
 
-def whole_steps(signals: dict[str, Tensor]) -> Tensor:
-    """(S,) bool: the steps whose loss was finite, and the norm of the gradient where it was looked at. What makes theta
-    or the optimiser's state overflow shows in that norm, or in the loss of the next step."""
+def overflown(signals: dict[str, Tensor]) -> list[int]:
+    """The steps, from 1, of which something was not finite: the gradient's norm where it was looked at, or the loss. A
+    loss that is not finite is the work of the step before."""
     looked = torch.tensor([looked_at(step) for step in range(1, len(signals[NORM]) + 1)], dtype=torch.bool)
-    return signals["loss"].isfinite() & (signals[NORM].isfinite() | ~looked)
+    norms = (~signals[NORM].isfinite() & looked).nonzero()[:, 0] + 1
+    losses = (~signals["loss"].isfinite()).nonzero()[:, 0].clamp(min=1)
+    return sorted({*norms.tolist(), *losses.tolist()})
 
 
 def first_trouble(signals: dict[str, Tensor], whole: bool, sound: bool) -> Trouble | None:
     """signals {name: (S,)}; whether theta and the optimiser's state are finite at the end."""
-    bad = ~whole_steps(signals)
     diverged = not whole or not bool(signals["loss"].isfinite().all())
     if not diverged and sound:
         return None
-    return Trouble(int(bad.nonzero()[0]) + 1 if bad.any() else len(bad), diverged)
+    return Trouble(min(overflown(signals), default=len(signals["loss"])), diverged)
 
 
 # ---------------------------------------------------------------- many runs
@@ -348,7 +350,6 @@ class Stack:
         """Means over the steps of a task."""
         if not signals:
             return {"steps": 0}
-        finite = whole_steps(signals)
         seldom = {n: mean_of_looks(v) for n, v in signals.items() if n in LOOKED_AT}
         means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("present", *LOOKED_AT)}
         means |= {NORM: seldom[NORM]}
@@ -356,21 +357,29 @@ class Stack:
             means |= {"loss": means["loss"] + seldom[QUADRATIC], "penalty": seldom[QUADRATIC]}
         whole = means["loss"] or 1.0  # a task of one class has nothing to tell apart: its loss is zero
         shares = {f"{n}_over_loss": means[n] / whole for n in self.strategy.shares}
-        return {"steps": len(finite), "steps_not_finite": int((~finite).sum())} | means | shares
+        return {"steps": len(signals["loss"]), "steps_not_finite": len(overflown(signals))} | means | shares
 
     # ------------------------------------------------------------ accuracy
 
     def measure(self, run: Run, horizon: int | None, report: Report) -> None:
         began = perf_counter()
-        report.correct = self.correct(run, horizon, "test")
+        report.correct, report.confusion = self.examined(run, horizon, "test")
         if self.validate:
             report.validation = self.correct(run, horizon, "validation")
         self.charge(report, "eval", began)
 
     def correct(self, run: Run, horizon: int | None, part: str) -> Tensor:
         """(R, T) int64: right answers on every task. horizon: the newest task seen; None before any training."""
-        right = [(p == y) & here for p, y, here in self.answers(run, horizon, part)]
-        return torch.stack([r.sum(-1) for r in right], -1)
+        return self.examined(run, horizon, part)[0]
+
+    def examined(self, run: Run, horizon: int | None, part: str) -> tuple[Tensor, Tensor]:
+        """As `correct`, and (R, C, C) int64: [true, predicted] over the pictures of all tasks."""
+        C, right = self.strategy.data.outputs, []
+        counts = torch.zeros(len(self.seeds), C * C, dtype=torch.long)
+        for guessed, labels, here in self.answers(run, horizon, part):
+            right.append(((guessed == labels) & here).sum(-1))
+            counts.scatter_add_(1, labels * C + guessed, here.long())
+        return torch.stack(right, -1), counts.view(-1, C, C)
 
     def answers(self, run: Run, horizon: int | None, part: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """For every task: predictions (R, n), labels (R, n), whether there is a sample (R, n); on the host."""
@@ -407,11 +416,7 @@ class Stack:
 
     def confusion(self, run: Run, horizon: int) -> Tensor:
         """(R, C, C) int64: [true, predicted] over the test pictures of all tasks."""
-        C = self.strategy.data.outputs
-        counts = torch.zeros(len(self.seeds), C * C, dtype=torch.long)
-        for guessed, labels, here in self.answers(run, horizon, "test"):
-            counts.scatter_add_(1, labels * C + guessed, here.long())
-        return counts.view(-1, C, C)
+        return self.examined(run, horizon, "test")[1]
 
     def state_bytes(self, run: Run) -> int:
         """What one run keeps for its strategy: its state, and the leaves that it added to theta."""

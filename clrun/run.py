@@ -11,11 +11,12 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clrun import checkpoint, energy, lock, results, terminal
 from clrun.catalog import shown
 from clrun.config import Settings
-from clrun.engine import Half, Run, Stack
+from clrun.engine import Half, Report, Run, Stack
 from clrun.errors import RunsFailed, UsageError
 from clrun.prepare import Prepared, build, prepare, spelling
 from clrun.record import Spent, blank, conclude, enter, forget_peak, kept
@@ -163,8 +164,8 @@ def trained(runs: Sequence[Prepared], progress: terminal.Progress) -> list[str]:
     with energy.meter(stack.device) as meter:
         spent = Spent(len(runs), began, meter)
         keeper = checkpoint.Keeper(stack, outcomes, runs[0].settings["checkpoint_every"], announce, spent)
-        run = lived(stack, runs, outcomes, progress, keeper)
-        confusion = stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1)).numpy()
+        run, last = lived(stack, runs, outcomes, progress, keeper)
+        confusion = confusions(stack, run, last, outcomes).numpy()
         bill = spent()
     for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
         outcome.confusion = confusion[r]
@@ -181,8 +182,8 @@ def lived(
     outcomes: Sequence[results.Outcome],
     progress: terminal.Progress,
     keeper: checkpoint.Keeper,
-) -> Run:
-    """Train a stack from where it is to its end; a checkpoint is also written when it is interrupted."""
+) -> tuple[Run, Report | None]:
+    """Train a stack from where it is to its end, see `follow`; a checkpoint is also written when it is interrupted."""
     with progress:
         stack.advance = progress.advance
         stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
@@ -230,8 +231,10 @@ def follow(
     run: Run,
     first: int,
     half: Half | None,
-) -> Run:
-    """Train stage after stage, writing what is known after each; stop when every run has diverged."""
+) -> tuple[Run, Report | None]:
+    """Train stage after stage, writing what is known after each; stop when every run has diverged. -> the run, the
+    report of the last stage, None where there was none left to train."""
+    report = None
     keeper.start(run, first, half)
     for stage in range(first, stack.strategy.data.tasks):
         if all(outcome.status == "diverged" for outcome in outcomes):
@@ -243,7 +246,14 @@ def follow(
         rows = [outcome.accuracy[stage + 1, : stage + 1] for outcome in outcomes if outcome.status != "diverged"]
         if rows:
             progress.end_task(stage + 1, np.mean(rows, 0))
-    return run
+    return run, report
+
+
+def confusions(stack: Stack, run: Run, last: Report | None, outcomes: Sequence[results.Outcome]) -> Tensor:
+    """(R, C, C), as the last examination found them; examined again where that is not known or not of this run."""
+    if last is None or any(outcome.status == "diverged" for outcome in outcomes):
+        return stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1))
+    return last.confusion
 
 
 def collected(prepared: Prepared) -> RunsFailed | UsageError | None:

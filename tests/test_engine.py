@@ -232,8 +232,10 @@ def test_where_trouble_began():
     assert first_trouble(signals, whole=False, sound=False) == (2, True)
     fine = signals | {"gradient_norm": torch.ones(3)}
     assert first_trouble(fine, whole=False, sound=True) == (3, True)  # the last step of all
-    lost = fine | {"loss": torch.tensor([1.0, torch.nan, torch.nan])}
+    lost = fine | {"loss": torch.tensor([1.0, 2.0, torch.nan])}  # by what the second step made of theta
     assert first_trouble(lost, whole=False, sound=True) == (2, True)
+    never = fine | {"loss": torch.tensor([torch.nan, torch.nan, torch.nan])}
+    assert first_trouble(never, whole=False, sound=True) == (1, True)
 
 
 def test_health_is_a_mean_over_steps(stack_of):

@@ -77,6 +77,9 @@ def test_same_command_same_bytes(trained):
     assert bytes_of(prepared.directory, *names, "accuracy_over_training.csv", "validation_matrix.csv") == first
 
 
+TIMED = ("summary.csv", "costs.csv")
+
+
 def test_neither_hash_seeds_nor_threads_nor_time_change_a_byte(tmp_path):
     """Two processes that differ in all that a run is not told: the order of sets, OpenMP's threads, the time zone."""
     environments = [
@@ -89,7 +92,7 @@ def test_neither_hash_seeds_nor_threads_nor_time_change_a_byte(tmp_path):
         line = [sys.executable, "-m", "clrun.cli", *options, f"outputs={tmp_path / str(number)}"]
         subprocess.run(line, env=os.environ | environment, capture_output=True, check=True, timeout=300)
         paths = sorted((tmp_path / str(number)).glob("runs/*/*/*.csv"))
-        found.append({path.name: path.read_bytes() for path in paths if path.name != "summary.csv"})
+        found.append({path.name: path.read_bytes() for path in paths if path.name not in TIMED})
     assert len(found[0]) == 7 and found[0] == found[1]
 
 
@@ -152,7 +155,7 @@ def test_divergence_keeps_what_was_measured(trained):
 
 def test_divergence_keeps_what_was_measured_within_its_task(trained):
     """Up to the step before; what a network of nan answers is no accuracy."""
-    options = ("lambda=1e30", "optimizer=sgd", "lr=0.05", "iterations=30", "evaluate_every=1")
+    options = ("lambda=1e12", "optimizer=sgd", "lr=0.05", "iterations=30", "evaluate_every=1")
     prepared, summary = trained("strategy=ewc", *options)
     step = int(summary["diverged_at"].removeprefix("task 2 step "))
     within = pd.read_csv(prepared.directory / "accuracy_over_training.csv")
