@@ -18,6 +18,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 NUMBERS_UP_TO = 12  # tasks; a heat map of more has no room for numbers
 DOTS_PER_INCH = 150
 INK = "#333333"
+LEFT, BOTTOM, TOP = 0.72, 0.55, 0.15  # inches beside the axes of a run's pictures
+LEGEND, BAR = 1.15, 0.85  # inches for the legend, and for the bar of colours with its numbers
 
 
 def draw(directory: Path) -> None:
@@ -35,10 +37,15 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
-def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure, in inches, and its axes; without pyplot, which keeps figures and is not safe in threads."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def canvas(width: float, height: float, right: float | None = None) -> tuple[Figure, Axes]:
+    """An empty figure, in inches, and its axes; without pyplot, which keeps figures and is not safe in threads.
+
+    right: the inches that are kept free on that side; without it matplotlib fits the margins, by drawing twice.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained" if right is None else None)
     FigureCanvasAgg(figure)
+    if right is not None:
+        figure.subplots_adjust(LEFT / width, BOTTOM / height, 1 - right / width, 1 - TOP / height)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
@@ -53,9 +60,11 @@ def matrix_picture(matrix: pd.DataFrame) -> Figure:
     values = 100 * matrix.drop(columns=["after_task", "average"]).to_numpy(float)
     tasks = values.shape[1]
     side = float(np.clip(0.55 * tasks, 1.6, 6.6))
-    figure, axes = canvas(side + 1.9, side + 1.1)
+    width, height = side + LEFT + BAR, side + BOTTOM + TOP
+    figure, axes = canvas(width, height, BAR)
     image = axes.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
-    figure.colorbar(image, ax=axes, label="accuracy (%)", pad=0.03).outline.set_visible(False)
+    beside = figure.add_axes(((width - BAR + 0.1) / width, BOTTOM / height, 0.14 / width, side / height))
+    figure.colorbar(image, cax=beside, label="accuracy (%)").outline.set_visible(False)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("accuracy on task")
     axes.set_ylabel("after learning task")
@@ -90,7 +99,7 @@ def write_numbers(axes: Axes, values: np.ndarray) -> None:
 def tasks_picture(matrix: pd.DataFrame) -> Figure:
     """Accuracy of every task from when it was learnt on, over the tasks learnt; and the average so far."""
     tasks = matrix.shape[1] - 2
-    figure, axes = canvas(6.4, 3.8)
+    figure, axes = canvas(6.4, 3.8, LEGEND)
     for task, style in enumerate(styles(tasks), start=1):
         rows = matrix[matrix["after_task"] >= task]
         axes.plot(rows["after_task"], 100 * rows[f"task_{task}"], marker="o", **style)
@@ -106,7 +115,7 @@ def tasks_picture(matrix: pd.DataFrame) -> Figure:
 def training_picture(rows: pd.DataFrame) -> Figure:
     """Accuracy of every task from its own training on, over optimiser steps, with a line at each switch of tasks."""
     tasks = int(rows["eval_task"].max())
-    figure, axes = canvas(8.0, 3.8)
+    figure, axes = canvas(8.0, 3.8, LEGEND)
     for switch in rows[rows["stage"] >= 1].groupby("stage")["step"].max().iloc[:-1]:
         axes.axvline(switch, color="#999999", linewidth=0.8, linestyle=":")
     for task, style in enumerate(styles(tasks), start=1):
