@@ -155,7 +155,7 @@ def test_divergence_keeps_what_was_measured(trained):
 
 def test_divergence_keeps_what_was_measured_within_its_task(trained):
     """Up to the step before; what a network of nan answers is no accuracy."""
-    options = ("lambda=1e12", "optimizer=sgd", "lr=0.05", "iterations=30", "evaluate_every=1")
+    options = ("lambda=1e5", "optimizer=sgd", "lr=0.05", "iterations=30", "evaluate_every=1")
     prepared, summary = trained("strategy=ewc", *options)
     step = int(summary["diverged_at"].removeprefix("task 2 step "))
     within = pd.read_csv(prepared.directory / "accuracy_over_training.csv")
