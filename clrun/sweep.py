@@ -84,7 +84,7 @@ class Sweep:
             if reason is not None:
                 self.errors[one.id] = reason
             why = "" if reason is None else f": {reason}"
-            told.append(f"{one.settings['strategy']} {one.directory.name}: {status}{why}")
+            told.append(f"{one.settings['strategy']}/{one.directory.name}: {status}{why}")
         self.view.ended(worker, told)
 
 
