@@ -87,7 +87,7 @@ class Sweep:
                 if not (one.directory / "failed.txt").is_file():  # it never came to training
                     leave_reason(one, reason)
             why = "" if reason is None else f": {reason}"
-            told.append(f"{one.settings['strategy']} {one.directory.name}: {status}{why}")
+            told.append(f"{one.settings['strategy']}/{one.directory.name}: {status}{why}")
         self.view.ended(worker, told)
 
 

@@ -254,9 +254,9 @@ def runs_table(console: Console, runs: pd.DataFrame, keys: Sequence[str]) -> Non
     runs: rows with these columns; a key is shown as it stands, nan as nothing.
     """
     table = titled("accuracy and forgetting in percent")
-    for name in [*keys, "average accuracy", "forgetting", "status"]:
+    for name in [*keys, "average_accuracy", "forgetting", "status"]:
         plain = name in keys or name == "status"
-        table.add_column(name.replace(" ", "\n"), justify="left" if plain else "right", overflow="fold")
+        table.add_column(name, justify="left" if plain else "right", overflow="fold")
     for _, row in runs.iterrows():
         measured = [percent(row[name]) for name in ("average_accuracy", "forgetting")]
         table.add_row(*(Text(plainly(row[key])) for key in keys), *measured, ended(row))

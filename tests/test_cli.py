@@ -1,6 +1,7 @@
 """The command line: what it answers, what it refuses, and what it leaves behind."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -90,9 +91,19 @@ def test_a_sweep_runs_equal_jobs_once_and_ends_in_a_table(clrun):
     assert "3 runs, of 6 jobs: 3 to train" in out
     table = out[out.index("accuracy and forgetting in percent") :]
     for path in runs():
-        assert f"{100 * read_summary(path)['average_accuracy'].item():.1f}" in table
+        assert f" {100 * read_summary(path)['average_accuracy'].item():.1f} " in table
     assert set(map(str, Path().iterdir())) == {"outputs"}
     assert len(pd.read_csv("outputs/results.csv")) == 3
+
+
+def test_a_sweep_over_seeds_ends_in_means(clrun):
+    """A row a run, then a row for each of what differs beside the seed, in percent; every line names its strategy."""
+    code, out, _ = clrun("-m", "strategy=finetune,ewc", "lambda=1", "seed=range(2)", *SHORT)
+    assert code == 0 and re.findall(r"^\[\d/4\] (\w+)/\S+: done$", out, re.M) == ["finetune"] * 2 + ["ewc"] * 2
+    means = out[out.index("mean ± standard deviation in percent") :]
+    for strategy in ("finetune", "ewc"):
+        found = pd.concat([read_summary(path) for path in runs(strategy)])["average_accuracy"]
+        assert f"{100 * found.mean():.1f} ± {100 * found.std():.1f}" in means
 
 
 def test_a_wider_sweep_trains_only_what_is_new(clrun):

@@ -493,6 +493,14 @@ def test_sweep_table(tmp_path):
     assert ["si", "1", "1"] in rows
 
 
+def test_progress_says_whose_it_is():
+    console = Console(file=io.StringIO(), width=240)
+    with terminal.Progress(console, tasks=2, name="ewc lambda=3 seed=0") as progress:
+        progress.task(1, steps=10)
+        progress.end_task(1, [0.981])
+    assert console.file.getvalue() == "ewc lambda=3 seed=0: task 1/2 learnt in 0.0 s: 98.1 %\n"
+
+
 def test_progress_in_a_pipe():
     console = Console(file=io.StringIO(), width=240)
     with terminal.Progress(console, tasks=2) as progress:
