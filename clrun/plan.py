@@ -34,8 +34,11 @@ def static(one: "Prepared") -> list[Any]:
 
 
 def batches(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
-    """The runs as they are trained: one by one, or in stacks as large as `stack` says."""
-    return [batch for group in groups(runs) for batch in cut(group, size(group))]
+    """The runs as they are trained: one by one, or in stacks as large as `stack` says of runs that are equally far."""
+    from clrun.run import regrouped
+
+    parts = [part for group in groups(runs) for part in regrouped(group)]
+    return [batch for part in parts for batch in cut(part, size(part))]
 
 
 def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:

@@ -101,6 +101,7 @@ def attempt(runs: Sequence[Prepared], progress: terminal.Progress) -> list[str]:
     """Train a stack of runs that are at one place."""
     for prepared in runs:
         results.clear_failed(prepared.directory)
+        results.clear_halves(prepared.directory)
     try:
         return trained(runs, progress)
     except Exception as error:

@@ -78,6 +78,14 @@ def test_a_full_disk_is_one_paragraph_and_nothing_half_written(prepared_of, monk
     assert "failed.txt" not in files(prepared.directory)
 
 
+def test_halves_that_a_killed_process_left_go(prepared_of):
+    prepared = prepared_of(*SMALL)
+    prepared.directory.mkdir(parents=True)
+    (prepared.directory / ".checkpoint.safetensors.0123456789ab.tmp").write_bytes(b"half")
+    assert run.train(prepared, quiet=True) == "done"
+    assert not [name for name in files(prepared.directory) if name.endswith(".tmp")]
+
+
 def test_a_disk_on_which_not_even_the_reason_can_be_written(prepared_of, monkeypatch):
     prepared = prepared_of(*SMALL)
     failing(monkeypatch, errno.ENOSPC, lambda path: path.name != "lock.json")

@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from clrun import catalog, cli, composing, live, plan, run, sweep, workers
+from clrun import catalog, cli, composing, engine, live, plan, results, run, sweep, workers
 
 SHORT = ("iterations=4", "model.widths=[8]", "device=cpu")
 NAMES = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
@@ -271,6 +271,119 @@ def test_no_worker_outlives_its_sweep(number, code):
         _, told = process.communicate(timeout=60)
     assert process.returncode == code and until(lambda: not living(started)) and "Traceback" not in told
     assert not list(Path("outputs").rglob("*.tmp")) or number == signal.SIGKILL
+
+
+# ---------------------------------------------------------------- killed, widened, doubled
+
+
+def started(*arguments: str) -> subprocess.Popen:
+    line = [sys.executable, "-m", "clrun.cli", *arguments, "device=cpu"]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(outputs: str) -> dict[Path, int]:
+    """Every file of the finished runs -> when it was changed."""
+    ended = [path.parent for path in Path(outputs).glob("runs/*/*/summary.csv")]
+    return {path: path.stat().st_mtime_ns for directory in ended for path in directory.iterdir()}
+
+
+def seeds_in(said: str, words: str) -> list[int]:
+    """Of the runs of which something is said."""
+    return sorted(int(seed) for seed in re.findall(rf"seed=(\d+)-\w+{words}", said))
+
+
+def comparable(outputs: str) -> dict[str, bytes]:
+    """All tables of all runs, summary.csv without what says how long it took and where."""
+    found = {}
+    for path in sorted(Path(outputs).glob("runs/*/*/*.csv")):
+        table = path.read_bytes()
+        if path.name == "summary.csv":
+            own = {*results.COSTS, "outputs", "workers", "stack", "checkpoint_every"}
+            table = results.read_summary(path).drop(columns=list(own), errors="ignore").to_csv().encode()
+        found[f"{path.parent.name}/{path.name}"] = table
+    return found
+
+
+def test_a_sweep_killed_in_the_middle_is_finished_by_the_same_command(clrun):
+    """SIGKILL of the parent and of all workers: what was done is not touched, what was begun goes on."""
+    typed = ("-m", "strategy=ewc", "seed=range(6)", "epochs=12", "validation=0.1", "evaluate_every=20", "workers=2")
+    with started(*typed, "checkpoint_every=0.01", "outputs=killed") as process:
+        assert until(lambda: len(list(Path("killed").glob("runs/*/*/summary.csv"))) == 2)
+        assert until(lambda: len(list(Path("killed").glob("runs/*/*/checkpoint.safetensors"))) >= 1)
+        everybody = [process.pid, *children(process.pid)]
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)  # so that none sees another's death
+        for pid in everybody:
+            os.kill(pid, signal.SIGKILL)
+    before = finished("killed")
+    done = seeds_in(" ".join(path.parent.name + ":" for path in before if path.name == "summary.csv"), ":")
+    begun = seeds_in(" ".join(path.parent.name + ":" for path in Path("killed").glob("runs/*/*/checkpoint.*")), ":")
+    begun = [seed for seed in begun if seed not in done]  # killed between its summary and its checkpoint's removal
+    assert 2 <= len(done) < 6 and begun
+    again = started(*typed, "outputs=killed")
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0
+    assert f"6 runs: {6 - len(done)} to train, {len(done)} done already." in out
+    assert seeds_in(err, " continues after") == begun
+    assert seeds_in(out, ": done") == [seed for seed in range(6) if seed not in done]
+    assert finished("killed").items() >= before.items()
+    assert not [path for path in Path("killed").rglob("*.tmp") if path not in before]
+    assert clrun(*typed, "outputs=whole", "device=cpu")[0] == 0
+    assert len(comparable("whole")) == 6 * 9 and comparable("killed") == comparable("whole")
+
+
+def test_two_sweeps_at_once_train_each_run_once():
+    """Both want seeds 2 to 5; no run is trained twice, no file is torn, and neither waits for ever."""
+    common = ("-m", "strategy=ewc", "epochs=4", "workers=2", "outputs=shared")
+    both = [started(*common, f"seed=range({first},{first + 6})") for first in (0, 2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    trained = [seed for out, _ in said for seed in seeds_in(out, r": done\n")]
+    assert sorted(trained) == list(range(8))
+    assert [len(re.findall(r"^  ewc +\d ", out, re.M)) for out, _ in said] == [6, 6]  # each shows all of its own
+    assert len(results.read_summary(Path("shared/results.csv"))) == 8
+    assert not [path for path in Path("shared").rglob("*") if path.name.endswith(".tmp") or path.name == "lock.json"]
+
+
+def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, monkeypatch):
+    """Stacks of four; a run is finished, two are after task 1, one is after task 3, five are new."""
+    typed = ("-m", "strategy=ewc", *SHORT, "workers=1", "stack=4")
+
+    def cut_off(task, *seeds):
+        """Killed after a task."""
+        learn = engine.Stack.learn
+
+        def until_then(stack, state, stage, half=None):
+            if stage == task:
+                raise KeyboardInterrupt
+            return learn(stack, state, stage, half)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.Stack, "learn", until_then)
+            assert clrun(*typed, f"seed={','.join(map(str, seeds))}")[0] == 130
+
+    assert clrun(*typed, "seed=8")[0] == 0
+    cut_off(1, 0, 5)
+    cut_off(3, 3)
+    stacks = []
+    trained = run.trained
+
+    def noted(runs, progress):
+        stacks.append(([one.settings["seed"] for one in runs], run.reached(runs[0]).stage))
+        return trained(runs, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "trained", noted)
+        code, out, err = clrun(*typed, "seed=range(9)")
+    assert code == 0 and "8 to train, 1 done already" in out
+    assert sorted(seed for seeds, _ in stacks for seed in seeds) == list(range(8))
+    assert {stage: sorted(seeds) for seeds, stage in stacks if stage} == {1: [0, 5], 3: [3]}
+    assert [sorted(seeds) for seeds, stage in stacks if stage == 0] == [[1, 2], [4, 6, 7]]
+    assert seeds_in(err, r" continues after task 1 ") == [0, 5] and seeds_in(err, r" continues after task 3 ") == [3]
+    assert clrun(*typed[:-1], "seed=range(9)", "outputs=alone")[0] == 0
+    regrouped, alone = tables("outputs"), tables("alone")
+    matrices = [name for name in alone if name.endswith(("accuracy_matrix.csv", "confusion.csv"))]
+    assert len(matrices) == 18 and [regrouped[name] for name in matrices] == [alone[name] for name in matrices]
 
 
 # ---------------------------------------------------------------- the live view
