@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_docs import PAGES, blocks, needs_checkout
 
-from clrun import catalog, cli, engine, lock, plan, plots, run, space, tune
+from clrun import catalog, cli, engine, lock, plan, plots, run, search, space, tune
 from clrun.errors import UsageError
 
 pytest.importorskip("optuna")
@@ -130,9 +130,9 @@ def test_one_file_of_a_run_is_read(clrun_tune, monkeypatch):
 
 def test_the_score_of_a_diverged_run_is_none(tmp_path):
     (tmp_path / "validation_matrix.csv").write_text("after_task,task_1,task_2,average\n1,.5,.5,.5\n2,.25,.75,.5\n")
-    assert tune.validation_accuracy(tmp_path) == 0.5
+    assert search.validation_accuracy(tmp_path) == 0.5
     (tmp_path / "validation_matrix.csv").write_text("after_task,task_1,task_2,average\n1,.5,.5,.5\n2,,,\n")
-    assert tune.validation_accuracy(tmp_path) is None
+    assert search.validation_accuracy(tmp_path) is None
 
 
 def test_a_diverged_trial_is_never_chosen(clrun_tune):
@@ -250,13 +250,22 @@ def test_a_strategy_of_the_users_own(clrun_tune, tmp_path):
 
 def test_as_many_trials_as_are_trained_at_once(settings_of, monkeypatch):
     def wide(*typed, seeds=1):
-        question = tune.Question([], {}, {"seeds": seeds}, catalog.read(), None)
-        return tune.width(question, run.prepare(settings_of(*SHORT, *typed)))
+        question = tune.Question(list(typed), {}, {"seeds": seeds}, catalog.read(), None)
+        return search.width(question, run.prepare(settings_of(*SHORT, *typed)))
 
     monkeypatch.setattr(plan, "cores", lambda: 4)
     assert [wide(), wide("workers=3"), wide("threads=2")] == [4, 3, 2]
     monkeypatch.setattr(plan, "kind", lambda _: "cuda")
     assert [wide(), wide(seeds=3), wide("stack=8", seeds=2), wide("stack=off")] == [16, 5, 4, 1]
+
+
+def test_trials_as_jobs_of_a_cluster(clrun_tune):
+    pytest.importorskip("submitit")
+    code, out, _ = clrun_tune("lambda=1,10,100", *SHORT, "cluster=local", "cluster.cpus=2", "at_once=3")
+    assert code == 0 and out.count("done (job") == 3 and trials().status.tolist() == ["done"] * 3
+    assert "cluster=local cluster.cpus=2" in command_in(out)
+    code, _, err = clrun_tune("lambda=1,10", *SHORT, "cluster=slurm", "cluster.wait=false")
+    assert code == 2 and "a search waits for its trials" in err
 
 
 def axis(text: str) -> space.Axis:
@@ -349,7 +358,7 @@ def test_every_command_in_the_pages_is_accepted(command, monkeypatch):
 def test_a_question_has_one_folder(settings_of, monkeypatch):
     def folder(*typed):
         question = tune.read(tune.parser().parse_intermixed_args([*SHORT, *typed]), catalog.read())
-        return tune.name(question, run.prepare(question.runs(question.first())[0]))
+        return search.name(question, run.prepare(question.runs(question.first())[0]))
 
     same = folder("lambda=1,2", "trials=3", "at_once=5", "workers=2")
     assert same.startswith("ewc-lambda-") and folder("strategy=ewc", "lambda=choice(1,2)", "validation=0.1") == same
