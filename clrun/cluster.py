@@ -66,7 +66,7 @@ class Cluster:
         common = {
             "name": "clrun",
             "timeout_min": max(1, round(60 * self["hours"])),
-            "gpus_per_node": self["gpus"],
+            "gpus_per_node": self["gpus"] or None,
             "cpus_per_task": self["cpus"],
             "mem_gb": self["memory_gb"],
             "stderr_to_stdout": True,
