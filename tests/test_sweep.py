@@ -401,10 +401,8 @@ def test_two_sweeps_at_once_train_each_run_once():
     assert [process.returncode for process in both] == [0, 0], said
     trained = [seed for out, _ in said for seed in seeds_in(out, r": done\n")]
     assert sorted(trained) == list(range(8))
-    assert [len(re.findall(r"^ +ewc +\d .* done *$", out, re.M)) for out, _ in said] == [
-        6,
-        6,
-    ]  # each shows all of its own
+    shown = [re.findall(r"^ +ewc +\d .* done *$", out, re.M) for out, _ in said]
+    assert list(map(len, shown)) == [6, 6]  # each shows all of its own
     assert len(results.read_summary(Path("shared/results.csv"))) == 8
     assert not [path for path in Path("shared").rglob("*") if path.name.endswith(".tmp") or path.name == "lock.json"]
 
