@@ -145,12 +145,6 @@ def clear_halves(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def clear_halves(directory: Path) -> None:
-    """Remove what a process that was killed has left of files that it was writing; for the owner of the run alone."""
-    for path in directory.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def finished(directory: Path) -> bool:
     """Whether the run has ended: summary.csv is written last."""
     return (directory / "summary.csv").is_file()
