@@ -21,7 +21,7 @@ from clrun.catalog import CLUSTER, GROUPS, LARGEST, Catalog, Option, Statement, 
 from clrun.errors import UsageError
 
 FORMAT = 1  # to be raised when equal settings come to mean another run: finished runs are then trained again
-LONGEST = 110  # characters of a run's readable values; file systems end at 255 bytes
+LONGEST = 110  # bytes of a run's readable values; file systems end names at 255
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Settings:
         parts = [self["dataset"], self["split"], self["scenario"], f"{self['tasks']}tasks"]
         named = {"dataset", "split", "scenario", "tasks", "strategy", "seed"} | self.private
         parts += [f"{key}={shown(value)}" for key, value in self.unusual.items() if key not in named]
-        readable = re.sub(r"[^\w.=+-]+", "_", "-".join(parts))[:LONGEST]
+        readable = re.sub(r"[^\w.=+-]+", "_", "-".join(parts)).encode()[:LONGEST].decode(errors="ignore")
         name = f"{readable}-seed={self['seed']}-{self.identity(fingerprint)}"
         return Path(self["outputs"]) / "runs" / self["strategy"] / name
 

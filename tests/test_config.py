@@ -1,6 +1,7 @@
 """What the settings of a run are, what identifies it, and which classes its tasks get."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clrun import catalog, config, split
@@ -223,6 +224,20 @@ def test_a_directory_is_readable_and_a_safe_file_name(settings_of):
     assert re.fullmatch(r"cifar10-classes-task-5tasks-[\w.=+-]*seed=3-[0-9a-f]{10}", path.name)
     assert len(path.name) < 150
     assert "lambda=10-" in settings_of("lambda=10").directory(DATA).name
+
+
+@pytest.fixture(scope="module")
+def defaults(settings_of):
+    return settings_of()
+
+
+@settings(deadline=None)
+@given(texts=st.dictionaries(st.text(min_size=1), st.text() | st.lists(st.text()), max_size=4))
+def test_no_text_leads_out_of_the_outputs(defaults, texts):
+    """Whatever stands in a value, such as the name of a class: one folder below outputs/runs/STRATEGY, short enough."""
+    path = replace(defaults, unusual=texts).directory(DATA)
+    assert path.parent == Path("outputs", "runs", "ewc") and len(path.parts) == 4
+    assert os.path.normpath(path) == str(path) and len(os.fsencode(path.name)) < 200 and "\0" not in path.name
 
 
 def test_values_are_plain_json(settings_of):
