@@ -123,7 +123,8 @@ def test_a_job_that_is_killed_is_named_and_the_same_command_finishes_it(clrun):
     assert code == 0 and "1 to train, 1 done already" in out and not list(Path("jobs").rglob("failed.txt"))
 
 
-@pytest.mark.parametrize("cpus, everybody", [pytest.param(1, False, marks=pytest.mark.slow), (2, True)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cpus, everybody", [(1, False), (2, True)])
 def test_an_interrupted_job_saves_and_is_put_back_into_the_queue(clrun, cpus, everybody):
     """The signal is sent to the job's own process, or to all that it has started, as Slurm does."""
     typed = ("-m", "strategy=ewc", "seed=0,1", *LONG, f"cluster.cpus={cpus}")
@@ -136,7 +137,7 @@ def test_an_interrupted_job_saves_and_is_put_back_into_the_queue(clrun, cpus, ev
     assert process.returncode == 0 and out.count("done (job") == 2, out + err
     said = log()
     assert "Requeued job" in said and said.count("Starting with JobEnvironment") == 2
-    assert 1 <= said.count("continues after task") <= cpus
+    assert 1 <= said.count("continues after task") <= cpus and "killed by" not in said
     assert not list(Path("jobs").rglob("failed.txt")) and not list(Path("jobs").rglob("lock.json"))
     assert clrun(*typed[:3], *WORK, "outputs=here", "workers=2")[0] == 0
     assert tables("jobs") == tables("here")
@@ -151,6 +152,20 @@ def test_jobs_end_with_the_command(clrun):
     assert process.returncode == 143 and until(lambda: not living(pids)) and "Traceback" not in err
     assert list(Path("jobs").glob("runs/*/*/checkpoint.safetensors"))
     assert not list(Path("jobs").rglob("lock.json")) and not list(Path("jobs").rglob("failed.txt"))
+
+
+def test_what_is_started_meanwhile_ignores_the_signal():
+    before = signal.getsignal(signal.SIGUSR2)
+    with cluster.handled(signal.SIG_IGN, signal.SIGUSR2):
+        process = subprocess.Popen(["sleep", "60"])
+    try:
+        process.send_signal(signal.SIGUSR2)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        assert signal.getsignal(signal.SIGUSR2) == before
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_signals_that_come_while_it_saves_are_remembered():
