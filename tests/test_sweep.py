@@ -289,7 +289,8 @@ def test_a_signal_to_every_process_and_again_saves_every_run(number, code):
     """As a cluster sends it to all processes of a job, and a terminal when it goes: nothing breaks off the saving."""
     line = [sys.executable, "-m", "clrun.cli", "-m", "seed=range(4)", "epochs=3000", "device=cpu", "workers=2"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with ended(subprocess.Popen(line, **pipes, start_new_session=True)) as process:
+    heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731 (also where these tests run under nohup)
+    with ended(subprocess.Popen(line, **pipes, start_new_session=True, preexec_fn=heard)) as process:
         began = time.monotonic()
         assert until(lambda: len(list(Path("outputs").rglob("accuracy_matrix.csv"))) == 2)
         time.sleep(2 + (time.monotonic() - began) / 2)  # for a block of steps, however slow the machine is

@@ -75,7 +75,7 @@ def clrun(tmp_path, monkeypatch):
 
     def run(*typed: str) -> subprocess.CompletedProcess:
         line = [sys.executable, "-m", "clrun.cli", "--config-dir", "my", *typed]
-        small = ["model.widths=[8]", "tasks=5", "device=cpu", "workers=2"]
+        small = ["model.widths=[8]", "tasks=2", "device=cpu", "workers=2"]
         return subprocess.run([*line, *small], capture_output=True, text=True, timeout=600, check=False)
 
     return run
@@ -130,7 +130,7 @@ def check_diverged(ended: dict[int, pd.Series]) -> None:
     """What was measured before stays, and none of it is in a mean."""
     for number in DIVERGE:
         (matrix,) = Path("outputs").glob(f"runs/fragile/*-seed={number}-*/accuracy_matrix.csv")
-        assert pd.read_csv(matrix).notna().all(axis=1).tolist() == [True, True, False, False, False, False]
+        assert pd.read_csv(matrix).notna().all(axis=1).tolist() == [True, True, False]
         assert pd.isna(ended[number]["average_accuracy"])
     line = [sys.executable, "-m", "clrun.report", "outputs"]
     subprocess.run(line, capture_output=True, timeout=200, check=True)
