@@ -163,8 +163,8 @@ def named(tree: Any) -> dict[str, Tensor]:
 
 
 def slice_of(tree: Any, r: int, alone: bool) -> Any:
-    """Run r of a stack, on the host."""
-    return tree_map(lambda v: (v if alone else v[r]).detach().cpu().clone(memory_format=torch.contiguous_format), tree)
+    """Run r of a stack, on the host; a view where it lies there already."""
+    return tree_map(lambda v: (v if alone else v[r]).detach().cpu(), tree)
 
 
 def revived(stack: Stack, saved: Sequence[Saved]) -> Run:

@@ -33,25 +33,34 @@ class Weights:
     def __init__(self, pieces: Mapping[str, Tensor], statistics: Statistics | None):
         self.pieces, self.statistics = pieces, statistics
 
+    def given(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
+        """What a layer hands on, its output z, having read x: the place for a pass that has to look inside."""
+        return z
+
     def linear(self, name: str, x: Tensor) -> Tensor:
         """(B, in) -> (B, out)."""
-        return F.linear(x, self.pieces[f"{name}.weight"], self.pieces[f"{name}.bias"])
+        return self.given(name, x, F.linear(x, self.pieces[f"{name}.weight"], self.pieces[f"{name}.bias"]))
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride), padded so that stride 1 keeps the size."""
         weight = self.pieces[f"{name}.weight"]
-        return F.conv2d(x, weight, self.pieces.get(f"{name}.bias"), stride, weight.shape[-1] // 2)
+        z = F.conv2d(x, weight, self.pieces.get(f"{name}.bias"), stride, weight.shape[-1] // 2)
+        return self.given(name, x, z, stride)
 
     def group_norm(self, name: str, x: Tensor) -> Tensor:
         """(B, C, H, W), gcd(C, 32) groups."""
-        return F.group_norm(x, gcd(x.shape[1], 32), self.pieces[f"{name}.weight"], self.pieces[f"{name}.bias"])
+        groups, scale, shift = gcd(x.shape[1], 32), self.pieces[f"{name}.weight"], self.pieces[f"{name}.bias"]
+        return self.given(name, x, torch.group_norm(x, groups, scale, shift))  # of one value too, unlike F's
 
     def batch_norm(self, name: str, x: Tensor) -> Tensor:
         """(B, C, H, W); never writes statistics: `Net.refreshed` does that as a value."""
         scale, shift = self.pieces[f"{name}.weight"], self.pieces[f"{name}.bias"]
-        if self.statistics is None:
-            return F.batch_norm(x, None, None, scale, shift, True)
-        return F.batch_norm(x, self.statistics[f"{name}.mean"], self.statistics[f"{name}.var"], scale, shift, False)
+        return self.given(name, x, F.batch_norm(x, *self.moments(name), scale, shift, self.statistics is None))
+
+    def moments(self, name: str) -> tuple[Tensor | None, Tensor | None]:
+        """A batch norm's running mean and variance; none in training."""
+        running = self.statistics or {}
+        return running.get(f"{name}.mean"), running.get(f"{name}.var")
 
 
 class Watched(Weights):

@@ -1,8 +1,10 @@
 """Sums over samples of a measure, square or absolute value, of each entry of each sample's own gradient.
 
-For a linear layer with input a and d = d value / d(pre-activation), a sample's gradient is d a^T. Both measures of a
-product are the product of the measures, so the sum over samples is measure(d)^T measure(a): exact without a loop. As
-`a` does not depend on the cotangent, all cotangents share one product.
+Every layer is linear in its weights, so a sample's gradient is a product of what the weights meet and of d = d value /
+d (the layer's output). For a linear layer with input a it is d a^T. Both measures of a product are the product of the
+measures, so the sum over samples is measure(d)^T measure(a): exact without a loop, and as `a` does not depend on the
+cotangent, all cotangents share one product. For a convolution it is d unfold(a)^T, a sum over places: one product a
+sample. For a norm's scale it is the sum over places of d times what was normalised.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,14 +12,16 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clrun.models import Statistics, Weights
 from clrun.strategy import Strategy, Tree, lifted
 from clrun.stream import Batch, Pool
 
-CHUNK = 512  # samples a pass in closed form
-FLOATS = 2**24  # per-sample gradients held at once elsewhere
+CHUNK = 1024  # samples a pass where all layers are linear; on a GPU eight times as many
+PLACES = 64  # samples a pass where there are convolutions
+FLOATS = 2**24  # per-sample gradients of a layer (or, without a closed form, of all) held at once
 
 
 class Score(NamedTuple):
@@ -31,12 +35,22 @@ class Score(NamedTuple):
 def summed(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, score: Score) -> Tensor:
     """(P,): sum over the pool's samples and their cotangents v of measure(d (values . v) / d theta); 0 for what a
     strategy added to theta."""
-    closed = has_closed_form(strategy)
-    size = CHUNK if closed else max(1, min(64, FLOATS // len(theta)))
-    total = torch.zeros_like(theta)
-    for batch in strategy.data.chunks(pool, size):
-        total = total + (closed_form if closed else one_by_one)(strategy, theta.detach(), own, hp, batch, score)
+    theta, total = theta.detach(), torch.zeros_like(theta)
+    shapes = output_shapes(strategy, theta, own, hp, next(strategy.data.chunks(pool, 1)))
+    for batch in strategy.data.chunks(pool, samples_a_pass(strategy, shapes, len(theta)) * (8 if theta.is_cuda else 1)):
+        if shapes is None:
+            total = total + one_by_one(strategy, theta, own, hp, batch, score)
+        else:
+            total = total + closed_form(strategy, theta, own, hp, batch, score, shapes)
     return torch.where(of_network(strategy, theta), total, 0)
+
+
+def samples_a_pass(strategy: Strategy, shapes: "Shapes | None", P: int) -> int:
+    """As many as fit into the memory that is meant for it; in closed form only convolutions need much."""
+    if shapes is None:
+        return max(1, min(PLACES, FLOATS // P))
+    kernels = [m.weight.numel() for m in strategy.net.network.layers.values() if isinstance(m, nn.Conv2d)]
+    return max(1, min(PLACES, FLOATS // max(kernels))) if kernels else CHUNK
 
 
 def of_network(strategy: Strategy, theta: Tensor) -> Tensor:
@@ -45,54 +59,100 @@ def of_network(strategy: Strategy, theta: Tensor) -> Tensor:
     return strategy.net.layout.where(names.__contains__, theta)
 
 
-def has_closed_form(strategy: Strategy) -> bool:
-    """All layers linear, each read once and at theta itself."""
+# ---------------------------------------------------------------- which layers, and what they give
+
+KNOWN = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.BatchNorm2d)
+Shapes = Mapping[str, tuple[int, ...]]  # of a layer's output, for one sample
+
+
+class Survey(Weights):
+    """Notes the shape of what each layer gives for a sample, once for every time that it is read."""
+
+    def __init__(self, pieces: Mapping[str, Tensor], statistics: Statistics | None, seen: list[tuple[str, tuple]]):
+        super().__init__(pieces, statistics)
+        self.seen = seen
+
+    def given(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
+        self.seen.append((name, tuple(z.shape[1:])))
+        return z
+
+
+def output_shapes(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> Shapes | None:
+    """None without a closed form: where a layer is of no known kind, or not read once and at theta itself."""
     writer = next(cls for cls in type(strategy).__mro__ if "logits" in vars(cls))
+    layers = strategy.net.network.layers
     plain = vars(writer).get("reads_once", False) and strategy.net.autocast is None
-    return plain and all(isinstance(layer, nn.Linear) for layer in strategy.net.network.layers.values())
+    if not plain or not all(isinstance(layer, KNOWN) for layer in layers.values()):
+        return None
+    seen: list[tuple[str, tuple]] = []
+    looking = replace(strategy, net=replace(strategy.net, reader=lambda *view: Survey(*view, seen)))
+    looking.logits(theta, own, hp, batch.x[:1], batch.t[:1])
+    return dict(seen) if sorted(name for name, _ in seen) == sorted(layers) else None
 
 
-# ---------------------------------------------------------------- linear layers
+# ---------------------------------------------------------------- in closed form
 
 
 class Tapped(Weights):
-    """Linear layers whose inputs are kept, with a zero added to each pre-activation to take gradients at."""
+    """Layers with a zero added to each output, to take gradients at, and a note of what their weights met."""
 
-    def __init__(self, pieces: Mapping[str, Tensor], taps: Mapping[str, Tensor], inputs: dict[str, Tensor]):
-        super().__init__(pieces, {})
-        self.taps, self.inputs = taps, inputs
+    def __init__(
+        self, pieces: Mapping[str, Tensor], statistics: Statistics | None,
+        layers: Mapping[str, nn.Module], taps: Mapping[str, Tensor], met: dict[str, Tensor],
+    ):  # fmt: skip
+        super().__init__(pieces, statistics)
+        self.layers, self.taps, self.met = layers, taps, met
 
-    def linear(self, name: str, x: Tensor) -> Tensor:
-        self.inputs[name] = x
-        return super().linear(name, x) + self.taps[name]
+    def given(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
+        self.met[name] = self.what_met(name, self.layers[name], x, stride)
+        return z + self.taps[name]
+
+    def what_met(self, name: str, layer: nn.Module, x: Tensor, stride: int) -> Tensor:
+        """(B, in), a convolution's (B, in * kernel^2, places), a norm's (B, C, H, W) normalised."""
+        if isinstance(layer, nn.Conv2d):
+            kernel = layer.weight.shape[-1]
+            return F.unfold(x, kernel, padding=kernel // 2, stride=stride)
+        if isinstance(layer, nn.GroupNorm):
+            return torch.group_norm(x, layer.num_groups)
+        if isinstance(layer, nn.BatchNorm2d):
+            return F.batch_norm(x, *self.moments(name), training=self.statistics is None)
+        return x
 
 
-def closed_form(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Batch, score: Score) -> Tensor:
-    """(P,) for one batch; one product a layer, however many cotangents."""
+def closed_form(
+    strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Batch, score: Score, shapes: Shapes
+) -> Tensor:
+    """(P,) for one batch."""
     layers = strategy.net.network.layers
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
 
     def values(taps: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs: dict[str, Tensor] = {}
+        met: dict[str, Tensor] = {}
+        looking = replace(strategy, net=replace(strategy.net, reader=lambda *view: Tapped(*view, layers, taps, met)))
+        return score.values(looking.logits(theta, own, hp, batch.x, batch.t), batch.active), met
 
-        def reader(pieces: Mapping[str, Tensor], _: Statistics | None) -> Weights:
-            return Tapped(pieces, taps, inputs)
-
-        looking = replace(strategy, net=replace(strategy.net, reader=reader))
-        return score.values(looking.logits(theta, own, hp, batch.x, batch.t), batch.active), inputs
-
-    zeros = {name: theta.new_zeros(len(batch.y), layer.out_features) for name, layer in layers.items()}
-    value, inputs, pull = pullback(values, zeros)
-    sizes = zeros
+    zeros = {name: theta.new_zeros(len(batch.y), *shape) for name, shape in shapes.items()}
+    value, met, pull = pullback(values, zeros)
+    sizes = {name: zeros[name] for name in linear}
+    pieces = {name: theta.new_zeros(()) for name in strategy.net.layout.shapes}  # of what no layer has: no gradient
     for cotangent in score.cotangents(value, batch):
-        sizes = {name: sizes[name] + score.measure(d) for name, d in pull(cotangent).items()}
-    pieces = {f"{name}.weight": sizes[name].mT @ score.measure(inputs[name]) for name in layers}
-    pieces |= {f"{name}.bias": sizes[name].sum(0) for name in layers}
-    return strategy.net.layout.flat(beyond(strategy, theta) | pieces)
+        d = pull(cotangent)
+        sizes = {name: sizes[name] + score.measure(d[name]) for name in linear}
+        for name in layers.keys() - sizes.keys():
+            for leaf, g in gradients(name, layers[name], met[name], d[name]).items():
+                pieces[leaf] = pieces[leaf] + score.measure(g).sum(0)
+    pieces |= {f"{name}.weight": sizes[name].mT @ score.measure(met[name]) for name in linear}
+    pieces |= {f"{name}.bias": sizes[name].sum(0) for name in linear}
+    return strategy.net.layout.flat(
+        {name: v.reshape(strategy.net.layout.shapes[name]) if v.dim() else v for name, v in pieces.items()}
+    )
 
 
-def beyond(strategy: Strategy, theta: Tensor) -> dict[str, Tensor]:
-    """Zeros for every leaf of theta: those that are not the network's have no gradient."""
-    return {name: theta.new_zeros(()) for name in strategy.net.layout.shapes}
+def gradients(name: str, layer: nn.Module, met: Tensor, d: Tensor) -> dict[str, Tensor]:
+    """Each sample's own gradients of a convolution's or a norm's leaves: (B, ...). d (B, out, H, W)."""
+    d = d.flatten(2)
+    weight = d @ met.mT if isinstance(layer, nn.Conv2d) else (d * met.flatten(2)).sum(2)
+    return {f"{name}.weight": weight} | ({} if layer.bias is None else {f"{name}.bias": d.sum(2)})
 
 
 def pullback(

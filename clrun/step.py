@@ -6,7 +6,7 @@
 or not; `InPlace` is what is fast for one run on a CPU; `Replayed` is what a CUDA graph can record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -120,7 +120,7 @@ class Steps:
         self.step, self.run, self.values = step, run, values
 
     def along(self, draws, moments, start, short, tell):
-        log = [self.one(*dealt) for dealt in told(dealt_out(draws, moments, short), tell)]
+        log = [self.one(*dealt) for dealt in told(dealt_out(draws, moments), tell)]
         return {name: torch.stack([entry[name] for entry in log], -1) for name in log[0]}
 
     def one(self, draw: Draw, moment: Moment) -> dict[str, Tensor]:
@@ -131,31 +131,22 @@ class Steps:
         return self.run
 
 
-def dealt_out(draws: Draw, moments: Moment, short: Sequence[int] | None) -> list[tuple[Draw, Moment]]:
-    """[K] what each step gets."""
-    each = list(zip(*(v.unbind(-2) for v in draws), strict=True))
+def dealt_out(draws: Draw, moments: Moment) -> Iterator[tuple[Draw, Moment]]:
+    """What each of K steps gets."""
+    each = zip(*(v.unbind(-2) for v in draws), strict=True)
     chances = zip(moments.progress.unbind(-1), moments.noise.unbind(-3), strict=True)
-    dealt = [
-        (Draw(*v), Moment(moments.stage, moments.horizon, *chance)) for v, chance in zip(each, chances, strict=True)
-    ]
-    if short is None:
-        return dealt
-    full = draws.rows.shape[-1]
-    return [one if n == full else shortened(*one, n) for one, n in zip(dealt, short, strict=True)]
+    for draw, chance in zip(each, chances, strict=True):
+        yield Draw(*draw), Moment(moments.stage, moments.horizon, *chance)
 
 
-def shortened(draw: Draw, moment: Moment, n: int) -> tuple[Draw, Moment]:
-    """Its first n samples."""
-    return Draw(*(v[..., :n] for v in draw)), moment._replace(noise=moment.noise[..., :n])
-
-
-def told(steps: Sequence[Any], tell: Callable[[int], None]):
+def told(steps: Iterable[Any], tell: Callable[[int], None]) -> Iterator[Any]:
     """The steps, one by one; every now and then, and at the end, how many there were is told."""
+    i = 0
     for i, step in enumerate(steps, 1):
         yield step
         if i % TOLD == 0:
             tell(TOLD)
-    tell(len(steps) % TOLD)
+    tell(i % TOLD)
 
 
 # ---------------------------------------------------------------- in place
@@ -191,17 +182,19 @@ class InPlace:
             self.pulls = list(zip(self.cut(self.quadratic.precision), self.cut(self.away), strict=True))
 
     def along(self, draws, moments, start, short, tell):
-        dealt = told(dealt_out(draws, moments, short), tell)
-        log = [self.one(*each, looked_at(step)) for step, each in enumerate(dealt, start + 1)]
+        dealt = self.strategy.data.steps(self.deal, draws, moments)
+        if short is not None:
+            full = draws.rows.shape[-1]
+            dealt = (b if n == full else b.first(n) for b, n in zip(dealt, short, strict=True))
+        log = [self.one(batch, looked_at(step)) for step, batch in enumerate(told(dealt, tell), start + 1)]
         return {name: torch.stack([entry[name] for entry in log]) for name in log[0]}
 
     def snapshot(self):
         return copied(self.run)
 
-    def one(self, draw: Draw, moment: Moment, look: bool) -> dict[str, Tensor]:
+    def one(self, batch: Batch, look: bool) -> dict[str, Tensor]:
         """-> signals {name: ()}; look: whether those of `LOOKED_AT` are found, which are nan otherwise."""
         strategy, theta, own = self.strategy, self.run.theta, self.run.own
-        batch = strategy.data.gathered(self.deal, draw, moment)
         g, loss, aux = self.gradient(batch)
         if self.quadratic is not None:
             g, aux = self.pulled(g), aux | {QUADRATIC: self.quadratic.value(self.away) if look else self.unseen}

@@ -19,6 +19,7 @@ from clrun.datasets import Images
 from clrun.errors import UsageError
 from clrun.room import refuse_without_room
 
+AT_ONCE = 2**17  # pixels gathered at once, where steps need fewer: they stay in the cache
 DRAWS = 6  # uniform numbers a sample and step: three for strategies, three for augmentation
 
 
@@ -72,6 +73,11 @@ class Batch(NamedTuple):
     def mean(self, values: Tensor) -> Tensor:
         """(B,) -> (): over the samples that are there."""
         return values @ self.share
+
+    def first(self, n: int) -> "Batch":
+        """Its first n samples."""
+        samples = (v[:n] for v in self[:7])
+        return Batch(*samples, self.stage, self.horizon, self.progress, self.noise[:, :n], self.deal)
 
 
 class Pool(NamedTuple):
@@ -128,11 +134,23 @@ class Data:
         return Draw(rows, weight, share, image, t, deal.label[t, self.labels[image]])
 
     def gathered(self, deal: Deal, draw: Draw, when: Moment, augment: bool = True) -> Batch:
-        """The samples of a step (B,) as one batch."""
-        x = self.pictures(deal, draw.image, draw.t, when.noise if self.augment and augment else None)
+        """The samples of a step (B,) as one batch; of K steps (K, B) as one tree of batches."""
+        noise = when.noise.movedim(-2, 0).flatten(1) if self.augment and augment else None
+        x = self.pictures(deal, draw.image.flatten(), draw.t.flatten(), noise).unflatten(0, draw.rows.shape)
         active = deal.active[when.horizon.expand_as(draw.t), draw.t]
         moment = when.stage, when.horizon, when.progress, when.noise
         return Batch(x, draw.y, draw.t, active, draw.weight, draw.share, draw.rows, *moment, deal)
+
+    def steps(self, deal: Deal, draws: Draw, moments: Moment) -> Iterator[Batch]:
+        """The batches of K steps, leaves (K, ...): small ones are gathered several at a time, which gives the same."""
+        several = max(1, AT_ONCE // (draws.rows.shape[-1] * self.images[0].numel()))
+        parts = zip(*(v.split(several) for v in (*draws, moments.progress, moments.noise)), strict=True)
+        for *draw, progress, noise in parts:
+            together = self.gathered(deal, Draw(*draw), moments._replace(progress=progress, noise=noise))
+            shared = together.stage, together.horizon
+            each = (v.unbind(0) for v in (*together[:7], together.progress, together.noise))
+            for *samples, when, chance in zip(*each, strict=True):
+                yield Batch(*samples, *shared, when, chance, deal)
 
     def batch(self, deal: Deal, rows: Tensor, weight: Tensor, when: Moment, augment: bool = True) -> Batch:
         """The samples at `rows` (B,) as one batch."""

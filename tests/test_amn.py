@@ -1,6 +1,6 @@
 """Adversarial memory units against loops over samples, classes and units, in float64."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import live
 
 from clrun.fisher import fisher, score
-from clrun.per_sample import closed_form, has_closed_form, of_network, one_by_one
+from clrun.per_sample import closed_form, of_network, one_by_one, output_shapes
 from clrun.step import whole_gradient
 from clrun.strategies.amn import AMN
 from clrun.stream import Moment
@@ -167,14 +167,16 @@ def test_fisher_is_the_networks_with_its_memory_in_place(second, estimator):
     stack, run, _ = second()
     strategy, pool = stack.strategy.at_rest(run.stats), stack.pool(1, "train", torch.float64).first(20)
     (batch,) = strategy.data.chunks(pool, 20)
-    assert has_closed_form(strategy)
     args = (strategy, run.theta, run.own, stack.hp)
-    fast, slow = (f(*args, batch, score(estimator)) for f in (closed_form, one_by_one))
+    shapes = output_shapes(*args, batch)
+    fast = closed_form(*args, batch, score(estimator), shapes)
+    slow = one_by_one(*args, batch, score(estimator))
     network = of_network(strategy, run.theta)
     assert network.sum() == 64 * 12 + 12 + 12 * 8 + 8 + 8 * 6 + 6
     assert (fast - slow)[network].abs().max() < 1e-12 * slow.max()
     assert slow[~network].max() > 0
-    plain = closed_form(strategy, torch.where(network, run.theta, 0), run.own, stack.hp, batch, score(estimator))
+    without = strategy, torch.where(network, run.theta, 0), run.own, stack.hp, batch
+    plain = closed_form(*without, score(estimator), shapes)
     assert (fast - plain).abs().max() > 1e-3 * plain.max()  # the memory is in place
     assert fisher(*args, pool, estimator=estimator)[~network].abs().max() == 0
     assert fisher(*args, pool, estimator="batched")[~network].abs().max() == 0
@@ -186,11 +188,11 @@ def test_a_class_that_rewrites_logits_has_no_closed_form_unless_it_says_so(secon
         def logits(self, theta, own, hp, x, t):
             return super().logits(theta / 2, own, hp, x, t)
 
-    stack, _, _ = second()
+    stack, run, batch = second()
     values = {field.name: getattr(stack.strategy, field.name) for field in fields(stack.strategy)}
-    assert has_closed_form(stack.strategy)
-    assert has_closed_form(replace(stack.strategy, units=3))
-    assert not has_closed_form(Twice(**values))
+    at = run.theta, run.own, stack.hp, batch
+    assert output_shapes(stack.strategy, *at) is not None
+    assert output_shapes(Twice(**values), *at) is None
 
 
 def test_complains_of_memory_that_never_moved(stack_of, monkeypatch):

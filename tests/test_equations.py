@@ -1,5 +1,7 @@
 """The mathematics against independent statements of it: loops over samples, labels and anchors, in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import live
@@ -7,7 +9,8 @@ from torch import nn
 
 from clrun import per_sample
 from clrun.fisher import fisher, score
-from clrun.per_sample import closed_form, has_closed_form, one_by_one
+from clrun.models import MLP
+from clrun.per_sample import closed_form, one_by_one, output_shapes
 from clrun.strategies.ewc import EWC
 from clrun.strategy import Gaussian, Quadratic, gradient_of, log_softmax
 
@@ -73,7 +76,6 @@ def drawn_label(log_p, i, batch):
 )
 def test_fisher_is_a_mean_of_squares(learnt, scenario, estimator, labels):
     strategy, theta, own, hp, pool = learnt(f"scenario={scenario}")
-    assert has_closed_form(strategy)
     ours = fisher(strategy, theta, own, hp, pool, estimator=estimator)
     theirs = brute_fisher(strategy, theta, pool, labels)
     assert theirs.max() > 0
@@ -84,13 +86,57 @@ def test_fisher_is_a_mean_of_squares(learnt, scenario, estimator, labels):
 def test_closed_form_equals_sample_by_sample(learnt, estimator):
     strategy, theta, own, hp, pool = learnt("scenario=class", "active=all")
     (batch,) = strategy.data.chunks(pool, len(pool.rows))
-    fast, slow = (f(strategy, theta, own, hp, batch, score(estimator)) for f in (closed_form, one_by_one))
+    shapes = output_shapes(strategy, theta, own, hp, batch)
+    fast = closed_form(strategy, theta, own, hp, batch, score(estimator), shapes)
+    slow = one_by_one(strategy, theta, own, hp, batch, score(estimator))
     assert (fast - slow).abs().max() < 1e-12 * slow.max()
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+def test_closed_form_of_a_residual_net_equals_sample_by_sample(learnt, norm, estimator):
+    """Convolutions of both strides, and norms with the statistics of a network at rest."""
+    strategy, theta, own, hp, pool = learnt("model=resnet18", "model.width=3", f"model.norm={norm}", "iterations=2")
+    (batch,) = strategy.data.chunks(pool.first(12), 12)
+    batch = batch._replace(weight=(torch.arange(12) < 9).double())
+    shapes = output_shapes(strategy, theta, own, hp, batch)
+    fast = closed_form(strategy, theta, own, hp, batch, score(estimator), shapes)
+    slow = one_by_one(strategy, theta, own, hp, batch, score(estimator))
+    for name, size in strategy.net.layout.view(slow).items():
+        assert (strategy.net.layout.view(fast)[name] - size).abs().max() < 1e-12 * slow.max(), name
+    # every leaf is reached
+    assert all(size.max() > 0 for size in strategy.net.layout.view(fast).values())
+
+
+class Tied(MLP):
+    """Reads a layer twice."""
+
+    def forward(self, weights, x, tap, before):
+        h = weights.linear("hidden.0", x.flatten(1)).relu()
+        return weights.linear("head", weights.linear("hidden.1", weights.linear("hidden.1", h).relu()).relu())
+
+
+class Unhooked(MLP):
+    """Reads a layer's weights by itself."""
+
+    def forward(self, weights, x, tap, before):
+        h = (x.flatten(1) @ weights.pieces["hidden.0.weight"].mT).relu()
+        return weights.linear("head", weights.linear("hidden.1", h).relu())
+
+
+@pytest.mark.parametrize("kind", [Tied, Unhooked])
+def test_a_network_that_reads_its_layers_otherwise_goes_sample_by_sample(learnt, kind):
+    strategy, theta, own, hp, pool = learnt("model.widths=[9,9]")
+    other = replace(strategy, net=replace(strategy.net, network=kind([1, 8, 8], strategy.data.outputs, [9, 9])))
+    (batch,) = strategy.data.chunks(pool.first(12), 12)
+    assert output_shapes(strategy, theta, own, hp, batch) is not None
+    assert output_shapes(other, theta, own, hp, batch) is None
+    slow = one_by_one(other, theta, own, hp, batch, score("exact")) / 12
+    assert (fisher(other, theta, own, hp, pool.first(12)) - slow).abs().max() < 1e-12 * slow.max()
 
 
 def test_fisher_of_a_convolutional_net_equals_a_loop(learnt):
     strategy, theta, own, hp, pool = learnt("model=cnn", "model.width=2", "iterations=2")
-    assert not has_closed_form(strategy)
     pool = pool.first(10)
     ours = fisher(strategy, theta, own, hp, pool)
     total = torch.zeros_like(theta)

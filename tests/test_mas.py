@@ -5,7 +5,7 @@ import torch
 from conftest import live
 from torch import nn
 
-from clrun.per_sample import closed_form, has_closed_form, one_by_one
+from clrun.per_sample import closed_form, one_by_one, output_shapes
 from clrun.strategies.mas import MAS, SENSITIVITY
 
 
@@ -72,16 +72,16 @@ def test_mas_is_its_equation(stack_of):
     assert (ours.theta - by_hand).abs().max() < 1e-12
 
 
-def test_a_convolutional_net_goes_sample_by_sample(stack_of):
-    """Both ways of summing agree where both can be gone; a network that is not linear takes the slow one."""
-    stack = stack_of("strategy=mas")
+@pytest.mark.parametrize("network", [(), ("model=cnn", "model.width=2")])
+def test_the_closed_form_is_the_sum_over_samples(stack_of, network):
+    stack = stack_of("strategy=mas", *network)
     run, _ = stack.learn(stack.born(), 0)
     strategy = stack.strategy.at_rest(run.stats)
     (batch,) = strategy.data.chunks(stack.pool(0, "train", torch.float64).first(20), 20)
     batch = batch._replace(weight=(torch.arange(20) < 15).double())
-    fast, slow = (f(strategy, run.theta, run.own, stack.hp, batch, SENSITIVITY) for f in (closed_form, one_by_one))
+    at = strategy, run.theta, run.own, stack.hp, batch
+    fast, slow = closed_form(*at, SENSITIVITY, output_shapes(*at)), one_by_one(*at, SENSITIVITY)
     assert (fast - slow).abs().max() < 1e-12 * slow.max()
-    assert not has_closed_form(stack_of("strategy=mas", "model=cnn", "model.width=2").strategy)
 
 
 def test_samples_limits_the_mean(stack_of):
