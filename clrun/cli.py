@@ -5,7 +5,9 @@ Hydra, torch and pandas are imported only where they are needed: help, mistakes 
 """
 
 import argparse
+import atexit
 import difflib
+import gc
 import os
 import shlex
 import signal
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from clrun.cluster import Cluster
     from clrun.prepare import Prepared
 
+OBJECTS = (
+    100_000  # between two searches for garbage: imports make many objects and no garbage, an eighth of a short run
+)
+
 
 def cli() -> NoReturn:
     """The console script."""
@@ -35,6 +41,8 @@ def cli() -> NoReturn:
 
 def end_with(action: Callable[[bool], Any]) -> NoReturn:
     """Do what a console script does, told whether the user wants tracebacks, and exit with its code."""
+    gc.set_threshold(OBJECTS)
+    atexit.register(gc.freeze)  # nor is there any on the way out
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit 1 on
     try:

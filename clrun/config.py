@@ -143,7 +143,7 @@ def compose(*overrides: str) -> Settings:
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as a dict, interpolations resolved, without Hydra's own part."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]) if "hydra" in cfg else cfg
     try:
         return OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

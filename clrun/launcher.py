@@ -58,14 +58,18 @@ class StackedLauncher(Launcher):
         runs = list({one.id: one for one in prepared}.values())
         todo = unfinished(runs, len(jobs))
         errors = sweep.train_all(todo) if where is None else cluster.train_all(todo, where)
-        trouble = show([one for one in runs if one.id not in errors and one.finished])
-        print(tally(runs, errors))
+        ended = {one.id: summary(one) for one in runs if one.id not in errors and one.finished}
+        trouble = show([one for one in runs if one.id in ended], ended)
+        print(tally(len(runs), ended, len(errors)))
         if errors:
             trouble = [failures([one for one in runs if one.id in errors], errors, len(runs)), *trouble]
         if trouble:
             raise RunsFailed("\n".join(trouble))
-        ended = zip(jobs, prepared, strict=True)
-        return [job_return(overrides, cfg, one) for (overrides, cfg), one in ended if one.finished]
+        return [
+            job_return(overrides, cfg, one, ended[one.id])
+            for (overrides, cfg), one in zip(jobs, prepared, strict=True)
+            if one.id in ended
+        ]
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         cfg = self.context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -165,10 +169,10 @@ def failures(failed: Sequence["Prepared"], errors: Mapping[str, str], runs: int)
     return "\n".join(lines)
 
 
-def job_return(overrides: Sequence[str], cfg: DictConfig, prepared: "Prepared") -> JobReturn:
+def job_return(overrides: Sequence[str], cfg: DictConfig, prepared: "Prepared", summary: "pd.Series") -> JobReturn:
     """What a sweeper wants to know: the average accuracy."""
     done = JobReturn(overrides=list(overrides), cfg=cfg, working_dir=str(prepared.directory), task_name="clrun")
-    done.return_value, done.status = float(summary(prepared)["average_accuracy"]), JobStatus.COMPLETED
+    done.return_value, done.status = float(summary["average_accuracy"]), JobStatus.COMPLETED
     return done
 
 
@@ -188,7 +192,7 @@ def varying(settings: Sequence[Settings]) -> list[str]:
     return [key for key in keys if len({repr(one.values[key]) for one in settings if key in one.values}) > 1]
 
 
-def show(runs: Sequence["Prepared"]) -> list[str]:
+def show(runs: Sequence["Prepared"], ended: Mapping[str, "pd.Series"]) -> list[str]:
     """A table of the runs, what differs between them and what came out; with several seeds the means over them too.
     Returns why results.csv is not written."""
     if not runs:
@@ -200,7 +204,7 @@ def show(runs: Sequence["Prepared"]) -> list[str]:
     trouble = [run.collected(one) for one in {one.settings["outputs"]: one for one in runs}.values()]
     keys = ["strategy", *varying([one.settings for one in runs])]
     told = [{key: shown(one.settings[key]) for key in keys if key in one.settings.values} for one in runs]
-    table = pd.DataFrame([{**summary(one), **values} for one, values in zip(runs, told, strict=True)])
+    table = pd.DataFrame([{**ended[one.id], **values} for one, values in zip(runs, told, strict=True)])
     table = table.assign(**{key: [values.get(key, "") for values in told] for key in keys})
     console = terminal.make_console()
     terminal.runs_table(console, table, keys)
@@ -209,8 +213,8 @@ def show(runs: Sequence["Prepared"]) -> list[str]:
     return [str(error) for error in trouble if error is not None]
 
 
-def tally(runs: Sequence["Prepared"], errors: Mapping[str, str]) -> str:
+def tally(runs: int, ended: Mapping[str, "pd.Series"], failed: int) -> str:
     """Such as "30 runs: 22 done, 5 diverged, 3 crashed or killed."."""
-    ended = Counter(summary(one)["status"] for one in runs if one.id not in errors and one.finished)
-    ended["crashed or killed"] = len(errors)
-    return f"{len(runs)} runs: {', '.join(f'{n} {what}' for what, n in ended.items() if n)}."
+    counts = Counter(row["status"] for row in ended.values())
+    counts["crashed or killed"] = failed
+    return f"{runs} runs: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."

@@ -34,7 +34,9 @@ def draw(directory: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG without the software's name and date, so that equal pictures are equal files."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+        figure.savefig(
+            temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs={"compress_level": 1}
+        )
 
 
 def canvas(width: float, height: float, right: float | None = None) -> tuple[Figure, Axes]:

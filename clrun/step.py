@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.models import Statistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy, Tree, gradient_by_leaf
-from clrun.stream import Batch, Deal, Draw, Moment
+from clrun.stream import Batch, Deal, Draw, Moment, dealt_out
 
 NORM, QUADRATIC = LOOKED_AT = ("gradient_norm", "quadratic")  # signals that cost a pass over theta
 FIRST, LOOK = 4, 16  # they are found at the first steps of a pass, then at every sixteenth
@@ -131,14 +131,6 @@ class Steps:
         return self.run
 
 
-def dealt_out(draws: Draw, moments: Moment) -> Iterator[tuple[Draw, Moment]]:
-    """What each of K steps gets."""
-    each = zip(*(v.unbind(-2) for v in draws), strict=True)
-    chances = zip(moments.progress.unbind(-1), moments.noise.unbind(-3), strict=True)
-    for draw, chance in zip(each, chances, strict=True):
-        yield Draw(*draw), Moment(moments.stage, moments.horizon, *chance)
-
-
 def told(steps: Iterable[Any], tell: Callable[[int], None]) -> Iterator[Any]:
     """The steps, one by one; every now and then, and at the end, how many there were is told."""
     i = 0
@@ -182,11 +174,12 @@ class InPlace:
             self.pulls = list(zip(self.cut(self.quadratic.precision), self.cut(self.away), strict=True))
 
     def along(self, draws, moments, start, short, tell):
-        dealt = self.strategy.data.steps(self.deal, draws, moments)
-        if short is not None:
-            full = draws.rows.shape[-1]
-            dealt = (b if n == full else b.first(n) for b, n in zip(dealt, short, strict=True))
-        log = [self.one(batch, looked_at(step)) for step, batch in enumerate(told(dealt, tell), start + 1)]
+        size, full = draws.rows.shape
+        dealt, log = self.strategy.data.steps(self.deal, draws, moments), []
+        for step, n in enumerate(short or [full] * size, 1):
+            log.append(self.one(next(dealt) if n == full else next(dealt).first(n), looked_at(start + step)))
+            if step % TOLD == 0 or step == size:
+                tell((step - 1) % TOLD + 1)
         return {name: torch.stack([entry[name] for entry in log]) for name in log[0]}
 
     def snapshot(self):

@@ -19,12 +19,12 @@ BARRED = -1e9  # the logit of an output that may not answer
 
 def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
     """Over the active outputs. logits, active (B, C) -> (B, C)."""
-    return logits.masked_fill(~active, BARRED).log_softmax(-1)
+    return torch.where(active, logits, BARRED).log_softmax(-1)
 
 
 def losses(logits: Tensor, y: Tensor, active: Tensor) -> Tensor:
     """logits (B, C), labels (B,), active (B, C) -> (B,): cross entropies, softmax over a sample's active outputs."""
-    return F.cross_entropy(logits.masked_fill(~active, BARRED), y, reduction="none")
+    return F.cross_entropy(torch.where(active, logits, BARRED), y, reduction="none")
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:

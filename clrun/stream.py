@@ -137,20 +137,23 @@ class Data:
         """The samples of a step (B,) as one batch; of K steps (K, B) as one tree of batches."""
         noise = when.noise.movedim(-2, 0).flatten(1) if self.augment and augment else None
         x = self.pictures(deal, draw.image.flatten(), draw.t.flatten(), noise).unflatten(0, draw.rows.shape)
-        active = deal.active[when.horizon.expand_as(draw.t), draw.t]
+        case = when.horizon * len(deal.active) + draw.t
+        active = deal.active.flatten(0, 1).index_select(0, case.flatten()).unflatten(0, case.shape)
         moment = when.stage, when.horizon, when.progress, when.noise
         return Batch(x, draw.y, draw.t, active, draw.weight, draw.share, draw.rows, *moment, deal)
 
     def steps(self, deal: Deal, draws: Draw, moments: Moment) -> Iterator[Batch]:
-        """The batches of K steps, leaves (K, ...): small ones are gathered several at a time, which gives the same."""
-        several = max(1, AT_ONCE // (draws.rows.shape[-1] * self.images[0].numel()))
+        """The batches of K steps, leaves (K, ...): small ones are gathered several at a time, which gives the same.
+
+        What has been dealt is let go of before more is gathered, which then takes its place in the cache.
+        """
+        several = AT_ONCE // (draws.rows.shape[-1] * self.images[0].numel())
+        if several < 2:
+            yield from (self.gathered(deal, *dealt) for dealt in dealt_out(draws, moments))
+            return
         parts = zip(*(v.split(several) for v in (*draws, moments.progress, moments.noise)), strict=True)
         for *draw, progress, noise in parts:
-            together = self.gathered(deal, Draw(*draw), moments._replace(progress=progress, noise=noise))
-            shared = together.stage, together.horizon
-            each = (v.unbind(0) for v in (*together[:7], together.progress, together.noise))
-            for *samples, when, chance in zip(*each, strict=True):
-                yield Batch(*samples, *shared, when, chance, deal)
+            yield from one_by_one(self.gathered(deal, Draw(*draw), moments._replace(progress=progress, noise=noise)))
 
     def batch(self, deal: Deal, rows: Tensor, weight: Tensor, when: Moment, augment: bool = True) -> Batch:
         """The samples at `rows` (B,) as one batch."""
@@ -168,6 +171,21 @@ class Data:
             part = slice(i, i + size)
             when = Moment(pool.stage, pool.horizon, torch.zeros_like(pool.weight[0]), pool.noise[:, part])
             yield self.batch(pool.deal, pool.rows[part], pool.weight[part], when, augment=False)
+
+
+def dealt_out(draws: Draw, moments: Moment) -> Iterator[tuple[Draw, Moment]]:
+    """What each of K steps gets; leaves with an axis K behind R."""
+    each = zip(*(v.unbind(-2) for v in draws), strict=True)
+    chances = zip(moments.progress.unbind(-1), moments.noise.unbind(-3), strict=True)
+    for draw, chance in zip(each, chances, strict=True):
+        yield Draw(*draw), Moment(moments.stage, moments.horizon, *chance)
+
+
+def one_by_one(together: Batch) -> Iterator[Batch]:
+    """The batches of a tree of batches (K, ...)."""
+    each = [v.unbind(0) for v in (*together[:7], together.progress, together.noise)]
+    for *samples, progress, noise in zip(*each, strict=True):
+        yield Batch(*samples, together.stage, together.horizon, progress, noise, together.deal)
 
 
 def crop_flip(x: Tensor, noise: Tensor) -> Tensor:

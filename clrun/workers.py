@@ -4,6 +4,7 @@ A batch is a list of runs that are trained as one stack; on a CPU mostly one run
 has in its hands and nothing else: there is no queue that it could break, only a pipe between it and us.
 """
 
+import gc
 import os
 import signal
 from collections import deque
@@ -101,6 +102,7 @@ def train(runs: Sequence["Prepared"], progress: terminal.Progress) -> list[Ended
 
 def serve(pipe: Connection) -> None:
     """What a worker does: batch after batch, until it is ended or nobody is left to listen."""
+    gc.freeze()  # what was imported is no garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; ours ends its workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does a terminal's end
     with terminable(), suppress(EOFError, BrokenPipeError):  # the process that started us is gone

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's t; scipy.stats takes a second to import
 
 LEVEL = 0.95
 MOST = 1000  # values that are worth to be asked for
@@ -35,7 +35,7 @@ def statistic(values: pd.Series) -> Statistic:
 
 def half_width(n: np.ndarray | int, sd: float) -> np.ndarray | float:
     """Of the interval of the mean of n values."""
-    return student.ppf((1 + LEVEL) / 2, n - 1) * sd / np.sqrt(n)
+    return stdtrit(n - 1, (1 + LEVEL) / 2) * sd / np.sqrt(n)
 
 
 def enough(found: Statistic) -> int | None:
