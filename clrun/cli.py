@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clrun.cluster import Cluster
     from clrun.prepare import Prepared
 
-OBJECTS = (
+OBJECTS = 100_000  # between two searches for garbage: imports make many objects and no garbage
     100_000  # between two searches for garbage: imports make many objects and no garbage, an eighth of a short run
 )
 
