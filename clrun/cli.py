@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from clrun.prepare import Prepared
 
 OBJECTS = 100_000  # between two searches for garbage: imports make many objects and no garbage
-    100_000  # between two searches for garbage: imports make many objects and no garbage, an eighth of a short run
-)
 
 
 def cli() -> NoReturn:
