@@ -233,7 +233,8 @@ class Stack:
         walk = self.walker(run, decks)
         while half.start < total and not lost(half):
             size = min(self.block_size(half.start), total - half.start)
-            run, signals = self.block(walk, decks, half.start, size, stage, report)
+            signals = self.block(walk, decks, half.start, size, stage, report)
+            run = walk.snapshot() if half.start + size < total else walk.run
             half = extended(half, signals, size)
             self.step += size
             self.glance(run, stage, report)
@@ -270,8 +271,8 @@ class Stack:
 
     def block(
         self, walk: Walk, decks: Sequence[Deck], start: int, size: int, stage: int, report: Report
-    ) -> tuple[Run, dict[str, Tensor]]:
-        """Some steps, without a word to the host -> the run, signals {name: (R, size)} and "present"."""
+    ) -> dict[str, Tensor]:
+        """Some steps, without a word to the host -> signals {name: (R, size)} and "present"."""
         began = perf_counter()
         taken = [deck.take(start, size) for deck in decks]
         sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()
@@ -284,7 +285,7 @@ class Stack:
         signals = {name: self.each(v) for name, v in signals.items()}
         self.charge(report, "train", began)
         self.pace = (perf_counter() - began) / size
-        return walk.snapshot(), signals | {"present": sizes > 0}
+        return signals | {"present": sizes > 0}
 
     def charge(self, report: Report, what: str, began: float) -> None:
         if self.device.type == "cuda":

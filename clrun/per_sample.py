@@ -137,7 +137,7 @@ def closed_form(
     pieces = {name: theta.new_zeros(()) for name in strategy.net.layout.shapes}  # of what no layer has: no gradient
     for cotangent in score.cotangents(value, batch):
         d = pull(cotangent)
-        sizes = {name: sizes[name] + score.measure(d[name]) for name in linear}
+        sizes = {name: plus(sizes[name], score.measure, d[name]) for name in linear}
         for name in layers.keys() - sizes.keys():
             for leaf, g in gradients(name, layers[name], met[name], d[name]).items():
                 pieces[leaf] = pieces[leaf] + score.measure(g).sum(0)
@@ -146,6 +146,11 @@ def closed_form(
     return strategy.net.layout.flat(
         {name: v.reshape(strategy.net.layout.shapes[name]) if v.dim() else v for name, v in pieces.items()}
     )
+
+
+def plus(total: Tensor, measure: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+    """total + measure(v), without a tensor in between for squares."""
+    return torch.addcmul(total, v, v) if measure is torch.square else total + measure(v)
 
 
 def gradients(name: str, layer: nn.Module, met: Tensor, d: Tensor) -> dict[str, Tensor]:

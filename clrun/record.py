@@ -96,7 +96,7 @@ def enter(report: Report, outcomes: Sequence[results.Outcome], spent: Spent) -> 
         elif outcome.over_training is not None:
             began = report.step - max(health["steps"] for health in report.health)
             note_over_training(outcome, report, r, before=began + report.trouble[r].step)
-        results.write_progress(outcome)
+        results.show_progress(outcome)
 
 
 def name_trouble(outcome: results.Outcome, trouble: Trouble | None, task: int) -> None:

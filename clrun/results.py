@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import subprocess
 import uuid
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,7 @@ TAIL = (
 )
 HASHES = ("run", "group", "stream", "commit")  # text, though "0012345678" and "12e4567890" look like numbers
 BETWEEN_WARNINGS = " | "
+SECONDS_BETWEEN_LOOKS = 2.0  # at the tables of a run that is under way
 
 
 @dataclass
@@ -79,6 +82,7 @@ class Outcome:
     forgetting_defined: bool = True  # False for joint training: no order in which to forget
     task_classes: Sequence[Sequence[str]] | None = None  # the classes of each task, where tasks differ by their classes
     device: str = "cpu"  # as torch names it: "cpu", "cuda", "cuda:0"
+    shown_at: float = -math.inf  # monotonic seconds, when its files were last written
 
     @property
     def accuracy(self) -> np.ndarray:
@@ -148,6 +152,13 @@ def clear_halves(directory: Path) -> None:
 def finished(directory: Path) -> bool:
     """Whether the run has ended: summary.csv is written last."""
     return (directory / "summary.csv").is_file()
+
+
+def show_progress(outcome: Outcome) -> None:
+    """`write_progress`, unless that was a moment ago: nobody can read faster, and tasks can be shorter than writing."""
+    if monotonic() - outcome.shown_at >= SECONDS_BETWEEN_LOOKS:
+        write_progress(outcome)
+        outcome.shown_at = monotonic()
 
 
 def write_progress(outcome: Outcome) -> None:

@@ -98,7 +98,9 @@ def mean_of_looks(values: Tensor) -> float:
 
 
 class Walk(Protocol):
-    """A run, or a stack of them, that is walked along a pass."""
+    """A run, or a stack of them, that is walked along a pass. run: where it is, written over by the next steps."""
+
+    run: Run
 
     def along(
         self, draws: Draw, moments: Moment, start: int, short: Sequence[int] | None, tell: Callable[[int], None]

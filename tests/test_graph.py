@@ -80,7 +80,7 @@ def test_a_larger_block_finds_a_larger_place(stack_of):
     ]
     other = stack_of("strategy=er", "iterations=30")
     _, half = other.train(other.born(), 0, "train", other.blank(0))
-    played = torch.cat([block["loss"] for _, block in signals], 1)
+    played = torch.cat([block["loss"] for block in signals], 1)
     torch.testing.assert_close(played, half.signals[0]["loss"], rtol=0, atol=1e-9)
 
 
