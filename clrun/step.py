@@ -165,15 +165,19 @@ class InPlace:
         leaves = dict(zip(layout.shapes, self.leaves, strict=True)) if self.by_leaf else {}
         self.strategy = strategy.reading(self.theta, leaves) if self.by_leaf else strategy
         self.move = optimizer.in_place(theta, self.run.opt, self.cut)
-        self.away, self.unseen = torch.empty_like(theta), theta.new_tensor(torch.nan)
+        self.away, self.precision = torch.empty_like(theta), None
+        self.nothing, self.unseen = theta.new_zeros(()), theta.new_tensor(torch.nan)
         self.hold()
 
     def hold(self) -> None:
-        """Look at the state's quadratic."""
+        """Look at the state's quadratic; one whose precision is zero, as in the first task, pulls at nothing."""
         self.quadratic = self.strategy.quadratic(self.run.own, self.hp)
-        if self.quadratic is not None:
-            self.strength = float(self.quadratic.strength)
-            self.pulls = list(zip(self.cut(self.quadratic.precision), self.cut(self.away), strict=True))
+        if self.quadratic is None:
+            return
+        if self.quadratic.precision is not self.precision:
+            self.precision = self.quadratic.precision
+            self.strength = float(self.quadratic.strength) if self.precision.any() else 0.0
+            self.pulls = list(zip(self.cut(self.precision), self.cut(self.away), strict=True))
 
     def along(self, draws, moments, start, short, tell):
         size, full = draws.rows.shape
@@ -192,7 +196,7 @@ class InPlace:
         strategy, theta, own = self.strategy, self.run.theta, self.run.own
         g, loss, aux = self.gradient(batch)
         if self.quadratic is not None:
-            g, aux = self.pulled(g), aux | {QUADRATIC: self.quadratic.value(self.away) if look else self.unseen}
+            g, aux = self.pulled(g, look, aux)
         stats = strategy.net.refreshed(theta, self.run.stats, batch.x)
         before = theta.clone() if self.restricts or self.watches else theta
         self.move(g, self.lr)
@@ -213,13 +217,15 @@ class InPlace:
         g, loss, aux = self.strategy.gradient(self.theta, *rest)
         return [g], loss, aux
 
-    def pulled(self, g: list[Tensor]) -> list[Tensor]:
-        """g with the quadratic's gradient; in place where no hook of the strategy has seen g."""
+    def pulled(self, g: list[Tensor], look: bool, aux: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """g with the quadratic's gradient, in place where no hook of the strategy has seen g; aux with its value."""
+        if self.strength == 0:
+            return g, aux | {QUADRATIC: self.nothing}
         torch.sub(self.run.theta, self.quadratic.mean, out=self.away)
         for i, (precision, away) in enumerate(self.pulls):
             onto = g[i] if self.by_leaf else g[i].clone()
             g[i] = onto.addcmul_(precision, away, value=self.strength)
-        return g
+        return g, aux | {QUADRATIC: self.quadratic.value(self.away) if look else self.unseen}
 
 
 def copied(run: Run) -> Run:
