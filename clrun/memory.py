@@ -56,7 +56,7 @@ class Memory(NamedTuple):
 def moved_in(old: Tensor, new: Tensor, tenants: Tensor) -> Tensor:
     """old (M, ...), new (B, ...) -> (M, ...): the new ones in the slots they have taken."""
     stay = (tenants < 0).view(-1, *[1] * (old.dim() - 1))
-    return torch.where(stay, old, new[tenants.clamp(min=0)])
+    return torch.where(stay, old, new.index_select(0, tenants.clamp(min=0)))
 
 
 def ranks(kind: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Replay(Strategy):
     def recall(self, memory: Memory, batch: Batch, noise: Tensor) -> tuple[Batch, Tensor]:
         """A batch as large as this one from the memory, and its slots (B,); this one again while there is none."""
         slots = memory.draw(noise)
-        rows = torch.where(memory.offered > 0, memory.rows[slots], batch.rows)
+        rows = torch.where(memory.offered > 0, memory.rows.index_select(0, slots), batch.rows)
         return self.data.recall(rows, batch), slots
 
     def offer(self, memory: Memory, seen: Batch | Pool) -> Memory:

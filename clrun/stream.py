@@ -128,10 +128,15 @@ class Data:
 
     def drawn(self, deal: Deal, rows: Tensor, weight: Tensor) -> Draw:
         """rows, weight (..., B): all that can be known of a step's samples, or of many steps', before it is taken."""
+        return self.named(deal, rows, weight, weight / weight.sum(-1, keepdim=True).clamp(min=1))
+
+    def named(self, deal: Deal, rows: Tensor, weight: Tensor, share: Tensor) -> Draw:
+        """Which picture, task and output number each row (..., B) stands for."""
         t = rows // len(self.images)
         image = rows - t * len(self.images)
-        share = weight / weight.sum(-1, keepdim=True).clamp(min=1)
-        return Draw(rows, weight, share, image, t, deal.label[t, self.labels[image]])
+        place = t * deal.label.shape[-1] + self.labels.index_select(0, image.flatten()).view(image.shape)
+        y = deal.label.flatten().index_select(0, place.flatten()).view(place.shape)
+        return Draw(rows, weight, share, image, t, y)
 
     def gathered(self, deal: Deal, draw: Draw, when: Moment, augment: bool = True) -> Batch:
         """The samples of a step (B,) as one batch; of K steps (K, B) as one tree of batches."""
@@ -161,9 +166,8 @@ class Data:
 
     def recall(self, rows: Tensor, batch: Batch) -> Batch:
         """Other rows (B,) at the same moment: what a memory brings back, augmented as the stream is."""
-        return self.batch(
-            batch.deal, rows, batch.weight, Moment(batch.stage, batch.horizon, batch.progress, batch.noise)
-        )
+        draw = self.named(batch.deal, rows, batch.weight, batch.share)
+        return self.gathered(batch.deal, draw, Moment(batch.stage, batch.horizon, batch.progress, batch.noise))
 
     def chunks(self, pool: "Pool", size: int) -> Iterator[Batch]:
         """The pool in order, `size` samples at a time, unaugmented."""
