@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -14,13 +15,16 @@ def terminable() -> Iterator[None]:
     break off the saving that the first began. (A second Ctrl-C does.) SIGHUP stays ignored where it is, as under nohup.
     """
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL else [])]
+    before: dict[signal.Signals, Any] = {}
 
     def end(number: int, _: object) -> None:
         for other in numbers:
             signal.signal(other, signal.SIG_IGN)
+        before.clear()  # it stays so: another signal would otherwise change the code of a process that is ending
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in numbers}
+    for number in numbers:
+        before[number] = signal.signal(number, end)
     try:
         yield
     finally:

@@ -44,9 +44,10 @@ class Interval:
 
     def typed(self, value: float) -> str:
         """A value of the distribution, as it is typed."""
-        if self.whole or value in (self.low, self.high):
-            return shown(value)
-        return shown(min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high))
+        if not (self.whole or value in (self.low, self.high)):
+            value = min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        text = shown(value)
+        return text if self.low <= float(text) <= self.high else repr(value)  # an end of more digits than are shown
 
     def drawn(self) -> Iterable[float]:
         """Every value of the distribution, of whole numbers."""

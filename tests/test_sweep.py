@@ -298,9 +298,7 @@ def test_a_signal_to_every_process_and_again_saves_every_run(number, code):
             os.killpg(process.pid, number)
             time.sleep(0.01)
         _, told = process.communicate(timeout=240)
-    assert (
-        process.returncode in (code, -number) and "Traceback" not in told
-    )  # -number: the last one came at the very end
+    assert process.returncode == code and "Traceback" not in told
     assert told.count("saved after task 0 and ") == 2
     assert len(list(Path("outputs").rglob("checkpoint.safetensors"))) == 2
     assert not list(Path("outputs").rglob("*.tmp")) and not list(Path("outputs").rglob("lock.json"))
