@@ -5,9 +5,7 @@ Hydra, torch and pandas are imported only where they are needed: help, mistakes 
 """
 
 import argparse
-import atexit
 import difflib
-import gc
 import os
 import shlex
 import signal
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from clrun.ending import terminable
 from clrun.errors import RunsFailed, UsageError
+from clrun.garbage import look_seldom
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from clrun.cluster import Cluster
     from clrun.prepare import Prepared
 
-OBJECTS = 100_000  # between two searches for garbage: imports make many objects and no garbage
-
 
 def cli() -> NoReturn:
     """The console script."""
@@ -39,8 +36,7 @@ def cli() -> NoReturn:
 
 def end_with(action: Callable[[bool], Any]) -> NoReturn:
     """Do what a console script does, told whether the user wants tracebacks, and exit with its code."""
-    gc.set_threshold(OBJECTS)
-    atexit.register(gc.freeze)  # nor is there any on the way out
+    look_seldom()
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit 1 on
     try:

@@ -4,7 +4,6 @@ A batch is a list of runs that are trained as one stack; on a CPU mostly one run
 has in its hands and nothing else: there is no queue that it could break, only a pipe between it and us.
 """
 
-import gc
 import os
 import signal
 from collections import deque
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from clrun import terminal
 from clrun.config import Settings
 from clrun.ending import terminable
+from clrun.garbage import look_seldom
 
 if TYPE_CHECKING:
     from clrun.prepare import Prepared
@@ -102,7 +102,7 @@ def train(runs: Sequence["Prepared"], progress: terminal.Progress) -> list[Ended
 
 def serve(pipe: Connection) -> None:
     """What a worker does: batch after batch, until it is ended or nobody is left to listen."""
-    gc.freeze()  # what was imported is no garbage
+    look_seldom()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; ours ends its workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does a terminal's end
     with terminable(), suppress(EOFError, BrokenPipeError):  # the process that started us is gone
@@ -130,7 +130,7 @@ def context() -> BaseContext:
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     found = get_context("forkserver")
-    found.set_forkserver_preload(["clrun.run", "clrun.plots"])
+    found.set_forkserver_preload(["clrun.preload"])
     return found
 
 
