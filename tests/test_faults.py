@@ -192,7 +192,16 @@ def test_ctrl_c_saves_what_the_last_block_reached(prepared_of, capsys, lives):
     assert tables(prepared.directory) == whole
 
 
-def test_a_second_sigterm_is_ignored_and_a_second_ctrl_c_is_not():
+@pytest.fixture
+def signals():
+    """Restored afterwards: a process that was told to end stays deaf to a second signal until it has ended."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_second_sigterm_is_ignored_and_a_second_ctrl_c_is_not(signals):
     saved = []
     with pytest.raises(SystemExit) as caught, terminable():
         try:
@@ -207,7 +216,14 @@ def test_a_second_sigterm_is_ignored_and_a_second_ctrl_c_is_not():
             os.kill(os.getpid(), signal.SIGTERM)
         except SystemExit:
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+
+
+def test_what_ends_by_itself_leaves_the_signals_as_they_were():
+    before = signal.getsignal(signal.SIGTERM)
+    with terminable():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_hangup_that_is_ignored_stays_so():
