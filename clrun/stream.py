@@ -158,7 +158,7 @@ class Data:
             return
         parts = zip(*(v.split(several) for v in (*draws, moments.progress, moments.noise)), strict=True)
         for *draw, progress, noise in parts:
-            yield from one_by_one(self.gathered(deal, Draw(*draw), moments._replace(progress=progress, noise=noise)))
+            yield from taken_apart(self.gathered(deal, Draw(*draw), moments._replace(progress=progress, noise=noise)))
 
     def batch(self, deal: Deal, rows: Tensor, weight: Tensor, when: Moment, augment: bool = True) -> Batch:
         """The samples at `rows` (B,) as one batch."""
@@ -185,7 +185,7 @@ def dealt_out(draws: Draw, moments: Moment) -> Iterator[tuple[Draw, Moment]]:
         yield Draw(*draw), Moment(moments.stage, moments.horizon, *chance)
 
 
-def one_by_one(together: Batch) -> Iterator[Batch]:
+def taken_apart(together: Batch) -> Iterator[Batch]:
     """The batches of a tree of batches (K, ...)."""
     each = [v.unbind(0) for v in (*together[:7], together.progress, together.noise)]
     for *samples, progress, noise in zip(*each, strict=True):
