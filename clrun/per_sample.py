@@ -37,7 +37,7 @@ def summed(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, sc
     strategy added to theta."""
     theta, total = theta.detach(), torch.zeros_like(theta)
     shapes = output_shapes(strategy, theta, own, hp, next(strategy.data.chunks(pool, 1)))
-    for batch in strategy.data.chunks(pool, samples_a_pass(strategy, shapes, len(theta)) * (8 if theta.is_cuda else 1)):
+    for batch in strategy.data.chunks(pool, samples_a_pass(strategy, theta, shapes)):
         if shapes is None:
             total = total + one_by_one(strategy, theta, own, hp, batch, score)
         else:
@@ -45,12 +45,14 @@ def summed(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, sc
     return torch.where(of_network(strategy, theta), total, 0)
 
 
-def samples_a_pass(strategy: Strategy, shapes: "Shapes | None", P: int) -> int:
+def samples_a_pass(strategy: Strategy, theta: Tensor, shapes: "Shapes | None") -> int:
     """As many as fit into the memory that is meant for it; in closed form only convolutions need much."""
     if shapes is None:
-        return max(1, min(PLACES, FLOATS // P))
+        return max(1, min(PLACES, FLOATS // len(theta)))
     kernels = [m.weight.numel() for m in strategy.net.network.layers.values() if isinstance(m, nn.Conv2d)]
-    return max(1, min(PLACES, FLOATS // max(kernels))) if kernels else CHUNK
+    if kernels:
+        return max(1, min(PLACES, FLOATS // max(kernels)))
+    return CHUNK * (8 if theta.is_cuda else 1)
 
 
 def of_network(strategy: Strategy, theta: Tensor) -> Tensor:
