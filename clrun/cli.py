@@ -252,7 +252,9 @@ def malformed(text: str, reason: str) -> str:
         from clrun import catalog
 
         group = next((group for group, options in catalog.read().options.items() if text in options), None)
-        return f"{text}: a setting is key=value; type {f'{group}={text}' if group else f'{text}=...'}."
+        return (
+            f"{text}: a setting is key=value, without spaces; type {f'{group}={text}' if group else f'{text}=VALUE'}."
+        )
     quoted = value.strip("'\"").replace('"', '\\"')
     return (
         f"{text}: {reason.splitlines()[0]}. A text with = or other signs is quoted twice, so that the shell leaves "

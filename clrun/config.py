@@ -236,7 +236,8 @@ def ordered(values: Mapping[str, Any], known: Catalog, names: tuple[str, ...]) -
 
 def refusal(key: str, value: Any, said: Statement) -> str:
     """What is wrong with a value, and what to type instead."""
-    return "; ".join(filter(None, [f"{key}={shown(value)}: must be {said.expects()}", advice(key, value, said)]))
+    typed = repr(value) if said.type == "int" and isinstance(value, float) else shown(value)  # 1e9 is no whole number
+    return "; ".join(filter(None, [f"{key}={typed}: must be {said.expects()}", advice(key, value, said)]))
 
 
 def advice(key: str, value: Any, said: Statement) -> str:
@@ -270,12 +271,24 @@ def foreign(key: str, known: Catalog, names: tuple[str, ...]) -> str:
     return f"{group}={name} takes no {key} ({others} {'does' if len(takers) == 1 else 'do'})."
 
 
+SYNONYMS = {  # what other programs call our keys
+    "learning_rate": ["lr"], "hidden": ["model.widths"], "hidden_sizes": ["model.widths"], "layers": ["model.widths"],
+    "num_epochs": ["epochs"], "n_epochs": ["epochs"], "n_tasks": ["tasks"], "num_tasks": ["tasks"],
+    "method": ["strategy"], "algorithm": ["strategy"], "buffer_size": ["memory_size"], "ewc_lambda": ["lambda"],
+}  # fmt: skip
+
+
 def no_such_key(key: str, known: Catalog) -> str:
     """What to say about a key that nothing takes."""
     keys = known.typeable()
     last = key.rpartition(".")[2]
     same = [other for other in keys if other.rpartition(".")[2] == last]
-    near = same or difflib.get_close_matches(key, keys, 1) or difflib.get_close_matches(last, keys, 1)
+    near = (
+        same
+        or SYNONYMS.get(last)
+        or difflib.get_close_matches(key, keys, 1)
+        or difflib.get_close_matches(last, keys, 1)
+    )
     return f"{key}: no such key{f'; did you mean {near[0]}?' if near else ''} (clrun --help lists the keys)"
 
 

@@ -44,6 +44,7 @@ class StackedLauncher(Launcher):
         UsageError: one of the jobs cannot be; then none has run. RunsFailed: some crashed, all others are done.
         """
         setup_globals()
+        refuse_empty(self.config.hydra.overrides.task, job_overrides)
         jobs = [
             (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
         ]
@@ -99,6 +100,15 @@ def composed_from(hydra: DictConfig | None = None) -> tuple[Catalog, list[str]]:
     folders = [catalog.CONF, *(folder for folder in folders if folder != catalog.CONF)]
     parser = OverridesParser.create()
     return catalog.read(tuple(folders)), [parser.parse_override(text).key_or_group for text in hydra.overrides.task]
+
+
+def refuse_empty(texts: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
+    """A list without values, as seed=range(0), leaves no job."""
+    if not jobs:
+        parser = OverridesParser.create()
+        swept = [text for text in texts if parser.parse_override(text).is_sweep_override()]
+        empty = [text for text in swept if not list(parser.parse_override(text).sweep_iterator())] or swept
+        raise UsageError(f"{' '.join(empty)} has no values, so there is nothing to run; range(5) counts from 0 to 4.")
 
 
 def settings_of(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> list[Settings]:
