@@ -15,6 +15,7 @@ from rich.text import Text
 from clrun.terminal import say
 
 REDRAWS = 4  # a second
+WIDTHS = {"task": 8, "step": 13, "samples/s": 9, "left": 7}  # characters; a name gives way to them
 
 
 @dataclass
@@ -101,9 +102,10 @@ class View:
         left = (perf_counter() - self.began) / self.done * (self.runs - self.done) if self.done else None
         footer = [f"{self.done} of {self.runs} runs done", "", "", "", clock(left)]
         table = Table(box=SIMPLE_HEAD, show_footer=True, pad_edge=False)
-        for name, foot in zip(["worker", "task", "step", "samples/s", "left"], footer, strict=True):
-            wide = name == "worker"
-            table.add_column(name, foot, justify="left" if wide else "right", no_wrap=True, ratio=1 if wide else None)
+        room = self.console.width - sum(WIDTHS.values()) - 2 * (1 + len(WIDTHS))
+        table.add_column("worker", footer[0], no_wrap=True, width=max(20, room))
+        for (name, width), foot in zip(WIDTHS.items(), footer[1:], strict=True):
+            table.add_column(name, foot, justify="right", no_wrap=True, width=width)
         for worker, line in sorted(self.lines.items()):
             first, *rest = line.cells()
             table.add_row(Text(f"{worker} {first}", overflow="ellipsis"), *rest)

@@ -100,10 +100,10 @@ def leave_reason(one: "Prepared", reason: str) -> None:
 
 
 def label(batch: Sequence["Prepared"]) -> str:
-    """What a worker is at."""
-    if len(batch) > 1:
-        return f"{len(batch)} runs of {batch[0].settings['strategy']}"
-    return f"{batch[0].settings['strategy']} {batch[0].directory.name}"
+    """What a worker is at: 'ewc lambda=100 seed=0'."""
+    from clrun import run
+
+    return run.name_of(batch)
 
 
 def samples_a_step(batch: Sequence["Prepared"]) -> int:

@@ -495,6 +495,21 @@ def test_on_a_terminal_finished_runs_stand_above_a_line_for_each_worker():
     assert "0/77" in text
 
 
+def test_a_long_name_gives_way_to_the_figures(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(live, "perf_counter", lambda: now[0])
+    console = Console(force_terminal=True, width=80, file=io.StringIO(), color_system=None)
+    with live.View(console, runs=3) as view:
+        view.begin("1", live.Line("ewc lambda=400 gamma=1 fisher=empirical fisher_samples=1000 seed=123456", 5, 32))
+        view.hear("1", ("task", 4, 77000))
+        now[0] = 100.0
+        view.hear("1", ("advance", 60000))
+        view.live.refresh()
+    shown = [line.split() for line in console.file.getvalue().splitlines() if "60000/77000" in line][-1]
+    assert shown[:2] == ["1", "ewc"] and "…" in " ".join(shown)
+    assert shown[-4:] == ["4/5", "60000/77000", "19,200", "0:32"]
+
+
 def test_in_a_pipe_there_are_plain_lines_alone():
     console = Console(width=60, file=io.StringIO())
     with live.View(console, runs=1) as view:
