@@ -243,6 +243,16 @@ def test_half_a_table_is_not_renamed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_progress_is_shown_at_once_and_then_no_more_often_than_it_can_be_read(tmp_path, monkeypatch):
+    now, one, path = [0.0], outcome(tmp_path), tmp_path / "forgetting.csv"
+    monkeypatch.setattr(results, "monotonic", lambda: now[0])
+    for at, written in ((0.0, True), (1.9, False), (2.0, True), (3.9, False), (9.0, True)):
+        now[0] = at
+        results.show_progress(one)
+        assert path.exists() == written, at
+        path.unlink(missing_ok=True)
+
+
 def test_config(tmp_path):
     nested = {"dataset": {"name": "digits", "normalize": True}, "lr": 1e-05, "lambda": 0, "name": "größe", "x": None}
     results.write_config(tmp_path, nested | {"widths": (1, 2), "outputs": Path("a b=c")})

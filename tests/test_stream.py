@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from clrun import stream
 from clrun.datasets import load
 from clrun.errors import UsageError
 from clrun.stream import Moment, crop_flip, draw_hand, generator, hold_out, normalisation, place, turn
@@ -208,6 +209,26 @@ def test_augmentation_only_where_asked(data_of, digits):
     moving = on.batch(hand.deal, rows, ones, when)
     assert not torch.equal(moving.x, still)
     assert not torch.equal(on.recall(rows, moving).x, still)
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * 20 * 64, 2**17])  # a step at a time, three and then two, all five
+@pytest.mark.parametrize(
+    "overrides", [(), ("split=permuted", "tasks=3"), ("split=rotated", "tasks=3"), ("augment=crop_flip",)]
+)
+def test_steps_gathered_together_are_those_gathered_alone(data_of, monkeypatch, overrides, at_once):
+    monkeypatch.setattr(stream, "AT_ONCE", at_once)
+    data, hand = data_of("scenario=class" if overrides[:1] == ("augment=crop_flip",) else "scenario=domain", *overrides)
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randint(3 * len(data.images), (5, 20), generator=draw)
+    draws = data.drawn(hand.deal, rows, torch.ones(5, 20, dtype=torch.float64))
+    when = Moment(*[torch.tensor(1)] * 2, torch.rand(5, generator=draw), torch.rand(5, 6, 20, generator=draw))
+    batches = list(data.steps(hand.deal, draws, when))
+    assert len(batches) == 5
+    for k, batch in enumerate(batches):
+        then = when._replace(progress=when.progress[k], noise=when.noise[k])
+        alone = data.batch(hand.deal, rows[k], torch.ones(20, dtype=torch.float64), then)
+        for name, ours, theirs in zip(alone._fields, batch[:-1], alone[:-1], strict=False):
+            assert torch.equal(ours, theirs), name
 
 
 def test_chance_of_one_purpose_moves_no_other():
