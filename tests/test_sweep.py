@@ -232,7 +232,7 @@ def test_a_worker_that_is_killed_loses_what_it_has_in_its_hands_alone(clrun, mon
 
     def deadly(view, worker, line):
         begin(view, worker, line)
-        if "seed=1-" in line.name:
+        if line.name.endswith("seed=1"):
             os.kill(next(one.pid for one in active_children() if one.name == worker), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
