@@ -67,11 +67,21 @@ def write(directory: Path, identity: str, saved: Saved) -> None:
     notes = torch.from_numpy(np.frombuffer(json.dumps(saved.notes).encode(), dtype=np.uint8).copy())
     tensors = {name: v.contiguous() for name, v in saved.tensors.items()} | {"notes": notes}
     head = {"format": FORMAT, "identity": identity, "place": saved.place, "checksum": checksum(tensors)}
-    data = safetensors.torch.save(tensors, {"clrun": json.dumps(head)})
-    with replacing(directory / NAME) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(directory / NAME) as temporary:
+        save(tensors, {"clrun": json.dumps(head)}, temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def save(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """From where the tensors lie into a new file, with no copy in between. Raises OSError."""
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        safetensors.torch.save_file(dict(tensors), path, dict(metadata))
+    except safetensors.SafetensorError as error:  # of the disk too
+        raise OSError(str(error)) from error
+    path.chmod(mode)  # the library lets nobody but the owner read it
 
 
 @contextmanager

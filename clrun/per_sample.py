@@ -96,21 +96,24 @@ def output_shapes(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: 
 
 
 class Tapped(Weights):
-    """Layers with a zero added to each output, to take gradients at, and a note of what their weights met."""
+    """Layers with a tap at each output, to take gradients at, and a note of what their weights met.
+
+    A tap is the output itself where autograd can be asked for it, and otherwise a zero that is added to it.
+    """
 
     def __init__(
-        self, pieces: Mapping[str, Tensor], statistics: Statistics | None,
-        layers: Mapping[str, nn.Module], taps: Mapping[str, Tensor], met: dict[str, Tensor],
-    ):  # fmt: skip
+        self, pieces: Mapping[str, Tensor], statistics: Statistics | None, layers: Mapping[str, nn.Module], seen: "Seen"
+    ):
         super().__init__(pieces, statistics)
-        self.layers, self.taps, self.met = layers, taps, met
+        self.layers, self.seen = layers, seen
 
     def given(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
-        self.met[name] = self.what_met(name, self.layers[name], x, stride)
-        return z + self.taps[name]
+        self.seen.met[name] = self.what_met(name, self.layers[name], x, stride)
+        return self.seen.tap(name, z)
 
     def what_met(self, name: str, layer: nn.Module, x: Tensor, stride: int) -> Tensor:
         """(B, in), a convolution's (B, in * kernel^2, places), a norm's (B, C, H, W) normalised."""
+        x = x.detach()
         if isinstance(layer, nn.Conv2d):
             kernel = layer.weight.shape[-1]
             return F.unfold(x, kernel, padding=kernel // 2, stride=stride)
@@ -121,6 +124,20 @@ class Tapped(Weights):
         return x
 
 
+class Seen(NamedTuple):
+    """What a pass has left: what each layer's weights met, and the taps."""
+
+    met: dict[str, Tensor]
+    taps: dict[str, Tensor]
+    added: bool  # whether the taps are zeros, there beforehand
+
+    def tap(self, name: str, z: Tensor) -> Tensor:
+        if self.added:
+            return z + self.taps[name]
+        self.taps[name] = z if z.requires_grad else z.requires_grad_()
+        return self.taps[name]
+
+
 def closed_form(
     strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Batch, score: Score, shapes: Shapes
 ) -> Tensor:
@@ -128,30 +145,30 @@ def closed_form(
     layers = strategy.net.network.layers
     linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
 
-    def values(taps: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        met: dict[str, Tensor] = {}
-        looking = replace(strategy, net=replace(strategy.net, reader=lambda *view: Tapped(*view, layers, taps, met)))
-        return score.values(looking.logits(theta, own, hp, batch.x, batch.t), batch.active), met
+    def values(seen: Seen) -> Tensor:
+        looking = replace(strategy, net=replace(strategy.net, reader=lambda *view: Tapped(*view, layers, seen)))
+        return score.values(looking.logits(theta, own, hp, batch.x, batch.t), batch.active)
 
-    zeros = {name: theta.new_zeros(len(batch.y), *shape) for name, shape in shapes.items()}
-    value, met, pull = pullback(values, zeros)
-    sizes = {name: zeros[name] for name in linear}
+    value, met, pull = pullback(values, lambda: {n: theta.new_zeros(len(batch.y), *s) for n, s in shapes.items()})
+    sizes: dict[str, Tensor] = {}
     pieces = {name: theta.new_zeros(()) for name in strategy.net.layout.shapes}  # of what no layer has: no gradient
     for cotangent in score.cotangents(value, batch):
         d = pull(cotangent)
-        sizes = {name: plus(sizes[name], score.measure, d[name]) for name in linear}
+        sizes = {name: plus(sizes.get(name), score.measure, d[name]) for name in linear}
         for name in layers.keys() - sizes.keys():
             for leaf, g in gradients(name, layers[name], met[name], d[name]).items():
                 pieces[leaf] = pieces[leaf] + score.measure(g).sum(0)
-    pieces |= {f"{name}.weight": sizes[name].mT @ score.measure(met[name]) for name in linear}
-    pieces |= {f"{name}.bias": sizes[name].sum(0) for name in linear}
+    pieces |= {f"{name}.weight": size.mT @ score.measure(met[name]) for name, size in sizes.items()}
+    pieces |= {f"{name}.bias": size.sum(0) for name, size in sizes.items()}
     return strategy.net.layout.flat(
         {name: v.reshape(strategy.net.layout.shapes[name]) if v.dim() else v for name, v in pieces.items()}
     )
 
 
-def plus(total: Tensor, measure: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+def plus(total: Tensor | None, measure: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
     """total + measure(v), without a tensor in between for squares."""
+    if total is None:
+        return measure(v)
     return torch.addcmul(total, v, v) if measure is torch.square else total + measure(v)
 
 
@@ -163,24 +180,29 @@ def gradients(name: str, layer: nn.Module, met: Tensor, d: Tensor) -> dict[str, 
 
 
 def pullback(
-    f: Callable[[dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]], at: dict[str, Tensor]
+    f: Callable[[Seen], Tensor], zeros: Callable[[], dict[str, Tensor]]
 ) -> tuple[Tensor, dict[str, Tensor], Callable[[Tensor], dict[str, Tensor]]]:
-    """f(at) -> (value, aux): value, aux, and the map from a cotangent of value to gradients at `at`.
+    """f's value, what the weights met, and the map from a cotangent of the value to gradients at the taps.
 
     `torch.func.vjp` lifts over runs but imports the compiler, so alone it is plain autograd.
     """
     if lifted():
-        value, pull, aux = torch.func.vjp(f, at, has_aux=True)
-        return value, aux, lambda cotangent: pull(cotangent, retain_graph=True)[0]
-    leaves = {name: v.clone().requires_grad_() for name, v in at.items()}
+
+        def tapped(taps: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            seen = Seen({}, taps, added=True)
+            return f(seen), seen.met
+
+        value, pull, met = torch.func.vjp(tapped, zeros(), has_aux=True)
+        return value, met, lambda cotangent: pull(cotangent, retain_graph=True)[0]
+    seen = Seen({}, {}, added=False)
     with torch.enable_grad():
-        value, aux = f(leaves)
+        value = f(seen)
 
     def pull_alone(cotangent: Tensor) -> dict[str, Tensor]:
-        grads = torch.autograd.grad(value, list(leaves.values()), cotangent, retain_graph=True)
-        return dict(zip(leaves, grads, strict=True))
+        grads = torch.autograd.grad(value, list(seen.taps.values()), cotangent, retain_graph=True)
+        return dict(zip(seen.taps, grads, strict=True))
 
-    return value.detach(), {name: v.detach() for name, v in aux.items()}, pull_alone
+    return value.detach(), seen.met, pull_alone
 
 
 # ---------------------------------------------------------------- everything else

@@ -58,21 +58,24 @@ def canvas(width: float, height: float, right: float | None = None) -> tuple[Fig
 
 
 def matrix_picture(matrix: pd.DataFrame) -> Figure:
-    """Heat map of accuracy_matrix.csv in percent: rows after each task, columns the tasks; empty cells stay white."""
+    """Heat map of accuracy_matrix.csv in percent: rows after each task, columns the tasks; empty cells stay white. A bar
+    of colours stands beside it where tasks are too many for numbers."""
     values = 100 * matrix.drop(columns=["after_task", "average"]).to_numpy(float)
     tasks = values.shape[1]
     side = float(np.clip(0.55 * tasks, 1.6, 6.6))
-    width, height = side + LEFT + BAR, side + BOTTOM + TOP
-    figure, axes = canvas(width, height, BAR)
+    right = TOP if tasks <= NUMBERS_UP_TO else BAR
+    width, height = side + LEFT + right, side + BOTTOM + TOP
+    figure, axes = canvas(width, height, right)
     image = axes.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
-    beside = figure.add_axes(((width - BAR + 0.1) / width, BOTTOM / height, 0.14 / width, side / height))
-    figure.colorbar(image, cax=beside, label="accuracy (%)").outline.set_visible(False)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("accuracy on task")
+    axes.set_xlabel("accuracy (%) on task")
     axes.set_ylabel("after learning task")
     label_tasks(axes, tasks)
     if tasks <= NUMBERS_UP_TO:
         write_numbers(axes, values)
+    else:
+        beside = figure.add_axes(((width - BAR + 0.1) / width, BOTTOM / height, 0.14 / width, side / height))
+        figure.colorbar(image, cax=beside, label="accuracy (%)").outline.set_visible(False)
     return figure
 
 

@@ -54,6 +54,7 @@ TAIL = (
 HASHES = ("run", "group", "stream", "commit")  # text, though "0012345678" and "12e4567890" look like numbers
 BETWEEN_WARNINGS = " | "
 SECONDS_BETWEEN_LOOKS = 2.0  # at the tables of a run that is under way
+HALVES = (".*.tmp", ".tmp*")  # files that are being written: ours, and those of the library that writes tensors
 
 
 @dataclass
@@ -138,14 +139,13 @@ def write_failed(directory: Path, reason: str, traceback: str) -> None:
 
 
 def clear_failed(directory: Path) -> None:
-    """Remove failed.txt, and what a killed process had written half: the run is being tried again."""
-    for path in (directory / "failed.txt", *directory.glob(".*.tmp")):
-        path.unlink(missing_ok=True)
+    """Remove failed.txt: the run is being tried again."""
+    (directory / "failed.txt").unlink(missing_ok=True)
 
 
 def clear_halves(directory: Path) -> None:
     """Remove what a process that was killed has left of files that it was writing; for the owner of the run alone."""
-    for path in directory.glob(".*.tmp"):
+    for path in (path for pattern in HALVES for path in directory.glob(pattern)):
         path.unlink(missing_ok=True)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -75,12 +76,35 @@ def test_a_full_disk_is_one_paragraph_and_nothing_half_written(prepared_of, monk
     assert "failed.txt" not in files(prepared.directory)
 
 
-def test_halves_that_a_killed_process_left_go(prepared_of):
+@pytest.mark.parametrize("name", [".checkpoint.safetensors.0123456789ab.tmp", ".tmpH2vyE8"])
+def test_halves_that_a_killed_process_left_go(prepared_of, name):
     prepared = prepared_of(*SMALL)
     prepared.directory.mkdir(parents=True)
-    (prepared.directory / ".checkpoint.safetensors.0123456789ab.tmp").write_bytes(b"half")
+    (prepared.directory / name).write_bytes(b"half")
     assert run.train(prepared, quiet=True) == "done"
-    assert not [name for name in files(prepared.directory) if name.endswith(".tmp")]
+    assert name not in files(prepared.directory)
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk(prepared_of, capsys):
+    """The system itself refuses files as large as that."""
+    prepared = prepared_of(*SMALL, "model.widths=[600]")
+    whole = uninterrupted(prepared)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        assert run.train(prepared, quiet=True) == "done"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert tables(prepared.directory) == whole
+    assert capsys.readouterr().err.count("no checkpoint could be written") == 2
+    assert not [name for name in files(prepared.directory) if ".tmp" in name]
+
+
+def test_a_checkpoint_is_for_all_to_read_as_other_files_are(prepared_of):
+    prepared = prepared_of(*SMALL, "keep_checkpoint=true")
+    run.train(prepared, quiet=True)
+    modes = {path.name: path.stat().st_mode for path in prepared.directory.iterdir()}
+    assert modes[checkpoint.NAME] == modes["config.yaml"]
 
 
 def test_a_disk_on_which_not_even_the_reason_can_be_written(prepared_of, monkeypatch):
