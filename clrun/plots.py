@@ -58,8 +58,10 @@ def canvas(width: float, height: float, right: float | None = None) -> tuple[Fig
 
 
 def matrix_picture(matrix: pd.DataFrame) -> Figure:
-    """Heat map of accuracy_matrix.csv in percent: rows after each task, columns the tasks; empty cells stay white. A bar
-    of colours stands beside it where tasks are too many for numbers."""
+    """Heat map of accuracy_matrix.csv in percent: rows after each task, columns the tasks; empty cells stay white.
+
+    Where tasks are too many for numbers, a bar of colours stands beside it.
+    """
     values = 100 * matrix.drop(columns=["after_task", "average"]).to_numpy(float)
     tasks = values.shape[1]
     side = float(np.clip(0.55 * tasks, 1.6, 6.6))
