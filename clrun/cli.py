@@ -255,9 +255,12 @@ def malformed(text: str, reason: str) -> str:
         return (
             f"{text}: a setting is key=value, without spaces; type {f'{group}={text}' if group else f'{text}=VALUE'}."
         )
+    if ",," in value or value.endswith(","):
+        return f"{text}: a value is missing in the list; values are typed with one comma between them, as {key}=1,10."
     quoted = value.strip("'\"").replace('"', '\\"')
+    reason = reason.splitlines()[0].partition(" expecting {")[0]
     return (
-        f"{text}: {reason.splitlines()[0]}. A text with = or other signs is quoted twice, so that the shell leaves "
+        f"{text}: {reason}. A text with = or other signs is quoted twice, so that the shell leaves "
         f"one pair of quotes: '{key}=\"{quoted}\"'."
     )
 

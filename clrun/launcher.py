@@ -220,6 +220,7 @@ def show(runs: Sequence["Prepared"], ended: Mapping[str, "pd.Series"]) -> list[s
     terminal.runs_table(console, table, keys)
     if "seed" in keys:
         terminal.sweep_table(console, table, keys)
+    terminal.best_by_validation(console, table, keys)
     return [str(error) for error in trouble if error is not None]
 
 

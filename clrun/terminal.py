@@ -289,6 +289,25 @@ def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str
     console.print(table)
 
 
+def best_by_validation(console: Console, summaries: pd.DataFrame, varying: Sequence[str]) -> None:
+    """Where several settings of a strategy were validated on one stream, say which one did best.
+
+    Seeds are averaged over; a setting of which a run diverged is none to choose. Test accuracy chooses nothing.
+    """
+    keys = [key for key in varying if key != "seed"]
+    for _, rows in summaries.groupby(["stream", "strategy"], sort=False):
+        whole = rows.groupby(keys, sort=False, dropna=False).filter(lambda group: (group["status"] == "done").all())
+        settings = whole.groupby(keys, sort=False, dropna=False)["validation_accuracy"].agg(["mean", "size"]).dropna()
+        if len(settings) < 2:
+            continue
+        best = settings["mean"].idxmax()
+        values = dict(zip(keys, best if isinstance(best, tuple) else (best,), strict=True))
+        strategy, n = values["strategy"], int(settings.loc[best, "size"])
+        told = " ".join(f"{key}={plainly(v)}" for key, v in values.items() if key != "strategy" and plainly(v))
+        accuracy = percent(settings.loc[best, "mean"], " %")
+        say(console, f"highest validation accuracy of {strategy}: {told} ({accuracy}, n = {n})")
+
+
 # Progress
 
 

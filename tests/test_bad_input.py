@@ -124,6 +124,7 @@ WRONG = {
     "lambda=1e39": "numbers end at 1e+38 here",
     "lambda=\u0664\u0660\u0660": "token recognition",
     "seed=0x10": "whole number",
+    "lambda=1,,10": "a value is missing in the list",
     "seed=null,": "seed",
     "model.widths=[]]": "model.widths",
     "model.widths=100": "[100,100]",

@@ -503,6 +503,24 @@ def test_sweep_table(tmp_path):
     assert ["si", "1", "1"] in rows
 
 
+def test_the_best_by_validation_is_named():
+    def row(strategy, strength, seed, validation, status="done", stream="a"):
+        told = (stream, strategy, strength, seed, validation, status)
+        return dict(zip(("stream", "strategy", "lambda", "seed", "validation_accuracy", "status"), told, strict=True))
+
+    def said(rows, varying=("strategy", "lambda", "seed")):
+        console = Console(file=io.StringIO(), width=240)
+        terminal.best_by_validation(console, pd.DataFrame(rows), varying)
+        return console.file.getvalue()
+
+    two = [row("ewc", "1", seed, 0.90) for seed in (0, 1)] + [row("ewc", "10", 0, 0.80), row("ewc", "10", 1, 0.96)]
+    assert said(two) == "highest validation accuracy of ewc: lambda=1 (90.0 %, n = 2)\n"
+    assert said([*two, row("ewc", "99", 0, 0.99), row("ewc", "99", 1, 0.99, "diverged")]) == said(two)
+    assert said([*two, row("finetune", "", 0, 0.7)]) == said(two)
+    assert said([*two[::2], row("ewc", "5", 0, 0.95, stream="b")], ["strategy", "lambda"]).count("\n") == 1
+    assert said([{**one, "validation_accuracy": float("nan")} for one in two]) == ""
+
+
 def test_progress_says_whose_it_is():
     console = Console(file=io.StringIO(), width=240)
     with terminal.Progress(console, tasks=2, name="ewc lambda=3 seed=0") as progress:
