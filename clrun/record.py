@@ -58,6 +58,7 @@ def blank(prepared: Prepared, stack: Stack) -> results.Outcome:
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
         task_classes=task_classes(prepared),
+        task_angles=task_angles(prepared),
         device=str(stack.device),
     )
 
@@ -72,6 +73,12 @@ def task_classes(prepared: Prepared) -> list[list[str]] | None:
         [names[k] for k in sorted(labels[pool].unique().tolist(), key=by_place[task].tolist().__getitem__)]
         for task, pool in enumerate(prepared.hand.train)
     ]
+
+
+def task_angles(prepared: Prepared) -> list[float] | None:
+    """By how many degrees the pictures of each task are turned, where they are."""
+    radians = prepared.hand.deal.angle
+    return [round(v, 1) for v in radians.rad2deg().tolist()] if radians.numel() else None
 
 
 def standing_warnings(settings: Settings) -> list[str]:

@@ -82,6 +82,7 @@ class Outcome:
     forward_transfer_defined: bool = True
     forgetting_defined: bool = True  # False for joint training: no order in which to forget
     task_classes: Sequence[Sequence[str]] | None = None  # the classes of each task, where tasks differ by their classes
+    task_angles: Sequence[float] | None = None  # degrees, where tasks differ by how pictures are turned
     device: str = "cpu"  # as torch names it: "cpu", "cuda", "cuda:0"
     shown_at: float = -math.inf  # monotonic seconds, when its files were last written
 
@@ -176,6 +177,8 @@ def write_progress(outcome: Outcome) -> None:
     write_table(directory / "costs.csv", objects(outcome.task_costs, TASK_COSTS))
     if outcome.task_classes is not None:
         write_table(directory / "tasks.csv", tasks_table(outcome.task_classes))
+    if outcome.task_angles is not None:
+        write_table(directory / "tasks.csv", angles_table(outcome.task_angles))
     if outcome.over_training is not None:
         write_table(directory / "accuracy_over_training.csv", over_training_table(outcome))
 
@@ -252,6 +255,11 @@ def tasks_table(task_classes: Sequence[Sequence[str]]) -> pd.DataFrame:
     """tasks.csv: task, class; one row a class, in the order of the outputs."""
     pairs = [{"task": task, "class": name} for task, names in enumerate(task_classes, start=1) for name in names]
     return objects(pairs, ["task", "class"])
+
+
+def angles_table(task_angles: Sequence[float]) -> pd.DataFrame:
+    """tasks.csv of a rotated stream: task, angle (degrees, counter-clockwise)."""
+    return objects([{"task": task, "angle": angle} for task, angle in enumerate(task_angles, start=1)])
 
 
 def summary_row(outcome: Outcome) -> dict[str, Any]:

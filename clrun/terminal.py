@@ -115,11 +115,13 @@ def as_typed(value: object) -> str:
 
 
 def task_names(directory: Path) -> dict[int, str]:
-    """'cat, dog' by task from tasks.csv; empty where the tasks do not differ by their classes."""
+    """'cat, dog' or '30°' by task from tasks.csv; empty where tasks differ neither by classes nor by angles."""
     path = directory / "tasks.csv"
     if not path.is_file():
         return {}
     table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False)
+    if "angle" in table:
+        return {int(task): f"{angle:.0f}°" for task, angle in zip(table["task"], table["angle"], strict=True)}
     return {int(task): ", ".join(names) for task, names in table.groupby("task")["class"]}
 
 

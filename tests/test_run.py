@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clrun import results, run
+from clrun import results, run, terminal
 from clrun.config import Settings
 from clrun.errors import UsageError
 from clrun.strategies.ewc import EWC
@@ -332,6 +332,12 @@ def test_the_first_tasks_are_the_beginning_of_the_whole_stream(trained, scenario
         assert short.columns.tolist() == ["after_task", "task_1", "task_2", "task_3", "average"]
         assert short.iloc[1:].equals(long[short.columns].iloc[1:4])
         assert short.iloc[0, :4].equals(long.iloc[0, :4])
+
+
+def test_a_rotated_stream_tells_its_angles(trained):
+    prepared, _ = trained("split=rotated", "split.max_angle=180", "split.order=fixed", "tasks=4", "scenario=domain")
+    assert (prepared.directory / "tasks.csv").read_text() == "task,angle\n1,0.0\n2,45.0\n3,90.0\n4,135.0\n"
+    assert terminal.task_names(prepared.directory) == {1: "0°", 2: "45°", 3: "90°", 4: "135°"}
 
 
 def test_joint_training_on_the_first_tasks_sees_no_other(trained):
