@@ -41,16 +41,20 @@ def arguments(line: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(NAMES)}")
     flags.add_argument("--quick", action="store_true", help="on tiny drawn data: for a test, not for a number")
     flags.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    flags.add_argument("--peers", action="store_true", help="also Avalanche and CLArena")
+    flags.add_argument(
+        "--peers", type=lambda text: text.split(","), nargs="?", const=list(peers.PINNED), default=[], metavar="PEERS",
+        help=f"also {' and '.join(peers.PINNED)}, or those that are named",
+    )  # fmt: skip
     flags.add_argument("--peer-env", type=Path, default=peers.default_folder(), help="the folder of their environments")
     flags.add_argument("--data-dir", help="the folder with MNIST in it (default: clrun's)")
     flags.add_argument("--csv", type=Path, help="default: docs/performance_<device>.csv")
     flags.add_argument("--table", action="store_true", help="measure nothing; enter the CSVs into --page")
     flags.add_argument("--page", type=Path, default=DOCS / "performance.md")
     asked = flags.parse_args(line)
-    unknown = [name for name in asked.only or () if name not in NAMES]
-    if unknown:
-        raise UsageError(f"--only {','.join(asked.only)}: there is no {unknown[0]}; there are {', '.join(NAMES)}.")
+    for flag, said, known in (("--only", asked.only or (), NAMES), ("--peers", asked.peers, peers.PINNED)):
+        unknown = [name for name in said if name not in known]
+        if unknown:
+            raise UsageError(f"{flag} {','.join(said)}: there is no {unknown[0]}; there are {', '.join(known)}.")
     return asked
 
 
@@ -112,7 +116,7 @@ def measure(asked: argparse.Namespace) -> int:
     }  # fmt: skip
     rows: list[Row] = []
     failed = 0
-    pythons = peers.ready(asked.peer_env) if asked.peers else {}
+    pythons = peers.ready(asked.peer_env, asked.peers)
     with tempfile.TemporaryDirectory(prefix="clrun-bench-") as folder, crew(pythons) as member:
         for name, how in plan(asked, Shelf(Path(folder), asked.data_dir, asked.quick), member, pythons):
             if asked.only is None or name in asked.only:

@@ -164,8 +164,9 @@ def test_stacks_of_the_gpu_plan_run_here_too(shelf):
 
 
 def test_refusals(tmp_path):
-    done = bench("--only", "W9")
-    assert done.returncode == 2 and "there is no W9" in done.stderr and "Traceback" not in done.stderr
+    for flag, name in (("--only", "W9"), ("--peers", "avalanch")):
+        done = bench(flag, name)
+        assert done.returncode == 2 and f"there is no {name}" in done.stderr and "Traceback" not in done.stderr
     if not torch.cuda.is_available():
         done = bench("--device", "cuda", "--csv", tmp_path / "out.csv")
         assert done.returncode == 2 and "no CUDA device" in done.stderr and not list(tmp_path.iterdir())

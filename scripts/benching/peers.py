@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 PINNED = {"avalanche": "avalanche-lib==0.6.0", "clarena": "clarena==1.1.0"}
@@ -16,9 +17,9 @@ def default_folder() -> Path:
     return data_folder(None) / "peers"
 
 
-def ready(folder: Path) -> dict[str, str]:
+def ready(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """{peer: its Python}, after installing what is missing (gigabytes). CalledProcessError where pip fails."""
-    return {name: str(installed(folder / name, requirement)) for name, requirement in PINNED.items()}
+    return {name: str(installed(folder / name, PINNED[name])) for name in names}
 
 
 def installed(place: Path, requirement: str) -> Path:
