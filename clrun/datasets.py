@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,6 +58,14 @@ class Images:
     train: int  # how many of N are for training
     classes: tuple[str, ...]
     fingerprint: str  # 10 hex of what was loaded: pixels before padding, labels, split, class names
+
+    @cached_property
+    def histogram(self) -> torch.Tensor:
+        """(C, 256) int64: how often each value stands in a channel of the training images; counted once a process."""
+        import torch
+
+        channels = self.x[: self.train].unbind(1)
+        return torch.stack([torch.bincount(values.flatten(), minlength=256) for values in channels])
 
 
 class Arrays(NamedTuple):

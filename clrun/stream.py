@@ -397,10 +397,8 @@ def normalisation(images: Images, normalize: bool) -> tuple[Tensor, Tensor]:
         return torch.full((channels, 1, 1), 1 / 255, dtype=torch.float64), torch.zeros(
             channels, 1, 1, dtype=torch.float64
         )
-    counts = torch.stack(
-        [torch.bincount(images.x[: images.train, c].flatten().int(), minlength=256) for c in range(channels)]
-    )
-    values, share = torch.arange(256, dtype=torch.float64), counts / counts.sum(1, keepdim=True).double()
+    share = images.histogram / images.histogram.sum(1, keepdim=True).double()
+    values = torch.arange(256, dtype=torch.float64)
     mean = (share * values).sum(1)
     deviation = ((share * values**2).sum(1) - mean**2).clamp(min=0).sqrt()
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))

@@ -155,6 +155,13 @@ def test_normalised_by_the_training_set(data_of, digits):
     assert torch.equal(x, digits.x[rows].double() * (1 / 255))
 
 
+def test_the_values_are_counted_once(digits):
+    x = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(4, 3, 2, 1)
+    images = replace(digits, x=x, train=3)
+    expected = [[(x[:3, c] == value).sum().item() for value in range(256)] for c in range(3)]
+    assert images.histogram.tolist() == expected and images.histogram is images.histogram
+
+
 def test_a_colour_that_never_changes(digits):
     scale, shift = normalisation(replace(digits, x=torch.full_like(digits.x, 7)), True)
     assert (7 * scale + shift).abs().max() == 0
