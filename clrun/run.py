@@ -170,7 +170,7 @@ def trained(runs: Sequence[Prepared], progress: terminal.Progress) -> list[str]:
     for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
         outcome.confusion = confusion[r]
         conclude(outcome, prepared, len(runs), kept(stack, run, prepared), bill)
-        results.write_final(outcome)
+        results.write_final(outcome, prepared.settings["pictures"])
         if not prepared.settings["keep_checkpoint"]:
             checkpoint.remove(prepared.directory)
     return [outcome.status for outcome in outcomes]
@@ -270,6 +270,11 @@ def show(prepared: Prepared) -> None:
     """Print the tables of a finished run. Raises RunsFailed, UsageError, after them, if results.csv is not written."""
     settings = prepared.settings
     outputs = Path(settings["outputs"])
+    if settings["pictures"] and not (prepared.directory / "accuracy_matrix.png").is_file():
+        from clrun import plots  # matplotlib costs half a second
+
+        with disk_trouble(prepared):
+            plots.draw(prepared.directory)
     trouble = collected(prepared)
     told = [k for k in settings.knobs if spelling(k) in prepared.strategy.Hyper._fields or k in settings.unusual]
     terminal.show(terminal.make_console(), prepared.directory, outputs, prepared.chance, told)

@@ -67,6 +67,7 @@ WRONG = {
     "checkpoint_every=-1": "at least 0",
     "checkpoint_every=nan": "must be a finite number",
     "keep_checkpoint=maybe": "must be true or false",
+    "pictures=some": "must be true or false",
     "seed=99999999999": "at most 4294967295",
     "model.widths=[0]": "each at least 1",
     "model.widths=[a]": "whole numbers",

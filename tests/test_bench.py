@@ -86,6 +86,16 @@ def test_ratios_are_of_one_round():
     assert table.ratio(rows, "ours", "training") == "1.50 × (1.00 to 2.00)"
 
 
+def test_a_peer_is_compared_with_and_without_pictures():
+    from benching import table
+
+    spent = [("ours", "whole", 2.0), ("ours", "pictures", 0.4), ("avalanche", "whole", 4.0)]
+    columns = ("contender", "phase", "cpu_seconds")
+    rows = pd.DataFrame([dict(zip(columns, one, strict=True)) for one in spent]).assign(round=0, note=None)
+    said = "Avalanche takes 2.00 × clrun's CPU time for the whole, 2.50 × without its pictures."
+    assert table.peers_said(rows) == f"\n\n{said}"
+
+
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_fisher_of_the_floor_is_its_definition(kind):
     from benching import floor

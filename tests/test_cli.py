@@ -290,3 +290,14 @@ def test_a_process_refuses_and_runs():
     right = subprocess.run([*command, *SHORT], capture_output=True, text=True, timeout=120)
     assert right.returncode == 0 and "average" in right.stdout and "Warning" not in right.stderr
     assert len(runs()) == 1
+
+
+def test_pictures_are_left_out_and_drawn_later_without_training(clrun):
+    assert clrun("pictures=false", *SHORT)[0] == 0
+    (summary,) = Path("outputs").rglob("summary.csv")
+    written = summary.stat().st_mtime_ns
+    assert not list(Path("outputs").rglob("*.png"))
+    assert clrun(*SHORT)[0] == 0
+    drawn = sorted(path.name for path in summary.parent.glob("*.png"))
+    assert drawn == ["accuracy_matrix.png", "accuracy_over_tasks.png"]
+    assert summary.stat().st_mtime_ns == written

@@ -107,7 +107,12 @@ def cell(rows: pd.DataFrame, contender: str, phase: str) -> str:
 def peers_said(rows: pd.DataFrame) -> str:
     """How many times longer than clrun the peers take, without start-up."""
     others = [name for name in present(rows) if not name.startswith(("floor", "ours"))]
-    lines = [f"{NAMES[o]} takes {ratio(rows, o, 'whole', 'ours')} clrun's CPU time for the whole" for o in others]
+    plain = by_round(rows, "ours", "whole") - by_round(rows, "ours", "pictures")  # as with pictures=false
+    lines = [
+        f"{NAMES[o]} takes {ratio(rows, o, 'whole', 'ours')} clrun's CPU time for the whole, "
+        f"{spread(by_round(rows, o, 'whole') / plain, times)} without its pictures"
+        for o in others
+    ]
     notes = [f"{NAMES[o]}: {note}" for o in others for note in rows[rows.contender == o].note.dropna().unique()]
     return "".join(f"\n\n{'; '.join(said)}." for said in (lines, notes) if said)
 
