@@ -132,7 +132,7 @@ def test_killed_after_the_last_task(prepared_of, capsys, monkeypatch):
     prepared = prepared_of(*SMALL, "evaluate_every=5")
     whole = uninterrupted(prepared)
     with monkeypatch.context() as patch:
-        patch.setattr(run.results, "write_final", lambda outcome: (_ for _ in ()).throw(Killed))
+        patch.setattr(run.results, "write_final", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run.train(prepared, quiet=True)
         patch.undo()
