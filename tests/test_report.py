@@ -268,6 +268,7 @@ def test_markdown_and_latex_say_the_same(clrun_report, folder):
         assert f"[{100 * low:.1f}, {100 * high:.1f}]" in text and f"{100 * x.std(ddof=1):.1f}" in text
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines[:6]}) == 1 and lines[1] == "|" + " --- |" * (lines[0].count("|") - 1)
+    assert "After ± stands the standard deviation" in markdown and "% After $\\pm$ stands" in latex
     assert "average\\_accuracy" in latex and "$\\pm$" in latex and "±" not in latex
 
 

@@ -17,6 +17,7 @@ from clrun.report.statistics import Statistic
 
 SHARES = (*metrics.SUMMARY_METRICS, "validation_accuracy", *metrics.CONTINUAL_METRICS, "gap_closed", "intransigence")
 PERCENT = (*SHARES, "accuracy_kept")
+DEVIATION = "After ± stands the standard deviation over the seeds."
 BESIDE = ("average_accuracy", "forgetting", "learning_accuracy", "validation_accuracy", "gap_closed", "intransigence")
 COSTS = (
     "total_seconds",
@@ -119,15 +120,15 @@ class Section:
     title: str
     labels: int  # the first columns, which say which row it is
     tables: Sequence[pd.DataFrame]  # of text
-    note: str  # the references; may be empty
+    notes: Sequence[str]  # how to read the tables
     remarks: Sequence[str]  # what a reader must know
 
     def markdown(self) -> str:
-        parts = [f"## {self.title}", *map(markdown, self.tables), self.note, *self.remarks]
-        return "\n\n".join(part for part in parts if part)
+        parts = [f"## {self.title}", *map(markdown, self.tables), *self.notes, *self.remarks]
+        return "\n\n".join(parts)
 
     def latex(self) -> str:
-        said = [f"% {line}" for line in (self.note, *self.remarks) if line]
+        said = [f"% {line}".replace("±", "$\\pm$") for line in (*self.notes, *self.remarks)]
         return "\n".join([f"% {self.title}", *map(latex, self.tables), *said])
 
     def tell(self, console: Console) -> None:
@@ -136,8 +137,8 @@ class Section:
         for lines in self.tables:
             for piece in pieces(console, lines, self.labels):
                 console.print(drawn(piece, self.labels))
-        if self.note:
-            terminal.say(console, self.note)
+        for line in self.notes:
+            terminal.say(console, line)
         for remark in self.remarks:
             terminal.warn(console, remark)
 
@@ -148,13 +149,14 @@ def section(rows: Sequence[Row], measure: str, references: dict[str, float]) -> 
     labels = sum(name in rows[0].told for name in known)
     bill = costs(rows)
     tables = [known, bill] if bill.shape[1] > labels else [known]
-    return Section(heading(rows), labels, tables, note(references), remarks(rows))
+    return Section(heading(rows), labels, tables, notes(rows, references), remarks(rows))
 
 
-def note(references: dict[str, float]) -> str:
-    """'Average accuracy in percent: joint 98.2, finetune 58.8, guessing 50.0.'"""
+def notes(rows: Sequence[Row], references: dict[str, float]) -> list[str]:
+    """What ± is, where there is one; 'Average accuracy in percent: joint 98.2, finetune 58.8, guessing 50.0.'"""
     told = [f"{name.replace('chance', 'guessing')} {number('average_accuracy', v)}" for name, v in references.items()]
-    return f"Average accuracy in percent: {', '.join(told)}." if told else ""
+    said = [DEVIATION] if any(len(row.done) > 1 for row in rows) else []
+    return [*said, f"Average accuracy in percent: {', '.join(told)}."] if told else said
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
@@ -166,7 +168,8 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     ]
     lonely = sum(len(row.done) == 1 for row in rows)
     if lonely:
-        said.append(f"{lonely} rows have one run each: no deviation, no interval; type e.g. 'seed=range(5)'.")
+        whose = "One row has one run" if lonely == 1 else f"{lonely} rows have one run each"
+        said.append(f"{whose}: no deviation, no interval; type e.g. 'seed=range(5)'.")
     told = pd.concat([row.done for row in rows])
     if "task_id_at_test" in told and told["task_id_at_test"].astype(str).str.lower().eq("true").any():
         said.append("task_id_at_test=true: the task's number was given at test time in these rows.")
