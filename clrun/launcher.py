@@ -204,14 +204,16 @@ def varying(settings: Sequence[Settings]) -> list[str]:
 
 def show(runs: Sequence["Prepared"], ended: Mapping[str, "pd.Series"]) -> list[str]:
     """A table of the runs, what differs between them and what came out; with several seeds the means over them too.
-    Returns why results.csv is not written."""
+
+    Returns why something of it is not written."""
     if not runs:
         return []
     import pandas as pd
 
     from clrun import run, terminal
 
-    trouble = [run.collected(one) for one in {one.settings["outputs"]: one for one in runs}.values()]
+    trouble = [run.pictured(one) for one in runs]
+    trouble += [run.collected(one) for one in {one.settings["outputs"]: one for one in runs}.values()]
     keys = ["strategy", *varying([one.settings for one in runs])]
     told = [{key: shown(one.settings[key]) for key in keys if key in one.settings.values} for one in runs]
     table = pd.DataFrame([{**ended[one.id], **values} for one, values in zip(runs, told, strict=True)])

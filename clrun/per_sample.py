@@ -134,7 +134,7 @@ class Seen(NamedTuple):
     def tap(self, name: str, z: Tensor) -> Tensor:
         if self.added:
             return z + self.taps[name]
-        self.taps[name] = z if z.requires_grad else z.requires_grad_()
+        self.taps[name] = z.requires_grad_()
         return self.taps[name]
 
 

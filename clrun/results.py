@@ -155,6 +155,11 @@ def finished(directory: Path) -> bool:
     return (directory / "summary.csv").is_file()
 
 
+def pictured(directory: Path) -> bool:
+    """Whether a run's pictures are drawn: this one is drawn last."""
+    return (directory / "accuracy_over_tasks.png").is_file()
+
+
 def show_progress(outcome: Outcome) -> None:
     """`write_progress`, unless that was a moment ago: nobody can read faster, and tasks can be shorter than writing."""
     if monotonic() - outcome.shown_at >= SECONDS_BETWEEN_LOOKS:

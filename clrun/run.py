@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -258,9 +258,23 @@ def confusions(stack: Stack, run: Run, last: Report | None, outcomes: Sequence[r
 
 def collected(prepared: Prepared) -> RunsFailed | UsageError | None:
     """Bring outputs/results.csv up to date; what kept that from being done."""
+    return kept_from(prepared, lambda: results.collect(Path(prepared.settings["outputs"])))
+
+
+def pictured(prepared: Prepared) -> RunsFailed | UsageError | None:
+    """Draw the pictures of a finished run that has none, where they are wanted; what kept that from being done."""
+    if not prepared.settings["pictures"] or results.pictured(prepared.directory):
+        return None
+    from clrun import plots  # matplotlib costs half a second
+
+    return kept_from(prepared, lambda: plots.draw(prepared.directory))
+
+
+def kept_from(prepared: Prepared, act: Callable[[], object]) -> RunsFailed | UsageError | None:
+    """What the disk kept from being done, if anything."""
     try:
         with disk_trouble(prepared):
-            results.collect(Path(prepared.settings["outputs"]))
+            act()
     except (RunsFailed, UsageError) as error:
         return error
     return None
@@ -270,12 +284,7 @@ def show(prepared: Prepared) -> None:
     """Print the tables of a finished run. Raises RunsFailed, UsageError, after them, if results.csv is not written."""
     settings = prepared.settings
     outputs = Path(settings["outputs"])
-    if settings["pictures"] and not (prepared.directory / "accuracy_matrix.png").is_file():
-        from clrun import plots  # matplotlib costs half a second
-
-        with disk_trouble(prepared):
-            plots.draw(prepared.directory)
-    trouble = collected(prepared)
+    trouble = pictured(prepared) or collected(prepared)
     told = [k for k in settings.knobs if spelling(k) in prepared.strategy.Hyper._fields or k in settings.unusual]
     terminal.show(terminal.make_console(), prepared.directory, outputs, prepared.chance, told)
     if trouble is not None:

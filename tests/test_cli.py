@@ -292,12 +292,13 @@ def test_a_process_refuses_and_runs():
     assert len(runs()) == 1
 
 
-def test_pictures_are_left_out_and_drawn_later_without_training(clrun):
-    assert clrun("pictures=false", *SHORT)[0] == 0
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_pictures_are_left_out_and_drawn_later_without_training(clrun, sweep):
+    assert clrun(*sweep, "pictures=false", *SHORT)[0] == 0
     (summary,) = Path("outputs").rglob("summary.csv")
     written = summary.stat().st_mtime_ns
     assert not list(Path("outputs").rglob("*.png"))
-    assert clrun(*SHORT)[0] == 0
+    assert clrun(*sweep, *SHORT)[0] == 0
     drawn = sorted(path.name for path in summary.parent.glob("*.png"))
     assert drawn == ["accuracy_matrix.png", "accuracy_over_tasks.png"]
     assert summary.stat().st_mtime_ns == written
