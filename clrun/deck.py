@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.stream import DRAWS, generator
+from clrun.chance import generator
+from clrun.stream import DRAWS
 
 
 class Budget(NamedTuple):

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from clrun.chance import generator
+from clrun.dealing import Deal, Hand
 from clrun.deck import Budget, Deck
 from clrun.models import Statistics
 from clrun.optimizers import Optimizer
@@ -34,7 +36,7 @@ from clrun.step import (
     mean_of_looks,
 )  # fmt: skip
 from clrun.strategy import BARRED, Strategy, Tree
-from clrun.stream import DRAWS, Deal, Hand, Moment, Pool, generator, pad_rows
+from clrun.stream import DRAWS, Moment, Pool, pad_rows
 
 BLOCK = 512  # steps whose samples lie ready on the device, at most
 PATIENCE = 2.0  # seconds that a block may take: what an interrupted run loses at most

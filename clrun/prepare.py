@@ -16,8 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from clrun import models, results
 from clrun.catalog import shown
+from clrun.chance import generator
 from clrun.config import Settings
 from clrun.datasets import Images, load
+from clrun.dealing import Hand, draw_hand
 from clrun.deck import Budget, Deck
 from clrun.engine import Stack
 from clrun.errors import UsageError
@@ -25,7 +27,7 @@ from clrun.models import Net, Network, Statistics
 from clrun.optimizers import Optimizer
 from clrun.room import refuse_without_room
 from clrun.strategy import Strategy
-from clrun.stream import DRAWS, Data, Hand, draw_hand, generator, place
+from clrun.stream import DRAWS, Data, place
 from clrun.theta import Layout
 
 AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16}

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from clrun.dealing import Deal
 from clrun.models import Statistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy, Tree, gradient_by_leaf
-from clrun.stream import Batch, Deal, Draw, Moment, dealt_out
+from clrun.stream import Batch, Draw, Moment, dealt_out
 
 NORM, QUADRATIC = LOOKED_AT = ("gradient_norm", "quadratic")  # signals that cost a pass over theta
 FIRST, LOOK = 4, 16  # they are found at the first steps of a pass, then at every sixteenth

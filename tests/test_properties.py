@@ -10,9 +10,9 @@ from scipy.stats import binom
 from test_replay import Slots, empty
 
 from clrun.datasets import Images
+from clrun.dealing import Hand, draw_hand
 from clrun.deck import Budget, Deck
 from clrun.errors import UsageError
-from clrun.stream import Hand, draw_hand
 
 # ---------------------------------------------------------------- splits
 

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clrun import stream
+from clrun.chance import generator
 from clrun.datasets import load
+from clrun.dealing import draw_hand, hold_out
 from clrun.errors import UsageError
-from clrun.stream import Moment, crop_flip, draw_hand, generator, hold_out, normalisation, place, turn
+from clrun.stream import Moment, crop_flip, normalisation, place, turn
 
 
 @pytest.fixture(scope="session")
