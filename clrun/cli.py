@@ -20,6 +20,8 @@ from clrun.ending import terminable
 from clrun.errors import RunsFailed, UsageError
 from clrun.garbage import look_seldom
 
+BRACKETS = ("()", "[]", "{}")
+
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
@@ -121,14 +123,19 @@ def missing(group: str, name: str, options: Sequence[str]) -> str:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; type {self.prog} --help.")
+
+
+class KeyParser(Parser):
+    def error(self, message: str) -> NoReturn:
         raise UsageError(
             f"{message}; a key is typed without dashes, as in lambda=400 (clrun --help lists flags and keys)."
         )
 
 
-def parser() -> Parser:
+def parser() -> KeyParser:
     """Those of Hydra's flags (hydra.cc, "Hydra's command line flags") that make sense here."""
-    flags = Parser(prog="clrun", add_help=False, allow_abbrev=False)
+    flags = KeyParser(prog="clrun", add_help=False, allow_abbrev=False)
     for short, long in {"-h": "--help", "-r": "--run", "-m": "--multirun", "-sc": "--shell-completion"}.items():
         flags.add_argument(short, long, action="store_true")
     for long in ("--version", "--hydra-help", "--resolve"):
@@ -249,20 +256,29 @@ def malformed(text: str, reason: str) -> str:
     """What to say about an argument that Hydra's grammar does not take."""
     key, equals, value = text.partition("=")
     if not equals:
-        from clrun import catalog
-
-        group = next((group for group, options in catalog.read().options.items() if text in options), None)
-        return (
-            f"{text}: a setting is key=value, without spaces; type {f'{group}={text}' if group else f'{text}=VALUE'}."
-        )
+        return f"{text}: a setting is key=value, without spaces; type {setting(text)}."
     if ",," in value or value.endswith(","):
         return f"{text}: a value is missing in the list; values are typed with one comma between them, as {key}=1,10."
+    if any(value.count(opened) > value.count(closed) for opened, closed in BRACKETS):
+        return f"{text}: a bracket is not closed; a value with brackets is typed in quotes, as 'seed=range(5)'."
     quoted = value.strip("'\"").replace('"', '\\"')
     reason = reason.splitlines()[0].partition(" expecting {")[0]
     return (
         f"{text}: {reason}. A text with = or other signs is quoted twice, so that the shell leaves "
         f"one pair of quotes: '{key}=\"{quoted}\"'."
     )
+
+
+def setting(word: str) -> str:
+    """What to type instead of a word that is no setting."""
+    from clrun import catalog
+
+    if word in ("help", "version"):
+        return f"clrun --{word}"
+    if not word.isidentifier():
+        return "e.g. lambda=400, or several values with nothing but commas between them, as lambda=1,10"
+    group = next((group for group, options in catalog.read().options.items() if word in options), None)
+    return f"{word}=VALUE" if group is None else f"{group}={word}"
 
 
 def refuse_key(override: "Override", known: "Catalog") -> None:

@@ -3,7 +3,9 @@
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -16,6 +18,8 @@ from clrun.energy import Meter
 from clrun.engine import Report, Run, Stack, Trouble
 from clrun.memory import Memory
 from clrun.prepare import Prepared
+
+RESET = Path("/proc/self/clear_refs")
 
 # of a run's costs, those that are added up as it goes on, also over its interruptions
 ADDED = ("train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "samples", "energy_wh")
@@ -194,13 +198,16 @@ def revisited(prepared: Prepared, stack: Stack) -> int:
 
 
 def forget_peak() -> None:
-    """Let `peak_memory` begin anew, where the device allows it."""
+    """Let `peak_memory` begin anew, where the device, or Linux, allows it (proc(5), clear_refs)."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
+    elif RESET.exists():
+        with suppress(PermissionError):  # the peak is then of the whole process, as on other systems
+            RESET.write_text("5")
 
 
 def peak_memory() -> int:
-    """Bytes: of the GPU where there is one in use, since `forget_peak`; else the most that this process ever held."""
+    """Bytes since `forget_peak`: allocated on the GPU where one is in use, else held by this process."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -243,8 +243,9 @@ def follow(
         half = None
         enter(report, outcomes, keeper.spent)
         keeper.task(run, stage + 1)
-        rows = [outcome.accuracy[stage + 1, : stage + 1] for outcome in outcomes if outcome.status != "diverged"]
-        if rows:
+        seen = stack.horizon(stage) + 1
+        rows = [outcome.accuracy[stage + 1, :seen] for outcome in outcomes if outcome.status != "diverged"]
+        if rows and stack.strategy.visible(stage):
             progress.end_task(stage + 1, np.mean(rows, 0))
     return run, report
 

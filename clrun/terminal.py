@@ -351,10 +351,12 @@ class Progress:
         self.bar.advance(self.line, steps)
 
     def end_task(self, stage: int, accuracies: Sequence[float]) -> None:
-        """A task has been learnt and evaluated: `accuracies`, fractions, of the tasks learnt so far."""
+        """A task has been learnt and evaluated: `accuracies`, fractions, of the tasks learnt so far. Where these are
+        more than `stage`, they have been learnt together."""
         seconds = time.perf_counter() - self.started
         told = brief(accuracies)
-        line = f"{self.name}task {stage}/{self.tasks} learnt in {seconds:.1f} s"
+        learnt = f"task {stage}/{self.tasks}" if len(accuracies) <= stage else f"{len(accuracies)} tasks together"
+        line = f"{self.name}{learnt} learnt in {seconds:.1f} s"
         say(self.console, line + (f": {told} %" if told else ""))
 
 

@@ -102,7 +102,7 @@ def command(arguments: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = cli.Parser(prog="clrun-tune", add_help=False, allow_abbrev=False)
+    flags = cli.KeyParser(prog="clrun-tune", add_help=False, allow_abbrev=False)
     flags.add_argument("-h", "--help", action="store_true")
     flags.add_argument("-cd", "--config-dir")
     flags.add_argument("overrides", nargs="*")

@@ -140,7 +140,7 @@ def listing(known: Mapping[str, Row]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser("clrun-verify", description="Compare with published numbers, two-sided.")
+    made = cli.Parser("clrun-verify", description="Compare with published numbers, two-sided.", allow_abbrev=False)
     made.add_argument("rows", nargs="*", metavar="ROW", help="rows of the table (see --list)")
     made.add_argument("--list", action="store_true", help="list the rows and what was published")
     made.add_argument(

@@ -42,6 +42,13 @@ def test_a_run_is_not_trained_twice(clrun):
     assert runs()[0].stat().st_mtime_ns > before and len(runs()) == 1
 
 
+def test_tasks_that_are_learnt_together_are_one_line(clrun):
+    _, _, err = clrun("strategy=joint", *SHORT)
+    lines = [line for line in err.splitlines() if "learnt in" in line]
+    assert len(lines) == 1 and lines[0].startswith("joint seed=0: 5 tasks together learnt in ")
+    assert lines[0].split(": ")[-1].count(".") == 5, "the accuracy of every task"
+
+
 def test_what_is_known_to_fail_is_said_before_training(clrun, monkeypatch):
     monkeypatch.setattr(run, "train", lambda *_, **__: print("TRAINING") or "done")
     monkeypatch.setattr(run, "show", lambda prepared: None)

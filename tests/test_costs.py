@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clrun import checkpoint, energy, prices, results, run
+from clrun import checkpoint, energy, prices, record, results, run
 
 SMALL = ("model.widths=[8]", "iterations=20", "device=cpu")
 MILLIJOULES = 3_600_000  # a watt-hour
@@ -311,6 +311,16 @@ def test_a_run_of_a_stack_keeps_what_it_keeps_alone(prepared_of):
     stack = [prepared_of(*SMALL, "iterations=1", "strategy=er", "memory_size=50", f"seed={seed}") for seed in (0, 1)]
     run.train_stack(stack, quiet=True)
     assert [summary(one)["state_mb"] for one in stack] == pytest.approx([(50 * 72 + 8) / 1e6] * 2)
+
+
+@pytest.mark.skipif(not record.RESET.exists(), reason="only Linux lets a process forget its peak")
+def test_the_peak_of_memory_is_the_runs_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    held = torch.ones(100_000_000, dtype=torch.uint8)
+    most = record.peak_memory()
+    del held
+    record.forget_peak()
+    assert record.peak_memory() < most - 90_000_000
 
 
 def test_no_file_is_left_half(prepared_of, monkeypatch):

@@ -360,6 +360,17 @@ def test_a_comparison_has_its_streams_heading(clrun_report, folder):
     assert clrun_report("--compare", "joint scenario=class", "finetune")[1].count("minus") == 1
 
 
+def test_a_row_answers_to_the_whole_of_its_label(clrun_report, folder):
+    """Also where a value has spaces of its own."""
+    runs = by_hand()
+    widths = runs.group.map({"e100": "[100, 100]", "e1000": "[400, 400]"}).fillna("[9]")
+    runs.assign(**{"model.widths": widths}).to_csv(folder / "results.csv", index=False)
+    label = next(row.label for row in rows_of(read(folder)) if row.group == "e100")
+    assert label == "ewc lambda=100 model.widths=[100, 100]"
+    code, out, _ = clrun_report("--compare", label, "joint")
+    assert code == 0 and f"{label} minus joint" in out
+
+
 def test_too_few_pairs_are_said_to_be_too_few(clrun_report):
     _, out, _ = clrun_report("--compare", "e100", "e1000")
     assert "n = 2" in out and "too small to tell" in out and "2 diverged runs are left out" in out

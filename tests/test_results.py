@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -538,6 +539,13 @@ def test_progress_in_a_pipe():
             progress.advance(50)
             progress.end_task(stage, accuracies)
     assert console.file.getvalue() == "task 1/2 learnt in 0.0 s: 98.1 %\ntask 2/2 learnt in 0.0 s: 90.0 - %\n"
+
+
+def test_progress_of_tasks_learnt_together():
+    console = Console(file=io.StringIO(), width=240)
+    with terminal.Progress(console, tasks=3) as progress:
+        progress.end_task(1, [0.981, 0.9, 1.0])
+    assert re.fullmatch(r"3 tasks together learnt in [\d.]+ s: 98.1 90.0 100.0 %\n", console.file.getvalue())
 
 
 def test_progress_on_a_terminal():

@@ -74,3 +74,4 @@ def write_readable(folder: Path, rows: Sequence[Row], measure: str) -> None:
     console = terminal.make_console()
     for one in sections:
         one.tell(console)
+        console.print()

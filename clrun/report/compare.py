@@ -21,9 +21,11 @@ def compared(rows: Sequence[Row], a: str, b: str, measure: str) -> str:
 
 
 def chosen(rows: Sequence[Row], said: str) -> list[Row]:
-    """The rows that a text names: a strategy, a group's hash, or 'ewc lambda=100' as in a label. UsageError if none."""
+    """The rows that a text names: a strategy, a group's hash, or 'ewc lambda=100' as in a label (a whole label names
+    its row alone). UsageError if none."""
     words = set(said.replace(",", " ").split())
-    found = [row for row in rows if row.group == said or (words and words <= row.words)]
+    whole = [row for row in rows if row.label == said]
+    found = whole or [row for row in rows if row.group == said or (words and words <= row.words)]
     if not found:
         labels = list(dict.fromkeys(row.label for row in rows))
         more = f"; and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
