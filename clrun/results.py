@@ -53,7 +53,7 @@ TAIL = (
 )
 HASHES = ("run", "group", "stream", "commit")  # text, though "0012345678" and "12e4567890" look like numbers
 BETWEEN_WARNINGS = " | "
-SECONDS_BETWEEN_LOOKS = 2.0  # at the tables of a run that is under way
+SECONDS_BETWEEN_LOOKS = 5.0  # at the tables of a run that is under way
 HALVES = (".*.tmp", ".tmp*")  # files that are being written: ours, and those of the library that writes tensors
 
 

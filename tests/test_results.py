@@ -247,7 +247,7 @@ def test_half_a_table_is_not_renamed(tmp_path, monkeypatch):
 def test_progress_is_shown_at_once_and_then_no_more_often_than_it_can_be_read(tmp_path, monkeypatch):
     now, one, path = [0.0], outcome(tmp_path), tmp_path / "forgetting.csv"
     monkeypatch.setattr(results, "monotonic", lambda: now[0])
-    for at, written in ((0.0, True), (1.9, False), (2.0, True), (3.9, False), (9.0, True)):
+    for at, written in ((0.0, True), (4.9, False), (5.0, True), (9.9, False), (20.0, True)):
         now[0] = at
         results.show_progress(one)
         assert path.exists() == written, at
