@@ -30,7 +30,7 @@ from clrun.step import (
     Run,
     Steps,
     Walk,
-    looked_at,
+    looks,
     make_step,
     masked,
     mean_of_looks,
@@ -92,21 +92,20 @@ def lost(half: Half) -> bool:
     return half.start > 0 and half.start % BLOCK == 0 and not half.signals[-1]["loss"][:, -1].isfinite().any()
 
 
-def overflown(signals: dict[str, Tensor]) -> list[int]:
+def overflown(signals: dict[str, Tensor], weights: Tensor) -> list[int]:
     """The steps, from 1, of which something was not finite: the gradient's norm where it was looked at, or the loss. A
     loss that is not finite is the work of the step before."""
-    looked = torch.tensor([looked_at(step) for step in range(1, len(signals[NORM]) + 1)], dtype=torch.bool)
-    norms = (~signals[NORM].isfinite() & looked).nonzero()[:, 0] + 1
+    norms = (~signals[NORM].isfinite() & (weights > 0)).nonzero()[:, 0] + 1
     losses = (~signals["loss"].isfinite()).nonzero()[:, 0].clamp(min=1)
     return sorted({*norms.tolist(), *losses.tolist()})
 
 
-def first_trouble(signals: dict[str, Tensor], whole: bool, sound: bool) -> Trouble | None:
-    """signals {name: (S,)}; whether theta and the optimiser's state are finite at the end."""
+def first_trouble(signals: dict[str, Tensor], weights: Tensor, whole: bool, sound: bool) -> Trouble | None:
+    """signals {name: (S,)}, weights (S,) of `looks`; whether theta and the optimiser's state are finite at the end."""
     diverged = not whole or not bool(signals["loss"].isfinite().all())
     if not diverged and sound:
         return None
-    return Trouble(min(overflown(signals), default=len(signals["loss"])), diverged)
+    return Trouble(min(overflown(signals, weights), default=len(signals["loss"])), diverged)
 
 
 # ---------------------------------------------------------------- many runs
@@ -282,7 +281,8 @@ class Stack:
         rows, weight, progress, noise = self.gathered(taken)
         draws = self.lift(self.strategy.data.drawn)(self.deal, rows, weight.to(self.lr.dtype))
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
-        short = sizes[0].tolist() if self.alone and self.device.type == "cpu" and not self.compile else None
+        # a new shape is a new compilation; but batch norm must not see what fills a batch up
+        short = sizes[0].tolist() if self.alone and not self.replay and (walk.run.stats or not self.compile) else None
         signals = walk.along(draws, Moment(*at, progress, noise), start, short, self.advance)
         signals = {name: self.each(v) for name, v in signals.items()}
         self.charge(report, "train", began)
@@ -341,26 +341,28 @@ class Stack:
         names = signals[0] if signals else {}
         for r in range(len(self.seeds)):
             mine = {name: torch.cat([s[name][r][s["present"][r]] for s in signals]) for name in names}
-            report.health[r] = self.healthy(mine) | {name: v[r].item() for name, v in state.items()}
-            report.trouble[r] = first_trouble(mine, bool(whole[r]), bool(sound[r])) if mine else None
+            steps = [s["present"][r] for s in signals]
+            weights = torch.cat([looks(len(here))[here] for here in steps]) if mine else torch.zeros(0)
+            report.health[r] = self.healthy(mine, weights) | {name: v[r].item() for name, v in state.items()}
+            report.trouble[r] = first_trouble(mine, weights, bool(whole[r]), bool(sound[r])) if mine else None
 
     def sound(self, tree: Tree) -> Tensor:
         """(R,) bool: whether all tensors of a run are finite."""
         finite = [self.each(v).isfinite().reshape(len(self.seeds), -1).all(1) for v in tree_leaves(tree)]
         return torch.stack([torch.ones(len(self.seeds), dtype=torch.bool), *finite]).all(0)
 
-    def healthy(self, signals: dict[str, Tensor]) -> dict[str, float]:
-        """Means over the steps of a task."""
+    def healthy(self, signals: dict[str, Tensor], weights: Tensor) -> dict[str, float]:
+        """Means over the steps of a task; weights (S,) as in `looks`."""
         if not signals:
             return {"steps": 0}
-        seldom = {n: mean_of_looks(v) for n, v in signals.items() if n in LOOKED_AT}
+        seldom = {n: mean_of_looks(v, weights) for n, v in signals.items() if n in LOOKED_AT}
         means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("present", *LOOKED_AT)}
         means |= {NORM: seldom[NORM]}
         if QUADRATIC in seldom:
             means |= {"loss": means["loss"] + seldom[QUADRATIC], "penalty": seldom[QUADRATIC]}
         whole = means["loss"] or 1.0  # a task of one class has nothing to tell apart: its loss is zero
         shares = {f"{n}_over_loss": means[n] / whole for n in self.strategy.shares}
-        return {"steps": len(signals["loss"]), "steps_not_finite": len(overflown(signals))} | means | shares
+        return {"steps": len(signals["loss"]), "steps_not_finite": len(overflown(signals, weights))} | means | shares
 
     # ------------------------------------------------------------ accuracy
 

@@ -32,7 +32,9 @@ def static(one: "Prepared") -> list[Any]:
     apart = (settings.private - {"device"}) | swept | {"seed", "lr"}
     values = {key: value for key, value in settings.values.items() if key not in apart}
     shapes = [tuple(table.shape) for table in one.hand.deal]
-    return [dict(settings.targets), values, one.images.fingerprint, shapes, len(one.hand.names)]
+    # evaluated every so many steps, by one clock: then all are at the same step of the same task
+    lengths = [len(pool) for pool in one.hand.train] if settings["evaluate_every"] else None
+    return [dict(settings.targets), values, one.images.fingerprint, shapes, len(one.hand.names), lengths]
 
 
 def batches(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
@@ -52,10 +54,14 @@ def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
 
 def size(group: Sequence["Prepared"]) -> int:
     """Runs a stack."""
-    asked = group[0].settings["stack"]
-    if asked == "auto":
-        return min(len(group), fitting(group[0])) if kind(group[0]) == "cuda" else 1
-    return 1 if asked == "off" else asked
+    from clrun.prepare import may_be_filled_up, unborn
+
+    one, asked = group[0], group[0].settings["stack"]
+    if asked in ("off", 1) or (asked == "auto" and kind(one) != "cuda"):
+        return 1
+    if not may_be_filled_up(one.settings, unborn(one.settings, one.images.x.shape[1:], len(one.hand.names))):
+        return 1
+    return min(len(group), fitting(one)) if asked == "auto" else asked
 
 
 def fitting(one: "Prepared") -> int:

@@ -253,6 +253,12 @@ def budget(settings: Settings) -> Budget:
     return Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"])
 
 
+def may_be_filled_up(settings: Settings, network: Network) -> bool:
+    """Whether a short batch may be filled up with samples of weight 0, as stacks and graphs do: batch norm would take
+    their mean too."""
+    return settings["drop_last"] or not network.statistics()
+
+
 def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stack:
     """R prepared runs that differ in values only -> the engine's stack."""
     head, settings = stack[0], stack[0].settings
@@ -276,7 +282,7 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
         births=[birth(p, layout, data, dtype) for p in stack],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
-        replay=device.type == "cuda" and settings["cuda_graph"] == "auto",
+        replay=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),
         compile=settings["compile"] and device.type == "cuda",
     )
 

@@ -88,11 +88,16 @@ def looked_at(step: int) -> bool:
     return step <= FIRST or step % LOOK == 0
 
 
-def mean_of_looks(values: Tensor) -> float:
-    """(S,) -> the mean over all steps, from those that were looked at: beyond the first few each stands for LOOK."""
-    steps = [step for step in range(1, len(values) + 1) if looked_at(step)]
-    weight = torch.tensor([1.0 if step <= FIRST else LOOK for step in steps], dtype=torch.float64)
-    return ((values[[step - 1 for step in steps]].double() @ weight) / weight.sum()).item()
+def looks(steps: int) -> Tensor:
+    """(S,) float64: how many steps of a pass each one stands for, those that are not looked at for none."""
+    weights = [(1.0 if step <= FIRST else LOOK) * looked_at(step) for step in range(1, steps + 1)]
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+def mean_of_looks(values: Tensor, weights: Tensor) -> float:
+    """values, weights (S,) -> the mean over all steps, from those that were looked at."""
+    seen = weights > 0
+    return (values[seen].double() @ weights[seen] / weights.sum()).item()
 
 
 # ---------------------------------------------------------------- many steps
@@ -123,7 +128,10 @@ class Steps:
         self.step, self.run, self.values = step, run, values
 
     def along(self, draws, moments, start, short, tell):
-        log = [self.one(*dealt) for dealt in told(dealt_out(draws, moments), tell)]
+        dealt = dealt_out(draws, moments)
+        if short is not None:
+            dealt = (shortened(*one, n) for one, n in zip(dealt, short, strict=True))
+        log = [self.one(*one) for one in told(dealt, tell)]
         return {name: torch.stack([entry[name] for entry in log], -1) for name in log[0]}
 
     def one(self, draw: Draw, moment: Moment) -> dict[str, Tensor]:
@@ -132,6 +140,11 @@ class Steps:
 
     def snapshot(self):
         return self.run
+
+
+def shortened(draw: Draw, moment: Moment, n: int) -> tuple[Draw, Moment]:
+    """What a step is dealt, without the samples beyond its first n."""
+    return Draw(*(v[:n] for v in draw)), moment._replace(noise=moment.noise[:, :n])
 
 
 def told(steps: Iterable[Any], tell: Callable[[int], None]) -> Iterator[Any]:

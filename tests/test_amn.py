@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from conftest import live
 
+from clrun.errors import UsageError
 from clrun.fisher import fisher, score
 from clrun.per_sample import closed_form, of_network, one_by_one, output_shapes
 from clrun.step import whole_gradient
@@ -204,3 +205,8 @@ def test_complains_of_memory_that_never_moved(stack_of, monkeypatch):
     monkeypatch.setattr(AMN, "restrict", lambda self, delta, g, theta, own, hp, batch: delta * 0)
     assert "never left zero" in AMN.complaints(rows(), knobs)[0]
     assert AMN.complaints([], knobs | {"eps": 0.0}) == []
+
+
+def test_refuses_batch_norm(stack_of):
+    with pytest.raises(UsageError, match=r"type model\.norm=group"):
+        stack_of("strategy=amn", "model=resnet18", "model.norm=batch")

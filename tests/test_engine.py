@@ -7,6 +7,7 @@ from torch.utils._pytree import tree_map
 
 from clrun.deck import Budget, Deck
 from clrun.engine import first_trouble
+from clrun.step import Steps, looks
 
 
 def deck(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=False, even=False, seed=0):
@@ -227,15 +228,33 @@ def test_adam_under_a_huge_lambda_is_found_frozen(stack_of):
 
 def test_where_trouble_began():
     signals = {"loss": torch.tensor([1.0, 2.0, 3.0]), "gradient_norm": torch.tensor([1.0, torch.inf, 1.0])}
-    assert first_trouble(signals, whole=True, sound=True) is None  # the norm alone overflowed
-    assert first_trouble(signals, whole=True, sound=False) == (2, False)  # the optimiser's state with it
-    assert first_trouble(signals, whole=False, sound=False) == (2, True)
+    every = torch.ones(3)
+    assert first_trouble(signals, every, whole=True, sound=True) is None  # the norm alone overflowed
+    assert first_trouble(signals, every, whole=True, sound=False) == (2, False)  # the optimiser's state with it
+    assert first_trouble(signals, every, whole=False, sound=False) == (2, True)
     fine = signals | {"gradient_norm": torch.ones(3)}
-    assert first_trouble(fine, whole=False, sound=True) == (3, True)  # the last step of all
+    assert first_trouble(fine, every, whole=False, sound=True) == (3, True)  # the last step of all
     lost = fine | {"loss": torch.tensor([1.0, 2.0, torch.nan])}  # by what the second step made of theta
-    assert first_trouble(lost, whole=False, sound=True) == (2, True)
+    assert first_trouble(lost, every, whole=False, sound=True) == (2, True)
     never = fine | {"loss": torch.tensor([torch.nan, torch.nan, torch.nan])}
-    assert first_trouble(never, whole=False, sound=True) == (1, True)
+    assert first_trouble(never, every, whole=False, sound=True) == (1, True)
+
+
+def test_every_pass_over_a_task_is_looked_at_anew(stack_of):
+    """A lone run finds the gradient's norm at some steps of each pass, and PackNet makes two of an odd length."""
+    together = stack_of("strategy=packnet", "tasks=2", "iterations=21", seeds=(0, 1))
+    reports = zip(live(stack_of("strategy=packnet", "tasks=2", "iterations=21"))[1], live(together)[1], strict=True)
+    for alone, stacked in reports:
+        assert alone.health[0]["steps"] == 42
+        assert alone.health[0]["steps_not_finite"] == 0 and alone.trouble[0] is None
+        assert alone.health[0]["gradient_norm"] == pytest.approx(stacked.health[0]["gradient_norm"], rel=1e-9)
+
+
+def test_trouble_of_a_second_pass():
+    weights = torch.cat([looks(21), looks(21)])
+    norm = torch.where(weights > 0, 1.0, torch.nan)
+    loss = torch.cat([torch.ones(40), torch.tensor([torch.nan, torch.nan])])
+    assert first_trouble({"loss": loss, "gradient_norm": norm}, weights, whole=False, sound=True) == (40, True)
 
 
 def test_health_is_a_mean_over_steps(stack_of):
@@ -268,3 +287,23 @@ def test_batch_norm_statistics_move_in_training_alone(stack_of):
     moved = tree_map(lambda a, b: not torch.equal(a, b), run.stats, trained.stats)
     assert all(moved.values())
     assert all(torch.equal(after.stats[name], v) for name, v in trained.stats.items())
+
+
+def test_a_short_batch_is_cut_where_it_is_not_filled_up(stack_of):
+    """Step by step, as a compiled step is taken, batch norm sees the same samples as in place."""
+    typed = (
+        "model=resnet18",
+        "model.width=2",
+        "model.norm=batch",
+        "epochs=1",
+        "batch_size=100",
+        "optimizer=sgd",
+        "tasks=2",
+    )
+    inplace, stepped = (stack_of(*typed, "lr=0.01") for _ in range(2))
+    stepped.compile = True  # the walk of a compiled step, with the step as it was built
+    assert inplace.deck(0, 0, "train").smallest < 100
+    a, b = (stack.train(stack.born(), 0, "train", stack.blank(0))[0] for stack in (inplace, stepped))
+    assert isinstance(stepped.walker(stepped.born(), [stepped.deck(0, 0, "train")]), Steps)
+    assert (a.theta - b.theta).abs().max() < 1e-12
+    assert all((a.stats[name] - v).abs().max() < 1e-12 for name, v in b.stats.items())

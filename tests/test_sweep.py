@@ -24,6 +24,7 @@ from PIL import Image
 from rich.console import Console
 
 from clrun import catalog, cli, composing, engine, live, plan, results, run, sweep, workers
+from clrun.prepare import may_be_filled_up, unborn
 
 SHORT = ("iterations=4", "model.widths=[8]", "device=cpu")
 NAMES = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
@@ -111,6 +112,21 @@ def test_runs_that_differ_in_values_are_a_group(prepared_of):
 def test_runs_that_differ_otherwise_are_not(prepared_of, what):
     one, other = prepared_of(*SHORT, "strategy=ewc"), prepared_of(*SHORT, *APART[what])
     assert plan.groups([one, other, one]) == [[one, one], [other]]
+
+
+def test_runs_that_are_evaluated_by_one_clock_have_tasks_of_one_length(prepared_of):
+    drawn = [prepared_of(*SHORT, "split.order=seed", f"seed={seed}", "evaluate_every=2") for seed in (0, 1)]
+    fixed = [prepared_of(*SHORT, "split.order=fixed", f"seed={seed}", "evaluate_every=2") for seed in (0, 1)]
+    assert plan.groups(drawn) == [drawn[:1], drawn[1:]] and plan.groups(fixed) == [fixed]
+
+
+@pytest.mark.parametrize("typed, largest", [((), 1), (("drop_last=true",), 3), (("model.norm=group",), 3)])
+def test_batch_norm_sees_no_sample_that_only_fills_up(prepared_of, typed, largest):
+    small = ("model=resnet18", "model.width=2", "batch_size=8", "stack=3", "tasks=2")
+    run = prepared_of(*small, *([] if "model.norm=group" in typed else ["model.norm=batch"]), *typed)
+    assert plan.size([run] * 5) == largest
+    network = unborn(run.settings, run.images.x.shape[1:], len(run.hand.names))
+    assert may_be_filled_up(run.settings, network) == (largest == 3), "nor does a graph"
 
 
 @pytest.mark.parametrize("n, largest, sizes", [(7, 3, [2, 2, 3]), (4, 4, [4]), (3, 1, [1, 1, 1]), (5, 8, [5])])

@@ -59,6 +59,15 @@ class AMN(EWC):
         eps: Tensor  # () a step of a memory unit
 
     @classmethod
+    def objection(cls, network, optimizer, knobs):
+        if network.statistics():
+            return (
+                "batch norm keeps one set of running statistics, and a task's units move what it sees, so that old "
+                "tasks would be answered with those of the newest; type model.norm=group."
+            )
+        return super().objection(network, optimizer, knobs)
+
+    @classmethod
     def trainables(cls, network, tasks, knobs):
         H, sets = knobs["units"], network.layers["head"].out_features if knobs["memory"] == "class" else 1
         layers = [*enumerate(network.widths)]

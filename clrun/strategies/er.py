@@ -2,8 +2,9 @@
 
     L(theta) = w CE(B; theta) + (1 - w) CE(R; theta)
 
-w = 1/2 is the mean over the two batches together, as in the paper. With weighting=share, w = 1/t in the t-th task, each
-past task weighing as much as the present one (van de Ven et al. 2022). While the memory is empty, w = 1.
+w = 1/2 is the mean over the two batches together, as in the paper. With weighting=share, w = 1/t in the t-th task, as
+in van de Ven et al. 2022: with a memory_per_class, which holds the past alone, each past task of as many classes weighs
+as much as the present one. While the memory is empty, w = 1.
 
 The memory is read before the batch is offered to it. R is drawn uniformly from the memory in every scenario (van de Ven
 et al. split it evenly over past tasks in task-incremental runs). A reservoir meets samples as they are trained on, so

@@ -2,7 +2,7 @@
 
 Every task has a gate for every unit (in a conv net: channel), from an embedding e_l[t] of its own:
 
-    h_l <- a_l h_l,   a_l = sigmoid(s e_l[t])          s from 1/smax to smax within each epoch (eqs. 1, 4)
+    h_l <- a_l h_l,   a_l = sigmoid(s e_l[t])          s from 1/smax towards smax within each epoch (eqs. 1, 4)
     used_l = max over the tasks learnt of a_l          (eq. 2)
     theta_l,ij <- theta_l,ij + delta_l,ij (1 - min(used_l,i, used_l-1,j))          (eq. 3)
     L = L_t + lambda sum_l,i a_l,i (1 - used_l,i) / sum_l,i (1 - used_l,i)          (eqs. 6, 7)
