@@ -62,7 +62,7 @@ class Settings:
     def stream(self, fingerprint: str) -> str:
         """10 hex digits: equal for runs that differ in nothing but `seed`, the strategy and its knobs."""
         targets = {group: target for group, target in self.targets.items() if group != "strategy"}
-        return self._digest(fingerprint, ["seed", "strategy", *self.knobs], targets)
+        return self._digest(fingerprint, ["seed", "strategy", "source", *self.knobs], targets)
 
     def _digest(self, fingerprint: str, without: Collection[str], targets: Mapping[str, str]) -> str:
         left = {*self.private, *without, *(key for key in self.later if self.values[key] is None)}

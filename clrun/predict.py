@@ -58,8 +58,10 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
 
     said = said_by(directory)
     known = catalog.read((catalog.CONF, config_dir.resolve())) if config_dir else catalog.read()
+    said.pop("source", None)
     said |= {"strategy": {"name": said["strategy"]}, "device": "auto", "data_dir": data_dir or said["data_dir"]}
     for group in catalog.GROUPS:
+        said[group].pop("source", None)  # found again in what is there now
         said[group] = known.stated.get(f"{group}/{said[group]['name']}", {}) | said[group]
     return check(OmegaConf.create(said | {"knobs": known.stated["knobs"]}), known=known)
 

@@ -1,10 +1,12 @@
 """From settings to an engine: load the data, refuse what cannot be, build the stack. Nothing is written."""
 
+import hashlib
 import importlib
+import inspect
 import keyword
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +65,7 @@ class Prepared:
 def prepare(settings: Settings) -> Prepared:
     """Load the data and look at everything that depends on it. Raises UsageError; writes nothing."""
     strategy = strategy_class(settings)
+    settings = with_sources(settings)
     images = loaded(tuple(data_settings(settings).items()))
     hand = draw_hand(images, settings)
     refuse_single(strategy, hand, settings)
@@ -105,6 +108,20 @@ def named_class(settings: Settings, group: str, kind: type) -> type:
     return found
 
 
+def with_sources(settings: Settings) -> Settings:
+    """The settings with what is written in the files of classes that are not clrun's own, as "source" of the strategy,
+    "model.source", "optimizer.source": eight hex digits. So an edited class makes another run."""
+    kinds = {"strategy": Strategy, "model": Network, "optimizer": Optimizer}
+    files = {
+        group: inspect.getsourcefile(named_class(settings, group, kinds[group]))
+        for group, target in settings.targets.items()
+        if not target.startswith("clrun.")
+    }
+    digests = {group: hashlib.sha1(Path(file).read_bytes()).hexdigest()[:8] for group, file in files.items() if file}
+    written = {"source" if group == "strategy" else f"{group}.source": digest for group, digest in digests.items()}
+    return replace(settings, values={**settings.values, **written}) if written else settings
+
+
 def strategy_class(settings: Settings) -> type[Strategy]:
     """The strategy's class. UsageError if there is none, or if it does not read its yaml's knobs."""
     found = named_class(settings, "strategy", Strategy)
@@ -120,7 +137,7 @@ def spelling(knob: str) -> str:
 def refuse_unclaimed(strategy: type[Strategy], settings: Settings) -> None:
     """A knob that neither Hyper nor a field reads would be silently without effect."""
     read = {*strategy.Hyper._fields, *(f.name for f in fields(strategy))}
-    reserved = [knob for knob in settings.knobs if knob in (*results.HEAD, *results.TAIL, "stream")]
+    reserved = [knob for knob in settings.knobs if knob in (*results.HEAD, *results.TAIL, "stream", "source")]
     if reserved:
         raise UsageError(
             f"strategy={settings['strategy']}: its yaml has a knob named {reserved[0]}, "

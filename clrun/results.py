@@ -51,7 +51,8 @@ TAIL = (
     "warnings",
     *PROVENANCE,
 )
-HASHES = ("run", "group", "stream", "commit")  # text, though "0012345678" and "12e4567890" look like numbers
+SOURCES = ("source", "model.source", "optimizer.source")  # of classes that are not clrun's own
+HASHES = ("run", "group", "stream", "commit", *SOURCES)  # text, though "0012345678" and "12e4567890" look like numbers
 BETWEEN_WARNINGS = " | "
 SECONDS_BETWEEN_LOOKS = 5.0  # at the tables of a run that is under way
 HALVES = (".*.tmp", ".tmp*")  # files that are being written: ours, and those of the library that writes tensors

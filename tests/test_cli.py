@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from clrun import catalog, run
+from clrun.report.rows import rows_of
+from clrun.report.runs import read
 from clrun.results import read_summary
 
 SHORT = ("iterations=2", "model.widths=[8]", "device=cpu", "workers=1")  # a sweep trains in this process
@@ -178,6 +180,18 @@ def test_a_users_strategy_works_fixed_and_swept(clrun, my_folder):
     assert code == 0 and "myknob (strategy=ewc)" in out
     assert clrun("-m", "strategy=ewc,mine", "myknob=5,6", "--config-dir=my", *SHORT)[0] == 0
     assert len(runs("ewc")) == 1 and len(runs("mine")) == 3
+
+
+def test_an_edited_strategy_is_another_run_on_the_same_stream(clrun, my_folder):
+    for text, count in ((MINE, 1), (MINE, 1), (MINE + "    # edited\n", 2)):
+        Path("mine_of_the_user.py").write_text(text)
+        assert clrun("-cd", "my", "strategy=mine", *SHORT)[0] == 0 and len(runs("mine")) == count
+    one, other = (read_summary(path).iloc[0] for path in runs("mine"))
+    assert one["source"] != other["source"] and one["stream"] == other["stream"]
+    assert clrun("-cd", "my", "-m", "strategy=mine,ewc", *SHORT)[0] == 0 and len(runs("mine")) == 2
+    assert "source" not in read_summary(runs("ewc")[0])
+    labels = {row.label for row in rows_of(read(Path("outputs")))}
+    assert labels == {"ewc", f"mine source={one['source']}", f"mine source={other['source']}"}
 
 
 @pytest.mark.parametrize(
