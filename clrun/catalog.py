@@ -134,7 +134,7 @@ class Statement(Strict):
 class Option(Strict):
     """One yaml of a group: one dataset, split, model, optimizer or strategy."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # also of a folder below outputs, and typed after a =
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.+-]*$")  # also of a folder below outputs, and typed after a =
     about: str = Field(min_length=1)
     target: str | None = Field(None, alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")  # module.Class
     knobs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Statement] = {}

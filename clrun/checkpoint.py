@@ -309,8 +309,9 @@ class Keeper:
             self.write()
 
     def rescue(self) -> None:
-        """The process is to end: what is not yet written is written now."""
-        if self.latest is not self.written and self.write():
+        """The process is to end: what is not yet written is written now, and how far that is is said."""
+        there = self.latest is self.written or self.write()
+        if there and self.latest.place != Place():
             self.say(f"saved after {self.latest.place}; the same command continues from there.")
 
     def write(self) -> bool:

@@ -52,6 +52,10 @@ def answer(action: Callable[[], Any], wants_trace: bool) -> int:
     """Do it, say what went wrong, and return the exit code."""
     try:
         action()
+    except SystemExit as end:
+        if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+            complain("terminated; the same command again continues.")
+        raise
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to end
         complain("interrupted; the same command again continues.")
@@ -143,7 +147,8 @@ def parser() -> KeyParser:
     flags.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
     flags.add_argument("-p", "--package")
     flags.add_argument("-cd", "--config-dir")
-    flags.add_argument("-i", "--info", nargs="?", const="all")
+    told = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    flags.add_argument("-i", "--info", nargs="?", const="all", choices=told)
     flags.add_argument("overrides", nargs="*")
     return flags
 
@@ -162,6 +167,7 @@ def command(arguments: Sequence[str], wants_trace: bool = False) -> None:
 
         help.show(known)
         return
+    refuse_together(asked)
     if not (asked.shell_completion or asked.hydra_help):
         refuse_overrides(asked, known)
     with hydra_arguments(asked) as flags, replaced_arguments(flags):
@@ -179,6 +185,7 @@ def catalogue(asked: argparse.Namespace) -> "Catalog":
     folder = Path(asked.config_dir).expanduser()
     if not folder.is_dir():
         raise UsageError(f"--config-dir {asked.config_dir}: there is no such folder.")
+    asked.config_dir = str(folder)  # Hydra knows no ~
     return catalog.read((catalog.CONF, folder.resolve()))
 
 
@@ -230,6 +237,18 @@ def compose(known: "Catalog", run: Callable[["DictConfig"], None]) -> None:
 # ---------------------------------------------------------------- what is refused before anything is composed
 
 
+def refuse_together(asked: argparse.Namespace) -> None:
+    """Flags of which one excludes another."""
+    shows = [f"--{flag}" for flag in ("cfg", "info") if getattr(asked, flag) is not None]
+    if asked.multirun and (shows or asked.resolve):
+        flag = (shows or ["--resolve"])[0]
+        raise UsageError(f"{flag} shows one run, and -m asks for many; leave -m out, and type one value for each key.")
+    if len(shows) == 2:
+        raise UsageError("--cfg and --info are two answers; type one of them.")
+    if asked.resolve and asked.cfg is None:
+        raise UsageError("--resolve belongs to --cfg; type --cfg job --resolve.")
+
+
 def refuse_overrides(asked: argparse.Namespace, known: "Catalog") -> None:
     """UsageError for whatever can be seen in the arguments alone."""
     overrides = [parsed(text) for text in asked.overrides]
@@ -238,6 +257,7 @@ def refuse_overrides(asked: argparse.Namespace, known: "Catalog") -> None:
     for override in overrides:
         refuse_key(override, known)
         if override.is_sweep_override():
+            refuse_idle_sweep(override, known)
             refuse_sweep(override, sweeps, basic)
 
 
@@ -257,6 +277,8 @@ def malformed(text: str, reason: str) -> str:
     key, equals, value = text.partition("=")
     if not equals:
         return f"{text}: a setting is key=value, without spaces; type {setting(text)}."
+    if key != key.strip():
+        return f"{text}: a setting is key=value, without spaces; type {key.strip()}={value.strip()}."
     if ",," in value or value.endswith(","):
         return f"{text}: a value is missing in the list; values are typed with one comma between them, as {key}=1,10."
     if any(value.count(opened) > value.count(closed) for opened, closed in BRACKETS):
@@ -283,9 +305,13 @@ def setting(word: str) -> str:
 
 def refuse_key(override: "Override", known: "Catalog") -> None:
     """An override of a key that nothing states, or of an option that is not there."""
+    from hydra.core.override_parser.types import Glob
+
     from clrun.config import no_such_key
 
     key = override.key_or_group
+    if key.startswith("hydra.sweeper.params"):
+        raise UsageError(f"{override.input_line}: what is swept is typed by itself, with -m, as 'seed=0,1'.")
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return
     if key == "experiment":
@@ -294,12 +320,20 @@ def refuse_key(override: "Override", known: "Catalog") -> None:
         refuse_option(override, list(known.options[key]), key)
     elif key not in known.typeable():
         raise UsageError(no_such_key(key, known))
+    elif isinstance(override.value(), Glob):
+        raise UsageError(f"{override.input_line}: glob finds the options of a group, as of strategy; list the values.")
 
 
 def refuse_option(override: "Override", options: Sequence[str], typed: str) -> None:
     """An option that is not there."""
+    from hydra.core.override_parser.types import Glob
+
     from clrun.catalog import shown
 
+    if isinstance(override.value(), Glob):
+        if not override.value().filter([*options]):
+            raise UsageError(f"{override.input_line}: it fits none of {', '.join(options)}.")
+        return
     if typed.startswith("+") and not override.is_add():
         raise UsageError(f"{override.input_line}: an experiment is added with a plus: +{override.input_line}.")
     swept = override.is_sweep_override() and override.is_discrete_sweep()
@@ -320,6 +354,16 @@ def refuse_sweep(override: "Override", sweeps: bool, basic: bool) -> None:
         raise UsageError(
             f"{override.input_line}: several values are a sweep, which wants -m: clrun -m '{override.input_line}'; "
             f"or type one value."
+        )
+
+
+def refuse_idle_sweep(override: "Override", known: "Catalog") -> None:
+    """Several values of what makes no other run."""
+    said = known.root.get(override.key_or_group)
+    if said is not None and not said.identity and override.key_or_group != "data_dir":
+        raise UsageError(
+            f"{override.input_line}: runs that differ in {override.key_or_group} alone are one run, which is trained "
+            f"once; type one value."
         )
 
 

@@ -1,6 +1,7 @@
 """`clrun --help`, from the statements in conf/ alone."""
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -80,9 +81,10 @@ def options(catalog: Catalog, group: str) -> Iterator[tuple[str, str]]:
 
 
 def remark(path: Path) -> str:
-    """The first comment of a yaml that is not an instruction to Hydra."""
-    comments = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
-    return next((comment for comment in comments if not comment.startswith("@")), "")
+    """The first sentence of a yaml's comments, but for instructions to Hydra; without the full stop."""
+    comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    said = " ".join(comment for comment in comments if not comment.startswith(("@", "clrun ")))
+    return re.split(r"(?<!al)[.:](?= |$)", said)[0]
 
 
 def headline(option: Option) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from clrun.prepare import Prepared
 
+DATA = {"data_dir", "dataset.root"}  # no part of the identity, which knows what lies there
 Jobs = Sequence[tuple[Sequence[str], DictConfig]]  # a job's overrides, and what they compose to
 
 
@@ -158,7 +159,7 @@ def unfinished(runs: Sequence["Prepared"], jobs: int) -> list["Prepared"]:
     """Those that remain to be trained; says how many there are."""
     todo = [one for one in runs if one.settings["rerun"] or not one.finished]
     coincide = f", of {jobs} jobs" if jobs != len(runs) else ""
-    print(f"{len(runs)} runs{coincide}: {len(todo)} to train, {len(runs) - len(todo)} done already.")
+    print(f"{counted(len(runs))}{coincide}: {len(todo)} to train, {len(runs) - len(todo)} done already.")
     warn(todo)
     return todo
 
@@ -169,6 +170,10 @@ def warn(todo: Sequence["Prepared"]) -> None:
     for (strategy, scenario), warning in known.items():
         if warning:
             print(f"Warning: strategy={strategy} scenario={scenario}: {warning}.")
+
+
+def counted(runs: int) -> str:
+    return f"{runs} run{'s' if runs != 1 else ''}"
 
 
 def failures(failed: Sequence["Prepared"], errors: Mapping[str, str], runs: int) -> str:
@@ -197,8 +202,8 @@ def summary(prepared: "Prepared") -> "pd.Series":
 
 
 def varying(settings: Sequence[Settings]) -> list[str]:
-    """The keys of the identity that differ between runs, but for the strategy."""
-    keys = dict.fromkeys(key for one in settings for key in one.values if key not in one.private | {"strategy"})
+    """The keys of the identity that differ between runs, but for the strategy; and where their data lie."""
+    keys = dict.fromkeys(key for one in settings for key in one.values if key not in one.private - DATA | {"strategy"})
     return [key for key in keys if len({repr(one.values[key]) for one in settings if key in one.values}) > 1]
 
 
@@ -230,4 +235,4 @@ def tally(runs: int, ended: Mapping[str, "pd.Series"], failed: int) -> str:
     """Such as "30 runs: 22 done, 5 diverged, 3 crashed or killed."."""
     counts = Counter(row["status"] for row in ended.values())
     counts["crashed or killed"] = failed
-    return f"{runs} runs: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."
+    return f"{counted(runs)}: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."

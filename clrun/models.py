@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clrun.errors import UsageError
 from clrun.theta import Layout
 
 Tap = Callable[[int, Tensor], Tensor]
@@ -150,6 +151,19 @@ class ResNet18(Network):
             if stride != 1 or a != b:
                 self.layers |= self.convolution(f"{name}.short", a, b, 1)
         self.layers["head"] = nn.Linear(8 * width, outputs)
+        self.refuse_constant(inputs[1:], width)
+
+    def refuse_constant(self, size: Sequence[int], width: int) -> None:
+        """UsageError where a group of the norm is one number: less its mean it is zero, whatever the picture."""
+        sides = list(size)
+        for _, _, channels, stride in self.blocks:
+            sides = [-(-side // stride) for side in sides]
+            if self.norm == "group" and prod(sides) == 1 and channels == gcd(channels, 32):
+                raise UsageError(
+                    f"model.width={width}: pictures of {size[0]} x {size[1]} pixels shrink to one, of which group norm "
+                    "with one channel a group leaves nothing; type a larger one, such as model.width=20, or "
+                    "model.norm=batch."
+                )
 
     def convolution(self, name: str, a: int, b: int, kernel: int) -> dict[str, nn.Module]:
         norm = nn.BatchNorm2d(b) if self.norm == "batch" else nn.GroupNorm(gcd(b, 32), b)

@@ -57,9 +57,18 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
     from omegaconf import OmegaConf
 
     said = said_by(directory)
-    known = catalog.read((catalog.CONF, config_dir.resolve())) if config_dir else catalog.read()
+    if config_dir is not None and not config_dir.expanduser().is_dir():
+        raise UsageError(f"--config-dir {config_dir}: there is no such folder.")
+    own = (config_dir.expanduser().resolve(),) if config_dir is not None else ()
+    known = catalog.read((catalog.CONF, *own))
+    if said["strategy"] not in known.options["strategy"]:
+        raise UsageError(
+            f"{directory}: strategy={said['strategy']} is none of clrun's; name your own folder with --config-dir."
+        )
     said.pop("source", None)
     said |= {"strategy": {"name": said["strategy"]}, "device": "auto", "data_dir": data_dir or said["data_dir"]}
+    if data_dir is not None and "root" in said["dataset"]:
+        said["dataset"]["root"] = data_dir
     for group in catalog.GROUPS:
         said[group].pop("source", None)  # found again in what is there now
         said[group] = known.stated.get(f"{group}/{said[group]['name']}", {}) | said[group]
@@ -117,12 +126,14 @@ def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: 
 
 def kept(prepared: "Prepared", directory: Path) -> "Saved":
     """The checkpoint of a finished run. Raises UsageError."""
-    from clrun import checkpoint
+    from clrun import checkpoint, results
 
     try:
         saved = checkpoint.read(directory, prepared.id)
     except checkpoint.Unusable as error:
         raise UsageError(f"{directory / checkpoint.NAME} cannot be used: {error}.") from None
+    if results.finished(directory) and results.read_summary(directory / "summary.csv").at[0, "status"] == "diverged":
+        raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
     if saved is None or saved.place.stage < len(prepared.hand.train):
         raise UsageError(
             f"{directory} has no final checkpoint: type the run's command again with rerun=true keep_checkpoint=true."

@@ -64,6 +64,7 @@ class Prepared:
 
 def prepare(settings: Settings) -> Prepared:
     """Load the data and look at everything that depends on it. Raises UsageError; writes nothing."""
+    refuse_precision(settings)
     strategy = strategy_class(settings)
     settings = with_sources(settings)
     images = loaded(tuple(data_settings(settings).items()))
@@ -75,6 +76,11 @@ def prepare(settings: Settings) -> Prepared:
     if objection is not None:
         raise UsageError(f"strategy={settings['strategy']}: {objection}")
     return Prepared(settings, images, hand, strategy)
+
+
+def refuse_precision(settings: Settings) -> None:
+    if settings["precision"] == "tf32" and resolve_device(settings["device"]).type != "cuda":
+        raise UsageError("precision=tf32 needs a CUDA device, and there is none here; type precision=float32.")
 
 
 def data_settings(settings: Settings) -> dict[str, Any]:

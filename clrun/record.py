@@ -88,7 +88,7 @@ def task_angles(prepared: Prepared) -> list[float] | None:
 def standing_warnings(settings: Settings) -> list[str]:
     """What is known before any training."""
     known = [settings.warns[settings["scenario"]]] if settings["scenario"] in settings.warns else []
-    told = settings["task_id_at_test"] and settings["scenario"] != "task"
+    told = settings["task_id_at_test"] and settings.needs_task_id and settings["scenario"] != "task"
     return known + ["the task's number was given at test time (task_id_at_test=true)"] * told
 
 

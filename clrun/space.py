@@ -92,13 +92,15 @@ def spelt(text: str) -> str:
 
 def axis(override: "Override", known: Catalog) -> Axis:
     """What an override with several values may become. UsageError where it cannot be searched."""
-    from hydra.core.override_parser.types import IntervalSweep
+    from hydra.core.override_parser.types import Glob, IntervalSweep
 
     value, text = override.value(), override.input_line
     if getattr(value, "shuffle", False):
         raise UsageError(f"{text}: a search needs no shuffling; list the values.")
     if isinstance(value, IntervalSweep):
         return interval(override.key_or_group, value.start, value.end, value.tags, text, known)
+    if isinstance(value, Glob):
+        raise UsageError(f"{text}: a search takes names, not a pattern; list them, as in strategy=ewc,si.")
     if value.tags:
         raise UsageError(f"{text}: values that are listed take no tag; log is for an interval.")
     texts = dict.fromkeys(override.sweep_string_iterator())

@@ -49,7 +49,8 @@ def unequal_example(classes: int, tasks: int) -> str:
 
 
 def number(given: str | int, names: Sequence[str]) -> int:
-    """The number of a class that is given by name or number."""
+    """The number of a class that is given by name or number; where names are numbers, they are what is meant."""
+    given = str(given) if any(name.isdecimal() for name in names) else given
     if isinstance(given, int):
         if 0 <= given < len(names):
             return given

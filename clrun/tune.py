@@ -228,6 +228,9 @@ def read(asked: argparse.Namespace, known: Catalog) -> Question:
         if "validation" in question.keys:
             raise UsageError("validation=0: a search chooses by validation accuracy; leave it out, or type 0.1.")
         question = Question([*fixed, f"validation={HELD_OUT}"], axes, question.own, known, asked.config_dir)
+    first, most = question.own["tune_tasks"], question.settings(question.first())["tasks"]
+    if first is not None and first > most:
+        raise UsageError(f"tune_tasks={first}: the stream has {most} tasks; type at most as many.")
     for point in question.corners():
         question.runs(point)
     refuse_cluster(question)

@@ -175,8 +175,7 @@ def refuse(asked: argparse.Namespace, known: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """The console script."""
-    asked, known = parser().parse_args(), rows()
-    cli.end_with(lambda _: conclude(asked, known))
+    cli.end_with(lambda _: conclude(parser().parse_args(), rows()))
 
 
 def conclude(asked: argparse.Namespace, known: Mapping[str, Row]) -> None:

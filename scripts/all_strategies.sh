@@ -5,9 +5,11 @@
 #   scripts/all_strategies.sh --quick    two epochs, one seed: a minute
 set -euo pipefail
 stream=(dataset=digits 'seed=range(5)') outputs=outputs/all_strategies
-if [ "${1:-}" = --quick ]; then
-  stream=(dataset=digits epochs=2) outputs=outputs/all_strategies_quick
-fi
+case "${1:-}" in
+  "") ;;
+  --quick) stream=(dataset=digits epochs=2) outputs=outputs/all_strategies_quick ;;
+  *) sed -n '2,/^set/{/^#/p}' "$0" >&2; exit 2 ;;
+esac
 everywhere=finetune,joint,cumulative,scratch,ewc,si,mas,lwf,imm,er,agem,der,derpp
 told=amn,hat,packnet,separate
 clrun -m "${stream[@]}" scenario=task strategy=$everywhere,$told outputs="$outputs"

@@ -4,9 +4,11 @@
 #   scripts/benchmark_split_mnist.sh --quick    scikit-learn's digits instead, two seeds: a minute
 set -euo pipefail
 stream=(+experiment=split_mnist 'seed=range(2,7)') ewc=1e5 outputs=outputs/split_mnist
-if [ "${1:-}" = --quick ]; then
-  stream=(dataset=digits epochs=5 'seed=0,1') ewc=400 outputs=outputs/split_digits
-fi
+case "${1:-}" in
+  "") ;;
+  --quick) stream=(dataset=digits epochs=5 'seed=0,1') ewc=400 outputs=outputs/split_digits ;;
+  *) sed -n '2,/^set/{/^#/p}' "$0" >&2; exit 2 ;;
+esac
 clrun -m "${stream[@]}" scenario=task,domain,class strategy=finetune,joint,lwf,si,er outputs="$outputs"
 clrun -m "${stream[@]}" scenario=task,domain,class strategy=ewc lambda="$ewc" outputs="$outputs"
 clrun-report "$outputs"

@@ -225,7 +225,7 @@ def test_a_users_experiment(clrun, my_folder):
     assert clrun("-cd", "my", "+experiment=short", "model.widths=[8]")[0] == 0
     assert clrun("-cd", "my", "+experiment=short", *SHORT)[0] == 0
     assert sorted(read_summary(path)["iterations"].fillna(0).item() for path in runs("mine")) == [0, 2]
-    assert "A short one." in clrun("-cd", "my", "--help")[1]
+    assert "A short one" in clrun("-cd", "my", "--help")[1]
     assert "+experiment=short" in clrun("-cd", "my", "experiment=short")[2]
 
 

@@ -332,6 +332,9 @@ def test_the_unequal_deal_that_is_proposed_works():
 
 def test_lists_keep_their_order_and_mix_names_and_numbers():
     assert split.deal(["ant", "bee", "cow"], SETTINGS | {"split.classes": [["cow", 0], ["bee"]]}) == [[2, 0], [1]]
+    assert split.deal(["1", "2", "10"], SETTINGS | {"split.classes": [[10], [1, "2"]]}) == [[2], [0, 1]], "names"
+    with pytest.raises(UsageError, match="no class 0"):
+        split.deal(["1", "2", "10"], SETTINGS | {"split.classes": [[0, 1]]})
 
 
 @pytest.mark.parametrize("kind", ["permuted", "rotated"])

@@ -165,7 +165,7 @@ def test_neutral_is_finetuning(stack_of, strategy, scenario):
 @pytest.mark.parametrize("model", ["mlp", "cnn", "resnet18"])
 def test_every_model(stack_of, strategy, model):
     """Two small tasks of pictures through every network, with batch norm where there is one."""
-    width = {"mlp": "model.widths=[6]", "cnn": "model.width=2", "resnet18": "model.width=2"}[model]
+    width = {"mlp": "model.widths=[6]", "cnn": "model.width=2", "resnet18": "model.width=3"}[model]
     norm = ("model.norm=batch",) if model == "resnet18" else ()
     small = ("fisher_samples=16",) if "fisher_samples" in read().options["strategy"][strategy].knobs else ()
     overrides = (f"strategy={strategy}", f"model={model}", width, *norm, *small, "iterations=2", "batch_size=16")

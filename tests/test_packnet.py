@@ -36,7 +36,7 @@ def lives(stack):
     return run, seen, reports
 
 
-MODELS = [(), ("model=cnn", "model.width=3"), ("model=resnet18", "model.width=2")]
+MODELS = [(), ("model=cnn", "model.width=3"), ("model=resnet18", "model.width=3")]
 TASKS = "split.classes=[[0,1],[2,3],[4,5]]"
 
 

@@ -77,7 +77,7 @@ CONFIGS = {
     "strategy: ewc": "is not there",
     "{strategy: ewc, data_dir: null, model: 1, dataset: 5, split: x, optimizer: null}": "is not there",
     "{strategy: nothing, data_dir: null, model: {name: mlp}, dataset: {name: digits}, split: {name: classes}, "
-    "optimizer: {name: adam}}": "no strategy is chosen",
+    "optimizer: {name: adam}}": "name your own folder with --config-dir",
 }
 
 
@@ -111,3 +111,16 @@ def test_what_it_cannot_answer(trained, told, tmp_path):
     (prepared.directory / "checkpoint.safetensors").unlink()
     code, _, err = told(prepared.directory, picture, "--task", "1")
     assert code == 2 and "keep_checkpoint=true" in err
+
+
+def test_what_a_run_cannot_answer_with(trained, told, tmp_path):
+    """No network, or a class that is not there."""
+    picture = tmp_path / "a.png"
+    Image.new("L", (30, 20)).save(picture)
+    diverged = trained("strategy=finetune", "optimizer=sgd", "lr=1e30", "scenario=class").directory
+    assert "this run diverged" in told(diverged, picture)[2]
+    config = diverged / "config.yaml"
+    config.write_text(config.read_text().replace("strategy: finetune", "strategy: mine"))
+    assert "name your own folder with --config-dir" in told(diverged, picture)[2]
+    code, _, err = told(diverged, picture, "--config-dir", tmp_path / "nowhere")
+    assert code == 2 and "there is no such folder" in err

@@ -335,6 +335,35 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         read(tmp_path / "nowhere")
 
 
+def test_what_is_over_fewer_seeds_is_said(clrun_report):
+    _, out, _ = clrun_report("--no-pictures")
+    said = [line for line in out.splitlines() if "fewer than n" in line]
+    assert said == [
+        "WARNING: ewc lambda=100: gap_closed and intransigence are over the seeds that joint and finetune were run with, "
+        "fewer than n."
+    ]
+
+
+def test_pictures_of_an_earlier_report_go(folder):
+    old = [folder / "report" / "average_accuracy.png", folder / "report" / "a-stream" / "average_accuracy.png"]
+    for path in old:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+    pictures.draw(folder, rows_of(with_derived(completed(by_hand()))))
+    assert not any(path.exists() for path in old) and list((folder / "report").glob("*/accuracy_against_cost.png"))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [({"average_accuracy": "50%"}, "average_accuracy=50% is no number"), ({"strategy": None}, "needs a strategy")],
+)
+def test_a_table_that_cannot_be_read_is_refused(clrun_report, folder, change, said):
+    by_hand().astype(object).assign(**change).to_csv(folder / "results.csv", index=False)
+    code, _, err = clrun_report()
+    assert code == 2 and said in err and err.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["results.csv"]
+
+
 # ---------------------------------------------------------------- two rows
 
 
@@ -501,6 +530,9 @@ def test_rows_that_are_too_many_are_said_to_be_left_out(many, tmp_path):
         (("scenario=domain",), 0.5),
         (("scenario=task",), 0.5),
         (("split=permuted", "scenario=task"), 0.1),
+        (("scenario=class", "first_tasks=2"), 0.25),
+        (("scenario=class", "first_tasks=2", "active=all"), 0.1),
+        (("split=permuted", "scenario=class", "tasks=3", "first_tasks=2"), 0.05),
     ],
 )
 def test_chance_is_what_the_run_itself_says(prepared_of, tmp_path, options, expected):

@@ -122,7 +122,7 @@ def test_runs_that_are_evaluated_by_one_clock_have_tasks_of_one_length(prepared_
 
 @pytest.mark.parametrize("typed, largest", [((), 1), (("drop_last=true",), 3), (("model.norm=group",), 3)])
 def test_batch_norm_sees_no_sample_that_only_fills_up(prepared_of, typed, largest):
-    small = ("model=resnet18", "model.width=2", "batch_size=8", "stack=3", "tasks=2")
+    small = ("model=resnet18", "model.width=3", "batch_size=8", "stack=3", "tasks=2")
     run = prepared_of(*small, *([] if "model.norm=group" in typed else ["model.norm=batch"]), *typed)
     assert plan.size([run] * 5) == largest
     network = unborn(run.settings, run.images.x.shape[1:], len(run.hand.names))

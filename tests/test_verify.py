@@ -71,7 +71,8 @@ def test_split_cifar10_takes_a_step(stack_of, strategy):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [(["77"], "there is no row 77"), ([], "type rows out of 1, 2"), (["1", "--seeds", "0"], "at least one"),
-     (["1", "--set", "lambda=3"], "would change what is verified")],
+     (["1", "--set", "lambda=3"], "would change what is verified"), (["1", "--seeds", "x"], "invalid int value"),
+     (["1", "--sed", "3"], "unrecognized arguments")],
 )  # fmt: skip
 def test_refusals(monkeypatch, capsys, arguments, said):
     monkeypatch.setattr(sys, "argv", ["clrun-verify", *arguments])

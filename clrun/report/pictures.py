@@ -21,6 +21,7 @@ from clrun.report.statistics import Statistic, statistic
 DASHES, MARKERS = ("-", "--", "-."), "osD"
 CURVES = len(plots.PALETTE) * len(DASHES)  # in one picture; more cannot be told apart
 NUMBERS_UP_TO = 6  # tasks; a small heat map of more has no room for numbers
+SHADED = "bands and bars: 95 % intervals of the mean over the seeds (Student's t)"
 FAR_BELOW = 1.5  # times the height of what is drawn
 FAR = 50  # times as much: values that want a logarithmic axis
 WIDTH = 26  # characters of a small heat map's title
@@ -43,8 +44,11 @@ class Drawn:
 
 
 def draw(folder: Path, rows: Sequence[Row]) -> None:
-    """report/*.png, or with several streams report/<stream>/*.png. What there are no data for is not drawn."""
+    """report/*.png, or with several streams report/<stream>/*.png. What there are no data for is not drawn; pictures of
+    what was there before are removed."""
     parts = streams(rows)
+    for old in [*(folder / "report").glob("*.png"), *(folder / "report").glob("*/*.png")]:
+        old.unlink()
     for part in parts:
         place = folder / "report" / (folder_name(part[0]) if len(parts) > 1 else "")
         for name, figure in pictures(gathered(folder, part)).items():
@@ -53,7 +57,7 @@ def draw(folder: Path, rows: Sequence[Row]) -> None:
 
 def folder_name(row: Row) -> str:
     """'digits-classes-task-5tasks-STREAM'."""
-    dataset, split, scenario, tasks = (text(row.runs.iloc[0][key]) for key in STREAM)
+    dataset, split, scenario, tasks = (text(row.runs.iloc[0][key]) for key in STREAM[:4])
     return re.sub(r"[^\w.=+-]+", "_", f"{dataset}-{split}-{scenario}-{tasks}tasks-{row.stream}")
 
 
@@ -63,6 +67,7 @@ def gathered(folder: Path, rows: Sequence[Row]) -> Drawn:
     shown = ended[:CURVES]
     more = f"\nthe first {CURVES} of {len(ended)} rows; --sort says which come first" if len(ended) > CURVES else ""
     looks = {row.group: look(i) for i, row in enumerate(shown)}
+    more += f"\n{SHADED}" if any(len(row.done) > 1 for row in shown) else ""
     found = [tables_of(folder, shown, f"{name}.csv") for name in ("accuracy_matrix", "costs")]
     return Drawn(shown, looks, *found, references(folder, rows), heading(rows) + more)
 

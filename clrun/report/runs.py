@@ -44,12 +44,23 @@ def read(folder: Path, grams_per_kwh: float | None = None, price_per_hour: float
         runs = results.read_summary(folder / "results.csv")
     if runs.empty:
         raise UsageError(f"{folder}: there are no finished runs there; name the folder that clrun's outputs= named.")
+    refuse_unreadable(runs, folder)
     runs = completed(runs)
     if grams_per_kwh is not None:
         runs = runs.assign(carbon_g=prices.carbon(runs["energy_wh"], grams_per_kwh), grams_per_kwh=grams_per_kwh)
     if price_per_hour is not None:
         runs = runs.assign(money=prices.money(runs["wall_seconds"], price_per_hour), price_per_hour=price_per_hour)
     return with_derived(runs)
+
+
+def refuse_unreadable(runs: pd.DataFrame, folder: Path) -> None:
+    """UsageError for a table made by hand that says nothing of strategies, or has words where numbers belong."""
+    if "strategy" not in runs or runs["strategy"].isna().any():
+        raise UsageError(f"{folder / 'results.csv'}: every row needs a strategy; write its name into that column.")
+    for name in (name for name in MEASURES if name in runs):
+        wrong = runs[name][pd.to_numeric(runs[name], errors="coerce").isna() & runs[name].notna()]
+        if len(wrong):
+            raise UsageError(f"{folder / 'results.csv'}: {name}={wrong.iloc[0]} is no number; write a share as 0.981.")
 
 
 def completed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -134,6 +145,10 @@ def chance(run: Path) -> float:
     """Accuracy of guessing among the outputs that may answer at the end, mean over tasks; from a run's files."""
     outputs = round(len(pd.read_csv(run / "confusion.csv")) ** 0.5)
     summary = pd.read_csv(run / "summary.csv").iloc[0]
+    if summary["scenario"] == "class" and summary["active"] == "seen" and not pd.isna(summary["first_tasks"]):
+        by_class = summary["split"] == "classes"
+        seen = len(pd.read_csv(run / "tasks.csv")) if by_class else outputs * summary["first_tasks"] / summary["tasks"]
+        return 1 / seen
     if summary["scenario"] != "task":
         return 1 / outputs
     if summary["split"] != "classes":

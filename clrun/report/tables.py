@@ -170,9 +170,15 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     if lonely:
         whose = "One row has one run" if lonely == 1 else f"{lonely} rows have one run each"
         said.append(f"{whose}: no deviation, no interval; type e.g. 'seed=range(5)'.")
+    fewer = [row.label for row in rows if 0 < row["gap_closed"].n < len(row.done)]
+    if fewer:
+        said.append(
+            f"{', '.join(fewer)}: gap_closed and intransigence are over the seeds that joint and finetune were run with, "
+            "fewer than n."
+        )
     told = pd.concat([row.done for row in rows])
     if "task_id_at_test" in told and told["task_id_at_test"].astype(str).str.lower().eq("true").any():
-        said.append("task_id_at_test=true: the task's number was given at test time in these rows.")
+        said.append("task_id_at_test=true: here strategies that ask for the task's number at test were given it.")
     if told["device"].nunique() > 1:
         said.append(f"Costs are of different devices: {', '.join(sorted(told['device'].dropna().unique()))}.")
     if told["carbon_g"].isna().all() and "grams_per_kwh" in told and told["grams_per_kwh"].notna().any():

@@ -60,6 +60,8 @@ class AMN(EWC):
 
     @classmethod
     def objection(cls, network, optimizer, knobs):
+        if not network.taps:
+            return "its units push hidden layers, and this network has none; type model.widths=[100,100]."
         if network.statistics():
             return (
                 "batch norm keeps one set of running statistics, and a task's units move what it sees, so that old "

@@ -46,6 +46,8 @@ class HAT(Strategy):
 
     @classmethod
     def objection(cls, network, optimizer, knobs):
+        if not network.taps:
+            return "it gates hidden layers, and this network has none; type model.widths=[100,100]."
         if [*network.layers] != [*network.taps, "head"]:
             return (
                 "its rule is for layers in a chain; a residual network has inner channels without a gate, and its "

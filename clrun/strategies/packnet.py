@@ -35,6 +35,8 @@ class PackNet(Strategy):
 
     @classmethod
     def objection(cls, network, optimizer, knobs):
+        if not network.taps:
+            return "it shares out the weights of hidden layers, and this network has none; type model.widths=[100,100]."
         if any(isinstance(layer, nn.BatchNorm2d) for layer in network.layers.values()):
             return (
                 "batch norm keeps one set of running statistics, which later tasks overwrite and old ones would be "

@@ -1,0 +1,5 @@
+"""`python -m clrun` is `clrun`."""
+
+from clrun.cli import cli
+
+cli()
