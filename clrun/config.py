@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,11 @@ class Settings:
         return self._digest(fingerprint, ["seed"], self.targets)
 
     def stream(self, fingerprint: str) -> str:
-        """10 hex digits: equal for runs that differ in nothing but `seed`, the strategy and its knobs."""
+        """10 hex digits: equal for runs that differ in nothing but `seed`, the strategy and its knobs, and in how often
+        they were looked at."""
         targets = {group: target for group, target in self.targets.items() if group != "strategy"}
-        return self._digest(fingerprint, ["seed", "strategy", "source", *self.knobs], targets)
+        plain = replace(self, values={**self.values, "evaluate_every": 0})
+        return plain._digest(fingerprint, ["seed", "strategy", "source", *self.knobs], targets)
 
     def _digest(self, fingerprint: str, without: Collection[str], targets: Mapping[str, str]) -> str:
         left = {*self.private, *without, *(key for key in self.later if self.values[key] is None)}

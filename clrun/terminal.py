@@ -191,6 +191,7 @@ def scores(summary: pd.Series, chance: float | None) -> str:
     told = {
         "average accuracy": percent(summary["average_accuracy"], " %"),
         "forgetting": percent(summary["forgetting"], " points"),
+        "stability gap": percent(summary["stability_gap"], " points"),
         "chance": "" if chance is None else percent(chance, " %"),
     }
     return "   ".join(f"{name} {value}" for name, value in told.items() if value)

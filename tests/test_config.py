@@ -214,6 +214,7 @@ def test_seed_strategy_and_data(settings_of):
     assert ewc.group(DATA) == seed.group(DATA) != finetune.group(DATA)
     assert ewc.stream(DATA) == seed.stream(DATA) == finetune.stream(DATA) == settings_of("lambda=1").stream(DATA)
     assert ewc.stream(DATA) != settings_of("lr=0.5").stream(DATA)
+    assert ewc.stream(DATA) == settings_of("evaluate_every=9").stream(DATA)
 
 
 def test_a_directory_is_readable_and_a_safe_file_name(settings_of):

@@ -339,7 +339,7 @@ def test_what_is_over_fewer_seeds_is_said(clrun_report):
     _, out, _ = clrun_report("--no-pictures")
     said = [line for line in out.splitlines() if "fewer than n" in line]
     assert said == [
-        "WARNING: ewc lambda=100: gap_closed and intransigence are over the seeds that joint and finetune were run with, "
+        "WARNING: ewc lambda=100: gap_closed and intransigence are over the seeds that joint and finetune have, too: "
         "fewer than n."
     ]
 

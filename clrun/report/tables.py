@@ -173,7 +173,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     fewer = [row.label for row in rows if 0 < row["gap_closed"].n < len(row.done)]
     if fewer:
         said.append(
-            f"{', '.join(fewer)}: gap_closed and intransigence are over the seeds that joint and finetune were run with, "
+            f"{', '.join(fewer)}: gap_closed and intransigence are over the seeds that joint and finetune have, too: "
             "fewer than n."
         )
     told = pd.concat([row.done for row in rows])
