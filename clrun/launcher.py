@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from clrun import catalog
 from clrun.catalog import GROUPS, Catalog, shown
 from clrun.composing import remembering
-from clrun.config import Settings, check
+from clrun.config import Settings, check, foreign
 from clrun.errors import RunsFailed, UsageError
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def settings_of(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> list[Settin
     UsageError: a job cannot be, or none takes a knob.
     """
     taken = {key for _, cfg in jobs for key in keys_taken(cfg, known)}
+    refuse_foreign([key for key in typed if known.takers(key) and key not in taken], jobs, known)
     dropped: dict[str, None] = {}
     settings = []
     for overrides, cfg in jobs:
@@ -131,6 +132,13 @@ def settings_of(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> list[Settin
     if dropped:
         print(f"Left out where it is not taken: {'; '.join(dropped)}.")
     return settings
+
+
+def refuse_foreign(keys: Sequence[str], jobs: Jobs, known: Catalog) -> None:
+    """A knob that none of the options takes that the jobs choose."""
+    if keys:
+        chosen = [dict.fromkeys(str(OmegaConf.select(cfg, f"{group}.name")) for _, cfg in jobs) for group in GROUPS]
+        raise UsageError(foreign(keys[0], known, tuple(",".join(names) for names in chosen)))
 
 
 def keys_taken(cfg: DictConfig, known: Catalog) -> set[str]:
