@@ -26,6 +26,7 @@ LARGEST = {
     "floats": 1e38,
 }
 GROUPS = ("dataset", "split", "model", "optimizer", "strategy")
+SOURCES = ("source", "model.source", "optimizer.source")  # columns: of classes that are not clrun's own
 CLUSTER = "cluster"  # a group, too, of which nothing is chosen by default, and which is no part of a run
 HERE = Path(__file__).resolve().parent
 # inside the package in a wheel, beside it in a checkout
@@ -134,10 +135,16 @@ class Statement(Strict):
 class Option(Strict):
     """One yaml of a group: one dataset, split, model, optimizer or strategy."""
 
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.+-]*$")  # also of a folder below outputs, and typed after a =
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # also of a folder below outputs, and typed after a =
     about: str = Field(min_length=1)
     target: str | None = Field(None, alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")  # module.Class
     knobs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Statement] = {}
+
+    @model_validator(mode="after")
+    def is_a_word(self) -> "Option":
+        if re.fullmatch(r"[-+0-9_.]+(e[-+]?\d+)?|null|true|false|[-+]?inf|nan", self.name, re.I):
+            raise ValueError(f"the name {self.name} is read as a number or as a value of its own; give it another one")
+        return self
 
 
 class Dataset(Option):

@@ -310,8 +310,9 @@ class Keeper:
 
     def rescue(self) -> None:
         """The process is to end: what is not yet written is written now, and how far that is is said."""
-        there = self.latest is self.written or self.write()
-        if there and self.latest.place != Place():
+        if self.latest is None or self.latest.place == Place():
+            return
+        if self.latest is self.written or self.write():
             self.say(f"saved after {self.latest.place}; the same command continues from there.")
 
     def write(self) -> bool:

@@ -44,6 +44,10 @@ def end_with(action: Callable[[bool], Any]) -> NoReturn:
     try:
         with terminable():
             sys.exit(answer(lambda: action(before == "1"), before == "1"))
+    except SystemExit as end:
+        if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+            complain("terminated; the same command again continues.")
+        raise
     finally:
         os.environ.pop("HYDRA_FULL_ERROR") if before is None else os.environ.update(HYDRA_FULL_ERROR=before)
 
@@ -52,10 +56,6 @@ def answer(action: Callable[[], Any], wants_trace: bool) -> int:
     """Do it, say what went wrong, and return the exit code."""
     try:
         action()
-    except SystemExit as end:
-        if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
-            complain("terminated; the same command again continues.")
-        raise
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to end
         complain("interrupted; the same command again continues.")
@@ -255,6 +255,8 @@ def refuse_overrides(asked: argparse.Namespace, known: "Catalog") -> None:
     sweeps = asked.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
     basic = not any(override.key_or_group == "hydra/sweeper" for override in overrides)
     for override in overrides:
+        if basic and override.key_or_group.startswith("hydra.sweeper.params"):
+            raise UsageError(f"{override.input_line}: what is swept is typed by itself, with -m, as 'seed=0,1'.")
         refuse_key(override, known)
         if override.is_sweep_override():
             refuse_idle_sweep(override, known)
@@ -310,8 +312,6 @@ def refuse_key(override: "Override", known: "Catalog") -> None:
     from clrun.config import no_such_key
 
     key = override.key_or_group
-    if key.startswith("hydra.sweeper.params"):
-        raise UsageError(f"{override.input_line}: what is swept is typed by itself, with -m, as 'seed=0,1'.")
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return
     if key == "experiment":
@@ -330,12 +330,12 @@ def refuse_option(override: "Override", options: Sequence[str], typed: str) -> N
 
     from clrun.catalog import shown
 
+    if typed.startswith("+") and not override.is_add():
+        raise UsageError(f"{override.input_line}: an experiment is added with a plus: +{override.input_line}.")
     if isinstance(override.value(), Glob):
         if not override.value().filter([*options]):
             raise UsageError(f"{override.input_line}: it fits none of {', '.join(options)}.")
         return
-    if typed.startswith("+") and not override.is_add():
-        raise UsageError(f"{override.input_line}: an experiment is added with a plus: +{override.input_line}.")
     swept = override.is_sweep_override() and override.is_discrete_sweep()
     for name in map(shown, override.sweep_string_iterator() if swept else [override.value()]):
         if name not in options:

@@ -247,7 +247,8 @@ def advice(key: str, value: Any, said: Statement) -> str:
     if said.type == "choice":
         near = difflib.get_close_matches(str(value), said.choices, 1)
         return f"did you mean {near[0]}?" if near else ""
-    if isinstance(value, str) and (ends := re.fullmatch(r"(\d+)(?:\.\.+|-|:)(\d+)", value)):
+    swept = said.type in ("int", "float") and said.identity
+    if swept and isinstance(value, str) and (ends := re.fullmatch(r"(\d+)(?:\.\.+|-|:)(\d+)", value)):
         return f"several values are a sweep, typed with -m as '{key}=range({ends[1]},{int(ends[2]) + 1})'"
     if said.max is None and too_large(value, said.type):
         return f"numbers end at {LARGEST[said.type]:.0e} here"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -17,7 +18,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clrun import catalog
-from clrun.catalog import GROUPS, Catalog, shown
+from clrun.catalog import GROUPS, SOURCES, Catalog, shown
 from clrun.composing import remembering
 from clrun.config import Settings, check, foreign
 from clrun.errors import RunsFailed, UsageError
@@ -107,7 +108,8 @@ def refuse_empty(texts: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
     """A list without values, as seed=range(0), leaves no job."""
     if not jobs:
         parser = OverridesParser.create()
-        swept = [text for text in texts if parser.parse_override(text).is_sweep_override()]
+        read = {text: parser.parse_override(text) for text in texts}
+        swept = [text for text, one in read.items() if one.is_sweep_override() and not isinstance(one.value(), Glob)]
         empty = [text for text in swept if not list(parser.parse_override(text).sweep_iterator())] or swept
         raise UsageError(f"{' '.join(empty)} has no values, so there is nothing to run; range(5) counts from 0 to 4.")
 
@@ -118,7 +120,7 @@ def settings_of(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> list[Settin
     UsageError: a job cannot be, or none takes a knob.
     """
     taken = {key for _, cfg in jobs for key in keys_taken(cfg, known)}
-    refuse_foreign([key for key in typed if known.takers(key) and key not in taken], jobs, known)
+    refuse_foreign([key for key in typed if key not in taken], jobs, known)
     dropped: dict[str, None] = {}
     settings = []
     for overrides, cfg in jobs:
@@ -136,9 +138,11 @@ def settings_of(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> list[Settin
 
 def refuse_foreign(keys: Sequence[str], jobs: Jobs, known: Catalog) -> None:
     """A knob that none of the options takes that the jobs choose."""
-    if keys:
+    own = [key for key in keys if any(group in GROUPS for group, _ in known.takers(key))]
+    given = [key for key in own if any(OmegaConf.select(cfg, key) is not None for _, cfg in jobs)]
+    if given:
         chosen = [dict.fromkeys(str(OmegaConf.select(cfg, f"{group}.name")) for _, cfg in jobs) for group in GROUPS]
-        raise UsageError(foreign(keys[0], known, tuple(",".join(names) for names in chosen)))
+        raise UsageError(foreign(given[0], known, tuple(",".join(names) for names in chosen)))
 
 
 def keys_taken(cfg: DictConfig, known: Catalog) -> set[str]:
@@ -211,7 +215,8 @@ def summary(prepared: "Prepared") -> "pd.Series":
 
 def varying(settings: Sequence[Settings]) -> list[str]:
     """The keys of the identity that differ between runs, but for the strategy; and where their data lie."""
-    keys = dict.fromkeys(key for one in settings for key in one.values if key not in one.private - DATA | {"strategy"})
+    told = {"strategy", *SOURCES}  # a class has one source here
+    keys = dict.fromkeys(key for one in settings for key in one.values if key not in one.private - DATA | told)
     return [key for key in keys if len({repr(one.values[key]) for one in settings if key in one.values}) > 1]
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import inspect
 import keyword
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from clrun import models, results
-from clrun.catalog import shown
+from clrun.catalog import SOURCES, shown
 from clrun.chance import generator
 from clrun.config import Settings
 from clrun.datasets import Images, load
@@ -64,7 +63,6 @@ class Prepared:
 
 def prepare(settings: Settings) -> Prepared:
     """Load the data and look at everything that depends on it. Raises UsageError; writes nothing."""
-    refuse_precision(settings)
     strategy = strategy_class(settings)
     settings = with_sources(settings)
     images = loaded(tuple(data_settings(settings).items()))
@@ -76,11 +74,6 @@ def prepare(settings: Settings) -> Prepared:
     if objection is not None:
         raise UsageError(f"strategy={settings['strategy']}: {objection}")
     return Prepared(settings, images, hand, strategy)
-
-
-def refuse_precision(settings: Settings) -> None:
-    if settings["precision"] == "tf32" and resolve_device(settings["device"]).type != "cuda":
-        raise UsageError("precision=tf32 needs a CUDA device, and there is none here; type precision=float32.")
 
 
 def data_settings(settings: Settings) -> dict[str, Any]:
@@ -115,17 +108,23 @@ def named_class(settings: Settings, group: str, kind: type) -> type:
 
 
 def with_sources(settings: Settings) -> Settings:
-    """The settings with what is written in the files of classes that are not clrun's own, as "source" of the strategy,
-    "model.source", "optimizer.source": eight hex digits. So an edited class makes another run."""
+    """The settings with a digest of each file that holds a class which is not clrun's own, as `SOURCES`, so that an
+    edited class makes another run. UsageError where it was edited since another process found its digest."""
     kinds = {"strategy": Strategy, "model": Network, "optimizer": Optimizer}
-    files = {
-        group: inspect.getsourcefile(named_class(settings, group, kinds[group]))
-        for group, target in settings.targets.items()
-        if not target.startswith("clrun.")
-    }
-    digests = {group: hashlib.sha1(Path(file).read_bytes()).hexdigest()[:8] for group, file in files.items() if file}
-    written = {"source" if group == "strategy" else f"{group}.source": digest for group, digest in digests.items()}
+    own = [group for group, target in settings.targets.items() if not target.startswith("clrun.")]
+    found = {group: digest(named_class(settings, group, kinds[group])) for group in own}
+    written = {"source" if group == "strategy" else f"{group}.source": v for group, v in found.items() if v}
+    edited = [key for key, v in written.items() if settings.values.get(key, v) != v]
+    if edited:
+        raise UsageError(f"{edited[0]}: the file was edited after the command had begun; type the command again.")
     return replace(settings, values={**settings.values, **written}) if written else settings
+
+
+def digest(own: type) -> str | None:
+    """Eight hex digits of the file that holds a class; None where it is in no file."""
+    module = sys.modules[own.__module__]
+    path = Path(getattr(module, "__file__", None) or "")
+    return hashlib.sha1(path.read_bytes()).hexdigest()[:8] if path.is_file() else None
 
 
 def strategy_class(settings: Settings) -> type[Strategy]:
@@ -235,7 +234,7 @@ def unborn(settings: Settings, shape: Sequence[int], outputs: int) -> Network:
 
 
 def model_settings(settings: Settings) -> dict[str, Any]:
-    return {k.removeprefix("model."): v for k, v in settings.values.items() if k.startswith("model.")}
+    return knobs_of("model", settings)
 
 
 def birth(
@@ -312,5 +311,10 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
 
 def optimizer_settings(settings: Settings) -> dict[str, Any]:
     """What its equation reads."""
-    own = {k.removeprefix("optimizer."): v for k, v in settings.values.items() if k.startswith("optimizer.")}
-    return {name: v for name, v in own.items() if name not in ("name", "reset")}
+    return {name: v for name, v in knobs_of("optimizer", settings).items() if name not in ("name", "reset")}
+
+
+def knobs_of(group: str, settings: Settings) -> dict[str, Any]:
+    """What a group's class is told, by the knob's own name."""
+    own = {key: v for key, v in settings.values.items() if key.startswith(f"{group}.") and key not in SOURCES}
+    return {key.removeprefix(f"{group}."): v for key, v in own.items()}

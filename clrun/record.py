@@ -202,7 +202,7 @@ def forget_peak() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     elif RESET.exists():
-        with suppress(PermissionError):  # the peak is then of the whole process, as on other systems
+        with suppress(OSError):  # the peak is then of the whole process, as on other systems
             RESET.write_text("5")
 
 

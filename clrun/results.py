@@ -22,6 +22,7 @@ import yaml
 
 import clrun
 from clrun import metrics
+from clrun.catalog import SOURCES
 from clrun.errors import UsageError
 
 HEAD = ("run", "group", "status", "strategy", "dataset", "split", "scenario", "tasks", "model", "seed")
@@ -51,7 +52,6 @@ TAIL = (
     "warnings",
     *PROVENANCE,
 )
-SOURCES = ("source", "model.source", "optimizer.source")  # of classes that are not clrun's own
 HASHES = ("run", "group", "stream", "commit", *SOURCES)  # text, though "0012345678" and "12e4567890" look like numbers
 BETWEEN_WARNINGS = " | "
 SECONDS_BETWEEN_LOOKS = 5.0  # at the tables of a run that is under way

@@ -29,7 +29,7 @@ def even(names: Sequence[str], tasks: int) -> list[list[int]]:
     """The classes in order, cut into equal parts."""
     if len(names) % tasks:
         fitting = [str(n) for n in range(1, len(names) + 1) if len(names) % n == 0]
-        unequal = unequal_example(len(names), tasks)
+        unequal = unequal_example(names, tasks)
         otherwise = f", or deal unequally: 'split.classes={unequal}'" if unequal else ""
         raise UsageError(
             f"tasks={tasks}: {len(names)} classes do not divide into {tasks} equal tasks; "
@@ -39,18 +39,20 @@ def even(names: Sequence[str], tasks: int) -> list[list[int]]:
     return [list(range(start, start + size)) for start in range(0, len(names), size)]
 
 
-def unequal_example(classes: int, tasks: int) -> str:
+def unequal_example(names: Sequence[str], tasks: int) -> str:
     """Such as [[0,1,2,3],[4,5,6],[7,8,9]]; "" where there are too many to print, or too few to go round."""
+    classes = len(names)
+    called = list(map(int, names)) if numbered(names) else list(range(classes))
     if classes > 20 or tasks > classes:
         return ""
     sizes = [classes // tasks + (t < classes % tasks) for t in range(tasks)]
     starts = [sum(sizes[:t]) for t in range(tasks)]
-    return str([list(range(a, a + n)) for a, n in zip(starts, sizes, strict=True)]).replace(" ", "")
+    return str([called[a : a + n] for a, n in zip(starts, sizes, strict=True)]).replace(" ", "")
 
 
 def number(given: str | int, names: Sequence[str]) -> int:
-    """The number of a class that is given by name or number; where names are numbers, they are what is meant."""
-    given = str(given) if any(name.isdecimal() for name in names) else given
+    """The number of a class that is given by name or number; where all names are numbers, they are what is meant."""
+    given = str(given) if numbered(names) else given
     if isinstance(given, int):
         if 0 <= given < len(names):
             return given
@@ -60,6 +62,10 @@ def number(given: str | int, names: Sequence[str]) -> int:
     near = difflib.get_close_matches(given, names, 1)
     meant = f"; did you mean {near[0]}? " if near else ". "
     raise UsageError(f"split.classes: there is no class {given}{meant}The classes are {shortened(names)}.")
+
+
+def numbered(names: Sequence[str]) -> bool:
+    return all(name.isdecimal() for name in names)
 
 
 def refuse_repeated(tasks: Sequence[Sequence[int]], names: Sequence[str]) -> None:

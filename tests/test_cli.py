@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clrun import catalog, run
+from clrun import catalog, predict, run
+from clrun.errors import UsageError
 from clrun.report.rows import rows_of
 from clrun.report.runs import read
 from clrun.results import read_summary
@@ -192,6 +193,55 @@ def test_an_edited_strategy_is_another_run_on_the_same_stream(clrun, my_folder):
     assert "source" not in read_summary(runs("ewc")[0])
     labels = {row.label for row in rows_of(read(Path("outputs")))}
     assert labels == {"ewc", f"mine source={one['source']}", f"mine source={other['source']}"}
+
+
+NETS = """
+from clrun.models import MLP
+from clrun.optimizers import SGD
+
+class Tiny(MLP):
+    pass
+
+class Slow(SGD):
+    pass
+"""
+TINY = """
+name: tiny
+about: a network of mine
+_target_: nets_of_the_user.Tiny
+knobs:
+  widths: {default: [5], type: ints, min: 1, about: units a layer}
+"""
+SLOW = """
+name: slow
+about: an optimiser of mine
+_target_: nets_of_the_user.Slow
+lr: 0.01
+knobs:
+  reset: {default: false, type: bool, about: a fresh state for every task}
+  momentum: {default: 0.0, type: float, min: 0, below: 1, about: of the gradient}
+  nesterov: {default: false, type: bool, about: look ahead}
+  weight_decay: {default: 0.0, type: float, min: 0, about: pull to zero}
+"""
+
+
+def test_a_network_and_an_optimizer_of_the_users(clrun):
+    for group, name, text in (("model", "tiny", TINY), ("optimizer", "slow", SLOW)):
+        Path("my", group).mkdir(parents=True)
+        Path("my", group, f"{name}.yaml").write_text(text)
+    Path("nets_of_the_user.py").write_text(NETS)
+    mine = ("-cd", "my", "strategy=finetune", "model=tiny", "optimizer=slow", "iterations=2")
+    code, _, err = clrun(*mine, "keep_checkpoint=true")
+    assert code == 0, err
+    (path,) = runs("finetune")
+    summary = read_summary(path).iloc[0]
+    assert summary["model.source"] == summary["optimizer.source"] and len(summary["model.source"]) == 8
+    again = run.prepare(predict.settings_of(path.parent, Path("my"), None))
+    assert again.directory == path.parent, "clrun-predict finds it"
+    Path("nets_of_the_user.py").write_text(NETS + "# edited\n")
+    with pytest.raises(UsageError, match="was edited after the command had begun"):
+        run.prepare(again.settings)
+    sys.modules.pop("nets_of_the_user")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def draw(folder: Path, rows: Sequence[Row]) -> None:
     """report/*.png, or with several streams report/<stream>/*.png. What there are no data for is not drawn; pictures of
     what was there before are removed."""
     parts = streams(rows)
-    for old in [*(folder / "report").glob("*.png"), *(folder / "report").glob("*/*.png")]:
+    for old in [*(folder / "report").glob("*.png"), *(folder / "report").glob("*tasks-*/*.png")]:
         old.unlink()
     for part in parts:
         place = folder / "report" / (folder_name(part[0]) if len(parts) > 1 else "")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clrun import results
+from clrun.catalog import SOURCES
 from clrun.errors import UsageError
 from clrun.report.runs import MEASURES, REFERENCES, chance, directory, keys_of
 from clrun.report.statistics import Statistic, statistic
@@ -85,9 +86,10 @@ def varying(runs: pd.DataFrame) -> list[str]:
 
 
 def differs(groups: pd.DataFrame, key: str) -> bool:
-    """Whether a key tells groups apart; that one strategy takes it and another does not is no difference."""
+    """Whether a key tells groups apart; that one strategy takes it and another does not, or has another source, is no
+    difference."""
     within = groups.groupby("strategy")[key].nunique(dropna=False)
-    return bool((within > 1).any()) or groups[key].nunique() > 1
+    return bool((within > 1).any()) or (groups[key].nunique() > 1 and key not in SOURCES)
 
 
 def streams(rows: Sequence[Row]) -> list[list[Row]]:

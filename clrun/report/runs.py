@@ -88,9 +88,9 @@ def hashed(runs: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
 
 
 def tells_streams(key: str) -> bool:
-    """Whether a key belongs to no strategy."""
+    """Whether a key belongs to no strategy, and not to how often a run was looked at."""
     groups = [group for group in catalog.GROUPS if group != "strategy"]
-    return key in catalog.read().root or key.partition(".")[0] in groups
+    return key != "evaluate_every" and (key in catalog.read().root or key.partition(".")[0] in groups)
 
 
 def with_derived(runs: pd.DataFrame) -> pd.DataFrame:
@@ -145,7 +145,7 @@ def chance(run: Path) -> float:
     """Accuracy of guessing among the outputs that may answer at the end, mean over tasks; from a run's files."""
     outputs = round(len(pd.read_csv(run / "confusion.csv")) ** 0.5)
     summary = pd.read_csv(run / "summary.csv").iloc[0]
-    if summary["scenario"] == "class" and summary["active"] == "seen" and not pd.isna(summary["first_tasks"]):
+    if summary["scenario"] == "class" and summary["active"] == "seen" and not pd.isna(summary.get("first_tasks")):
         by_class = summary["split"] == "classes"
         seen = len(pd.read_csv(run / "tasks.csv")) if by_class else outputs * summary["first_tasks"] / summary["tasks"]
         return 1 / seen
