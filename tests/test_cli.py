@@ -87,7 +87,9 @@ def test_sigterm_is_143_and_leaves_no_temporary_folder(clrun, monkeypatch, tmp_p
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(run, "train_stack", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    assert clrun("-m", "seed=0,1", *SHORT)[0] == 143
+    for line in (("-m", "seed=0,1"), ()):
+        code, _, err = clrun(*line, *SHORT)
+        assert code == 143 and err.splitlines() == ["clrun: terminated; the same command again continues."]
     assert list((tmp_path / "temporary").iterdir()) == []
 
 

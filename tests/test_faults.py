@@ -216,6 +216,17 @@ def test_ctrl_c_saves_what_the_last_block_reached(prepared_of, capsys, lives):
     assert tables(prepared.directory) == whole
 
 
+def test_ctrl_c_before_anything_is_trained_is_no_crash(prepared_of, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    prepared = prepared_of(*SMALL)
+    monkeypatch.setattr(run, "started", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.train_stack([prepared], quiet=True)
+    assert "saved" not in capsys.readouterr().err and not (prepared.directory / "failed.txt").exists()
+
+
 @pytest.fixture
 def signals():
     """Restored afterwards: a process that was told to end stays deaf to a second signal until it has ended."""
