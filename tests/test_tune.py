@@ -314,7 +314,7 @@ MISTAKES = {
     "an unknown strategy": (("strategy=ewk,si", "lambda=1,2"), "did you mean ewc?"),
     "a foreign knob": (("strategy=finetune", "lambda=1,2"), "takes no lambda"),
     "first_tasks": (("lambda=1,2", "first_tasks=2"), "type tune_tasks=K"),
-    "tune_tasks": (("lambda=1,2", "tune_tasks=9"), "first_tasks=9"),
+    "tune_tasks": (("lambda=1,2", "tune_tasks=9"), "tune_tasks=9: the stream has 5 tasks"),
     "rerun": (("lambda=1,2", "rerun=true"), "sampler_seed"),
     "hydra": (("lambda=1,2", "hydra/launcher=joblib"), "own launcher"),
     "a flag": (("-m", "lambda=1,2"), "without dashes"),
