@@ -239,6 +239,16 @@ def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
     return Catalog(root, options, stated, experiments, chosen)
 
 
+def with_folder(config_dir: str | Path | None) -> Catalog:
+    """Ours, and that of the user's --config-dir. UsageError where there is no such folder."""
+    if config_dir is None:
+        return read()
+    folder = Path(config_dir).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"--config-dir {config_dir}: there is no such folder.")
+    return read((CONF, folder.resolve()))
+
+
 def statements(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """(path, group) of the yaml files that state options."""
     for folder in folders:

@@ -5,7 +5,6 @@ Hydra, torch and pandas are imported only where they are needed: help, mistakes 
 """
 
 import argparse
-import difflib
 import os
 import shlex
 import signal
@@ -13,17 +12,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clrun.ending import terminable
 from clrun.errors import RunsFailed, UsageError
 from clrun.garbage import look_seldom
 
-BRACKETS = ("()", "[]", "{}")
-
 if TYPE_CHECKING:
-    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
     from clrun.catalog import Catalog
@@ -107,19 +102,14 @@ def mistake(error: Exception) -> str | None:
     from yaml import YAMLError
 
     if isinstance(error, MissingConfigException) and error.options:
+        from clrun.overrides import missing
+
         return missing(*os.path.split(error.missing_cfg_file or ""), error.options)
     if isinstance(error, YAMLError):
         return f"a yaml file is not valid: {' '.join(str(error).split())}."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(line.strip() for line in str(error).strip().splitlines()) + " (clrun --help lists the keys)"
     return None
-
-
-def missing(group: str, name: str, options: Sequence[str]) -> str:
-    """What to say about an option that is not there."""
-    near = difflib.get_close_matches(name.lower(), options, 1)
-    meant = f"; did you mean {near[0]}? " if near else ". "
-    return f"{group}={name}: there is no such {group.strip('+')}{meant}There are {', '.join(options) or 'none'}."
 
 
 # ---------------------------------------------------------------- the command line
@@ -169,9 +159,23 @@ def command(arguments: Sequence[str], wants_trace: bool = False) -> None:
         return
     refuse_together(asked)
     if not (asked.shell_completion or asked.hydra_help):
-        refuse_overrides(asked, known)
+        from clrun import overrides
+
+        overrides.refuse(asked.overrides, asked.multirun, known)
     with hydra_arguments(asked) as flags, replaced_arguments(flags):
         compose(known, lambda cfg: exit_unless_done(answer(lambda: single(cfg), wants_trace)))
+
+
+def refuse_together(asked: argparse.Namespace) -> None:
+    """Flags of which one excludes another."""
+    shows = [f"--{flag}" for flag in ("cfg", "info") if getattr(asked, flag) is not None]
+    if asked.multirun and (shows or asked.resolve):
+        flag = (shows or ["--resolve"])[0]
+        raise UsageError(f"{flag} shows one run, and -m asks for many; leave -m out, and type one value for each key.")
+    if len(shows) == 2:
+        raise UsageError("--cfg and --info are two answers; type one of them.")
+    if asked.resolve and asked.cfg is None:
+        raise UsageError("--resolve belongs to --cfg; type --cfg job --resolve.")
 
 
 def catalogue(asked: argparse.Namespace) -> "Catalog":
@@ -180,13 +184,9 @@ def catalogue(asked: argparse.Namespace) -> "Catalog":
 
     if asked.shell_completion and asked.config_dir is None:
         asked.config_dir = config_dir_in(os.environ.get("COMP_LINE", ""))
-    if asked.config_dir is None:
-        return catalog.read()
-    folder = Path(asked.config_dir).expanduser()
-    if not folder.is_dir():
-        raise UsageError(f"--config-dir {asked.config_dir}: there is no such folder.")
-    asked.config_dir = str(folder)  # Hydra knows no ~
-    return catalog.read((catalog.CONF, folder.resolve()))
+    if asked.config_dir is not None:
+        asked.config_dir = os.path.expanduser(asked.config_dir)  # Hydra knows no ~
+    return catalog.with_folder(asked.config_dir)
 
 
 def config_dir_in(line: str) -> str | None:
@@ -232,139 +232,6 @@ def compose(known: "Catalog", run: Callable[["DictConfig"], None]) -> None:
     # 1.3 wants to be told that its newest behaviour is meant; 1.4 warns of being told anything
     options = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
     hydra.main(config_path=str(catalog.CONF), config_name="config", **options)(run)()
-
-
-# ---------------------------------------------------------------- what is refused before anything is composed
-
-
-def refuse_together(asked: argparse.Namespace) -> None:
-    """Flags of which one excludes another."""
-    shows = [f"--{flag}" for flag in ("cfg", "info") if getattr(asked, flag) is not None]
-    if asked.multirun and (shows or asked.resolve):
-        flag = (shows or ["--resolve"])[0]
-        raise UsageError(f"{flag} shows one run, and -m asks for many; leave -m out, and type one value for each key.")
-    if len(shows) == 2:
-        raise UsageError("--cfg and --info are two answers; type one of them.")
-    if asked.resolve and asked.cfg is None:
-        raise UsageError("--resolve belongs to --cfg; type --cfg job --resolve.")
-
-
-def refuse_overrides(asked: argparse.Namespace, known: "Catalog") -> None:
-    """UsageError for whatever can be seen in the arguments alone."""
-    overrides = [parsed(text) for text in asked.overrides]
-    sweeps = asked.multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
-    basic = not any(override.key_or_group == "hydra/sweeper" for override in overrides)
-    for override in overrides:
-        if basic and override.key_or_group.startswith("hydra.sweeper.params"):
-            raise UsageError(f"{override.input_line}: what is swept is typed by itself, with -m, as 'seed=0,1'.")
-        refuse_key(override, known)
-        if override.is_sweep_override():
-            refuse_idle_sweep(override, known)
-            refuse_sweep(override, sweeps, basic)
-
-
-def parsed(text: str) -> "Override":
-    """One override; UsageError if it is none."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise UsageError(malformed(text, str(error))) from None
-
-
-def malformed(text: str, reason: str) -> str:
-    """What to say about an argument that Hydra's grammar does not take."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        return f"{text}: a setting is key=value, without spaces; type {setting(text)}."
-    if key != key.strip():
-        return f"{text}: a setting is key=value, without spaces; type {key.strip()}={value.strip()}."
-    if ",," in value or value.endswith(","):
-        return f"{text}: a value is missing in the list; values are typed with one comma between them, as {key}=1,10."
-    if any(value.count(opened) > value.count(closed) for opened, closed in BRACKETS):
-        return f"{text}: a bracket is not closed; a value with brackets is typed in quotes, as 'seed=range(5)'."
-    quoted = value.strip("'\"").replace('"', '\\"')
-    reason = reason.splitlines()[0].partition(" expecting {")[0]
-    return (
-        f"{text}: {reason}. A text with = or other signs is quoted twice, so that the shell leaves "
-        f"one pair of quotes: '{key}=\"{quoted}\"'."
-    )
-
-
-def setting(word: str) -> str:
-    """What to type instead of a word that is no setting."""
-    from clrun import catalog
-
-    if word in ("help", "version"):
-        return f"clrun --{word}"
-    if not word.isidentifier():
-        return "e.g. lambda=400, or several values with nothing but commas between them, as lambda=1,10"
-    group = next((group for group, options in catalog.read().options.items() if word in options), None)
-    return f"{word}=VALUE" if group is None else f"{group}={word}"
-
-
-def refuse_key(override: "Override", known: "Catalog") -> None:
-    """An override of a key that nothing states, or of an option that is not there."""
-    from hydra.core.override_parser.types import Glob
-
-    from clrun.config import no_such_key
-
-    key = override.key_or_group
-    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-        return
-    if key == "experiment":
-        refuse_option(override, list(known.experiments), "+experiment")
-    elif key in known.options:
-        refuse_option(override, list(known.options[key]), key)
-    elif key not in known.typeable():
-        raise UsageError(no_such_key(key, known))
-    elif isinstance(override.value(), Glob):
-        raise UsageError(f"{override.input_line}: glob finds the options of a group, as of strategy; list the values.")
-
-
-def refuse_option(override: "Override", options: Sequence[str], typed: str) -> None:
-    """An option that is not there."""
-    from hydra.core.override_parser.types import Glob
-
-    from clrun.catalog import shown
-
-    if typed.startswith("+") and not override.is_add():
-        raise UsageError(f"{override.input_line}: an experiment is added with a plus: +{override.input_line}.")
-    if isinstance(override.value(), Glob):
-        if not override.value().filter([*options]):
-            raise UsageError(f"{override.input_line}: it fits none of {', '.join(options)}.")
-        return
-    swept = override.is_sweep_override() and override.is_discrete_sweep()
-    for name in map(shown, override.sweep_string_iterator() if swept else [override.value()]):
-        if name not in options:
-            raise UsageError(missing(typed, name, options))
-
-
-def refuse_sweep(override: "Override", sweeps: bool, basic: bool) -> None:
-    """Several values without -m, or an interval, which only an optimising sweeper understands."""
-    if basic and not override.is_discrete_sweep():
-        key = override.key_or_group
-        raise UsageError(
-            f"{override.input_line}: a sweep goes over listed values, not over an interval; "
-            f"type '{key}=0,0.5,1', or '{key}=range(0,1,0.25)', with -m."
-        )
-    if not sweeps:
-        raise UsageError(
-            f"{override.input_line}: several values are a sweep, which wants -m: clrun -m '{override.input_line}'; "
-            f"or type one value."
-        )
-
-
-def refuse_idle_sweep(override: "Override", known: "Catalog") -> None:
-    """Several values of what makes no other run."""
-    said = known.root.get(override.key_or_group)
-    if said is not None and not said.identity and override.key_or_group != "data_dir":
-        raise UsageError(
-            f"{override.input_line}: runs that differ in {override.key_or_group} alone are one run, which is trained "
-            f"once; type one value."
-        )
 
 
 # ---------------------------------------------------------------- one run

@@ -57,10 +57,7 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
     from omegaconf import OmegaConf
 
     said = said_by(directory)
-    if config_dir is not None and not config_dir.expanduser().is_dir():
-        raise UsageError(f"--config-dir {config_dir}: there is no such folder.")
-    own = (config_dir.expanduser().resolve(),) if config_dir is not None else ()
-    known = catalog.read((catalog.CONF, *own))
+    known = catalog.with_folder(config_dir)
     if said["strategy"] not in known.options["strategy"]:
         raise UsageError(
             f"{directory}: strategy={said['strategy']} is none of clrun's; name your own folder with --config-dir."

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clrun import cli
 from clrun.catalog import GROUPS, Catalog, Statement, shown
 from clrun.errors import UsageError
+from clrun.overrides import parsed, refuse_key
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -140,11 +140,11 @@ def read(texts: Iterable[str], known: Catalog) -> tuple[list[str], dict[str, Axi
     fixed: list[str] = []
     axes: dict[str, Axis] = {}
     for text in map(spelt, texts):
-        override = cli.parsed(text)
+        override = parsed(text)
         key = override.key_or_group
         interval = override.is_sweep_override() and not override.is_discrete_sweep()
         if not (interval and key in GROUPS):  # of which axis() says what is wrong
-            cli.refuse_key(override, known)
+            refuse_key(override, known)
         if override.is_sweep_override():
             axes[key] = axis(override, known)
         else:

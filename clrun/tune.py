@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from clrun import catalog, cli, space
 from clrun.catalog import GROUPS, Catalog, Statement
 from clrun.errors import UsageError
+from clrun.overrides import parsed
 from clrun.space import Axis
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Question:
     @cached_property
     def keys(self) -> list[str]:
         """Those that were typed."""
-        return [*(cli.parsed(text).key_or_group for text in self.fixed), *self.axes]
+        return [*(parsed(text).key_or_group for text in self.fixed), *self.axes]
 
     @cached_property
     def loose(self) -> set[str]:
@@ -204,7 +205,7 @@ class Question:
         settings = self.settings(point)
         kept = {*GROUPS, catalog.CLUSTER, "experiment", *settings.values} - {"seed", "validation"}
         kept |= {f"{catalog.CLUSTER}.{knob}" for knob in (self.cluster.knobs if self.cluster else ())}
-        typed = [text for text in self.fixed if cli.parsed(text).key_or_group in kept]
+        typed = [text for text in self.fixed if parsed(text).key_or_group in kept]
         typed += [f"{key}={text}" for key, text in point.items() if key in kept]
         first, n = settings["seed"], self.own["seeds"]
         own = [] if self.config_dir is None else ["--config-dir", self.config_dir]
@@ -216,7 +217,7 @@ def read(asked: argparse.Namespace, known: Catalog) -> Question:
     """What the arguments ask for; all that can be refused before data are loaded is. UsageError."""
     from clrun import config
 
-    typed = {text: cli.parsed(space.spelt(text)) for text in asked.overrides}
+    typed = {text: parsed(space.spelt(text)) for text in asked.overrides}
     for override in typed.values():
         refuse(override.key_or_group, override.is_sweep_override(), known)
     own = {one.key_or_group: one.value() for one in typed.values() if one.key_or_group in OWN}
