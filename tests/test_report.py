@@ -335,6 +335,12 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         read(tmp_path / "nowhere")
 
 
+def test_a_heading_says_where_the_stream_was_cut():
+    rows = rows_of(with_derived(completed(by_hand().assign(first_tasks=2))))
+    assert "scenario task, tasks 5, the first 2 of them" in heading(rows[:1])
+    assert "of them" not in heading(rows_of(with_derived(completed(by_hand())))[:1])
+
+
 def test_what_is_over_fewer_seeds_is_said(clrun_report):
     _, out, _ = clrun_report("--no-pictures")
     said = [line for line in out.splitlines() if "fewer than n" in line]

@@ -57,7 +57,7 @@ def draw(folder: Path, rows: Sequence[Row]) -> None:
 
 def folder_name(row: Row) -> str:
     """'digits-classes-task-5tasks-STREAM'."""
-    dataset, split, scenario, tasks = (text(row.runs.iloc[0][key]) for key in STREAM[:4])
+    dataset, split, scenario, tasks = (text(row.runs.iloc[0][key]) for key in STREAM)
     return re.sub(r"[^\w.=+-]+", "_", f"{dataset}-{split}-{scenario}-{tasks}tasks-{row.stream}")
 
 

@@ -15,7 +15,7 @@ from clrun.errors import UsageError
 from clrun.report.runs import MEASURES, REFERENCES, chance, directory, keys_of
 from clrun.report.statistics import Statistic, statistic
 
-STREAM = ("dataset", "split", "scenario", "tasks", "first_tasks")  # what a stream is called by
+STREAM = ("dataset", "split", "scenario", "tasks")  # what a stream is called by
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,10 @@ def heading(rows: Sequence[Row]) -> str:
     """What the rows of a stream have in common, as far as other streams differ in it."""
     one = rows[0].runs.iloc[0]
     named = [text(one[key]) for key in STREAM[:2] if text(one[key])]
-    named += [f"{key.replace('_', ' ')} {text(one[key])}" for key in STREAM[2:] if key in one and text(one[key])]
-    shared = [key for key in rows[0].keys if key not in (*STREAM, *rows[0].told)]
+    named += [f"{key} {text(one[key])}" for key in STREAM[2:] if text(one[key])]
+    if text(one.get("first_tasks", "")):
+        named.append(f"the first {text(one['first_tasks'])} of them")
+    shared = [key for key in rows[0].keys if key not in (*STREAM, "first_tasks", *rows[0].told)]
     known = [key for key in shared if not any(pd.isna(row.keys[key]) for row in rows)]
     return f"{', '.join([*named, *(f'{key}={text(one[key])}' for key in known)])} (stream {rows[0].stream})"
 
