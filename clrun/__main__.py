@@ -1,5 +1,5 @@
 """`python -m clrun` is `clrun`."""
 
-from clrun.cli import cli
+from clrun.commands.run import cli
 
 cli()

@@ -8,7 +8,7 @@
 Every contender is a process of one thread. A round asks each of them for the same run, with a seed of the round; rounds
 start with another contender in turn. Times are CPU seconds of the process (and wall seconds), a phase at a time.
 The CSV is written anew, atomically, after every workload; with --only, its rows of other workloads stay. Peers are
-pinned; see scripts/benching/peers.py.
+pinned; see scripts/benchmark/peers.py.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from benching import cuda, extras, peers, table
-from benching.data import Shelf
-from benching.measure import COLUMNS, Broken, Row, crew, interleaved
-from benching.workloads import SINGLE, WIDTHS, of_width
+from benchmark import cuda, extras, peers, table
+from benchmark.data import Shelf
+from benchmark.measure import COLUMNS, Broken, Row, crew, interleaved
+from benchmark.workloads import SINGLE, WIDTHS, of_width
 
-from clrun.errors import UsageError
+from clrun.system.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from clrun.results import TIMED
+from clrun.results.outcome import TIMED
 
 COMMON = ("device=cpu", "validation=0.1", "evaluate_every=100", "checkpoint_every=0.2")
 RUNS = {"digits": ("dataset=digits", "epochs=150"), "mnist": ("dataset=mnist", "epochs=1", "strategy=ewc")}
@@ -45,7 +45,7 @@ class Kill(NamedTuple):
 
 
 def start(outputs: Path, overrides: list[str]) -> subprocess.Popen:
-    line = [sys.executable, "-m", "clrun.cli", *overrides, f"outputs={outputs}"]
+    line = [sys.executable, "-m", "clrun.commands.run", *overrides, f"outputs={outputs}"]
     return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from clrun import catalog, cli, config, run
-from clrun.config import Settings
+from clrun.commands import run
+from clrun.config import composition
+from clrun.config.settings import Settings
+from clrun.engine.stack import Stack
+from clrun.runs import prepare
+from clrun.runs.build import build
+from clrun.runs.prepared import Prepared
+from clrun.system.paths import CONF, PACKAGE
 
-STRATEGIES = sorted(path.stem for path in (catalog.CONF / "strategy").glob("*.yaml"))
+STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 SCENARIOS = ("task", "domain", "class")
 
 
@@ -31,24 +37,24 @@ def ctrl_c():
 @pytest.fixture(scope="session")
 def settings_of() -> Callable[..., Settings]:
     """settings_of("strategy=ewc", "lambda=4") -> Settings, by Hydra's composition and clrun's checks."""
-    return config.compose
+    return composition.compose
 
 
 @pytest.fixture
-def prepared_of(settings_of, tmp_path) -> Callable[..., run.Prepared]:
+def prepared_of(settings_of, tmp_path) -> Callable[..., Prepared]:
     """prepared_of("strategy=ewc") -> a run that writes below tmp_path."""
-    return lambda *overrides: run.prepare(settings_of(*overrides, f"outputs={tmp_path}"))
+    return lambda *overrides: prepare.prepare(settings_of(*overrides, f"outputs={tmp_path}"))
 
 
 @pytest.fixture
-def stack_of(prepared_of) -> Callable[..., run.Stack]:
+def stack_of(prepared_of) -> Callable[..., Stack]:
     """stack_of("strategy=ewc", seeds=[0, 1]) -> an engine stack in float64, small enough for a test."""
 
-    def stack(*overrides: str, seeds=(0,), dtype=torch.float64, variants=None) -> run.Stack:
+    def stack(*overrides: str, seeds=(0,), dtype=torch.float64, variants=None) -> Stack:
         small = ("model.widths=[12,8]",) if not any(o.startswith("model") for o in overrides) else ()
         budget = () if any(o.startswith(("epochs", "iterations")) for o in overrides) else ("iterations=4",)
         runs = [(f"seed={seed}", *variant) for seed in seeds for variant in (variants or [()])]
-        return run.build([prepared_of(*overrides, *small, *budget, *own) for own in runs], dtype)
+        return build([prepared_of(*overrides, *small, *budget, *own) for own in runs], dtype)
 
     return stack
 
@@ -59,7 +65,7 @@ def empty_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(Path(catalog.__file__).parents[1]))  # for processes, in a bare checkout
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))  # for processes, in a bare checkout
     for name in ("CLRUN_DATA_DIR", "XDG_CACHE_HOME", "HYDRA_FULL_ERROR", "COMP_LINE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -72,7 +78,7 @@ def clrun(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["clrun", *arguments])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         with pytest.raises(SystemExit) as caught:
-            cli.cli()
+            run.cli()
         out, err = capfd.readouterr()
         return caught.value.code, out, err
 

@@ -1,3 +1,5 @@
-from clrun.report.command import cli
+"""`python -m clrun.report` is `clrun-report`; it goes away in the next release."""
+
+from clrun.commands.report import cli
 
 cli()

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from clrun.errors import UsageError
 from clrun.report.rows import Row, heading, streams
 from clrun.report.statistics import MOST, Statistic, enough, statistic
 from clrun.report.tables import number
+from clrun.system.errors import UsageError
 
 LISTED = 12  # labels in a message
 

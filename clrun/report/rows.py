@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clrun import results
-from clrun.catalog import SOURCES
-from clrun.errors import UsageError
 from clrun.report.runs import MEASURES, REFERENCES, chance, directory, keys_of
 from clrun.report.statistics import Statistic, statistic
+from clrun.results import tables
+from clrun.results.outcome import SOURCES
+from clrun.system.errors import UsageError
 
 STREAM = ("dataset", "split", "scenario", "tasks")  # what a stream is called by
 
@@ -144,4 +144,4 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
         lines += [{**head, "metric": name, **one._asdict()} for name, one in found.items() if one.n]
         ended = len(row.done) + row.diverged
         lines.append({**head, "metric": "diverged", "n": ended, "mean": row.diverged / ended})
-    return results.objects(lines, ["group", *rows[0].keys, "metric", *STATISTICS])
+    return tables.objects(lines, ["group", *rows[0].keys, "metric", *STATISTICS])

@@ -19,17 +19,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clrun import catalog, metrics, prices, results
-from clrun.errors import UsageError
+from clrun.config import catalog
+from clrun.results import costs, metrics, run_files
+from clrun.results.outcome import COSTS, HEAD, TAIL
+from clrun.system.errors import UsageError
 
 REFERENCES = ("joint", "finetune")
+
+
 KEPT = ("accuracy_kept", "kept_per_second", "kept_per_mb", "kept_per_wh")
+
+
 DERIVED = ("total_seconds", "relative_seconds", *KEPT, "gap_closed", "intransigence")
+
+
 MEASURES = (
     *metrics.SUMMARY_METRICS,
     "validation_accuracy",
     *metrics.CONTINUAL_METRICS,
-    *(cost for cost in results.COSTS if cost not in ("stack_size", "threads")),
+    *(cost for cost in COSTS if cost not in ("stack_size", "threads")),
     *DERIVED,
 )
 
@@ -39,17 +47,17 @@ def read(folder: Path, grams_per_kwh: float | None = None, price_per_hour: float
 
     grams_per_kwh, price_per_hour: in place of what the runs were told.
     """
-    runs = results.collect(folder)
+    runs = run_files.collect(folder)
     if runs.empty and (folder / "results.csv").is_file():
-        runs = results.read_summary(folder / "results.csv")
+        runs = run_files.read_summary(folder / "results.csv")
     if runs.empty:
         raise UsageError(f"{folder}: there are no finished runs there; name the folder that clrun's outputs= named.")
     refuse_unreadable(runs, folder)
     runs = completed(runs)
     if grams_per_kwh is not None:
-        runs = runs.assign(carbon_g=prices.carbon(runs["energy_wh"], grams_per_kwh), grams_per_kwh=grams_per_kwh)
+        runs = runs.assign(carbon_g=costs.carbon(runs["energy_wh"], grams_per_kwh), grams_per_kwh=grams_per_kwh)
     if price_per_hour is not None:
-        runs = runs.assign(money=prices.money(runs["wall_seconds"], price_per_hour), price_per_hour=price_per_hour)
+        runs = runs.assign(money=costs.money(runs["wall_seconds"], price_per_hour), price_per_hour=price_per_hour)
     return with_derived(runs)
 
 
@@ -66,7 +74,7 @@ def refuse_unreadable(runs: pd.DataFrame, folder: Path) -> None:
 def completed(runs: pd.DataFrame) -> pd.DataFrame:
     """runs with every column that a report looks at. What a table made by hand may leave out follows from its keys:
     the stream from those that belong to no strategy, the group from all but the seed; and its runs are done."""
-    asked = [*results.HEAD, "stream", *results.TAIL, *MEASURES]
+    asked = [*HEAD, "stream", *TAIL, *MEASURES]
     keys = keys_of(runs)
     said = {"group": hashed(runs, keys), "stream": hashed(runs, [key for key in keys if tells_streams(key)])}
     runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *asked])))
@@ -77,7 +85,7 @@ def completed(runs: pd.DataFrame) -> pd.DataFrame:
 def keys_of(runs: pd.DataFrame) -> list[str]:
     """The columns that say what a run is, but for its seed."""
     private = {key for key, said in catalog.read().root.items() if not said.identity}
-    apart = {"run", "group", "stream", "status", "seed", *results.TAIL, *MEASURES} | private
+    apart = {"run", "group", "stream", "status", "seed", *TAIL, *MEASURES} | private
     return [key for key in runs.columns if key not in apart]
 
 

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit  # Student's t; scipy.stats takes a second to import
+from scipy.special import stdtrit
 
 LEVEL = 0.95
+
+
 MOST = 1000  # values that are worth to be asked for
 
 

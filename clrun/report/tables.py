@@ -10,15 +10,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clrun import metrics, terminal
 from clrun.report.rows import Row, heading, text
 from clrun.report.runs import KEPT
 from clrun.report.statistics import Statistic
+from clrun.results import metrics
+from clrun.terminal import run_tables
+from clrun.terminal.console import say, titled, warn
 
 SHARES = (*metrics.SUMMARY_METRICS, "validation_accuracy", *metrics.CONTINUAL_METRICS, "gap_closed", "intransigence")
+
+
 PERCENT = (*SHARES, "accuracy_kept")
+
+
 DEVIATION = "After ± stands the standard deviation over the seeds."
+
+
 BESIDE = ("average_accuracy", "forgetting", "learning_accuracy", "validation_accuracy", "gap_closed", "intransigence")
+
+
 COSTS = (
     "total_seconds",
     "relative_seconds",
@@ -133,14 +143,14 @@ class Section:
 
     def tell(self, console: Console) -> None:
         """On the terminal, wide tables in several pieces below each other."""
-        terminal.say(console, self.title, "bold")
+        say(console, self.title, "bold")
         for lines in self.tables:
             for piece in pieces(console, lines, self.labels):
                 console.print(drawn(piece, self.labels))
         for line in self.notes:
-            terminal.say(console, line)
+            say(console, line)
         for remark in self.remarks:
-            terminal.warn(console, remark)
+            warn(console, remark)
 
 
 def section(rows: Sequence[Row], measure: str, references: dict[str, float]) -> Section:
@@ -194,7 +204,9 @@ def pieces(console: Console, lines: pd.DataFrame, labels: int) -> Iterator[pd.Da
     rest = list(lines)[labels:]
     while rest:
         count = len(rest)
-        while count > 1 and terminal.too_wide(console, drawn(lines[[*lines.columns[:labels], *rest[:count]]], labels)):
+        while count > 1 and run_tables.too_wide(
+            console, drawn(lines[[*lines.columns[:labels], *rest[:count]]], labels)
+        ):
             count -= 1
         yield lines[[*lines.columns[:labels], *rest[:count]]]
         rest = rest[count:]
@@ -202,7 +214,7 @@ def pieces(console: Console, lines: pd.DataFrame, labels: int) -> Iterator[pd.Da
 
 def drawn(lines: pd.DataFrame, labels: int) -> Table:
     """A table of text as one for the terminal."""
-    table = terminal.titled("")
+    table = titled("")
     for i, name in enumerate(lines):
         table.add_column(Text(name.replace("_", "\n")), justify="left" if i < labels else "right")
     for line in lines.itertuples(index=False):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.memory import Memory, Replay, census
+from clrun.strategy import Memory, Replay, census
 
 
 @dataclass(frozen=True)

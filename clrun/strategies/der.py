@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from clrun.memory import Memory, Replay, census, moved_in
-from clrun.strategy import cross_entropy
+from clrun.strategy import Memory, Replay, census, cross_entropy, moved_in
 
 
 @dataclass(frozen=True)

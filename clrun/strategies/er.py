@@ -17,9 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.memory import Memory, Replay, census
-from clrun.strategy import losses
-from clrun.stream import Batch
+from clrun.data.stream import Batch
+from clrun.strategy import Memory, Replay, census, losses
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.fisher import fisher
-from clrun.pull import Pull
-from clrun.strategy import Gaussian, Quadratic
+from clrun.strategy import Gaussian, Pull, Quadratic, fisher
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clrun.data.stream import Batch
 from clrun.strategy import Strategy, cross_entropy, gradient_of
-from clrun.stream import Batch
 
 REACH = 6.0  # of an embedding
+
+
 COSH = 50.0  # beyond, cosh is taken to be flat
 
 

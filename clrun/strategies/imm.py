@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.fisher import fisher
+from clrun.data.stream import Batch, Pool
 from clrun.models import Statistics, Weights
-from clrun.strategy import Gaussian, Strategy, cross_entropy
-from clrun.stream import Batch, Pool
+from clrun.strategy import Gaussian, Strategy, cross_entropy, fisher
 
 PRIME = 2**24 - 3  # below it any whole number is a float32
 

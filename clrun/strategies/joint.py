@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from clrun.rehearsal import Rehearsal
+from clrun.strategy import Rehearsal
 
 
 class Joint(Rehearsal):

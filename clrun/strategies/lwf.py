@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clrun.data.stream import Batch
 from clrun.models import Statistics
 from clrun.strategy import Strategy, cross_entropy, log_softmax
-from clrun.stream import Batch
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.per_sample import Score, summed
-from clrun.pull import Pull
-from clrun.strategy import Quadratic
-from clrun.stream import Batch
+from clrun.data.stream import Batch
+from clrun.strategy import Pull, Quadratic, Score, summed
 
 
 def squared_norm(logits: Tensor, active: Tensor) -> Tensor:

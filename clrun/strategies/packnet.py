@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from clrun.data.stream import Pool
 from clrun.strategy import Strategy
-from clrun.stream import Pool
 
 
 class PackNet(Strategy):

@@ -14,8 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.pull import Pull
-from clrun.strategy import Quadratic
+from clrun.strategy import Pull, Quadratic
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The console scripts: clrun, clrun-report, clrun-predict, clrun-tune, clrun-verify."""

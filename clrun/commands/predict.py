@@ -1,0 +1,170 @@
+"""`clrun-predict RUN_DIR PICTURE ...`: what the final network of a run takes pictures for.
+
+The run must have kept its checkpoint (keep_checkpoint=true). Its data set is read again: the checkpoint belongs to that
+data, and the tasks are dealt from it. Prints a CSV: file, class, probability (softmax over the outputs that may
+answer).
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clrun.commands import console
+from clrun.config import catalog
+from clrun.config.check import check
+from clrun.config.settings import Settings
+from clrun.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clrun.runs.checkpoint import Saved
+    from clrun.runs.prepared import Prepared
+
+
+def main() -> None:
+    """The console script."""
+    console.end_with(lambda _: conclude(parser().parse_args()))
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = console.Parser(
+        prog="clrun-predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("run", type=Path, metavar="RUN_DIR", help="outputs/runs/<strategy>/<run>")
+    flags.add_argument("pictures", nargs="+", metavar="PICTURE")
+    flags.add_argument("--task", type=int, help="number of the task, from 1, where the answer depends on it")
+    flags.add_argument("--data-dir", help="folder of the run's data set, if it is not where it was")
+    flags.add_argument("--config-dir", type=Path, help="folder of your own strategy, if the run's is one")
+    return flags
+
+
+def conclude(asked: argparse.Namespace) -> None:
+    """Print the answers. UsageError: nothing to answer with, or no pictures."""
+    settings = settings_of(asked.run, asked.config_dir, asked.data_dir)
+    from clrun.runs import prepare  # torch, from here on
+
+    prepared = prepare.prepare(settings)
+    task = chosen_task(prepared, asked.task)
+    answers = classify(prepared, asked.run, asked.pictures, task)
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["file", "class", "probability"])
+    table.writerows([path, name, f"{p:.4f}"] for path, (name, p) in zip(asked.pictures, answers, strict=True))
+
+
+def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) -> Settings:
+    """The settings of the run in a directory, from its config.yaml. Raises UsageError."""
+    from omegaconf import OmegaConf
+
+    said = said_by(directory)
+    known = catalog.with_folder(config_dir)
+    if said["strategy"] not in known.options["strategy"]:
+        raise UsageError(
+            f"{directory}: strategy={said['strategy']} is none of clrun's; name your own folder with --config-dir."
+        )
+    said.pop("source", None)
+    said |= {"strategy": {"name": said["strategy"]}, "device": "auto", "data_dir": data_dir or said["data_dir"]}
+    if data_dir is not None and "root" in said["dataset"]:
+        said["dataset"]["root"] = data_dir
+    for group in catalog.GROUPS:
+        said[group].pop("source", None)  # found again in what is there now
+        said[group] = known.stated.get(f"{group}/{said[group]['name']}", {}) | said[group]
+    return check(OmegaConf.create(said | {"knobs": known.stated["knobs"]}), known=known)
+
+
+def said_by(directory: Path) -> dict[str, Any]:
+    """What the config.yaml of a run says. Raises UsageError."""
+    path = directory / "config.yaml"
+    if not path.is_file():
+        raise UsageError(f"{directory} is not the directory of a run: there is no config.yaml in it.")
+    said = catalog.parse(path)
+    groups = [group for group in catalog.GROUPS if group != "strategy"]
+    wrong = [group for group in groups if not isinstance(said.get(group), dict) or "name" not in said[group]]
+    wrong += [key for key in ("strategy", "data_dir") if key not in said]
+    if wrong:
+        raise UsageError(f"{path} does not say what a run's does ({wrong[0]} is not there); was it written by clrun?")
+    return said
+
+
+def chosen_task(prepared: "Prepared", asked: int | None) -> int:
+    """The number of the task, from 0. UsageError if there is none such, or if it matters and was not said."""
+    settings, tasks = prepared.settings, len(prepared.hand.test)
+    if asked is not None and not 1 <= asked <= tasks:
+        raise UsageError(f"--task {asked}: the run has tasks 1 to {tasks}.")
+    matters = settings["scenario"] == "task" or settings["split"] != "classes" or settings.needs_task_id
+    if asked is None and matters and tasks > 1:
+        raise UsageError(
+            f"scenario={settings['scenario']} split={settings['split']} strategy={settings['strategy']}: the answer "
+            f"depends on the task; say which one of 1 to {tasks} the pictures belong to, as in --task 1."
+        )
+    return (asked or 1) - 1
+
+
+def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: int) -> list[tuple[str, float]]:
+    """(class, probability) of every picture. Raises UsageError."""
+    import torch
+
+    from clrun.runs import autosave
+    from clrun.runs.build import build
+
+    saved = kept(prepared, directory)
+    stack = build([prepared])
+    state = autosave.revived(stack, [saved])
+    data, device = stack.strategy.data, stack.device
+    x = pictures(paths, tuple(data.images.shape[1:]), prepared.settings["dataset.pad"])
+    # the pictures take the place of the data set's: picture i in task t is row i + n * t
+    data = replace(data, images=x.to(device), labels=torch.zeros(len(x), dtype=torch.long, device=device))
+    stack.strategy = replace(stack.strategy, data=data)
+    rows = torch.arange(len(x), device=device) + len(x) * task
+    seen = torch.tensor(data.tasks - 1, device=device)
+    logits, _ = stack.scores(state, stack.hp, stack.deal, rows, seen)
+    probability, output = logits.softmax(-1).max(-1)
+    return [(prepared.hand.names[o], p) for o, p in zip(output.tolist(), probability.tolist(), strict=True)]
+
+
+def kept(prepared: "Prepared", directory: Path) -> "Saved":
+    """The checkpoint of a finished run. Raises UsageError."""
+    from clrun.results import run_files
+    from clrun.runs import checkpoint
+
+    try:
+        saved = checkpoint.read(directory, prepared.id)
+    except checkpoint.Unusable as error:
+        raise UsageError(f"{directory / checkpoint.NAME} cannot be used: {error}.") from None
+    if (
+        run_files.finished(directory)
+        and run_files.read_summary(directory / "summary.csv").at[0, "status"] == "diverged"
+    ):
+        raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
+    if saved is None or saved.place.stage < len(prepared.hand.train):
+        raise UsageError(
+            f"{directory} has no final checkpoint: type the run's command again with rerun=true keep_checkpoint=true."
+        )
+    return saved
+
+
+def pictures(paths: Sequence[str], shape: tuple[int, ...], pad: int) -> "Tensor":
+    """(N, C, H, W) uint8: resized, cropped, grey where the data is, padded as the data is. Raises UsageError."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from clrun.data.image_folder import decode
+
+    channels, height, width = shape
+    if height != width:
+        raise UsageError(
+            f"the run's pictures are of {width} x {height} pixels; only square ones can be read from files."
+        )
+    decoded = [decode(path, height - 2 * pad) for path in paths]
+    if channels == 1:
+        decoded = [np.asarray(Image.fromarray(x.transpose(1, 2, 0)).convert("L"))[None] for x in decoded]
+    return torch.nn.functional.pad(torch.from_numpy(np.stack(decoded)), (pad, pad, pad, pad))
+
+
+if __name__ == "__main__":
+    main()

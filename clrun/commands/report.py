@@ -1,0 +1,79 @@
+"""Statistics over the seeds of many runs, as tables and pictures.
+
+A row is a group: runs that differ in nothing but the seed, on one stream. For n values x with mean m and standard
+deviation s (n - 1), the 95 % interval of the mean is m -+ t(0.975, n - 1) s / sqrt(n), Student's t; for n = 1 there is
+none. A diverged run has no accuracy: it is counted beside the mean, never in it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from clrun.commands.console import Parser, end_with
+from clrun.report.compare import compared
+from clrun.report.rows import Row, ordered, references, rows_of, streams, table
+from clrun.report.runs import MEASURES, read
+from clrun.report.tables import section
+from clrun.results import run_files
+from clrun.system import atomic_files
+from clrun.system.errors import UsageError
+from clrun.terminal.console import make_console
+
+
+def cli() -> NoReturn:
+    """The console script."""
+    end_with(lambda _: command(sys.argv[1:]))
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="clrun-report", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what clrun's outputs= named")
+    parser.add_argument("--sort", default="average_accuracy", metavar="NAME", help="a measure or a key")
+    parser.add_argument("--reverse", action="store_true", help="the other way round")
+    parser.add_argument("--measure", default="average_accuracy", metavar="NAME", help="which to show in full")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
+    parser.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
+    parser.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
+    parser.add_argument("--no-pictures", action="store_true", help="tables alone")
+    return parser.parse_args(list(arguments))
+
+
+def amount(typed: str) -> float:
+    """A finite number, at least 0."""
+    value = float(typed)
+    if not 0 <= value < float("inf"):
+        raise ValueError(typed)
+    return value
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Write report.csv, report.md, report.tex and pictures into the folder, and print the tables."""
+    asked = parsed(arguments)
+    if asked.measure not in MEASURES:
+        raise UsageError(f"--measure {asked.measure}: there are {', '.join(MEASURES)}.")
+    runs = read(asked.folder, asked.grams_per_kwh, asked.price_per_hour)
+    rows = ordered(rows_of(runs), asked.sort, asked.reverse)
+    if asked.compare:
+        print(compared(rows, *asked.compare, asked.measure))
+        return
+    run_files.write_table(asked.folder / "report.csv", table(rows))
+    write_readable(asked.folder, rows, asked.measure)
+    if not asked.no_pictures:
+        from clrun.report import figures
+
+        figures.draw(asked.folder, rows)
+    print(f"Written: {asked.folder / 'report.csv'}, .md, .tex" + (", report/" if not asked.no_pictures else ""))
+
+
+def write_readable(folder: Path, rows: Sequence[Row], measure: str) -> None:
+    """report.md, report.tex and the terminal: a section a stream."""
+    sections = [section(part, measure, references(folder, part)) for part in streams(rows)]
+    atomic_files.write_text(folder / "report.md", "\n\n".join(one.markdown() for one in sections) + "\n")
+    atomic_files.write_text(folder / "report.tex", "\n\n".join(one.latex() for one in sections) + "\n")
+    console = make_console()
+    for one in sections:
+        one.tell(console)
+        console.print()

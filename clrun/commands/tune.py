@@ -1,0 +1,84 @@
+"""`clrun-tune key=value ... 'key=interval(1,9)' trials=30`: what a search is asked, and what is wrong with that.
+
+The search itself is clrun/search.py, what may be searched clrun/space.py.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import NoReturn
+
+from clrun.commands import console
+from clrun.config import catalog
+from clrun.system.errors import UsageError
+from clrun.tune.question import HELD_OUT, OWN, read
+
+EXAMPLES = {
+    "clrun-tune strategy=ewc 'lambda=log(1,1e6)' trials=30": "one knob, drawn evenly in its logarithm",
+    "clrun-tune strategy=si 'c=log(1e-3,10)' 'lr=log(1e-4,1e-2)' seeds=3 tune_tasks=3": "two, on the first three tasks",
+    "clrun-tune 'strategy=ewc,mas' 'lambda=1,10,100' scenario=domain": "a list is tried from end to end",
+}
+
+
+GRAMMAR = {
+    "KEY=VALUE": "as clrun takes it; part of every trial",
+    "'KEY=A,B,C'": "one of these; also 'KEY=choice(A,B,C)' and 'KEY=range(2,10,2)'",
+    "'KEY=interval(LOW,HIGH)'": "a number between these; a whole one where the key is",
+    "'KEY=log(LOW,HIGH)'": "the same, drawn evenly in its logarithm; Hydra's own 'KEY=tag(log, interval(LOW,HIGH))'",
+}
+
+
+def main() -> NoReturn:
+    """The console script."""
+    console.end_with(lambda _: command(sys.argv[1:]))
+
+
+def command(arguments: Sequence[str]) -> None:
+    """Do what the arguments say."""
+    asked = parser().parse_intermixed_args(arguments)
+    if asked.help:
+        show_help()
+        return
+    if find_spec("optuna") is None:
+        raise UsageError(
+            "clrun-tune searches with optuna, which is not installed here; type pip install 'clrun[tune]'."
+        )
+    question = read(asked, catalog.with_folder(asked.config_dir))
+    from clrun.tune.search import searching
+
+    with searching(question) as search:
+        search.run()
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = console.KeyParser(prog="clrun-tune", add_help=False, allow_abbrev=False)
+    flags.add_argument("-h", "--help", action="store_true")
+    flags.add_argument("-cd", "--config-dir")
+    flags.add_argument("overrides", nargs="*")
+    flags.set_defaults(shell_completion=False)
+    return flags
+
+
+def show_help() -> None:
+    from rich.console import Console
+
+    from clrun.config import help
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=160)
+    console.print("A search by validation accuracy: [bold]clrun-tune key=value ... 'key=interval(low,high)'[/bold]\n")
+    help.section(console, "Examples", EXAMPLES)
+    help.section(console, "What is typed", GRAMMAR)
+    help.section(console, "Keys of a search", dict(help.statement(*item) for item in OWN.items()))
+    console.print(
+        f"All other keys are clrun's (clrun --help). validation is {HELD_OUT} unless typed. The same command again "
+        "goes on, also with more trials. At the end stands the clrun command of the winner."
+    )
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""`clrun-verify ROW ...`: run a row of the reproduction table (conf/verify/rows.yaml), compare with the published.
+
+Seeds are 2, 3, ... as in van de Ven et al. 2022, from the first on, never chosen. A case is inside when
+
+    |ours - theirs| <= max(tolerance, 2.5 * sqrt(se_ours^2 + se_theirs^2))
+
+two-sided. Below 20 seeds a case outside "needs more seeds"; from 20 on it is out. Exit code 1 unless all are inside.
+"""
+
+import argparse
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict
+
+from clrun.commands import console, run
+from clrun.config import catalog
+from clrun.system.errors import UsageError
+from clrun.system.paths import CONF
+
+FIRST_SEED = 2
+
+
+VERDICT = 20  # seeds from which a case that is outside is out
+
+
+PUBLISHED_ERRORS = 2.5  # standard errors, ours and theirs together
+
+
+class Case(BaseModel):
+    """One published number, in percent."""
+
+    model_config = ConfigDict(extra="forbid")
+    overrides: list[str]
+    target: float
+    tolerance: float
+    se: float = 0.0  # standard error of theirs
+
+
+class Row(BaseModel):
+    """One row of the table."""
+
+    model_config = ConfigDict(extra="forbid")
+    title: str
+    source: str
+    base: list[str]
+    cases: dict[str, Case]
+    metric: str = "average_accuracy"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one case came to, in percent."""
+
+    row: str
+    name: str
+    case: Case
+    command: str
+    mean: float
+    standard_error: float  # nan for one seed
+    n: int
+
+    @property
+    def allowed(self) -> float:
+        ours = 0.0 if math.isnan(self.standard_error) else self.standard_error
+        return max(self.case.tolerance, PUBLISHED_ERRORS * math.hypot(ours, self.case.se))
+
+    @property
+    def verdict(self) -> str:
+        if abs(self.mean - self.case.target) <= self.allowed:
+            return "inside"
+        return "out" if self.n >= VERDICT else "outside: needs more seeds"
+
+
+def rows() -> dict[str, Row]:
+    """The table, by row."""
+    stated = OmegaConf.to_container(OmegaConf.load(CONF / "verify" / "rows.yaml"))
+    return {str(name): Row.model_validate(row) for name, row in stated.items()}
+
+
+def overrides_of(row: Row, case: Case, common: Sequence[str]) -> list[str]:
+    return [*row.base, *case.overrides, *common]
+
+
+def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
+    """Where the runs of a case lie."""
+    from clrun.config.composition import compose
+    from clrun.runs import prepare
+
+    return [prepare.prepare(compose(*overrides, f"seed={seed}")).directory for seed in seeds]
+
+
+def measured(directory: Path, metric: str) -> float:
+    """A run's number in percent. UsageError if the run did not end well."""
+    from clrun.results.run_files import read_summary
+
+    summary = read_summary(directory / "summary.csv").iloc[0]
+    if summary["status"] != "done":
+        raise UsageError(f"{directory} is {summary['status']}: {summary['diverged_at']}; it has no number to compare.")
+    if metric == "first_task":
+        return 100 * pd.read_csv(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
+    return 100 * summary[metric]
+
+
+def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -> Iterator[Finding]:
+    """Train what is missing of a row, case by case, and compare."""
+    for name, case in row.cases.items():
+        overrides = overrides_of(row, case, common)
+        sweep = ["-m", *overrides, f"seed=range({seeds[0]},{seeds[-1] + 1})"]
+        print(f"\nrow {number}, {name}: clrun {shlex.join(sweep)}", flush=True)
+        run.command(sweep)
+        values = pd.Series([measured(directory, row.metric) for directory in directories(overrides, seeds)])
+        yield Finding(number, name, case, f"clrun {shlex.join(sweep)}", values.mean(), values.sem(), len(values))
+
+
+def table(findings: Sequence[Finding]) -> pd.DataFrame:
+    """A row a case, as it stands in docs/reproduction.md."""
+    return pd.DataFrame(
+        {
+            "row": f.row,
+            "case": f.name,
+            "ours": f"{f.mean:.2f}",
+            "se": f"{f.standard_error:.2f}",
+            "n": f.n,
+            "published": f"{f.case.target:.2f}",
+            "allowed": f"± {f.allowed:.2f}",
+            "verdict": f.verdict,
+        }
+        for f in findings
+    )
+
+
+def listing(known: Mapping[str, Row]) -> str:
+    lines = []
+    for number, row in known.items():
+        cases = "; ".join(f"{name} {case.target:g}" for name, case in row.cases.items())
+        lines.append(f"{number:>3}  {row.title}: {cases}\n     {row.source}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = console.Parser("clrun-verify", description="Compare with published numbers, two-sided.", allow_abbrev=False)
+    made.add_argument("rows", nargs="*", metavar="ROW", help="rows of the table (see --list)")
+    made.add_argument("--list", action="store_true", help="list the rows and what was published")
+    made.add_argument(
+        "--seeds", type=int, default=5, metavar="N", help="seeds 2 ... N + 1 (5 is quick, 20 the verdict)"
+    )
+    made.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings outside a run's identity: data_dir, outputs, device ...",
+    )
+    return made
+
+
+def refuse(asked: argparse.Namespace, known: Mapping[str, Any]) -> None:
+    unknown = [row for row in asked.rows if row not in known]
+    if unknown or not asked.rows:
+        raise UsageError(
+            (f"there is no row {unknown[0]}; " if unknown else "")
+            + f"type rows out of {', '.join(known)} (clrun-verify --list)."
+        )
+    if asked.seeds < 1:
+        raise UsageError(f"--seeds {asked.seeds}: at least one; 5 is quick, 20 the verdict.")
+    private = {key for key, said in catalog.read().root.items() if not said.identity}
+    changing = [text for text in asked.set if text.partition("=")[0] not in private]
+    if changing:
+        raise UsageError(
+            f"--set {changing[0]} would change what is verified; it takes {', '.join(sorted(private))} alone."
+        )
+
+
+def main() -> None:
+    """The console script."""
+    console.end_with(lambda _: conclude(parser().parse_args(), rows()))
+
+
+def conclude(asked: argparse.Namespace, known: Mapping[str, Row]) -> None:
+    """Run, print the table, and end with 1 if a case is not inside."""
+    if asked.list:
+        print(listing(known))
+        return
+    refuse(asked, known)
+    seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
+    findings = [finding for number in asked.rows for finding in verify(number, known[number], seeds, asked.set)]
+    print("\n" + table(findings).to_string(index=False))
+    if any(finding.verdict != "inside" for finding in findings):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""What the yaml files in conf/ state: the options of each group, and the knobs that each takes. No torch, no Hydra.
+
+A knob is stated once, in the `knobs` block of the yaml it belongs to (the fields are those of `Statement`). Checks,
+`clrun --help`, completion and a run's identity are generated from these statements.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from clrun.system.errors import UsageError
+from clrun.system.paths import CONF
+
+# of any knob without a range of its own; float32 ends there
+LARGEST = {
+    "int": 10**9,
+    "ints": 10**9,
+    "count": 10**9,
+    "float": 1e38,
+    "floats": 1e38,
+}
+
+
+GROUPS = ("dataset", "split", "model", "optimizer", "strategy")
+
+
+CLUSTER = "cluster"  # a group, too, of which nothing is chosen by default, and which is no part of a run
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Reads numbers as OmegaConf does, so that a statement means the same here and in Hydra: 1e5 is a number."""
+
+
+# YAML 1.1 asks for a dot and a signed exponent; the pattern is OmegaConf's (omegaconf/_utils.py, get_yaml_loader)
+FLOAT = r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
+    |\.[0-9_]+(?:[eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(FLOAT, re.X), list("-+0123456789."))
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Statement(Strict):
+    """One knob: its default, type, range and meaning."""
+
+    default: Any  # null is then a legal value
+    type: Literal["float", "int", "bool", "str", "path", "choice", "count", "ints", "floats", "classes"]
+    about: str = Field(min_length=1)
+    min: float | None = None  # inclusive
+    max: float | None = None
+    above: float | None = None  # exclusive
+    below: float | None = None
+    choices: list[str] | None = None
+    identity: bool = True  # whether runs that differ in it are different runs
+    later: bool = (
+        False  # a key that came when there were runs already: where it is null it is no part of their identity
+    )
+
+    @model_validator(mode="after")
+    def makes_sense(self) -> "Statement":
+        if (self.type in ("choice", "count")) != bool(self.choices):
+            raise ValueError("types choice and count, and only they, take a list of choices")
+        if self.later and self.default is not None:
+            raise ValueError("a key that came later is null by default")
+        if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
+            raise ValueError(f"a {self.type} has no range (min, max, above, below)")
+        try:
+            TypeAdapter(self.annotation()).validate_python(self.default, strict=True)
+        except ValidationError:
+            raise ValueError(f"the default {self.default!r} must be {self.expects()}") from None
+        return self
+
+    def bounds(self) -> dict[str, float]:
+        """The range that is stated, in pydantic's words."""
+        named = {"ge": self.min, "le": self.max, "gt": self.above, "lt": self.below}
+        return {name: bound for name, bound in named.items() if bound is not None}
+
+    def checked_bounds(self) -> dict[str, float]:
+        """The range, and where none is stated the numbers that a machine can do something with."""
+        largest = LARGEST.get(self.type)
+        return {} if largest is None else {"ge": -largest, "le": largest} | self.bounds()
+
+    def annotation(self) -> Any:
+        """The type that pydantic checks a value against."""
+        range_ = self.checked_bounds()
+        whole = Annotated[int, Field(**range_)]
+        # adding 0 makes -0.0 and 0.0 one value, and so one run
+        number = Annotated[float, Field(allow_inf_nan=False, **range_), AfterValidator(lambda x: x + 0.0)]
+        text = Annotated[str, Field(min_length=1)]
+        classes = Annotated[list[int | text], Field(min_length=1)]
+        types = {
+            "float": number,
+            "int": whole,
+            "bool": bool,
+            "str": text,
+            "path": Annotated[text, AfterValidator(os.path.expanduser)],
+            "choice": Literal[tuple(self.choices or [""])],
+            "count": Literal[tuple(self.choices or [""])] | whole,
+            "ints": list[whole],
+            "floats": list[number],
+            "classes": Annotated[list[classes], Field(min_length=1)],
+        }
+        return types[self.type] if self.default is not None else types[self.type] | None
+
+    def range(self) -> str:
+        """Such as "at least 0 and below 1"; "" without bounds."""
+        named = {"at least": self.min, "above": self.above, "at most": self.max, "below": self.below}
+        return " and ".join(f"{word} {bound:.15g}" for word, bound in named.items() if bound is not None)
+
+    def expects(self) -> str:
+        """What a value must be, to follow "must be"."""
+        each = f", each {self.range()}" if self.range() else ""
+        texts = {
+            "float": ", ".join(filter(None, ["a finite number", self.range()])),
+            "int": ", ".join(filter(None, ["a whole number", self.range()])),
+            "bool": "true or false",
+            "str": "a text",
+            "path": "a path",
+            "choice": f"one of {', '.join(self.choices or [])}",
+            "count": f"{' or '.join(self.choices or [])}, or a whole number, {self.range()}",
+            "ints": f"a list of whole numbers{each}, such as [100,100]",
+            "floats": f"a list of finite numbers{each}, such as [0.1,0.2]",
+            "classes": "a list of lists of class names or numbers, such as [[cat,dog],[deer]] or [[0,1],[2,3]]",
+        }
+        return texts[self.type]
+
+
+class Option(Strict):
+    """One yaml of a group: one dataset, split, model, optimizer or strategy."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # also of a folder below outputs, and typed after a =
+    about: str = Field(min_length=1)
+    target: str | None = Field(None, alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")  # module.Class
+    knobs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Statement] = {}
+
+    @model_validator(mode="after")
+    def is_a_word(self) -> "Option":
+        if re.fullmatch(r"[-+0-9_.]+(e[-+]?\d+)?|null|true|false|[-+]?inf|nan", self.name, re.I):
+            raise ValueError(f"the name {self.name} is read as a number or as a value of its own; give it another one")
+        return self
+
+
+class Dataset(Option):
+    class_names: list[str] | None = None
+    epochs: int | None = Field(None, ge=1)  # a task, unless typed
+
+
+class Model(Option):
+    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+
+
+class Optimizer(Option):
+    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    lr: float | None = Field(None, gt=0)  # unless typed
+
+
+class Strategy(Option):
+    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why that is known to fail
+    needs_task_id: bool = False
+    neutral: dict[str, float] | None = None  # the knobs at which it is finetuning; null where there are none
+
+
+class Cluster(Option):
+    executor: Literal["slurm", "local"]  # submitit's
+
+
+KINDS: Mapping[str, type[Option]] = {
+    "dataset": Dataset,
+    "model": Model,
+    "optimizer": Optimizer,
+    "strategy": Strategy,
+    CLUSTER: Cluster,
+}
+
+
+def full_key(group: str, knob: str) -> str:
+    """How a knob is typed: a strategy's at the root (lambda), another group's within it (model.widths)."""
+    return knob if group == "strategy" else f"{group}.{knob}"
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """All that is stated in some conf folders."""
+
+    root: Mapping[str, Statement]  # the keys that every run takes
+    options: Mapping[str, Mapping[str, Option]]  # group -> name -> option
+    stated: Mapping[str, Any]  # "knobs" and "strategy/ewc" -> what that yaml says, to tell whether it was tampered with
+    experiments: Mapping[str, Path]
+    defaults: Mapping[str, str]  # group -> the option taken where none is typed
+
+    def knobs(self, group: str, name: str) -> dict[str, Statement]:
+        """The knobs of an option by the key that is typed."""
+        return {full_key(group, knob): said for knob, said in self.options[group][name].knobs.items()}
+
+    def takers(self, key: str) -> list[tuple[str, str]]:
+        """(group, name) of the options that take a key."""
+        return [(g, name) for g, options in self.options.items() for name in options if key in self.knobs(g, name)]
+
+    def typeable(self) -> list[str]:
+        """All that can be typed before an equals sign."""
+        knobs = (key for g, options in self.options.items() for name in options for key in self.knobs(g, name))
+        return list(dict.fromkeys([*self.options, *self.root, *knobs]))
+
+    def nulls(self) -> dict[str, Any]:
+        """Every key as null: with these at the bottom of a composition, any of them can be typed or swept."""
+        tree: dict[str, Any] = {}
+        for key in self.typeable():
+            group, _, knob = key.rpartition(".")
+            if key not in self.options:
+                (tree.setdefault(group, {}) if group else tree)[knob] = None
+        return tree
+
+
+@cache
+def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
+    """The catalogue of conf folders, ours first.
+
+    UsageError: a yaml that is broken, misses a field, has a wrong one, or takes a name that is taken.
+    """
+    config = parse(CONF / "config.yaml")
+    root = validated(Option, {"name": "config", "about": "root", "knobs": config["knobs"]}, CONF / "config.yaml").knobs
+    options: dict[str, dict[str, Option]] = {group: {} for group in (*GROUPS, CLUSTER)}
+    stated: dict[str, Any] = {"knobs": config["knobs"]}
+    for path, group in statements(folders):
+        option = load(path, group, root)
+        if option.name in options[group]:
+            raise UsageError(f"{path}: there is a {group} {option.name} already; rename the file and its name.")
+        options[group][option.name], stated[f"{group}/{option.name}"] = option, parse(path)
+    experiments = {path.stem: path for folder in folders for path in sorted((folder / "experiment").glob("*.yaml"))}
+    chosen = {k: v for item in config["defaults"] if isinstance(item, dict) for k, v in item.items() if k in GROUPS}
+    return Catalog(root, options, stated, experiments, chosen)
+
+
+def with_folder(config_dir: str | Path | None) -> Catalog:
+    """Ours, and that of the user's --config-dir. UsageError where there is no such folder."""
+    if config_dir is None:
+        return read()
+    folder = Path(config_dir).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"--config-dir {config_dir}: there is no such folder.")
+    return read((CONF, folder.resolve()))
+
+
+def statements(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """(path, group) of the yaml files that state options."""
+    for folder in folders:
+        for group in (*GROUPS, CLUSTER):
+            yield from ((path, group) for path in sorted((folder / group).glob("*.yaml")))
+
+
+def load(path: Path, group: str, root: Mapping[str, Statement]) -> Option:
+    """One option, checked."""
+    if group in ("dataset", "split") and CONF not in path.parents:
+        raise UsageError(
+            f"{path}: a {group} cannot be added by a yaml; for pictures of your own there is dataset=image_folder, "
+            "for tasks of your own 'split.classes=[[cat,dog],[deer]]'."
+        )
+    option = validated(KINDS.get(group, Option), parse(path), path)
+    if option.name != path.stem:
+        raise UsageError(f"{path}: its name must be that of the file: write name: {path.stem}.")
+    taken = (
+        {*root, *GROUPS, CLUSTER, "hydra", "knobs", "experiment"}
+        if group == "strategy"
+        else set(type(option).model_fields)
+    )
+    for knob in option.knobs:
+        if knob in taken:
+            raise UsageError(f"{path}: the knob {knob} has the name of a key that all runs have; give it another name.")
+    return option
+
+
+def parse(path: Path) -> dict[str, Any]:
+    """A yaml file that holds a mapping."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold fields such as name: and about:, one a line; see conf/strategy/ewc.yaml.")
+    return content
+
+
+def validated(kind: type[Option], content: Mapping[str, Any], path: Path) -> Option:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {'; '.join(map(complaint, error.errors()))}.") from None
+
+
+def complaint(error: Mapping[str, Any]) -> str:
+    """What pydantic found in a yaml, in one clause."""
+    where = ".".join(str(place) for place in error["loc"])
+    said = {"missing": f"the field {where} is missing", "extra_forbidden": f"there is no field {where}"}
+    return said.get(error["type"], f"{where}: {error['msg'].removeprefix('Value error, ')}")
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    return str(value)

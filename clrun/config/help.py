@@ -1,0 +1,100 @@
+"""`clrun --help`, from the statements in conf/ alone."""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, Option, Statement, shown
+
+EXAMPLES = {
+    "clrun": "the default: digits, 5 tasks of 2 classes, strategy=ewc",
+    "clrun strategy=ewc lambda=400": "one run, with a knob",
+    "clrun -m strategy=finetune,ewc,joint 'seed=range(3)'": "nine runs and a table; finished ones are kept",
+    "clrun -m strategy=ewc 'lambda=1,10,100'": "a sweep over a knob",
+    "clrun dataset=mnist split=permuted tasks=10 scenario=domain": "permuted MNIST",
+    "clrun --config-dir my strategy=mine": "a strategy of your own, in my/strategy/mine.yaml",
+}
+
+
+FLAGS = {
+    "-m, --multirun": "sweep: every combination of the values that are listed with commas or as range(...)",
+    "--config-dir DIR": "a folder with strategies, datasets or experiments of your own",
+    "--cfg job": "print what is composed, run nothing",
+    "--hydra-help": "the flags of Hydra, which composes the keys",
+    "--version": "print the version",
+    "-sc install=bash": 'eval "$(clrun -sc install=bash)" completes keys and values with Tab',
+}
+
+
+def show(catalog: Catalog) -> None:
+    """Print the whole help."""
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=160)  # a pipe has no width
+    console.print("Continual-learning experiments: [bold]clrun key=value ...[/bold]\n")
+    section(console, "Examples", EXAMPLES)
+    for group in GROUPS:
+        console.print(f"[bold]{group}[/bold]=... (by default {catalog.defaults[group]})")
+        console.print(rows(options(catalog, group)))
+    console.print(f"[bold]{CLUSTER}[/bold]=... trains on other machines (by default here)")
+    console.print(rows(options(catalog, CLUSTER)))
+    section(console, "Experiments", {f"+experiment={name}": remark(path) for name, path in catalog.experiments.items()})
+    console.print("[bold]Keys of every run[/bold], with their defaults")
+    console.print(rows(statement(*item) for item in catalog.root.items()))
+    section(console, "Flags", FLAGS)
+    console.print(
+        "Results are written to outputs/. A value with commas, brackets or spaces wants quotes: 'lambda=1,2'."
+    )
+
+
+def section(console: Console, title: str, lines: Mapping[str, str]) -> None:
+    if lines:
+        console.print(f"[bold]{title}[/bold]")
+        console.print(rows(lines.items()))
+
+
+def rows(lines: Iterable[tuple[str, str]]) -> Table:
+    """Two columns, the first one never cut."""
+    table = Table.grid(padding=(0, 2), pad_edge=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for left, right in lines:
+        table.add_row(Text(left, "" if left.startswith(" ") else "cyan"), Text(right))
+    table.add_row()
+    return table
+
+
+def options(catalog: Catalog, group: str) -> Iterator[tuple[str, str]]:
+    """Every option of a group with its knobs; a knob that several options state alike is explained once."""
+    explained: dict[str, Statement] = {}
+    for name, option in catalog.options[group].items():
+        yield name, headline(option)
+        knobs = catalog.knobs(group, name)
+        new = ((key, said) for key, said in knobs.items() if explained.get(key) != said)
+        yield from ((f"  {left}", right) for left, right in itertools.starmap(statement, new))
+        known = [key for key, said in knobs.items() if explained.get(key) == said]
+        if known:
+            yield "", f"and {', '.join(known)} (as above)"
+        explained |= knobs
+
+
+def remark(path: Path) -> str:
+    """The first sentence of a yaml's comments, but for instructions to Hydra; without the full stop."""
+    comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    said = " ".join(comment for comment in comments if not comment.startswith(("@", "clrun ")))
+    return re.split(r"(?<!al)[.:](?= |$)", said)[0]
+
+
+def headline(option: Option) -> str:
+    needs = " (needs the task at test)" if getattr(option, "needs_task_id", False) else ""
+    return option.about + needs
+
+
+def statement(key: str, said: Statement) -> tuple[str, str]:
+    """Such as "lambda=400", "strength of the penalty (at least 0)"."""
+    legal = ", or ".join(filter(None, ["|".join(said.choices or []), said.range()]))
+    return f"{key}={shown(said.default)}", f"{said.about} ({legal})" if legal else said.about

@@ -1,0 +1,96 @@
+"""Downloads of the built-in data sets through torchvision."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from clrun.system.errors import UsageError
+
+# The names of torchvision's classes; for the MNIST family they are also the names of the folders.
+TORCHVISION = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+}
+
+
+STALLED_SECONDS = 10.0  # a server silent for so long counts as no network
+
+
+def _obtain(name: str, folder: Path, place: Path, files: Sequence[str], archives: Sequence[str]) -> None:
+    """Download what is missing of `files` in `place`; archives that are there already are unpacked without network."""
+    missing = [file for file in files if not os.path.isfile(place / file)]
+    if not missing:
+        return
+    import http.client  # 20 ms, only for the name of its exception
+
+    try:
+        with _made(folder), _impatient(), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as stage:
+            _download(name, folder, Path(stage), place, archives)
+    except (OSError, RuntimeError, EOFError, gzip.BadGzipFile, http.client.HTTPException) as error:
+        raise _absent(name, folder, place, missing, archives, error) from error
+
+
+def _download(name: str, folder: Path, stage: Path, place: Path, archives: Sequence[str]) -> None:
+    import torchvision
+
+    target = stage / place.relative_to(folder)
+    # torchvision looks for archives beside the files of MNIST, but in data_dir itself for CIFAR
+    source, copies = (place, target) if name not in ("cifar10", "cifar100") else (folder, stage)
+    for archive in archives:
+        if (source / archive).is_file():
+            copies.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / archive, copies / archive)
+    getattr(torchvision.datasets, TORCHVISION[name])(stage, download=True)
+    place.mkdir(parents=True, exist_ok=True)
+    for file in target.iterdir():
+        if file.name not in archives and not (place / file.name).exists():
+            os.replace(file, place / file.name)
+
+
+def _absent(
+    name: str, folder: Path, place: Path, missing: Sequence[str], archives: Sequence[str], error: Exception
+) -> UsageError:
+    reason = " ".join(str(getattr(error, "reason", error)).split())
+    cifar = name in ("cifar10", "cifar100")
+    packed = f"or {archives[0]} into {folder}" if cifar else "packed (.gz) or not"
+    return UsageError(
+        f"dataset={name}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in {place}, and could not be "
+        f"downloaded ({reason}). Put {'that file' if len(missing) == 1 else 'those files'} into {place} ({packed}), "
+        f"name the folder that holds {place.relative_to(folder)} with data_dir=... or CLRUN_DATA_DIR, or use "
+        f"dataset=digits, which needs no files."
+    )
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder, and where the block fails take away again what was made and is empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in new:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Let no connection of torchvision's wait for ever: it sets no time limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALLED_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,1 @@
+"""R runs trained by one loop: step, steppers, stack, evaluation and health."""

@@ -1,0 +1,37 @@
+"""A run that could start."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clrun.config.settings import Settings
+from clrun.data.datasets import Images
+from clrun.data.tasks import Hand
+from clrun.results import run_files
+from clrun.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start: everything that can be refused has been looked at, nothing has been written."""
+
+    settings: Settings
+    images: Images
+    hand: Hand
+    strategy: type[Strategy]
+
+    @property
+    def id(self) -> str:
+        return self.settings.identity(self.images.fingerprint)
+
+    @property
+    def directory(self) -> Path:
+        return self.settings.directory(self.images.fingerprint)
+
+    @property
+    def finished(self) -> bool:
+        return run_files.finished(self.directory)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among the outputs that may answer at the end, mean over tasks."""
+        return (1 / self.hand.deal.active[-1].sum(-1)).mean().item()

@@ -1,0 +1,1 @@
+"""Many runs: what is trained together, in which processes, and on which cluster."""

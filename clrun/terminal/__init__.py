@@ -1,0 +1,1 @@
+"""What is printed while runs train and when they have ended."""

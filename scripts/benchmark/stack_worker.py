@@ -1,0 +1,40 @@
+"""Many runs of clrun in one process, as stacks or one after another; see worker.py."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmark.worker import Answer, Clock, one_thread, serve
+
+
+def run(spec: Mapping[str, Any]) -> Answer:
+    """runs: [(lambda, seed)]; stacked: as few stacks as clrun would make of them."""
+    import tempfile
+
+    import pandas as pd
+    import torch
+
+    from clrun.config import composition
+    from clrun.runs.prepare import prepare
+    from clrun.runs.train import train_stack
+    from clrun.sweep import plan
+
+    cuda = spec["device"] == "cuda"
+    clock = Clock(torch.cuda.synchronize if cuda else lambda: None)
+    fixed = [o for o in spec["overrides"] if not o.startswith(("lambda=", "seed="))]
+    with tempfile.TemporaryDirectory(prefix="clrun-bench-") as outputs:
+        told = [[*fixed, f"lambda={strength}", f"seed={seed}", f"outputs={outputs}"] for strength, seed in spec["runs"]]
+        prepared = [prepare(composition.compose(*overrides)) for overrides in told]
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        with clock.phase("whole"):
+            for stack in plan.batches(prepared) if spec["stacked"] else [[one] for one in prepared]:
+                train_stack(stack, quiet=True)
+        found = [pd.read_csv(one.directory / "summary.csv")["average_accuracy"].item() for one in prepared]
+    cpu, wall, _ = clock.phases["whole"]
+    memory = torch.cuda.max_memory_allocated() / 1e6 if cuda else None
+    return {"cpu": cpu, "wall": wall, "accuracy": sum(found) / len(found), "memory_mb": memory}
+
+
+if __name__ == "__main__":
+    one_thread()
+    serve(run)

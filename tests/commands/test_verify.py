@@ -1,0 +1,129 @@
+"""clrun-verify: the verdict is two-sided, the commands are those of the table, and a run is never chosen."""
+
+import math
+import sys
+
+import pytest
+from conftest import live
+
+from clrun.commands import verify
+from clrun.commands.verify import Case, Finding
+from clrun.config.composition import compose
+from clrun.runs import prepare, train
+from clrun.system.errors import UsageError
+
+CASE = Case(overrides=[], target=90.0, tolerance=1.0, se=0.3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "n", "verdict"),
+    [
+        (90.9, 0.1, 5, "inside"),
+        (89.1, 0.1, 5, "inside"),
+        (91.2, 0.1, 20, "out"),
+        (88.8, 0.1, 20, "out"),  # too low is as wrong as too high
+        (91.2, 0.1, 5, "outside: needs more seeds"),
+        (91.2, 0.5, 5, "inside"),  # 2.5 * sqrt(0.5^2 + 0.3^2) = 1.46
+        (91.5, 0.5, 5, "outside: needs more seeds"),
+        (90.9, math.nan, 1, "inside"),
+    ],
+)
+def test_verdict(mean, error, n, verdict):
+    assert Finding("1", "x", CASE, "", mean, error, n).verdict == verdict
+
+
+@pytest.mark.parametrize(("number", "name"), [(n, c) for n, row in verify.rows().items() for c in row.cases])
+def test_every_case_is_a_run(number, name):
+    """Its overrides compose and pass the checks, and the settings are the protocol's."""
+    row = verify.rows()[number]
+    settings = compose(*verify.overrides_of(row, row.cases[name], []), "seed=2")
+    assert settings["dataset"] == ("cifar10" if number == "11" else "mnist")
+    assert settings["validation"] == 0
+
+
+def test_split_mnist_is_the_published_protocol():
+    row = verify.rows()["3"]
+    settings = compose(*verify.overrides_of(row, row.cases["task"], []), "seed=2")
+    wanted = {"model.widths": [400, 400], "lr": 1e-3, "iterations": 2000, "batch_size": 128, "drop_last": True}
+    wanted |= {"dataset.normalize": False, "optimizer.name": "adam", "optimizer.reset": False, "lambda": 1e5}
+    wanted |= {"fisher": "exact", "fisher_samples": None, "active": "all", "online": False}
+    assert {key: settings[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(("case", "lr"), [("er", 0.1), ("derpp", 0.03)])
+def test_split_cifar10_is_the_published_protocol(case, lr):
+    row = verify.rows()["11"]
+    settings = compose(*verify.overrides_of(row, row.cases[case], []), "seed=2")
+    wanted = {"tasks": 5, "split.order": "fixed", "scenario": "class", "active": "all", "epochs": 50, "batch_size": 32}
+    wanted |= {"model": "resnet18", "model.width": 64, "model.norm": "batch", "augment": "crop_flip", "lr": lr}
+    wanted |= {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "optimizer.weight_decay": 0.0, "memory_size": 200}
+    assert {key: settings[key] for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("strategy", ["er", "derpp"])
+def test_split_cifar10_takes_a_step(stack_of, strategy):
+    """On the digits, padded, with a narrow network: what the experiment composes can be trained."""
+    small = ("dataset=digits", "dataset.pad=4", "model.width=2", "iterations=1")
+    run, report = live(stack_of("+experiment=split_cifar10", f"strategy={strategy}", *small))
+    assert run.theta.isfinite().all()
+    assert report[-1].health[0]["memory_fill"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["77"], "there is no row 77"), ([], "type rows out of 1, 2"), (["1", "--seeds", "0"], "at least one"),
+     (["1", "--set", "lambda=3"], "would change what is verified"), (["1", "--seeds", "x"], "invalid int value"),
+     (["1", "--sed", "3"], "unrecognized arguments")],
+)  # fmt: skip
+def test_refusals(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", ["clrun-verify", *arguments])
+    with pytest.raises(SystemExit) as end:
+        verify.main()
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_row_from_end_to_end(monkeypatch, capsys, tmp_path):
+    """A small row of our own on digits: trained, compared, printed; and again, without training."""
+    base = ["strategy=finetune", "iterations=20", "model.widths=[8]"]
+    near, far = (
+        Case(overrides=[f"scenario={scenario}"], target=target, tolerance=tolerance)
+        for scenario, target, tolerance in (("task", 75, 25), ("class", 99, 1))
+    )
+    cases = {"near": near, "far": far}
+    row = verify.Row(title="small", source="none", base=base, cases=cases)
+    monkeypatch.setattr(verify, "rows", lambda: {"1": row})
+    arguments = ["clrun-verify", "1", "--seeds", "2", "--set", f"outputs={tmp_path}", "device=cpu"]
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit) as end:
+            verify.main()
+        assert end.value.code == 1
+        out = capsys.readouterr().out
+        assert "seed=range(2,4)" in out
+        (near,) = [line for line in out.splitlines() if " near " in line and "75.00" in line]
+        (far,) = [line for line in out.splitlines() if " far " in line and "99.00" in line]
+        assert near.endswith("inside")
+        assert far.endswith("needs more seeds")
+    assert len(list(tmp_path.glob("runs/finetune/*/summary.csv"))) == 4
+    assert "0 to train, 2 done already" in out
+
+
+def test_data_that_is_missing_is_one_paragraph(monkeypatch, capfd, tmp_path):
+    def missing(settings):
+        raise UsageError("no such files")
+
+    monkeypatch.setattr(prepare, "prepare", missing)
+    monkeypatch.setattr(sys, "argv", ["clrun-verify", "3", "--set", f"outputs={tmp_path}"])
+    with pytest.raises(SystemExit) as end:
+        verify.main()
+    assert end.value.code == 2
+    assert capfd.readouterr().err == "clrun: no such files\n"
+
+
+def test_accuracy_on_the_first_task(tmp_path):
+    prepared = prepare.prepare(compose("iterations=5", "model.widths=[8]", "device=cpu", f"outputs={tmp_path}"))
+    train.train(prepared, quiet=True)
+    matrix = (prepared.directory / "accuracy_matrix.csv").read_text().splitlines()[-1].split(",")
+    assert verify.measured(prepared.directory, "first_task") == pytest.approx(100 * float(matrix[1]))
+    assert verify.measured(prepared.directory, "average_accuracy") == pytest.approx(100 * float(matrix[-1]))

@@ -1,0 +1,214 @@
+"""Networks against the same networks as torch.nn modules."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clrun.models import CNN, MLP, Layout, Net, ResNet18, initialized
+from clrun.system.errors import UsageError
+
+SHAPES = {
+    "mlp": {"widths": [7, 5]},
+    "cnn": {"width": 3},
+    "group": {"width": 4, "norm": "group"},
+    "batch": {"width": 4, "norm": "batch"},
+}
+
+
+def made(kind, seed=0, scheme="torch", size=16):
+    network = initialized(
+        seed, {"mlp": MLP, "cnn": CNN}.get(kind, ResNet18), scheme, inputs=(3, size, size), outputs=6, **SHAPES[kind]
+    )
+    pieces = network.parameters()
+    layout = Layout({n: tuple(p.shape) for n, p in pieces.items()})
+    return Net(network, layout), layout.flat(pieces).double()
+
+
+class Reference(nn.Module):
+    """The same layers, as torch.nn would use them; ResNet-18 after torchvision's BasicBlock with a 3x3 stem."""
+
+    def __init__(self, kind, layers):
+        super().__init__()
+        self.kind, self.layers = kind, nn.ModuleDict({name.replace(".", "_"): m for name, m in layers.items()})
+
+    def layer(self, name, x):
+        return self.layers[name.replace(".", "_")](x)
+
+    def norm_of(self, name, x, stride):
+        convolution = self.layers[name.replace(".", "_")]
+        y = F.conv2d(x, convolution.weight, None, stride, convolution.kernel_size[0] // 2)
+        return self.layer(f"{name}.norm", y)
+
+    def forward(self, x):
+        if self.kind == "mlp":
+            return self.layer("head", self.layer("hidden.1", self.layer("hidden.0", x.flatten(1)).relu()).relu())
+        if self.kind == "cnn":
+            x = F.max_pool2d(self.layer("conv.0", x).relu(), 2)
+            x = F.max_pool2d(self.layer("conv.1", x).relu(), 2)
+            return self.layer("head", self.layer("hidden.0", x.flatten(1)).relu())
+        x = self.norm_of("stem", x, 1).relu()
+        for i, stride in enumerate((1, 1, 2, 1, 2, 1, 2, 1)):
+            y = self.norm_of(f"block.{i}.conv.1", self.norm_of(f"block.{i}.conv.0", x, stride).relu(), 1)
+            short = self.norm_of(f"block.{i}.short", x, stride) if f"block_{i}_short" in self.layers else x
+            x = (y + short).relu()
+        return self.layer("head", F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def reference(kind, net, theta):
+    module = Reference(kind, net.network.layers).double()
+    own = {
+        f"layers.{n.rpartition('.')[0].replace('.', '_')}.{n.rpartition('.')[2]}": v
+        for n, v in net.layout.view(theta).items()
+    }
+    module.load_state_dict(own, strict=False)
+    return module
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_training_pass_equals_modules(kind):
+    net, theta = made(kind)
+    module = reference(kind, net, theta).train()
+    x = torch.randn(5, 3, 16, 16, dtype=torch.float64)
+    leaf = theta.clone().requires_grad_()
+    ours, theirs = net(leaf, x), module(x)
+    assert (ours - theirs).abs().max() < 1e-12
+    (g,) = torch.autograd.grad(ours.square().sum(), leaf)
+    theirs.square().sum().backward()
+    names = {n.removeprefix("layers."): p.grad for n, p in module.named_parameters()}
+    for name, piece in net.layout.view(g).items():
+        layer, _, leafname = name.rpartition(".")
+        assert (piece - names[f"{layer.replace('.', '_')}.{leafname}"]).abs().max() < 1e-9 * g.abs().max()
+
+
+def test_statistics_equal_batch_norms():
+    """Ten batches in training, then at rest: as torch.nn.BatchNorm2d keeps them, without ever writing in place."""
+    net, theta = made("batch")
+    module = reference("batch", net, theta).train()
+    stats = {name: v.double() for name, v in net.network.statistics().items()}
+    for _ in range(10):
+        x = torch.randn(6, 3, 16, 16, dtype=torch.float64) * 3 + 1
+        before = {name: v.clone() for name, v in stats.items()}
+        fresh = net.refreshed(theta, stats, x)
+        assert all(torch.equal(stats[name], v) for name, v in before.items())
+        stats = fresh
+        module(x)
+    assert any(v.abs().max() > 0.1 for v in stats.values())
+    x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
+    assert (net.at_rest(stats)(theta, x) - module.eval()(x)).abs().max() < 1e-9
+    assert (net.at_rest(stats)(theta, x) - net(theta, x)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_stacked_equals_alone(kind):
+    net, theta = made(kind)
+    thetas = torch.stack([made(kind, seed)[1] for seed in range(3)])
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    assert torch.equal(thetas[0], theta)
+    assert (torch.vmap(net, (0, None))(thetas, x) - torch.stack([net(t, x) for t in thetas])).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_taps_change_each_named_activation(kind):
+    net, theta = made(kind)
+    x, seen = torch.randn(2, 3, 16, 16, dtype=torch.float64), {}
+
+    def tap(i, h):
+        seen[i] = h.shape[1]
+        return h * 0
+
+    assert torch.equal(net(theta, x, tap), net.layout.view(theta)["head.bias"].expand(2, -1))
+    assert seen == dict(enumerate(net.network.widths))
+    assert len(net.network.taps) == len(seen)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_before_comes_before_the_nonlinearity(kind):
+    """An addition before each ReLU: with a large negative one nothing passes, and every tap sees zeros."""
+    net, theta = made(kind)
+    x, seen, passed = torch.randn(2, 3, 16, 16, dtype=torch.float64), {}, []
+
+    def before(i, z):
+        seen[i] = z.shape[1]
+        return z - 1e6
+
+    def tap(i, h):
+        passed.append(h.abs().max().item())
+        return h
+
+    assert torch.equal(net(theta, x, tap, before), net.layout.view(theta)["head.bias"].expand(2, -1))
+    assert seen == dict(enumerate(net.network.widths))
+    assert passed == [0.0] * len(seen)
+
+
+def test_a_hidden_layer_is_relu_of_what_before_returns():
+    net, theta = made("mlp")
+    x, p = torch.randn(4, 3, 16, 16, dtype=torch.float64), net.layout.view(theta)
+    shifts = [torch.randn(width, dtype=torch.float64) for width in net.network.widths]
+    h = x.flatten(1)
+    for i, shift in enumerate(shifts):
+        h = (h @ p[f"hidden.{i}.weight"].mT + p[f"hidden.{i}.bias"] + shift).clamp(min=0)
+    ours = net(theta, x, before=lambda i, z: z + shifts[i])
+    assert (ours - h @ p["head.weight"].mT - p["head.bias"]).abs().max() < 1e-12
+
+
+def test_initial_values_are_pytorchs():
+    torch.manual_seed(3)
+    module = nn.Linear(3 * 16 * 16, 7)
+    net, theta = made("mlp", seed=3)
+    assert torch.equal(net.layout.view(theta)["hidden.0.weight"], module.weight.detach().double())
+    state = torch.random.get_rng_state()
+    made("mlp", seed=9)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_xavier():
+    net, theta = made("mlp", scheme="xavier")
+    pieces = net.layout.view(theta)
+    assert pieces["hidden.0.bias"].abs().max() == 0
+    assert pieces["hidden.0.weight"].abs().max() <= (6 / (3 * 16 * 16 + 7)) ** 0.5
+    assert pieces["hidden.0.weight"].std() == pytest.approx((2 / (3 * 16 * 16 + 7)) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_picture_sizes(kind, size):
+    """And the answer depends on the picture."""
+    if (kind, size) == ("group", 8):
+        with pytest.raises(UsageError, match=r"model\.width=20, or model\.norm=batch"):
+            made(kind, size=size)
+        return
+    net, theta = made(kind, size=size)
+    z = net(theta, torch.randn(2, 3, size, size, dtype=torch.float64))
+    assert z.isfinite().all() and (z[0] - z[1]).abs().max() > 1e-6
+
+
+def test_resnet_is_the_reduced_one():
+    """20 filters: 1.09 million parameters (Lopez-Paz & Ranzato 2017); 64: torchvision's 11.17 with a 3x3 stem."""
+    counts = {}
+    for width in (20, 64):
+        network = initialized(0, ResNet18, "torch", inputs=(3, 32, 32), outputs=10, width=width, norm="batch")
+        counts[width] = sum(p.numel() for p in network.parameters().values())
+    assert counts == {20: 1_094_750, 64: 11_173_962}
+
+
+def test_layout_round_trip():
+    layout = Layout({"a": (2, 3), "b": (), "c": (4,)})
+    theta = torch.arange(11.0)
+    assert layout.size == 11
+    assert torch.equal(layout.flat(layout.view(theta)), theta)
+    assert layout.where(lambda name: name == "c", theta).tolist() == [False] * 7 + [True] * 4
+    assert (
+        layout.flat({"a": torch.tensor(1.0), "b": torch.tensor(2.0), "c": torch.tensor(3.0)}).tolist()
+        == [1] * 6 + [2] + [3] * 4
+    )
+
+
+def test_autocast_is_lower_precision():
+    net, theta = made("mlp")
+    x = torch.randn(4, 3, 16, 16)
+    exact, rough = net(theta.float(), x), replace(net, autocast=torch.bfloat16)(theta.float(), x)
+    assert rough.dtype == torch.float32
+    assert 0 < (exact - rough).abs().max() < 0.05

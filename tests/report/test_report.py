@@ -1,0 +1,553 @@
+"""Statistics over seeds, against SciPy's, on a results.csv made by hand; and the pictures of real runs."""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from clrun.commands import report
+from clrun.config import composition
+from clrun.report import figures, tables
+from clrun.report.compare import judged, verdict
+from clrun.report.rows import Row, heading, rows_of, streams
+from clrun.report.rows import table as report_table
+from clrun.report.runs import chance, completed, read, with_derived
+from clrun.report.statistics import Statistic, enough, statistic
+from clrun.results import plots
+from clrun.results.outcome import HEAD, TAIL
+from clrun.runs import prepare, train
+from clrun.system.errors import UsageError
+
+ACCURACY = {  # (stream, group) -> accuracy by seed; nan: diverged
+    ("s1", "e100"): [0.90, 0.92, 0.97, 0.93],
+    ("s1", "e1000"): [0.95, 0.94, np.nan, np.nan],
+    ("s1", "fine"): [0.60, 0.70, 0.65, 0.62, 0.90],
+    ("s1", "top"): [0.99, 0.98, 0.97],
+    ("s2", "other"): [0.10],
+}
+TINY = ("iterations=3", "model.widths=[8]", "device=cpu")
+KEYS = {
+    "e100": {"strategy": "ewc", "lambda": 100.0, "online": False},
+    "e1000": {"strategy": "ewc", "lambda": 1000.0, "online": False},
+    "fine": {"strategy": "finetune"},
+    "top": {"strategy": "joint"},
+    "other": {"strategy": "finetune", "tasks": 2},
+}
+
+
+def by_hand() -> pd.DataFrame:
+    """A row a run."""
+    rows = []
+    for (stream, group), accuracies in ACCURACY.items():
+        for seed, accuracy in enumerate(accuracies):
+            status = "diverged" if np.isnan(accuracy) else "done"
+            head = {"run": f"{group}{seed}", "group": group, "stream": stream, "status": status, "seed": seed}
+            same = {"dataset": "digits", "split": "classes", "scenario": "task", "tasks": 5, "model": "mlp"}
+            found = {"average_accuracy": accuracy, "learning_accuracy": accuracy + 0.01, "forgetting": 0.1 * seed}
+            seconds = 2.0 if KEYS[group]["strategy"] == "finetune" else 4.0
+            costs = {"train_seconds": seconds, "consolidate_seconds": 0.5, "state_mb": 0.1 * seed, "device": "cpu"}
+            rows.append({**head, **same, **KEYS[group], **found, **costs, "workers": seed})
+    columns = [*HEAD, "stream", "lambda", "online", "workers", *TAIL]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    by_hand().to_csv(tmp_path / "results.csv", index=False)
+    return tmp_path
+
+
+@pytest.fixture
+def clrun_report(folder, monkeypatch, capfd):
+    """clrun_report("--sort", "n") -> exit code, standard output, standard error."""
+
+    def answer(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clrun-report", str(folder), *arguments])
+        with pytest.raises(SystemExit) as caught:
+            report.cli()
+        return caught.value.code, *capfd.readouterr()
+
+    return answer
+
+
+def values(stream: str, group: str) -> np.ndarray:
+    found = np.array(ACCURACY[stream, group])
+    return found[np.isfinite(found)]
+
+
+# ---------------------------------------------------------------- report.csv
+
+
+@pytest.fixture
+def table(clrun_report, folder) -> pd.DataFrame:
+    assert clrun_report("--no-pictures")[0] == 0
+    return pd.read_csv(folder / "report.csv")
+
+
+def test_the_columns_are_those_of_the_contract(table):
+    keys = ["strategy", "tasks", "lambda"]  # online is the same wherever it is taken, workers is of no consequence
+    assert table.columns.tolist() == ["group", *keys, "metric", "n", "mean", "sd", "low", "high"]
+
+
+@pytest.mark.parametrize("stream, group", [key for key in ACCURACY if key[1] != "other"])
+def test_statistics_are_scipys(table, stream, group):
+    (row,) = table[(table.group == group) & (table.metric == "average_accuracy")].itertuples()
+    x = values(stream, group)
+    low, high = stats.t.interval(0.95, len(x) - 1, loc=x.mean(), scale=stats.sem(x))
+    assert row.n == len(x)
+    assert [row.mean, row.sd, row.low, row.high] == pytest.approx([x.mean(), stats.tstd(x), low, high], rel=1e-12)
+
+
+def test_one_run_has_no_interval(table):
+    (row,) = table[(table.group == "other") & (table.metric == "average_accuracy")].itertuples()
+    assert row.n == 1 and row.mean == 0.10 and np.isnan([row.sd, row.low, row.high]).all()
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    assert statistic(pd.Series([0.5, 0.5, np.nan])) == (2, 0.5, 0.0, 0.5, 0.5)
+
+
+def test_diverged_runs_are_counted_and_said_and_in_no_mean(clrun_report, table, folder):
+    found = table[table.metric == "diverged"].set_index("group")
+    assert found.loc["e1000", ["n", "mean"]].tolist() == [4, 0.5] and found.loc["e100", "mean"] == 0
+    of_e1000 = table[(table.group == "e1000") & (table.metric != "diverged")]
+    assert set(of_e1000.n) <= {1, 2} and of_e1000.set_index("metric").loc["forgetting", "mean"] == pytest.approx(0.05)
+    _, out, _ = clrun_report("--no-pictures")
+    assert "ewc lambda=1000: 2 of 4 runs diverged" in out
+    assert "2 of 4 runs diverged" in (folder / "report.md").read_text()
+
+
+def test_a_group_of_which_all_diverged_is_still_a_row():
+    runs = with_derived(by_hand().assign(status="diverged"))
+    found = report_table(rows_of(runs))
+    assert set(found.metric) == {"diverged"} and set(found["mean"]) == {1.0} and len(found) == len(ACCURACY)
+
+
+def test_the_gap_closed_is_paired_by_seed(table):
+    (row,) = table[(table.group == "e100") & (table.metric == "gap_closed")].itertuples()
+    ewc, fine, top = (values("s1", group)[:3] for group in ("e100", "fine", "top"))  # the seeds that all three have
+    assert row.n == 3 and row.mean == pytest.approx((ewc - fine).mean() / (top - fine).mean())
+    assert row.sd == pytest.approx((ewc - fine).std(ddof=1) / (top - fine).mean())
+    assert set(table[table.metric == "gap_closed"].group) == {"e100", "e1000"}  # joint and finetune are the gap's ends
+
+
+def test_intransigence_is_what_joint_learns_better(table):
+    (row,) = table[(table.group == "fine") & (table.metric == "intransigence")].itertuples()
+    assert row.n == 3 and row.mean == pytest.approx((values("s1", "top") - values("s1", "fine")[:3] - 0.01).mean())
+    assert not {"other", "top"} & set(table[table.metric == "intransigence"].group)  # no joint on the other's stream
+
+
+def test_no_gap_where_joint_is_not_better():
+    runs = by_hand()
+    runs.loc[runs.group == "top", "average_accuracy"] = 0.1
+    assert with_derived(runs)["gap_closed"].isna().all()
+
+
+def test_what_is_kept_for_what_it_costs(table):
+    """Each by its formula in clrun/report/runs.py, paired by seed; seed 0 keeps nothing beside its network."""
+    found = table[table.group == "e100"].set_index(["metric"])
+    kept = values("s1", "e100") - values("s1", "fine")[:4]
+    expected = {
+        "accuracy_kept": kept,
+        "total_seconds": np.full(4, 4.5),
+        "relative_seconds": np.full(4, 4.5 / 2.5),
+        "kept_per_second": kept / 4.5,
+        "kept_per_mb": kept[1:] / [0.1, 0.2, 0.3],
+    }
+    for name, x in expected.items():
+        assert found.loc[name, "n"] == len(x)
+        assert found.loc[name, ["mean", "sd"]].tolist() == pytest.approx([x.mean(), x.std(ddof=1)], abs=1e-12)
+    assert not {"kept_per_wh", "carbon_g", "money"} & set(table.metric)
+    assert not {"fine", "other"} & set(table[table.metric == "accuracy_kept"].group)  # what it is counted from
+    assert set(table[(table.metric == "relative_seconds") & (table["mean"] == 1)].group) == {"fine", "other"}
+
+
+def test_prices_afterwards(clrun_report, folder):
+    """In place of what the runs were told; energy is known of some runs alone."""
+    runs = by_hand().assign(carbon_g=5.0, wall_seconds=1800.0)
+    runs.loc[runs.seed > 0, "energy_wh"] = runs.seed * 10.0
+    runs.to_csv(folder / "results.csv", index=False)
+    assert clrun_report("--no-pictures", "--grams-per-kwh", "400", "--price-per-hour", "3")[0] == 0
+    found = pd.read_csv(folder / "report.csv").set_index(["group", "metric"])
+    x = 0.4 * np.array([10.0, 20.0, 30.0])
+    low, high = stats.t.interval(0.95, 2, loc=x.mean(), scale=stats.sem(x))
+    assert found.loc[("e100", "carbon_g"), ["n", "mean", "low", "high"]].tolist() == pytest.approx([3, 8, low, high])
+    assert found.loc[("e100", "money"), ["n", "mean", "sd"]].tolist() == [4, 1.5, 0]
+    kept = (values("s1", "e100") - values("s1", "fine")[:4])[1:] / [10, 20, 30]
+    assert found.loc[("e100", "kept_per_wh"), ["n", "mean"]].tolist() == pytest.approx([3, kept.mean()])
+    text = (folder / "report.md").read_text()
+    assert "| 8.00 ± 4.00 |" in text and "| 1.50 |" in text
+
+
+def test_without_energy_there_is_no_carbon(clrun_report, folder):
+    _, out, _ = clrun_report("--no-pictures", "--grams-per-kwh", "400")
+    assert "carbon_g is empty" in out and "carbon_g" not in set(pd.read_csv(folder / "report.csv").metric)
+
+
+def test_a_table_by_hand_may_leave_out_what_follows(tmp_path, monkeypatch, capfd):
+    """No group, no stream, no status, no costs: groups and streams follow from the keys."""
+    head = "run,strategy,dataset,scenario,tasks,seed,epochs,lambda,average_accuracy\n"
+    ewc = [0.5, 0.75, 0.6]
+    lines = [f"a{i},ewc,mine,task,5,{i},3,10,{x}\n" for i, x in enumerate(ewc)]
+    lines += [f"b{i},finetune,mine,task,5,{i},3,,{x / 2}\n" for i, x in enumerate(ewc)]
+    lines += [f"c{i},ewc,mine,task,5,{i},4,10,{x}\n" for i, x in enumerate(ewc)]
+    (tmp_path / "results.csv").write_text(head + "".join(lines))
+    report.command([str(tmp_path), "--no-pictures"])
+    table = pd.read_csv(tmp_path / "report.csv")
+    found = table[(table.metric == "average_accuracy") & (table.strategy == "ewc")]
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(ewc), scale=stats.sem(ewc))
+    assert found[["n", "mean", "low", "high"]].to_numpy() == pytest.approx(np.array([[3, np.mean(ewc), low, high]] * 2))
+    kept = table[table.metric == "accuracy_kept"]
+    assert kept["mean"].tolist() == [pytest.approx(np.mean(ewc) / 2)]  # finetune was run on its stream alone
+    assert (tmp_path / "report.md").read_text().count("## mine") == 2
+
+
+def test_streams_are_never_mixed(clrun_report, folder):
+    runs = by_hand().assign(group="same")
+    rows = rows_of(with_derived(runs))
+    assert sorted(len(row.done) + row.diverged for row in rows) == [1, 16]
+    assert [{row.stream for row in part} for part in streams(rows)] == [{"s1"}, {"s2"}]
+    clrun_report("--no-pictures")
+    text = (folder / "report.md").read_text()
+    assert text.count("## ") == 2 and "(stream s1)" in text and "(stream s2)" in text
+
+
+def test_a_stream_tells_what_differs_within_it(clrun_report, folder):
+    """What differs between streams alone stands in the headings, and in report.csv; a knob that is the same for all
+    runs of its strategy is in no label."""
+    runs = by_hand().assign(epochs=3, c=np.nan)
+    runs.loc[runs.stream == "s2", "epochs"] = 7
+    si = runs[runs.group == "fine"].assign(group="si", strategy="si", c=0.5)
+    runs = pd.concat([runs, si.assign(run="si" + si["run"])])
+    runs.to_csv(folder / "results.csv", index=False)
+    rows = rows_of(with_derived(completed(pd.read_csv(folder / "results.csv", dtype={"group": str}))))
+    assert sorted(row.label for row in rows) == [
+        "ewc lambda=100",
+        "ewc lambda=1000",
+        "finetune",
+        "finetune",
+        "joint",
+        "si",
+    ]
+    assert [heading(part) for part in streams(rows)] == [
+        "digits, classes, scenario task, tasks 5, epochs=3 (stream s1)",
+        "digits, classes, scenario task, tasks 2, epochs=7 (stream s2)",
+    ]
+    clrun_report("--no-pictures")
+    assert list(pd.read_csv(folder / "report.csv"))[:5] == ["group", "strategy", "tasks", "lambda", "epochs"]
+    heads = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| strategy")]
+    assert heads[0].startswith("| strategy | lambda | n |") and heads[2].startswith("| strategy | n |")
+
+
+# ---------------------------------------------------------------- sorting, Markdown, LaTeX
+
+
+@pytest.mark.parametrize(
+    "arguments, order",
+    [
+        ([], ["top", "e1000", "e100", "fine", "other"]),
+        (["--reverse"], ["other", "fine", "e100", "e1000", "top"]),
+        (["--sort", "lambda"], ["e100", "e1000", "fine", "top", "other"]),
+        (["--sort", "strategy"], ["e100", "e1000", "fine", "other", "top"]),
+        (["--sort", "gap_closed"], ["e1000", "e100", "fine", "top", "other"]),
+    ],
+)
+def test_sorting(clrun_report, folder, arguments, order):
+    assert clrun_report("--no-pictures", *arguments)[0] == 0
+    assert list(dict.fromkeys(pd.read_csv(folder / "report.csv").group)) == order
+
+
+def test_markdown_and_latex_say_the_same(clrun_report, folder):
+    clrun_report("--no-pictures")
+    markdown, latex = (folder / "report.md").read_text(), (folder / "report.tex").read_text()
+    x = values("s1", "e100")
+    low, high = stats.t.interval(0.95, len(x) - 1, loc=x.mean(), scale=stats.sem(x))
+    for text in (markdown, latex):
+        assert f"[{100 * low:.1f}, {100 * high:.1f}]" in text and f"{100 * x.std(ddof=1):.1f}" in text
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines[:6]}) == 1 and lines[1] == "|" + " --- |" * (lines[0].count("|") - 1)
+    assert "After ± stands the standard deviation" in markdown and "% After $\\pm$ stands" in latex
+    assert "average\\_accuracy" in latex and "$\\pm$" in latex and "±" not in latex
+
+
+@pytest.mark.parametrize("width", [60, 80, 240])
+def test_a_narrow_terminal_shows_every_cell(width):
+    """Wide tables go on below, with the columns that say which row it is."""
+    part = streams(ordered_rows())[0]
+    made = tables.section(part, "average_accuracy", {"joint": 0.98, "chance": 0.5})
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
+    made.tell(console)
+    text = console.file.getvalue()
+    assert max(len(line) for line in text.splitlines() if "minus" not in line) <= max(width, 80)
+    assert "…" not in text
+    for lines in made.tables:
+        for cell in lines.to_numpy().ravel():
+            assert cell in text
+    assert text.count("strategy") >= (4 if width == 60 else 2)
+
+
+def ordered_rows() -> list[Row]:
+    return rows_of(with_derived(completed(by_hand())))
+
+
+@pytest.mark.parametrize(
+    "measure, x, expected",
+    [
+        ("average_accuracy", [0.5, 0.6], "55.0 ± 7.1"),
+        ("gap_closed", [0.5, 0.5], "50.0 ± 0.0"),
+        ("kept_per_second", [0.0123, 0.0123], "1.23"),  # points a second
+        ("kept_per_mb", [1.0, 30.0], "1550 ± 2051"),
+        ("kept_per_mb", [0.0001, 0.01], "0.505 ± 0.700"),
+        ("state_mb", [0.1, 0.1], "0.100"),
+        ("money", [0.00002, 0.00002], "2.00e-05"),
+        ("total_seconds", [1234.5], "1234"),
+        ("carbon_g", [0.0, 0.0], "0"),
+        ("energy_wh", [np.nan], ""),
+    ],
+)
+def test_numbers_for_readers(measure, x, expected):
+    assert tables.with_deviation(measure, statistic(pd.Series(x))) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--sort", "speed"], "--sort speed: rows are sorted by"),
+        (["--measure", "speed"], "--measure speed"),
+        (["--compare", "ewc", "si"], "--compare si: there is no such row"),
+        (["--compare", "ewc", "joint"], "several rows"),
+        (["--compare", "ewc lambda=100", "tasks=2"], "no stream in common"),
+        (["--nothing"], "--nothing"),
+        (["--grams-per-kwh", "-1"], "--grams-per-kwh"),
+        (["--price-per-hour", "nan"], "--price-per-hour"),
+    ],
+)
+def test_mistakes_are_one_paragraph(clrun_report, folder, arguments, said):
+    code, out, err = clrun_report(*arguments)
+    assert (code, out) == (2, "") and said in err and "Traceback" not in err
+    assert [path.name for path in folder.iterdir()] == ["results.csv"]
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no finished runs"):
+        read(tmp_path / "nowhere")
+
+
+def test_a_heading_says_where_the_stream_was_cut():
+    rows = rows_of(with_derived(completed(by_hand().assign(first_tasks=2))))
+    assert "scenario task, tasks 5, the first 2 of them" in heading(rows[:1])
+    assert "of them" not in heading(rows_of(with_derived(completed(by_hand())))[:1])
+
+
+def test_what_is_over_fewer_seeds_is_said(clrun_report):
+    _, out, _ = clrun_report("--no-pictures")
+    said = [line for line in out.splitlines() if "fewer than n" in line]
+    assert said == [
+        "WARNING: ewc lambda=100: gap_closed and intransigence are over the seeds that joint and finetune have, too: "
+        "fewer than n."
+    ]
+
+
+def test_pictures_of_an_earlier_report_go(folder):
+    old = [folder / "report" / place / "average_accuracy.png" for place in ("", "digits-classes-task-5tasks-old")]
+    for path in old:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+    figures.draw(folder, rows_of(with_derived(completed(by_hand()))))
+    assert not any(path.exists() for path in old) and list((folder / "report").glob("*/accuracy_against_cost.png"))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [({"average_accuracy": "50%"}, "average_accuracy=50% is no number"), ({"strategy": None}, "needs a strategy")],
+)
+def test_a_table_that_cannot_be_read_is_refused(clrun_report, folder, change, said):
+    by_hand().astype(object).assign(**change).to_csv(folder / "results.csv", index=False)
+    code, _, err = clrun_report()
+    assert code == 2 and said in err and err.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["results.csv"]
+
+
+# ---------------------------------------------------------------- two rows
+
+
+def test_a_comparison_is_scipys_paired_test(clrun_report):
+    code, out, _ = clrun_report("--compare", "ewc lambda=100", "finetune tasks=5")
+    ewc, fine = values("s1", "e100"), values("s1", "fine")[:4]
+    low, high = stats.ttest_rel(ewc, fine).confidence_interval(0.95)
+    said = f"{100 * (ewc - fine).mean():.1f} (95 % interval [{100 * low:.1f}, {100 * high:.1f}], n = 4 pairs by seed)"
+    assert code == 0 and said in out and "excludes 0" in out
+
+
+def test_a_comparison_has_its_streams_heading(clrun_report, folder):
+    """Two strategies in two streams: two comparisons, each below what it is of."""
+    one = by_hand()
+    other = one[one.stream == "s1"].assign(stream="s3", scenario="class")
+    other = other.assign(run="x" + other["run"], group="x" + other["group"])
+    pd.concat([one, other]).to_csv(folder / "results.csv", index=False)
+    code, out, _ = clrun_report("--compare", "joint", "finetune")
+    first, second = out.strip().split("\n\n")
+    assert code == 0 and first.splitlines()[0] == "digits, classes, scenario task, tasks 5 (stream s1)"
+    assert second.splitlines()[0] == "digits, classes, scenario class, tasks 5 (stream s3)"
+    assert first.splitlines()[1].startswith("average_accuracy, joint minus finetune: ")
+    assert clrun_report("--compare", "joint scenario=class", "finetune")[1].count("minus") == 1
+
+
+def test_a_row_answers_to_the_whole_of_its_label(clrun_report, folder):
+    """Also where a value has spaces of its own."""
+    runs = by_hand()
+    widths = runs.group.map({"e100": "[100, 100]", "e1000": "[400, 400]"}).fillna("[9]")
+    runs.assign(**{"model.widths": widths}).to_csv(folder / "results.csv", index=False)
+    label = next(row.label for row in rows_of(read(folder)) if row.group == "e100")
+    assert label == "ewc lambda=100 model.widths=[100, 100]"
+    code, out, _ = clrun_report("--compare", label, "joint")
+    assert code == 0 and f"{label} minus joint" in out
+
+
+def test_too_few_pairs_are_said_to_be_too_few(clrun_report):
+    _, out, _ = clrun_report("--compare", "e100", "e1000")
+    assert "n = 2" in out and "too small to tell" in out and "2 diverged runs are left out" in out
+    runs = with_derived(by_hand())
+    rows = {row.group: row for row in rows_of(runs[(runs.seed == 0) | (runs.group != "top")])}
+    assert "too few to tell anything" in verdict(rows["top"], rows["fine"], "average_accuracy")
+
+
+def test_how_many_pairs_would_do():
+    few = Statistic(3, 1.0, 2.0, -4.0, 6.0)
+    n = enough(few)
+    half = [stats.t.ppf(0.975, m - 1) * 2.0 / np.sqrt(m) for m in (n - 1, n)]
+    assert half[1] < 1.0 <= half[0] and f"about {n} pairs" in judged(few)
+    hopeless = Statistic(3, 0.001, 2.0, -4.0, 4.0)
+    assert enough(hopeless) is None and "more than 1000 pairs" in judged(hopeless)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.fixture(scope="module")
+def six_runs(tmp_path_factory) -> Path:
+    """Of finetune, joint and ewc at three strengths, one of them with two seeds."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    for options in ("strategy=finetune", "strategy=joint", *(f"lambda={x}" for x in (0, 10, 1000))):
+        for seed in (0, 1) if options == "lambda=10" else (0,):
+            train.train(
+                prepare.prepare(composition.compose(*TINY, f"seed={seed}", options, f"outputs={outputs}")), quiet=True
+            )
+    return outputs
+
+
+@pytest.fixture
+def trained(six_runs, tmp_path) -> Path:
+    """A folder of its own with six real runs."""
+    shutil.copytree(six_runs / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def test_pictures_of_real_runs(trained):
+    report.command([str(trained)])
+    names = {"first_task", "average_accuracy", "matrices", "accuracy_against_lambda", "accuracy_against_cost"}
+    assert {path.stem for path in (trained / "report").iterdir()} == names | {"cost_over_tasks"}
+    drawn = figures.gathered(trained, rows_of(read(trained)))
+    assert drawn.lines["chance"] == 0.5 and set(drawn.lines) == {"joint", "finetune", "chance"}
+    (axes,) = figures.knob_picture(drawn, "lambda").axes
+    curve = next(line for line in axes.lines if line.get_label() == "ewc")
+    assert curve.get_xdata().tolist() == [0, 10, 1000] and axes.get_xscale() == "symlog"
+    found = {row.keys["lambda"]: row["average_accuracy"].mean for row in drawn.rows if row.strategy == "ewc"}
+    assert curve.get_ydata() == pytest.approx([100 * found[x] for x in (0, 10, 1000)])
+    levels = [line for line in axes.lines if figures.is_line(line.get_label())]
+    assert [line.get_ydata()[0] for line in levels] == pytest.approx([100 * value for value in drawn.lines.values()])
+
+
+@pytest.mark.parametrize("chance, label, seen", [(0.5, "chance (50.0, below)", False), (0.93, "chance", True)])
+def test_guessing_does_not_press_the_curves_together(chance, label, seen):
+    figure, axes = plots.canvas(4, 3)
+    axes.plot([1, 2], [97, 99])
+    figures.draw_lines(axes, {"joint": 0.995, "finetune": 0.95, "chance": chance})
+    told = [line.get_label() for line in axes.lines[1:]]
+    assert told == ["joint's level", "finetune's level", label]
+    low, high = axes.get_ylim()
+    assert low < 95 and high > 99.5 and (low < 100 * chance) == seen
+    assert figures.finished(figure, axes).legends[0].get_texts()[-1].get_text() == label
+
+
+def test_several_streams_have_a_folder_each(trained, prepared_of):
+    train.train(prepared_of(*TINY, "scenario=class"), quiet=True)
+    report.command([str(trained)])
+    names = sorted(path.name.rpartition("-")[0] for path in (trained / "report").iterdir())
+    assert names == ["digits-classes-class-5tasks", "digits-classes-task-5tasks"]
+
+
+def test_the_first_tasks_curve_is_the_mean_of_its_column(trained):
+    drawn = figures.gathered(trained, [row for row in rows_of(read(trained)) if len(row.done) == 2])
+    (axes,) = figures.curves_picture(drawn, "task_1", "accuracy of task 1", {}).axes
+    (matrices,) = drawn.matrices.values()
+    expected = [100 * np.mean([m["task_1"][k] for m in matrices]) for k in range(1, 6)]
+    assert axes.lines[0].get_ydata() == pytest.approx(expected) and len(axes.collections) == 1
+
+
+def test_the_cost_over_the_tasks_is_what_the_tables_add_up_to(trained):
+    drawn = figures.gathered(trained, rows_of(read(trained)))
+    (axes,) = figures.cost_over_tasks_picture(drawn).axes
+    (row,) = [row for row in drawn.rows if len(row.done) == 2]
+    curve = next(line for line in axes.lines if line.get_label() == row.label)
+    tables = [pd.read_csv(next(trained.glob(f"runs/*/*-{run}/costs.csv"))) for run in row.done["run"]]
+    until = [[t.loc[:k, ["train_seconds", "consolidate_seconds"]].to_numpy().sum() for t in tables] for k in range(6)]
+    assert curve.get_xdata().tolist() == list(range(6)) and curve.get_ydata() == pytest.approx(np.mean(until, 1))
+    assert curve.get_ydata()[-1] == pytest.approx(row["total_seconds"].mean)
+    ends = [line.get_ydata()[-1] for line in axes.lines]
+    assert ends == sorted(ends, reverse=True), "the legend is in the order of the curves' ends"
+
+
+@pytest.fixture
+def many() -> pd.DataFrame:
+    """More rows than a picture can hold, with long labels."""
+    one = by_hand().assign(device="cpu")
+    groups = [one[one.group == "e100"].assign(group=f"g{i}", **{"lambda": 10.0**-i, "online": i}) for i in range(30)]
+    runs = pd.concat([*groups, one[one.group.isin(["fine", "top"])]])
+    return with_derived(completed(runs.assign(run=[f"r{i}" for i in range(len(runs))]).reset_index(drop=True)))
+
+
+def test_everything_lies_on_the_canvas(many, trained, tmp_path):
+    """Legends and titles too, of many rows with long labels."""
+    few, more = rows_of(read(trained)), rows_of(many)
+    said = {"x": "y" * 60}
+    long = [Row(r.stream, r.group, r.keys | said, r.told, [*r.own, "x"], r.runs.assign(**said)) for r in few]
+    for rows, folder in ((few, trained), (long, trained), (more, tmp_path)):
+        for name, figure in figures.pictures(figures.gathered(folder, rows)).items():
+            figure.savefig(io.BytesIO())
+            whole = figure.bbox
+            for part in [*figure.legends, *(a for a in figure.axes if a.get_visible()), figure._suptitle]:
+                box = part.get_tightbbox(figure.canvas.get_renderer())
+                assert whole.x0 - 1 <= box.x0 and box.x1 <= whole.x1 + 1, (name, part)
+                assert whole.y0 - 1 <= box.y0 and box.y1 <= whole.y1 + 1, (name, part)
+
+
+def test_rows_that_are_too_many_are_said_to_be_left_out(many, tmp_path):
+    drawn = figures.gathered(tmp_path, rows_of(many))
+    assert len(drawn.rows) == figures.CURVES == 21 and "the first 21 of 32 rows" in drawn.title
+    looks = [(look["color"], look["linestyle"]) for look in drawn.looks.values()]
+    assert len(set(looks)) == len(looks)
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (("scenario=class",), 0.1),
+        (("scenario=domain",), 0.5),
+        (("scenario=task",), 0.5),
+        (("split=permuted", "scenario=task"), 0.1),
+        (("scenario=class", "first_tasks=2"), 0.25),
+        (("scenario=class", "first_tasks=2", "active=all"), 0.1),
+        (("split=permuted", "scenario=class", "tasks=3", "first_tasks=2"), 0.05),
+    ],
+)
+def test_chance_is_what_the_run_itself_says(prepared_of, tmp_path, options, expected):
+    prepared = prepared_of("iterations=1", "model.widths=[4]", "device=cpu", "strategy=finetune", *options)
+    train.train(prepared, quiet=True)
+    assert chance(prepared.directory) == pytest.approx(prepared.chance) == pytest.approx(expected)

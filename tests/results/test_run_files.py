@@ -1,0 +1,598 @@
+"""The files of a run: names, columns, empty cells, all or nothing; the terminal tables and the pictures from them."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from clrun.results import metrics, provenance, run_files, tables
+from clrun.results.outcome import Outcome
+from clrun.system import machine
+from clrun.system.errors import UsageError
+from clrun.terminal import run_tables, sweep_tables
+from clrun.terminal.console import make_console, say
+from clrun.terminal.progress import Progress
+
+# As the contract writes them
+SUMMARY = (
+    "run,group,status,strategy,dataset,split,scenario,tasks,model,seed,stream,"
+    "dataset.normalize,split.classes,model.widths,optimizer.name,lr,iterations,lambda,outputs,"
+    "average_accuracy,average_incremental_accuracy,learning_accuracy,forgetting,backward_transfer,forward_transfer,"
+    "validation_accuracy,min_accuracy,worst_case_accuracy,stability_gap,"
+    "train_seconds,consolidate_seconds,eval_seconds,wall_seconds,samples_per_second,peak_memory_mb,state_mb,energy_wh,"
+    "stack_size,threads,carbon_g,money,diverged_at,warnings,device,torch_version,clrun_version,commit"
+)
+VALUES = {
+    "dataset": "digits",
+    "dataset.normalize": True,
+    "split": "classes",
+    "split.classes": [["cat", "dog"], ["deer"]],
+    "tasks": 3,
+    "scenario": "task",
+    "model": "mlp",
+    "model.widths": [100, 100],
+    "optimizer.name": "adam",
+    "lr": 1e-05,
+    "iterations": None,
+    "strategy": "ewc",
+    "lambda": 0.0,
+    "seed": 0,
+    "threads": 1,
+    "device": "auto",
+    "outputs": "a b=c",
+}
+CORRECT = {
+    1: [[5], [8]],
+    2: [[5, 6], [9, 6], [4, 10]],
+    3: [[1, 2, 3], [9, 2, 2], [8, 8, 4], [6, 9, 7]],
+}
+
+
+def outcome(directory: Path, tasks: int = 3, strategy: str = "ewc", seed: int = 0, **changes) -> Outcome:
+    made = Outcome(
+        directory=directory,
+        run=f"{seed:010d}",
+        group="12e4567890",
+        stream="0000000007",
+        values=VALUES | {"tasks": tasks, "strategy": strategy, "seed": seed},
+        class_names=["cat", "dog", "deer"],
+        correct=np.array(CORRECT[tasks]),
+        counts=np.full(tasks, 10),
+        confusion=np.arange(9).reshape(3, 3),
+        health=[{"fisher_max": 0.1 + 0.2, "steps_not_finite": 0, "penalty_over_loss": None} for _ in range(tasks)],
+        costs={"train_seconds": 1.25, "consolidate_seconds": 0.5, "state_mb": 0.125, "stack_size": 8},
+        status="done",
+    )
+    return replace(made, **changes)
+
+
+def placed(outputs: Path, strategy: str = "ewc", seed: int = 0, **changes) -> Outcome:
+    """An outcome where clrun would put it, written."""
+    made = outcome(outputs / "runs" / strategy / f"digits-{seed}", strategy=strategy, seed=seed, **changes)
+    run_files.write_final(made, pictures=False)
+    return made
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_bytes().decode().split("\n")
+
+
+# Files
+
+
+def test_files_and_columns(tmp_path):
+    run_files.write_final(outcome(tmp_path / "run"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "accuracy_matrix.csv",
+        "forgetting.csv",
+        "accuracy.csv",
+        "health.csv",
+        "costs.csv",
+        "confusion.csv",
+        "summary.csv",
+        "accuracy_matrix.png",
+        "accuracy_over_tasks.png",
+    }
+    first = {path.name: lines(path)[0] for path in (tmp_path / "run").glob("*.csv")}
+    assert first["accuracy_matrix.csv"] == "after_task,task_1,task_2,task_3,average"
+    assert first["forgetting.csv"] == (
+        "task,accuracy_untrained,accuracy_when_learned,best_accuracy,final_accuracy,forgetting,backward_transfer,"
+        "forward_transfer"
+    )
+    assert first["accuracy.csv"] == "run,strategy,seed,after_task,eval_task,correct,n,accuracy"
+    assert first["confusion.csv"] == "true_class,predicted_class,count"
+    assert first["health.csv"] == "task,fisher_max,steps_not_finite,penalty_over_loss"
+    assert first["costs.csv"] == "task,train_seconds,consolidate_seconds,eval_seconds,samples,energy_wh"
+    assert first["summary.csv"] == SUMMARY
+
+
+def test_cells(tmp_path):
+    """Full precision, integers as integers, undefined cells empty, text that looks like a number kept."""
+    run_files.write_final(outcome(tmp_path), pictures=False)
+    assert lines(tmp_path / "accuracy_matrix.csv")[1:] == [
+        "0,0.1,0.2,0.3,0.20000000000000004",
+        "1,0.9,0.2,0.2,0.9",
+        "2,0.8,0.8,0.4,0.8",
+        "3,0.6,0.9,0.7,0.7333333333333334",
+        "",
+    ]
+    forgetting = [line.split(",") for line in lines(tmp_path / "forgetting.csv")[1:-1]]
+    empty = [(row, column) for row, cells in enumerate(forgetting) for column, cell in enumerate(cells) if not cell]
+    assert empty == [(0, 7), (2, 5), (2, 6)]
+    assert [cells[0] for cells in forgetting] == ["1", "2", "3", "average"]
+    assert lines(tmp_path / "accuracy.csv")[2] == "0000000000,ewc,0,0,2,2,10,0.2"
+    assert len(lines(tmp_path / "accuracy.csv")) == 1 + 4 * 3 + 1
+    assert lines(tmp_path / "confusion.csv")[6] == "dog,deer,5"
+    assert lines(tmp_path / "health.csv")[3] == "3,0.30000000000000004,0,"
+
+
+def test_summary_row(tmp_path):
+    run_files.write_final(outcome(tmp_path, warnings=["one, two", "three"]), pictures=False)
+    row = pd.read_csv(tmp_path / "summary.csv", dtype=str, keep_default_na=False).iloc[0]
+    assert row["model.widths"] == "[100, 100]"
+    assert row["split.classes"] == '[["cat", "dog"], ["deer"]]'
+    assert (row["lr"], row["lambda"], row["seed"], row["iterations"]) == ("1e-05", "0.0", "0", "")
+    assert row["average_accuracy"] == "0.7333333333333334"
+    assert float(row["forgetting"]) == pytest.approx((0.3 - 0.1) / 2)
+    assert (row["validation_accuracy"], row["min_accuracy"], row["energy_wh"]) == ("", "", "")
+    assert (row["train_seconds"], row["stack_size"], row["threads"]) == ("1.25", "8", "1")
+    assert row["warnings"] == "one, two | three"
+    assert row["device"].startswith("cpu") and row["torch_version"] and row["clrun_version"]
+
+
+def test_optional_files(tmp_path):
+    rows = [{"step": 5, "stage": 2, "eval_task": 1, "accuracy": 0.25}]
+    validation = {"validation_correct": np.array(CORRECT[3]) - 1, "validation_counts": np.full(3, 5)}
+    run_files.write_final(
+        outcome(tmp_path, over_training=rows, task_classes=[["cat"], ["dog"], ["deer"]], **validation), pictures=False
+    )
+    assert lines(tmp_path / "accuracy_over_training.csv") == [
+        "run,seed,step,stage,eval_task,accuracy",
+        "0000000000,0,5,2,1,0.25",
+        "",
+    ]
+    assert lines(tmp_path / "tasks.csv") == ["task,class", "1,cat", "2,dog", "3,deer", ""]
+    assert lines(tmp_path / "validation_matrix.csv")[0] == "after_task,task_1,task_2,task_3,average"
+    row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
+    assert row["validation_accuracy"] == pytest.approx((5 + 8 + 6) / 15)
+    assert row["min_accuracy"] == pytest.approx((0.25 + 0.9) / 2)
+    assert row["worst_case_accuracy"] == pytest.approx(0.7 / 3 + 2 / 3 * row["min_accuracy"])
+    assert row["stability_gap"] == pytest.approx((0.65 + (0.2 - 0.1) / 2) / 2)
+
+
+def test_one_task(tmp_path):
+    run_files.write_final(outcome(tmp_path, tasks=1))
+    assert lines(tmp_path / "forgetting.csv")[1:] == ["1,0.5,0.8,0.8,0.8,,,", "average,0.5,0.8,0.8,0.8,,,", ""]
+    row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
+    assert row[["forgetting", "backward_transfer", "forward_transfer"]].isna().all()
+    assert row["average_accuracy"] == 0.8
+
+
+def test_diverged_keeps_what_it_measured(tmp_path):
+    correct = np.array(CORRECT[3])
+    correct[2:] = -1
+    run_files.write_final(outcome(tmp_path, correct=correct, status="diverged", diverged_at="task 2, step 17"))
+    assert lines(tmp_path / "accuracy_matrix.csv")[2:] == ["1,0.9,0.2,0.2,0.9", "2,,,,", "3,,,,", ""]
+    assert len(lines(tmp_path / "accuracy.csv")) == 1 + 2 * 3 + 1
+    row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
+    assert (row["status"], row["diverged_at"]) == ("diverged", "task 2, step 17")
+    assert row[list(metrics.SUMMARY_METRICS)].isna().all()
+
+
+def test_a_run_just_begun(tmp_path):
+    correct = np.full((4, 3), -1)
+    correct[0] = 1
+    run_files.write_progress(outcome(tmp_path, correct=correct, health=[], over_training=[]))
+    assert lines(tmp_path / "health.csv") == ["task", ""]
+    assert lines(tmp_path / "accuracy_over_training.csv") == ["run,seed,step,stage,eval_task,accuracy", ""]
+    assert lines(tmp_path / "forgetting.csv")[1] == "1,0.1,,,,,,"
+    assert not run_files.finished(tmp_path)
+
+
+def test_same_bytes_twice(tmp_path):
+    rows = [{"step": s, "stage": 1, "eval_task": 1, "accuracy": s / 7} for s in range(7)]
+    for name in "ab":
+        run_files.write_final(outcome(tmp_path / name, over_training=rows))
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir()) and len(files) == 10
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_summary_is_written_last(tmp_path, monkeypatch):
+    """A crash while the pictures are drawn leaves a run that is not finished."""
+
+    def crash(directory):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr("clrun.results.plots.draw", crash)
+    with pytest.raises(RuntimeError):
+        run_files.write_final(outcome(tmp_path))
+    assert not run_files.finished(tmp_path)
+    run_files.write_final(outcome(tmp_path), pictures=False)
+    assert run_files.finished(tmp_path)
+
+
+def test_a_torn_write_is_never_seen(tmp_path, monkeypatch):
+    run_files.write_final(outcome(tmp_path))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    improved = outcome(tmp_path, correct=np.full((4, 3), 10))
+
+    def fail(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    for write in (run_files.write_progress, run_files.write_final):
+        with pytest.raises(OSError, match="disk full"):
+            write(improved)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_half_a_table_is_not_renamed(tmp_path, monkeypatch):
+    def half(self, path, **options):
+        Path(path).write_text("task_1,aver")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    with pytest.raises(OSError, match="disk full"):
+        run_files.write_progress(outcome(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_shown_at_once_and_then_no_more_often_than_it_can_be_read(tmp_path, monkeypatch):
+    now, one, path = [0.0], outcome(tmp_path), tmp_path / "forgetting.csv"
+    monkeypatch.setattr(run_files, "monotonic", lambda: now[0])
+    for at, written in ((0.0, True), (4.9, False), (5.0, True), (9.9, False), (20.0, True)):
+        now[0] = at
+        run_files.show_progress(one)
+        assert path.exists() == written, at
+        path.unlink(missing_ok=True)
+
+
+def test_config(tmp_path):
+    nested = {"dataset": {"name": "digits", "normalize": True}, "lr": 1e-05, "lambda": 0, "name": "größe", "x": None}
+    run_files.write_config(tmp_path, nested | {"widths": (1, 2), "outputs": Path("a b=c")})
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert yaml.safe_load(text) == nested | {"widths": [1, 2], "outputs": "a b=c"}
+    assert text.startswith("dataset:") and "größe" in text
+
+
+def test_failed(tmp_path):
+    run_files.write_failed(tmp_path / "run", "out of memory", "Traceback ...\n  line\n")
+    assert (tmp_path / "run" / "failed.txt").read_text() == "out of memory\n\nTraceback ...\n  line\n"
+    run_files.clear_failed(tmp_path / "run")
+    run_files.clear_failed(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+# Many runs
+
+
+def test_collect(tmp_path):
+    """One row a run, sorted by path, whatever its keys; hashes that look like numbers stay text."""
+    placed(tmp_path, "si", 1, values=VALUES | {"strategy": "si", "seed": 1, "c": 0.1, "note": "None"})
+    placed(tmp_path, "ewc", 10)
+    placed(tmp_path, "ewc", 2)
+    table = run_files.collect(tmp_path)
+    assert list(table["run"]) == ["0000000010", "0000000002", "0000000001"]
+    assert list(table["group"]) == ["12e4567890"] * 3
+    header = SUMMARY.replace("outputs,", "outputs,c,note,")
+    assert lines(tmp_path / "results.csv")[0] == header == ",".join(table.columns)
+    assert table["c"].isna().tolist() == [True, True, False]
+    assert table["note"].iloc[2] == "None"
+    text = (tmp_path / "results.csv").read_bytes()
+    pd.testing.assert_frame_equal(run_files.collect(tmp_path), table)
+    assert (tmp_path / "results.csv").read_bytes() == text
+
+
+def test_collect_keeps_cells_as_written(tmp_path):
+    made = placed(tmp_path, costs={"train_seconds": 0.1 + 0.2})
+    run_files.collect(tmp_path)
+    assert (tmp_path / "results.csv").read_bytes() == (made.directory / "summary.csv").read_bytes()
+
+
+def test_collect_without_runs(tmp_path):
+    assert run_files.collect(tmp_path / "nowhere").empty
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_collect_sees_a_run_that_ends_meanwhile(tmp_path, monkeypatch):
+    """Two processes collect: the slower one must not bury the other's row under its older list."""
+    placed(tmp_path, "ewc", 1)
+    write = run_files.write_table
+
+    def slowly(path, table):
+        if path.name == "results.csv" and len(table) == 1:
+            monkeypatch.setattr(run_files, "write_table", write)
+            placed(tmp_path, "ewc", 2)
+        write(path, table)
+
+    monkeypatch.setattr(run_files, "write_table", slowly)
+    assert len(run_files.collect(tmp_path)) == 2
+    assert len(run_files.read_summary(tmp_path / "results.csv")) == 2
+
+
+@pytest.mark.parametrize("damage", ["empty", "header", "half a row", "no newline", "open quotation", "binary", "other"])
+def test_a_torn_summary_is_named(tmp_path, damage):
+    path = placed(tmp_path).directory / "summary.csv"
+    whole = path.read_bytes()
+    header, row = whole.splitlines(keepends=True)
+    path.write_bytes(
+        {
+            "empty": b"",
+            "header": header,
+            "half a row": header + row[: len(row) // 2] + b"\n",
+            "no newline": whole[:-1],
+            "open quotation": header + b'"' + row,
+            "binary": b"\x00\xff\xfe\n\x80",
+            "other": b"a,b\n1,2\n",
+        }[damage]
+    )
+    for read in (lambda: run_files.collect(tmp_path), lambda: run_files.read_summary(path)):
+        with pytest.raises(UsageError, match=r"summary\.csv") as raised:
+            read()
+        assert str(path) in str(raised.value)
+    assert not (tmp_path / "results.csv").exists()
+
+
+# Where it was made
+
+
+def test_commit_only_of_a_checkout_of_clrun(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
+
+    (tmp_path / "clrun").mkdir()
+    source = tmp_path / "clrun" / "__init__.py"
+    source.write_text("a = 1\n")
+    monkeypatch.setattr(provenance.clrun, "__file__", str(source))
+    found = provenance.commit.__wrapped__
+    assert found() == ""
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    clean = found()
+    assert len(clean) >= 12 and int(clean, 16)
+    source.write_text("a = 2\n")
+    assert found() == clean + "+"
+    monkeypatch.setattr(provenance.clrun, "__file__", str(tmp_path / "venv" / "clrun" / "__init__.py"))
+    (tmp_path / "venv" / "clrun").mkdir(parents=True)
+    assert found() == ""
+    monkeypatch.setattr(provenance.clrun, "__file__", str(source))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found() == ""
+
+
+def test_processor_name(tmp_path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast CPU\nprocessor\t: 1\nmodel name\t: Slow\n")
+    assert machine.processor_name(tmp_path / "cpuinfo") == "Fast CPU"
+    assert machine.processor_name(tmp_path / "none") == ""
+
+
+def test_results_does_not_import_torch_or_matplotlib():
+    code = "import sys, clrun.results, clrun.terminal; print({'torch', 'matplotlib'} & set(sys.modules))"
+    root = Path(run_files.__file__).parents[2]
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert answer.stdout.strip() == "set()"
+
+
+# On the terminal
+
+
+def shown(directory: Path, outputs: Path, chance: float | None = 0.5, **options) -> str:
+    """What `show` prints: into a pipe, or onto a terminal of that width."""
+    console = Console(file=io.StringIO(), highlight=False, markup=False, **({"width": 240} | options))
+    run_tables.show(console, directory, outputs, chance, ["lambda"])
+    return console.file.getvalue()
+
+
+def test_show_in_a_pipe(tmp_path):
+    said = ["the Fisher is zero [bold]everywhere[/bold]"]
+    made = placed(tmp_path, warnings=said, task_classes=[["cat", "dog"], ["deer"], ["a" * 40]])
+    text = shown(made.directory, tmp_path)
+    assert "\x1b" not in text and "…" not in text
+    assert text.startswith("ewc lambda=0 · digits, classes, 3 tasks, scenario task · mlp · seed 0 · cpu")
+    assert f"WARNING: {said[0]}" in text
+    assert "cat, dog" in text and "3 (" + "a" * 40 + ")" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["untrained", "10.0", "20.0", "30.0", "20.0"] in rows
+    assert ["task", "3", "60.0", "90.0", "70.0", "73.3"] in rows
+    assert ["average", "20.0", "80.0", "80.0", "73.3", "10.0", "-10.0", "5.0"] in rows
+    assert "average accuracy 73.3 %   forgetting 10.0 points   chance 50.0 %" in text
+    assert "training 1.25 s   consolidation 0.50 s   strategy state 0.12 MB" in text
+    assert str(made.directory) in text
+    assert "finetune" not in text and "joint" not in text
+
+
+def test_make_console_in_a_pipe_is_wide(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    console = make_console()
+    say(console, "[red]" + "x" * 300)
+    assert console.width == 240
+    assert sys.stdout.getvalue() == "[red]" + "x" * 300 + "\n"
+
+
+def test_show_on_a_terminal(tmp_path):
+    """Colours, and nothing cut: a matrix wider than the terminal is continued below."""
+    correct = np.arange(21 * 20).reshape(21, 20)
+    made = placed(tmp_path, correct=correct, counts=np.full(20, 420), warnings=["look here"], task_classes=[["x" * 90]])
+    text = shown(made.directory, tmp_path, width=80, force_terminal=True, color_system="standard")
+    assert "\x1b[1m" in text and "\x1b[2m" in text and "╭─" in text and "WARNING" in text
+    assert text.count("accuracy in percent") == 4
+    assert "…" not in text
+    plain = shown(made.directory, tmp_path, width=80)
+    assert all(percent in plain for percent in (f"{100 * value / 420:.1f}" for value in correct.ravel()))
+    assert max(len(line) for line in plain.splitlines() if line.startswith(" ")) <= 80
+    assert shown(made.directory, tmp_path).count("accuracy in percent") == 1
+
+
+def test_reference_lines(tmp_path):
+    """Joint and finetune of the same stream and seed, and only those that are done."""
+    made = placed(tmp_path)
+    half = np.array(CORRECT[3])
+    half[3] = 5
+    placed(tmp_path, "finetune", correct=half, stream="another")
+    placed(tmp_path, "finetune", seed=1, correct=half)
+    run_files.collect(tmp_path)
+    assert "finetune" not in shown(made.directory, tmp_path)
+    placed(tmp_path, "finetune", correct=half)
+    placed(tmp_path, "joint", correct=np.full((4, 3), 10), forgetting_defined=False, status="diverged")
+    run_files.collect(tmp_path)
+    text = shown(made.directory, tmp_path)
+    assert "finetune 50.0 %, forgetting 35.0 points" in text
+    assert "joint" not in text and "gap" not in text
+    joint = placed(tmp_path, "joint", correct=np.full((4, 3), 10), forgetting_defined=False)
+    run_files.collect(tmp_path)
+    text = shown(made.directory, tmp_path)
+    assert "joint 100.0 %\n" in text
+    assert "47 % of the gap between finetune and joint closed" in text
+    assert "finetune 50.0 %" in shown(joint.directory, tmp_path)
+    assert "gap" not in shown(joint.directory, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "joint", "finetune", "share"),
+    [
+        (0.7, 0.9, 0.5, 0.5),
+        (0.4, 0.9, 0.5, -0.25),
+        (0.7, 0.5, 0.5, None),
+        (0.7, 0.4, 0.5, None),
+        (float("nan"), 0.9, 0.5, None),
+        (0.7, float("nan"), 0.5, None),
+    ],
+)
+def test_gap_closed(accuracy, joint, finetune, share):
+    assert run_tables.gap_closed(accuracy, joint, finetune) == pytest.approx(share)
+
+
+def test_show_a_torn_results_file(tmp_path):
+    made = placed(tmp_path)
+    (tmp_path / "results.csv").write_text("run,strat")
+    with pytest.raises(UsageError, match=r"results\.csv"):
+        shown(made.directory, tmp_path)
+
+
+def test_show_diverged(tmp_path):
+    correct = np.array(CORRECT[3])
+    correct[2:] = -1
+    made = placed(tmp_path, correct=correct, status="diverged", diverged_at="task 2, step 17")
+    text = shown(made.directory, tmp_path, chance=None)
+    assert "WARNING: this run diverged at task 2, step 17" in text
+    placed(tmp_path, correct=correct, status="diverged", warnings=["diverged at task 2"])
+    assert shown(made.directory, tmp_path).count("WARNING") == 1
+    assert "nan" not in text and "chance" not in text
+    assert ["task", "1", "90.0", "20.0", "20.0", "90.0"] in [line.split() for line in text.splitlines()]
+
+
+def test_sweep_table(tmp_path):
+    placed(tmp_path, "ewc", 0)
+    placed(tmp_path, "ewc", 1, correct=np.full((4, 3), 9))
+    correct = np.array(CORRECT[3])
+    correct[2:] = -1
+    placed(tmp_path, "si", 0, correct=correct, status="diverged")
+    console = Console(file=io.StringIO(), width=240)
+    sweep_tables.sweep_table(console, run_files.collect(tmp_path), ["strategy", "seed"])
+    rows = [line.split() for line in console.file.getvalue().splitlines()]
+    assert ["ewc", "2", "81.7", "±", "11.8", "5.0", "±", "7.1", "85.0", "±", "7.1"] in rows
+    assert ["si", "1", "1"] in rows
+
+
+def test_the_best_by_validation_is_named():
+    def row(strategy, strength, seed, validation, status="done", stream="a"):
+        told = (stream, strategy, strength, seed, validation, status)
+        return dict(zip(("stream", "strategy", "lambda", "seed", "validation_accuracy", "status"), told, strict=True))
+
+    def said(rows, varying=("strategy", "lambda", "seed")):
+        console = Console(file=io.StringIO(), width=240)
+        sweep_tables.best_by_validation(console, pd.DataFrame(rows), varying)
+        return console.file.getvalue()
+
+    two = [row("ewc", "1", seed, 0.90) for seed in (0, 1)] + [row("ewc", "10", 0, 0.80), row("ewc", "10", 1, 0.96)]
+    assert said(two) == "highest validation accuracy of ewc: lambda=1 (90.0 %, n = 2)\n"
+    assert said([*two, row("ewc", "99", 0, 0.99), row("ewc", "99", 1, 0.99, "diverged")]) == said(two)
+    assert said([*two, row("finetune", "", 0, 0.7)]) == said(two)
+    assert said([*two[::2], row("ewc", "5", 0, 0.95, stream="b")], ["strategy", "lambda"]).count("\n") == 1
+    assert said([{**one, "validation_accuracy": float("nan")} for one in two]) == ""
+
+
+def test_progress_says_whose_it_is():
+    console = Console(file=io.StringIO(), width=240)
+    with Progress(console, tasks=2, name="ewc lambda=3 seed=0") as progress:
+        progress.task(1, steps=10)
+        progress.end_task(1, [0.981])
+    assert console.file.getvalue() == "ewc lambda=3 seed=0: task 1/2 learnt in 0.0 s: 98.1 %\n"
+
+
+def test_progress_in_a_pipe():
+    console = Console(file=io.StringIO(), width=240)
+    with Progress(console, tasks=2) as progress:
+        for stage, accuracies in [(1, [0.981]), (2, [0.9, float("nan")])]:
+            progress.task(stage, steps=100)
+            progress.advance(50)
+            progress.advance(50)
+            progress.end_task(stage, accuracies)
+    assert console.file.getvalue() == "task 1/2 learnt in 0.0 s: 98.1 %\ntask 2/2 learnt in 0.0 s: 90.0 - %\n"
+
+
+def test_progress_of_tasks_learnt_together():
+    console = Console(file=io.StringIO(), width=240)
+    with Progress(console, tasks=3) as progress:
+        progress.end_task(1, [0.981, 0.9, 1.0])
+    assert re.fullmatch(r"3 tasks together learnt in [\d.]+ s: 98.1 90.0 100.0 %\n", console.file.getvalue())
+
+
+def test_progress_on_a_terminal():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with Progress(console, tasks=1) as progress:
+        progress.task(1, steps=80)
+        progress.advance(30)
+        progress.bar.refresh()
+        progress.end_task(1, [0.5] * 20)
+    text = console.file.getvalue()
+    assert "30/80" in text and "mean 50.0 %" in text
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 30])
+def test_pictures(tmp_path, tasks):
+    """Drawn from the CSVs alone, for few tasks and many, also of a run that diverged in its last task."""
+    from PIL import Image
+
+    from clrun.results import plots
+
+    accuracy = np.random.default_rng(0).random((tasks + 1, tasks))
+    accuracy[-1] = np.nan if tasks == 3 else 0.5
+    run_files.write_table(tmp_path / "accuracy_matrix.csv", tables.matrix_table(accuracy))
+    plots.draw(tmp_path)
+    for name in ("accuracy_matrix.png", "accuracy_over_tasks.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 300 and len(picture.convert("RGB").getcolors(10**6)) > 20
+            assert "Software" not in picture.info
+    over_tasks = (tmp_path / "accuracy_over_tasks.png").read_bytes()
+    (tmp_path / "accuracy_over_training.csv").write_text(
+        "run,seed,step,stage,eval_task,accuracy\na,0,0,0,1,0.1\na,0,1,1,1,0.5\na,0,9,1,1,0.9\n"
+    )
+    plots.draw(tmp_path)
+    assert (tmp_path / "accuracy_over_tasks.png").read_bytes() != over_tasks
+
+
+def test_heat_map_shows_the_numbers_of_few_tasks(tmp_path):
+    from clrun.results import plots
+
+    few = plots.matrix_picture(tables.matrix_table(np.array(CORRECT[3]) / 10))
+    assert [text.get_text() for text in few.axes[0].texts][:4] == ["10.0", "20.0", "30.0", "90.0"]
+    many = plots.matrix_picture(tables.matrix_table(np.full((14, 13), 0.5)))
+    assert not many.axes[0].texts

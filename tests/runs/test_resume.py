@@ -1,0 +1,371 @@
+"""A run that is interrupted anywhere goes on from there, and ends with the bytes of one that never was."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import STRATEGIES
+
+from clrun.engine import stack, state
+from clrun.engine import stack as engine_stack
+from clrun.results import plots, run_files
+from clrun.runs import checkpoint, train
+from clrun.runs.prepared import Prepared
+from clrun.strategies.ewc import EWC
+from clrun.terminal.console import make_console
+from clrun.terminal.progress import Progress
+
+SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2")
+TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health", "accuracy_over_training")
+SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_and_resume.py"
+
+
+class Killed(BaseException):
+    """SIGKILL, as seen from within: nothing is cleaned up on purpose."""
+
+
+class Deadly(Progress):
+    """Ends the process after so many reports of progress, by raising `end`."""
+
+    def __init__(self, lives: int, end: type[BaseException] = Killed):
+        super().__init__(make_console(quiet=True), 1)
+        self.lives, self.end = lives, end
+
+    def live(self, *_, **__) -> None:
+        self.lives -= 1
+        if self.lives == 0:
+            raise self.end
+
+    advance = task = end_task = live
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    """A block of 7 steps, three in a task of 20; and no pictures, which take most of the time."""
+    monkeypatch.setattr(state, "BLOCK", 7)
+    monkeypatch.setattr(engine_stack, "BLOCK", 7)
+    monkeypatch.setattr(plots, "draw", lambda directory: None)
+
+
+def tables(prepared: Prepared) -> dict[str, bytes]:
+    names = [*TABLES, *(["validation_matrix"] if prepared.settings["validation"] else [])]
+    return {name: (prepared.directory / f"{name}.csv").read_bytes() for name in names}
+
+
+def uninterrupted(prepared: Prepared) -> dict[str, bytes]:
+    """The tables of the whole run; nothing of it is left."""
+    train.train(prepared, quiet=True)
+    whole = tables(prepared)
+    shutil.rmtree(prepared.directory)
+    return whole
+
+
+def kill(runs: list[Prepared], lives: int, end: type[BaseException] = Killed) -> None:
+    with pytest.raises(end):
+        train.train_stack(runs, progress=Deadly(lives, end))
+
+
+def continued_from(told: str) -> list[str]:
+    return [line.split(" continues after ")[1] for line in told.splitlines() if " continues after " in line]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_ends_with_the_same_bytes(prepared_of, capsys, strategy):
+    """Killed within a task, then at a task's end, then in another one's middle."""
+    options = (f"strategy={strategy}", *SMALL, "checkpoint_every=1e-9", "evaluate_every=5", "validation=0.1")
+    prepared = prepared_of(*options)
+    whole = uninterrupted(prepared)
+    for lives in (5, 7, 3):
+        try:
+            train.train_stack([prepared], progress=Deadly(lives))
+        except Killed:
+            assert not prepared.finished
+    train.train(prepared, quiet=True)
+    assert tables(prepared) == whole
+    assert continued_from(capsys.readouterr().err)
+    assert not (prepared.directory / checkpoint.NAME).exists()
+    assert not (prepared.directory / "lock.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true"),
+        ("optimizer.reset=true",),
+        ("augment=crop_flip", "scenario=class"),
+        ("split=permuted", "scenario=domain"),
+        ("strategy=packnet",),
+        ("strategy=derpp", "scenario=class", "memory_size=20"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("lives", [3, 7, 14])
+def test_wherever_it_is_killed(prepared_of, options, lives):
+    prepared = prepared_of(*SMALL, "checkpoint_every=1e-9", "evaluate_every=4", *options)
+    whole = uninterrupted(prepared)
+    kill([prepared], lives)
+    train.train(prepared, quiet=True)
+    assert tables(prepared) == whole
+
+
+def test_batch_norm_goes_on(prepared_of, capsys):
+    net = ("model=resnet18", "model.norm=batch", "model.width=4")
+    prepared = prepared_of(*net, *SMALL[1:], "evaluate_every=10", "checkpoint_every=1e-9", "strategy=finetune")
+    whole = uninterrupted(prepared)
+    kill([prepared], 6)
+    train.train(prepared, quiet=True)
+    assert tables(prepared) == whole
+    assert continued_from(capsys.readouterr().err) == ["task 0 and 14 steps of task 1 (14 steps so far)."]
+
+
+def test_without_checkpoint_every_it_goes_on_at_the_last_finished_task(prepared_of, capsys):
+    prepared = prepared_of(*SMALL, "evaluate_every=5")
+    whole = uninterrupted(prepared)
+    kill([prepared], 11)
+    train.train(prepared, quiet=True)
+    assert tables(prepared) == whole
+    assert continued_from(capsys.readouterr().err) == ["task 1 (20 steps so far)."]
+
+
+def test_killed_after_the_last_task(prepared_of, capsys, monkeypatch):
+    """What is left is to write the results."""
+    prepared = prepared_of(*SMALL, "evaluate_every=5")
+    whole = uninterrupted(prepared)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_files, "write_final", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train.train(prepared, quiet=True)
+        patch.undo()
+    monkeypatch.setattr(stack.Stack, "learn", None)
+    train.train(prepared, quiet=True)
+    assert tables(prepared) == whole
+    assert continued_from(capsys.readouterr().err) == ["task 2 (40 steps so far)."]
+
+
+def test_times_add_up(prepared_of):
+    prepared = prepared_of(*SMALL, "drop_last=true")
+    kill([prepared], 11)
+    notes = checkpoint.read(prepared.directory, prepared.id).notes
+    train.train(prepared, quiet=True)
+    summary = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]
+    assert 0 < notes["costs"]["train_seconds"] < summary["train_seconds"] < summary["wall_seconds"]
+    assert notes["costs"]["samples"] == 20 * 32
+
+
+def test_a_diverged_run_goes_on_as_it_would_have(prepared_of):
+    sgd = ("strategy=ewc", "optimizer=sgd", "lr=0.05", "lambda=1e30", *SMALL, "iterations=30", "evaluate_every=5")
+    prepared = prepared_of(*sgd, "checkpoint_every=1e-9")
+    assert train.train(prepared, quiet=True) == "diverged"
+    whole = tables(prepared)
+    for lives in (9, 12, 13):
+        shutil.rmtree(prepared.directory)
+        kill([prepared], lives)
+        assert train.train(prepared, quiet=True) == "diverged"
+        assert tables(prepared) == whole
+
+
+# ---------------------------------------------------------------- stacks
+
+
+def test_a_stack_goes_on_as_a_stack(prepared_of, capsys):
+    options = (*SMALL, "evaluate_every=5", "checkpoint_every=1e-9", "iterations=null", "epochs=2")
+    stack = [prepared_of(*options, f"seed={seed}") for seed in range(3)]
+    assert len({len(one.hand.train[0]) for one in stack}) > 1  # tasks of different lengths
+    train.train_stack(stack, quiet=True)
+    whole = [tables(one) for one in stack]
+    for one in stack:
+        shutil.rmtree(one.directory)
+    kill(stack, 13)
+    assert train.regrouped(stack) == [stack]
+    train.train_stack(stack, quiet=True)
+    assert [tables(one) for one in stack] == whole
+    assert len(set(continued_from(capsys.readouterr().err))) == 1
+
+
+def test_runs_at_different_places_are_trained_apart(prepared_of, capsys):
+    stack = [prepared_of(*SMALL, "tasks=5", "evaluate_every=5", f"seed={seed}") for seed in range(4)]
+    whole = [uninterrupted(one) for one in stack]
+    kill([stack[1]], 11)
+    kill([stack[2]], 21)
+    ids = [[one.id for one in group] for group in train.regrouped(stack)]
+    assert ids == [[stack[0].id, stack[3].id], [stack[1].id], [stack[2].id]]
+    assert train.train_stack(stack, quiet=True) == ["done"] * 4
+    assert [tables(one)["accuracy"] for one in stack] == [one["accuracy"] for one in whole]
+    assert [tables(one) for one in stack[1:3]] == whole[1:3]  # alone before and after, so equal in every last bit
+    places = ["task 1 (20 steps so far).", "task 2 (40 steps so far)."]
+    assert continued_from(capsys.readouterr().err) == places
+
+
+def test_grouped():
+    early, late = checkpoint.Place(1, (), 20), checkpoint.Place(1, (7,), 27)
+    assert checkpoint.grouped([late, early, late]) == [[1], [0, 2]]
+    assert checkpoint.grouped([]) == []
+
+
+# ---------------------------------------------------------------- what cannot be continued from
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def retold(**changes):
+    def change(path: Path) -> None:
+        with safetensors.safe_open(path, "pt") as file:
+            head = json.loads(file.metadata()["clrun"]) | changes
+        safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"clrun": json.dumps(head)})
+
+    return change
+
+
+def headed(text: str):
+    return lambda path: safetensors.torch.save_file(safetensors.torch.load_file(path), path, {"clrun": text})
+
+
+def somebody_elses(path: Path) -> None:
+    safetensors.torch.save_file({"weights": torch.zeros(3)}, path)
+
+
+DAMAGE = {
+    "torn": (torn, "cut short"),
+    "empty": (emptied, "cut short"),
+    "a bit flipped": (flipped, "checksum"),
+    "another format": (retold(format=99), "another version"),
+    "another configuration": (retold(identity="0123456789"), "another configuration"),
+    "not ours": (somebody_elses, "another version"),
+    "a head that is no JSON": (headed("{"), "another version"),
+    "a head of nothing": (headed("[]"), "another version"),
+    "a head without a place": (headed('{"format": 1}'), "another version"),
+    "a pickle": (lambda path: torch.save({"theta": torch.zeros(3)}, path), "cut short"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_checkpoint_that_cannot_be_used_is_set_aside(prepared_of, capsys, case):
+    damage, said = DAMAGE[case]
+    prepared = prepared_of(*SMALL, "evaluate_every=5")
+    whole = uninterrupted(prepared)
+    kill([prepared], 11)
+    damage(prepared.directory / checkpoint.NAME)
+    train.train(prepared, quiet=True)
+    told = capsys.readouterr().err
+    assert said in told
+    assert "the run starts again" in told
+    assert tables(prepared) == whole
+    assert (prepared.directory / f"{checkpoint.NAME}.bad").exists()
+
+
+def test_one_bad_checkpoint_of_a_stack_leaves_the_others(prepared_of, capsys):
+    stack = [prepared_of(*SMALL, "evaluate_every=5", f"seed={seed}") for seed in range(3)]
+    whole = [uninterrupted(one) for one in stack]
+    kill(stack, 11)
+    flipped(stack[1].directory / checkpoint.NAME)
+    train.train_stack(stack, quiet=True)
+    assert [tables(one)["accuracy_matrix"] for one in stack] == [one["accuracy_matrix"] for one in whole]
+    assert len(continued_from(capsys.readouterr().err)) == 2
+
+
+def test_a_strategy_whose_state_has_changed_starts_again(prepared_of, capsys, monkeypatch):
+    prepared = prepared_of(*SMALL)
+    kill([prepared], 11)
+    init = EWC.init
+    monkeypatch.setattr(EWC, "init", lambda self, theta: init(self, theta[:-1].double()))
+    with pytest.raises(RuntimeError):  # so spoilt it cannot train
+        train.train(prepared, quiet=True)
+    assert "has the strategy or the network been changed?" in capsys.readouterr().err
+    assert (prepared.directory / f"{checkpoint.NAME}.bad").exists()
+
+
+# ---------------------------------------------------------------- a finished run's
+
+
+def test_a_kept_checkpoint_is_not_continued_from(prepared_of, capsys):
+    prepared = prepared_of(*SMALL, "keep_checkpoint=true", "evaluate_every=5")
+    train.train(prepared, quiet=True)
+    whole = tables(prepared)
+    assert checkpoint.read(prepared.directory, prepared.id).place == checkpoint.Place(2, (), 40)
+    train.train(prepared, quiet=True)  # as with rerun=true
+    assert continued_from(capsys.readouterr().err) == []
+    assert tables(prepared) == whole
+
+
+def test_checkpoint_knobs_are_not_part_of_a_run(prepared_of):
+    assert prepared_of("checkpoint_every=5", "keep_checkpoint=true").id == prepared_of().id
+
+
+# ---------------------------------------------------------------- blocks
+
+
+@pytest.mark.parametrize("block", [1, 3, 512])
+def test_the_size_of_blocks_changes_no_byte(prepared_of, monkeypatch, block):
+    prepared = prepared_of(*SMALL, "evaluate_every=6")
+    whole = uninterrupted(prepared)
+    monkeypatch.setattr(state, "BLOCK", block)
+    monkeypatch.setattr(engine_stack, "BLOCK", block)
+    assert uninterrupted(prepared) == whole
+
+
+def test_a_slow_step_makes_short_blocks(stack_of):
+    stack = stack_of("iterations=100")
+    stack.pace = 0.5
+    assert stack.block_size(0) == int(engine_stack.PATIENCE / 0.5)
+    stack.pace = 100.0
+    assert stack.block_size(0) == 1
+    stack.pace = 1e-6
+    assert [stack.block_size(start) for start in (0, 3, 7)] == [7, 4, 7]
+
+
+# ---------------------------------------------------------------- real processes
+
+
+def command(outputs: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "clrun.commands.run", f"outputs={outputs}", "device=cpu", *overrides]
+
+
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, how, code):
+    line = command(tmp_path, "epochs=60", "evaluate_every=20", "tasks=2", "checkpoint_every=0.01")
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(f"runs/*/*/{checkpoint.NAME}")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in told
+    assert "saved after task" in told or list(tmp_path.glob(f"runs/*/*/{checkpoint.NAME}"))
+    assert not list(tmp_path.glob("runs/*/*/*.tmp")) and not list(tmp_path.glob("runs/*/*/lock.json"))
+    again = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 0
+    assert "continues after" in again.stderr
+
+
+def test_kill_and_resume_fast(tmp_path):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--kills", "2", "--data", "digits", "--fast"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 equal" in done.stdout

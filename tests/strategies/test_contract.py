@@ -1,0 +1,176 @@
+"""What every strategy promises, over every conf/strategy/*.yaml: adding one adds no line here."""
+
+import pytest
+import torch
+from conftest import SCENARIOS, STRATEGIES, live
+from torch.utils._pytree import tree_leaves, tree_map
+
+from clrun.config.catalog import read
+from clrun.data.stream import Moment
+from clrun.engine.step import make_step
+from clrun.system.errors import UsageError
+
+SEEDS = (0, 1, 2)
+COMBINATIONS = [(strategy, scenario) for strategy in STRATEGIES for scenario in SCENARIOS]
+
+
+def stack_or_skip(stack_of, *overrides, because="scenario", **more):
+    """A strategy may refuse a scenario or a network, in one sentence that says what to type instead, and before
+    training; then there is nothing more to check."""
+    try:
+        return stack_of(*overrides, **more)
+    except UsageError as refusal:
+        assert because in str(refusal)
+        pytest.skip(f"refused: {refusal}")
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True))
+
+
+def distance(a, b):
+    return max(((x - y).abs().max().item() for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)), default=0.0)
+
+
+def second_task(stack):
+    """A stack of one after its first task, and what a step of the second takes."""
+    run, _ = stack.learn(stack.born(), 0)
+    pool = stack.pool(0, "train", torch.float64)
+    rows = stack.rows(stack.hands[0].train[1], 1)[:8]
+    when = Moment(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), pool.noise[:, :8].float())
+    draw = stack.strategy.data.drawn(stack.deal, rows, torch.ones(8, dtype=torch.float64))
+    return run, (stack.lr, stack.hp, stack.deal, draw, when)
+
+
+@pytest.mark.parametrize(("strategy", "scenario"), COMBINATIONS)
+def test_stacked_equals_alone(stack_of, strategy, scenario):
+    """Three seeds with class orders of their own, so with tasks of unequal size: stacked as alone."""
+    overrides = (f"strategy={strategy}", f"scenario={scenario}", "epochs=1", "batch_size=48")
+    together, reports = live(stack_or_skip(stack_of, *overrides, seeds=SEEDS))
+    for r, seed in enumerate(SEEDS):
+        alone, reports_alone = live(stack_of(*overrides, seeds=[seed]))
+        assert distance(tree_map(lambda v: v[r], together), alone) < 1e-9
+        for one, other in zip(reports, reports_alone, strict=True):
+            assert torch.equal(one.correct[r], other.correct[0])
+            assert one.health[r] == pytest.approx(other.health[0], rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(("strategy", "scenario"), COMBINATIONS)
+def test_step_is_pure(stack_of, strategy, scenario):
+    """Inputs are left as they were, equal inputs give equal outputs, and the state keeps its shapes."""
+    stack = stack_or_skip(stack_of, f"strategy={strategy}", f"scenario={scenario}")
+    run, args = second_task(stack)
+    before = tree_map(torch.clone, (run, args))
+    step = make_step(stack.strategy, stack.optimizer)
+    first, second = step(run, *args), step(run, *args)
+    assert same(before, (run, args))
+    assert same(first, second)
+    shapes = [(v.shape, v.dtype) for v in tree_leaves(run)]
+    assert [(v.shape, v.dtype) for v in tree_leaves(first[0])] == shapes
+    assert [(v.shape, v.dtype) for v in tree_leaves(stack.born())] == shapes
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_state_never_aliases_theta(stack_of, strategy):
+    """An anchor that is theta itself would follow it, and its penalty be zero for ever."""
+    stack = stack_of(f"strategy={strategy}")
+    for run in (stack.born(), stack.learn(stack.born(), 0)[0]):
+        assert run.theta.data_ptr() not in {v.data_ptr() for v in tree_leaves(run.own)}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("seeds", [(0,), SEEDS])
+def test_replayed_on_tensors_that_stay_where_they_are(stack_of, strategy, seeds):
+    """What a CUDA graph plays, step by step: alone and stacked."""
+    overrides = (f"strategy={strategy}", "epochs=1", "batch_size=48")
+    played, plain = (stack_of(*overrides, seeds=seeds) for _ in range(2))
+    played.replay = True
+    (one, reports), (other, others) = live(played), live(plain)
+    assert distance(one, other) < 1e-9
+    for a, b in zip(reports, others, strict=True):
+        assert torch.equal(a.correct, b.correct)
+        assert a.health[-1] == pytest.approx(b.health[-1], rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_learning_leaves_the_run_that_it_is_given(stack_of, strategy):
+    """A checkpoint may still be written from it, though steps are taken in place; nor does the state follow theta."""
+    stack = stack_of(f"strategy={strategy}")
+    first, _ = stack.learn(stack.born(), 0)
+    before = tree_map(torch.clone, first)
+    stack.learn(first, 1)
+    assert same(first, before)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_values_stack(stack_of, strategy):
+    """Runs that differ in their strengths, stacked, equal the same runs one by one."""
+    knobs = read().options["strategy"][strategy].knobs
+    cls = stack_of(f"strategy={strategy}").strategy
+    free = [k for k in knobs if k in {name.rstrip("_") for name in cls.Hyper._fields}]
+    variants = [tuple(f"{k}={knobs[k].default * factor}" for k in free) for factor in (0.25, 0.5, 1.0)]
+    unlocked = ("online=true",) if "online" in knobs else ()
+    together, _ = live(stack_of(f"strategy={strategy}", *unlocked, variants=variants))
+    for r, variant in enumerate(variants):
+        alone, _ = live(stack_of(f"strategy={strategy}", *unlocked, variants=[variant]))
+        assert distance(tree_map(lambda v: v[r], together), alone) < 1e-9
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_that_is_nan_harms_none(stack_of, strategy):
+    stack = stack_of(f"strategy={strategy}", seeds=SEEDS, dtype=torch.float32)
+    run = stack.born()
+    run.theta[1] = torch.nan
+    ill, reports = live_from(stack, run)
+    healthy, _ = live(stack_of(f"strategy={strategy}", seeds=SEEDS, dtype=torch.float32))
+    for r in (0, 2):
+        assert torch.equal(ill.theta[r], healthy.theta[r])
+    assert reports[0].trouble[1].diverged
+    assert reports[0].trouble[0] is None
+
+
+def live_from(stack, run):
+    reports = []
+    for stage in range(stack.strategy.data.tasks):
+        run, report = stack.learn(run, stage)
+        reports.append(report)
+    return run, reports
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_step_compiles_whole(stack_of, strategy):
+    """No graph break, no synchronisation with the host: what a CUDA graph needs."""
+    stack = stack_of(f"strategy={strategy}")
+    run, args = second_task(stack)
+    step = make_step(stack.strategy, stack.optimizer)
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    assert distance(compiled(run, *args), step(run, *args)) < 1e-9
+
+
+NEUTRAL = [s for s in STRATEGIES if read().options["strategy"][s].neutral is not None]
+
+
+@pytest.mark.parametrize("strategy", NEUTRAL)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_neutral_is_finetuning(stack_of, strategy, scenario):
+    """At the strength that its yaml calls neutral, a method is plain training, bit for bit."""
+    neutral = [f"{k}={v}" for k, v in read().options["strategy"][strategy].neutral.items()]
+    mine, _ = live(stack_or_skip(stack_of, f"strategy={strategy}", f"scenario={scenario}", *neutral))
+    plain, _ = live(stack_of("strategy=finetune", f"scenario={scenario}"))
+    assert torch.equal(mine.theta[: len(plain.theta)], plain.theta)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet18"])
+def test_every_model(stack_of, strategy, model):
+    """Two small tasks of pictures through every network, with batch norm where there is one."""
+    width = {"mlp": "model.widths=[6]", "cnn": "model.width=2", "resnet18": "model.width=3"}[model]
+    norm = ("model.norm=batch",) if model == "resnet18" else ()
+    small = ("fisher_samples=16",) if "fisher_samples" in read().options["strategy"][strategy].knobs else ()
+    overrides = (f"strategy={strategy}", f"model={model}", width, *norm, *small, "iterations=2", "batch_size=16")
+    run, reports = live(stack_or_skip(stack_of, *overrides, "split.classes=[[0,1],[2,3]]", because="type model"))
+    assert run.theta.isfinite().all()
+    assert (reports[-1].correct >= 0).all()
+    moved = [not torch.equal(v, torch.zeros_like(v)) for name, v in run.stats.items() if name.endswith("mean")]
+    assert all(moved)

@@ -1,0 +1,262 @@
+"""The mathematics against independent statements of it: loops over samples, labels and anchors, in float64."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import live
+from torch import nn
+
+from clrun.models import MLP
+from clrun.strategies.ewc import EWC
+from clrun.strategy import Gaussian, Quadratic, fisher, gradient_of, log_softmax, per_sample
+from clrun.strategy.fisher import score
+from clrun.strategy.per_sample import closed_form, one_by_one, output_shapes
+
+TASK = 1
+
+
+@pytest.fixture
+def learnt(stack_of):
+    """learnt(*overrides) -> (strategy at rest, theta, own, hp, pool) after the first of two small tasks."""
+
+    def after_one(*overrides):
+        stack = stack_of("strategy=ewc", "split.classes=[[0,1,2],[3,4]]", *overrides)
+        run, _ = stack.learn(stack.born(), 0)
+        pool = stack.pool(0, "train", torch.float64).first(40)
+        return stack.strategy.at_rest(run.stats), run.theta, run.own, stack.hp, pool
+
+    return after_one
+
+
+def module_of(strategy, theta):
+    """The MLP as a torch.nn.Module, built by hand from theta."""
+    pieces, layers = strategy.net.layout.view(theta), [nn.Flatten()]
+    names = [*strategy.net.network.taps, "head"]
+    for name in names:
+        weight = pieces[f"{name}.weight"]
+        layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+        layer.load_state_dict({"weight": weight, "bias": pieces[f"{name}.bias"]})
+        layers += [layer, nn.ReLU()] if name != "head" else [layer]
+    return nn.Sequential(*layers)
+
+
+def brute_fisher(strategy, theta, pool, labels):
+    """One backward pass a sample and label; labels(log p (C,), i) -> [(label, weight)]."""
+    module = module_of(strategy, theta)
+    parameters = list(module.parameters())
+    (batch,) = strategy.data.chunks(pool, len(pool.rows))
+    total = [torch.zeros_like(p) for p in parameters]
+    for i in range(len(batch.y)):
+        outputs = module(batch.x[i : i + 1])[0][batch.active[i]]  # the softmax knows no other output
+        log_p = outputs - outputs.exp().sum().log()
+        for label, weight in labels(log_p, i, batch):
+            grads = torch.autograd.grad(log_p[label], parameters, retain_graph=True)
+            total = [t + weight * g**2 for t, g in zip(total, grads, strict=True)]
+    return torch.cat([t.flatten() for t in total]) / len(batch.y)
+
+
+def every_label(log_p, i, batch):
+    return [(c, log_p[c].exp().item()) for c in range(len(log_p))]
+
+
+def true_label(log_p, i, batch):
+    return [(int(batch.active[i][: batch.y[i]].sum()), 1.0)]
+
+
+def drawn_label(log_p, i, batch):
+    cumulated = log_p.exp().cumsum(0)
+    return [(int((cumulated < batch.noise[0, i]).sum()), 1.0)]
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize(
+    ("estimator", "labels"), [("exact", every_label), ("empirical", true_label), ("sampled", drawn_label)]
+)
+def test_fisher_is_a_mean_of_squares(learnt, scenario, estimator, labels):
+    strategy, theta, own, hp, pool = learnt(f"scenario={scenario}")
+    ours = fisher(strategy, theta, own, hp, pool, estimator=estimator)
+    theirs = brute_fisher(strategy, theta, pool, labels)
+    assert theirs.max() > 0
+    assert (ours - theirs).abs().max() < 1e-12 * theirs.max()
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical", "sampled"])
+def test_closed_form_equals_sample_by_sample(learnt, estimator):
+    strategy, theta, own, hp, pool = learnt("scenario=class", "active=all")
+    (batch,) = strategy.data.chunks(pool, len(pool.rows))
+    shapes = output_shapes(strategy, theta, own, hp, batch)
+    fast = closed_form(strategy, theta, own, hp, batch, score(estimator), shapes)
+    slow = one_by_one(strategy, theta, own, hp, batch, score(estimator))
+    assert (fast - slow).abs().max() < 1e-12 * slow.max()
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("estimator", ["exact", "empirical"])
+def test_closed_form_of_a_residual_net_equals_sample_by_sample(learnt, norm, estimator):
+    """Convolutions of both strides, and norms with the statistics of a network at rest."""
+    strategy, theta, own, hp, pool = learnt("model=resnet18", "model.width=3", f"model.norm={norm}", "iterations=2")
+    (batch,) = strategy.data.chunks(pool.first(12), 12)
+    batch = batch._replace(weight=(torch.arange(12) < 9).double())
+    shapes = output_shapes(strategy, theta, own, hp, batch)
+    fast = closed_form(strategy, theta, own, hp, batch, score(estimator), shapes)
+    slow = one_by_one(strategy, theta, own, hp, batch, score(estimator))
+    for name, size in strategy.net.layout.view(slow).items():
+        assert (strategy.net.layout.view(fast)[name] - size).abs().max() < 1e-12 * slow.max(), name
+    # every leaf is reached
+    assert all(size.max() > 0 for size in strategy.net.layout.view(fast).values())
+
+
+class Tied(MLP):
+    """Reads a layer twice."""
+
+    def forward(self, weights, x, tap, before):
+        h = weights.linear("hidden.0", x.flatten(1)).relu()
+        return weights.linear("head", weights.linear("hidden.1", weights.linear("hidden.1", h).relu()).relu())
+
+
+class Unhooked(MLP):
+    """Reads a layer's weights by itself."""
+
+    def forward(self, weights, x, tap, before):
+        h = (x.flatten(1) @ weights.pieces["hidden.0.weight"].mT).relu()
+        return weights.linear("head", weights.linear("hidden.1", h).relu())
+
+
+@pytest.mark.parametrize("kind", [Tied, Unhooked])
+def test_a_network_that_reads_its_layers_otherwise_goes_sample_by_sample(learnt, kind):
+    strategy, theta, own, hp, pool = learnt("model.widths=[9,9]")
+    other = replace(strategy, net=replace(strategy.net, network=kind([1, 8, 8], strategy.data.outputs, [9, 9])))
+    (batch,) = strategy.data.chunks(pool.first(12), 12)
+    assert output_shapes(strategy, theta, own, hp, batch) is not None
+    assert output_shapes(other, theta, own, hp, batch) is None
+    slow = one_by_one(other, theta, own, hp, batch, score("exact")) / 12
+    assert (fisher(other, theta, own, hp, pool.first(12)) - slow).abs().max() < 1e-12 * slow.max()
+
+
+def test_fisher_of_a_convolutional_net_equals_a_loop(learnt):
+    strategy, theta, own, hp, pool = learnt("model=cnn", "model.width=2", "iterations=2")
+    pool = pool.first(10)
+    ours = fisher(strategy, theta, own, hp, pool)
+    total = torch.zeros_like(theta)
+    for batch in strategy.data.chunks(pool, 1):
+        log_p = log_softmax(strategy.net(theta, batch.x), batch.active)[0]
+        for c in batch.active[0].nonzero()[:, 0].tolist():
+
+            def loss(theta, batch=batch, c=c):
+                return log_softmax(strategy.net(theta, batch.x), batch.active)[0, c], {}
+
+            total += log_p[c].exp() * gradient_of(loss, theta)[0] ** 2
+    assert (ours - total / 10).abs().max() < 1e-12 * total.max()
+
+
+@pytest.mark.parametrize("estimator", ["exact", "empirical", "sampled"])
+def test_fisher_does_not_depend_on_the_size_of_a_pass(learnt, estimator, monkeypatch):
+    strategy, theta, own, hp, pool = learnt()
+    whole = fisher(strategy, theta, own, hp, pool, estimator=estimator)
+    monkeypatch.setattr(per_sample, "CHUNK", 7)
+    assert (fisher(strategy, theta, own, hp, pool, estimator=estimator) - whole).abs().max() < 1e-14
+
+
+def test_batched_is_the_square_of_the_mean(learnt):
+    strategy, theta, own, hp, pool = learnt()
+    ours = fisher(strategy, theta, own, hp, pool, estimator="batched", batch_size=16)
+    squares = []
+    for batch in strategy.data.chunks(pool, 16):  # 16, 16 and a short one of 8
+        module = module_of(strategy, theta)
+        logits = module(batch.x)[:, batch.active[0]]
+        nn.functional.cross_entropy(logits, batch.y).backward()
+        squares.append(torch.cat([p.grad.flatten() for p in module.parameters()]) ** 2)
+    theirs = torch.stack(squares).mean(0)
+    assert (ours - theirs).abs().max() < 1e-12 * theirs.max()
+    assert fisher(strategy, theta, own, hp, pool, estimator="empirical").sum() > 2 * theirs.sum()
+
+
+def test_fisher_of_fewer_samples(learnt):
+    strategy, theta, own, hp, pool = learnt()
+    assert torch.equal(
+        fisher(strategy, theta, own, hp, pool, samples=8), fisher(strategy, theta, own, hp, pool.first(8))
+    )
+
+
+def test_one_gaussian_is_all_anchors():
+    """The sum of K anchored penalties, and its gradient, up to the constant that no gradient sees."""
+    draw = torch.Generator().manual_seed(0)
+    anchors = [(torch.randn(20, generator=draw).double(), torch.rand(20, generator=draw).double()) for _ in range(4)]
+    own = Gaussian(torch.zeros(20).double(), torch.zeros(20).double())
+    for theta, precision in anchors:
+        own = own.absorb(theta, precision)
+    gaps = []
+    for _ in range(3):
+        theta = torch.randn(20, generator=draw).double().requires_grad_()
+        apart = sum((F * (theta - mean) ** 2).sum() / 2 for mean, F in anchors)
+        away = theta - own.mean
+        quadratic = Quadratic(torch.ones(()).double(), *own)
+        one = quadratic.value(away)
+        (g,), (h,) = torch.autograd.grad(apart, theta), torch.autograd.grad(one, theta)
+        assert (g - h).abs().max() < 1e-12
+        gaps.append((apart - one).item())
+    assert gaps == pytest.approx([gaps[0]] * 3, abs=1e-12)
+
+
+def test_ewc_is_its_equation(stack_of):
+    """Five SGD steps of the third task by hand: cross entropy + lambda/2 sum_k sum_i F_ki (theta_i - theta*_ki)^2."""
+    stack = stack_of("strategy=ewc", "lambda=30", "optimizer=sgd", "lr=0.05", "iterations=5", "tasks=5")
+    run, anchors = stack.born(), []
+    for stage in range(2):
+        run, _ = stack.learn(run, stage)
+        pool = stack.pool(stage, "train", torch.float64)
+        anchors.append((run.theta, brute_fisher(stack.strategy, run.theta, pool, every_label)))
+    module = module_of(stack.strategy, run.theta)
+    starts = [torch.cat([p.flatten() for p in module.parameters()]).detach()]
+    optimizer = torch.optim.SGD(module.parameters(), 0.05)
+    deck = stack.deck(0, 2, "train")
+    rows, weight, _, _ = deck.take(0, 5)
+    for i in range(5):
+        flat = torch.cat([p.flatten() for p in module.parameters()])
+        image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)
+        pixels = stack.strategy.data.images[image].double() * stack.strategy.data.scale + stack.strategy.data.shift
+        classes = stack.strategy.data.labels[image]
+        loss = nn.functional.cross_entropy(module(pixels)[:, 4:6], stack.deal.label[2][classes] - 4)
+        loss = loss + 30 / 2 * sum((F * (flat - theta) ** 2).sum() for theta, F in anchors)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    by_hand = torch.cat([p.flatten() for p in module.parameters()]).detach()
+    ours, _ = stack.train(run, 2, "train", stack.blank(2))
+    assert (by_hand - starts[0]).abs().max() > 1e-3
+    assert (ours.theta - by_hand).abs().max() < 1e-12
+
+
+def test_online_ewc_is_its_recursion():
+    """F~_t = gamma F~_{t-1} + F_t with the newest anchor, and gamma F~ in the penalty (Schwarz et al. 2018)."""
+    draw, gamma = torch.Generator().manual_seed(0), torch.tensor(0.7).double()
+    own, running = Gaussian(torch.zeros(5).double(), torch.zeros(5).double()), torch.zeros(5).double()
+    for _ in range(3):
+        theta, F = torch.randn(5, generator=draw).double(), torch.rand(5, generator=draw).double()
+        own, running = EWC.faded(own, theta, F, gamma), gamma * running + F
+        assert torch.equal(own.mean, theta)
+        assert own.precision == pytest.approx(gamma * running)
+
+
+def test_online_and_offline_agree_after_one_task(stack_of):
+    """With gamma = 1 and one past task there is nothing to tell them apart; with two there is."""
+    one, _ = live(stack_of("strategy=ewc", "lambda=50", "tasks=2"))
+    other, _ = live(stack_of("strategy=ewc", "lambda=50", "tasks=2", "online=true"))
+    assert torch.equal(one.theta, other.theta)
+    one, _ = live(stack_of("strategy=ewc", "lambda=50", "tasks=5"))
+    other, _ = live(stack_of("strategy=ewc", "lambda=50", "tasks=5", "online=true"))
+    assert not torch.equal(one.theta, other.theta)
+
+
+def test_a_penalty_pulls(stack_of):
+    """More lambda, nearer to where the old task left the weights; and it is counted in health.csv."""
+    moved = []
+    for strength in (0, 1e3, 1e5):
+        stack = stack_of("strategy=ewc", f"lambda={strength}", "tasks=2", "iterations=20")
+        start, _ = stack.learn(stack.born(), 0)
+        end, report = stack.learn(start, 1)
+        F = start.own.precision
+        moved.append((F * (end.theta - start.theta) ** 2).sum().item())
+        assert (report.health[0]["penalty"] > 0) == (strength > 0)
+    assert moved[0] > 2 * moved[1] > 4 * moved[2]

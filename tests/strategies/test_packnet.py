@@ -1,0 +1,149 @@
+"""PackNet against loops over weights and torch.optim, and what it promises: later tasks change nothing."""
+
+import pytest
+import torch
+from conftest import live
+from torch import nn
+
+from clrun.strategies.packnet import PackNet, largest
+from clrun.system.errors import UsageError
+
+OPTIMIZERS = [
+    ("optimizer=adam",),
+    ("optimizer=adamw", "optimizer.weight_decay=0.1"),
+    ("optimizer=sgd", "optimizer.momentum=0.9", "optimizer.weight_decay=0.01"),
+]
+STREAMS = [("scenario=task",), ("scenario=domain", "task_id_at_test=true")]
+
+
+def answers_of(stack, run, task):
+    """The logits (n, C) of all test pictures of a task."""
+    strategy = stack.strategy.at_rest(run.stats)
+    rows = stack.rows(stack.hands[0].test[task], task)
+    image, t = rows % len(strategy.data.images), torch.full_like(rows, task)
+    x = strategy.data.pictures(stack.deal, image, t)
+    logits = strategy.logits(strategy.deploy(run.theta, run.own, stack.hp), run.own, stack.hp, x, t)
+    return logits[:, stack.deal.active[task, task]]
+
+
+def lives(stack):
+    """-> [stage][task <= stage] logits, reports."""
+    run, seen, reports = stack.born(), [], []
+    for stage in range(stack.strategy.data.tasks):
+        run, report = stack.learn(run, stage)
+        seen.append([answers_of(stack, run, task) for task in range(stage + 1)])
+        reports.append(report)
+    return run, seen, reports
+
+
+MODELS = [(), ("model=cnn", "model.width=3"), ("model=resnet18", "model.width=3")]
+TASKS = "split.classes=[[0,1],[2,3],[4,5]]"
+
+
+@pytest.mark.parametrize(("model", "stream", "optimizer"), [
+    *((model, STREAMS[0], optimizer) for model in MODELS for optimizer in OPTIMIZERS),
+    *((model, STREAMS[1], OPTIMIZERS[0]) for model in MODELS),
+])  # fmt: skip
+def test_later_tasks_change_no_logit(stack_of, model, stream, optimizer):
+    """Forgetting is exactly zero: not a bit of an old task's logits moves, whatever the optimiser keeps in motion."""
+    stack = stack_of("strategy=packnet", *model, *stream, *optimizer, TASKS, "iterations=6", dtype=torch.float32)
+    _, seen, reports = lives(stack)
+    for stage in range(1, 3):
+        for task in range(stage):
+            assert torch.equal(seen[stage][task], seen[task][task])
+    if stream[0] == "scenario=task":
+        correct = torch.stack([report.correct[0] for report in reports])
+        assert all(torch.equal(correct[task:, task], correct[task, task].expand(3 - task)) for task in range(3))
+
+
+def module_of(net, theta):
+    pieces = net.layout.view(theta)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5))
+    module = module.double()
+    for layer, name in zip((1, 3, 5), ("hidden.0", "hidden.1", "head"), strict=True):
+        module[layer].load_state_dict({kind: pieces[f"{name}.{kind}"] for kind in ("weight", "bias")})
+    return module
+
+
+def test_equals_loops(stack_of):
+    """Two tasks of digits under plain SGD, where masking the gradient is enough, with masks kept as lists of names."""
+    overrides = ("optimizer=sgd", "lr=0.1", "keep=0.3", "split.classes=[[0,1,2],[3,4]]", "iterations=12")
+    stack = stack_of("strategy=packnet", *overrides)
+    born = stack.born()
+    module, data = module_of(stack.strategy.net, born.theta), stack.strategy.data
+    layers, outputs = {1: module[1], 3: module[3], 5: module[5]}, {0: (0, 1, 2), 1: (3, 4)}
+    taken = {}  # (layer, i, j) of a hidden weight -> its task
+    for stage in (0, 1):
+        for phase in ("train", "retrain"):
+            rows, weight, _, _ = stack.deck(0, stage, phase).take(0, 12)
+            for row, w in zip(rows, weight, strict=True):
+                row = row[w > 0]
+                image = row % len(data.images)
+                x = data.pictures(stack.deal, image, row // len(data.images))
+                y = stack.deal.label[stage][data.labels[image]]
+                first = min(outputs[stage])
+                module.zero_grad()
+                nn.functional.cross_entropy(module(x)[:, list(outputs[stage])], y - first).backward()
+                with torch.no_grad():
+                    for number, layer in layers.items():
+                        for i in range(layer.out_features):
+                            if (number == 5 and i in outputs[stage]) or (number != 5 and stage == 0):
+                                layer.bias[i] -= 0.1 * layer.bias.grad[i]
+                            for j in range(layer.in_features):
+                                free = (number, i, j) not in taken and phase == "train"
+                                mine = taken.get((number, i, j)) == stage
+                                if (number == 5 and i in outputs[stage]) or (number != 5 and (free or mine)):
+                                    layer.weight[i, j] -= 0.1 * layer.weight.grad[i, j]
+            if phase == "train":
+                for number in (1, 3):
+                    W = layers[number].weight.detach()
+                    free = [(i, j) for i in range(W.shape[0]) for j in range(W.shape[1]) if (number, i, j) not in taken]
+                    free.sort(key=lambda ij, W=W: -abs(W[ij].item()))
+                    kept = free[: round(0.3 * len(free))]
+                    taken |= {(number, *ij): stage for ij in kept}
+                    for ij in free[len(kept) :]:
+                        W[ij] = 0.0
+    run, _ = live(stack)
+    ours, pieces = stack.strategy.net.layout.view(run.theta), dict(module.named_parameters())
+    for number, name in zip((1, 3, 5), ("hidden.0", "hidden.1", "head"), strict=True):
+        for kind in ("weight", "bias"):
+            assert (ours[f"{name}.{kind}"] - pieces[f"{number}.{kind}"]).abs().max() < 1e-10
+    owners = stack.strategy.net.layout.view(run.own.owner)
+    for number, name in ((1, "hidden.0"), (3, "hidden.1")):
+        for (i, j), owner in ((ij, owners[f"{name}.weight"][ij].item()) for ij in [(0, 3), (2, 5), (4, 7), (7, 1)]):
+            assert owner == taken.get((number, i, j), 2)
+
+
+def test_largest_of_equals_takes_exactly_the_share():
+    score = torch.tensor([0.0, 0.0, 3.0, 0.0, 2.0, 0.0])
+    among = torch.tensor([True, True, False, True, True, True])
+    assert largest(score, among, torch.tensor(0.6)).tolist() == [True, True, False, False, True, False]
+
+
+def test_says_what_it_left(stack_of):
+    _, reports = live(stack_of("strategy=packnet", "keep=0.5"))
+    rows = [{"task": i + 1} | report.health[0] for i, report in enumerate(reports)]
+    assert [row["free_share"] for row in rows] == pytest.approx([0.5**n for n in range(1, 6)], abs=0.02)
+    assert [row["taken_share"] for row in rows] == pytest.approx([0.5**n for n in range(1, 6)], abs=0.02)
+    assert PackNet.complaints(rows, {"keep": 0.5}) == []
+
+
+def test_complains_when_nothing_is_left(stack_of):
+    _, reports = live(stack_of("strategy=packnet", "keep=1"))
+    rows = [{"task": i + 1} | report.health[0] for i, report in enumerate(reports)]
+    assert "no weight was free after task 1" in PackNet.complaints(rows, {"keep": 1.0})[0]
+
+
+def test_refuses_batch_norm(stack_of):
+    with pytest.raises(UsageError, match=r"type model\.norm=group"):
+        stack_of("strategy=packnet", "model=resnet18", "model.norm=batch")
+
+
+def test_freed_weights_wait_at_zero(stack_of):
+    """Also under an optimiser that keeps moving what has no gradient."""
+    stack = stack_of("strategy=packnet", "optimizer=adamw", "keep=0.3")
+    run, _ = stack.learn(stack.born(), 0)
+    weight, owner = (stack.strategy.net.layout.view(v)["hidden.0.weight"] for v in (run.theta, run.own.owner))
+    assert (owner == 1).sum() == 64 * 12 - round(0.3 * 64 * 12)
+    assert weight[owner == 1].abs().max() == 0
+    assert (weight[owner == 0] != 0).all()

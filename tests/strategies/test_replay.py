@@ -1,0 +1,394 @@
+"""The memory against one that meets one sample after the other, and er, agem, der and derpp against loops over it."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from conftest import live
+from test_equations import module_of
+from torch import nn
+
+from clrun.data.stream import Moment
+from clrun.strategies.agem import AGEM
+from clrun.strategies.er import ER
+from clrun.strategy import Memory
+from clrun.strategy.replay import of_each_class
+from clrun.system.errors import UsageError
+
+METHODS = ("er", "agem", "der", "derpp")
+SMALL = ("optimizer=sgd", "lr=0.05", "batch_size=12", "iterations=6", "tasks=5")
+
+
+# ---------------------------------------------------------------- the memory
+
+
+@dataclass
+class Slots:
+    """Algorithm R, a sample at a time, on lists; `kept` are whatever tuples are offered."""
+
+    size: int
+    kept: list = field(default_factory=list)
+    offered: int = 0
+
+    def offer(self, sample, u):
+        place = self.offered if self.offered < self.size else int(u * (self.offered + 1))
+        self.offered += 1
+        if place == len(self.kept) < self.size:
+            self.kept.append(sample)
+        elif place < self.size:
+            self.kept[place] = sample
+
+    def draw(self, noise):
+        return [self.kept[int(u * len(self.kept))] for u in noise]
+
+
+def empty(size):
+    return Memory(torch.zeros(size, dtype=torch.long), torch.zeros((), dtype=torch.long))
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 64])
+def test_a_batch_is_one_sample_after_the_other(size):
+    """Batches of all sizes with samples missing: the same slots, two claims on one in a batch included."""
+    draw = torch.Generator().manual_seed(size)
+    memory, slots, twice = empty(size), Slots(size), 0
+    for step in range(40):
+        B = int(torch.randint(1, 17, (), generator=draw))
+        rows = torch.arange(B) + 1000 * (step + 1)
+        weight = (torch.rand(B, generator=draw) < 0.7).float()
+        noise = torch.rand(B, generator=draw)
+        claims = Counter()
+        for row, w, u in zip(rows.tolist(), weight.tolist(), noise.tolist(), strict=True):
+            if w:
+                claims[int(u * (slots.offered + 1)) if slots.offered >= size else slots.offered] += 1
+                slots.offer(row, u)
+        twice += any(n > 1 for slot, n in claims.items() if slot < size)
+        memory = memory.after(memory.tenants(weight, noise), rows, weight)
+        assert memory.held == len(slots.kept)
+        assert memory.rows[: memory.held].tolist() == slots.kept
+        assert memory.offered == slots.offered
+    assert twice > 0 or size == 1
+
+
+def test_each_sample_is_kept_with_probability_m_over_n():
+    """20000 reservoirs of 8 among 50 offered in batches of 7. The count of each sample is binomial: 5 standard errors,
+    exceeded by chance by one of 50 in 3 of 100000 such tests. Likewise where in the memory the last one stands."""
+    M, N, runs = 8, 50, 20_000
+    noise = torch.rand(runs, 56, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(56)
+    weight = (rows < N).float()  # the last batch is short
+
+    def fill(noise):
+        memory = empty(M)
+        for part in torch.arange(56).split(7):
+            memory = memory.after(memory.tenants(weight[part], noise[part]), rows[part], weight[part])
+        return memory.rows, memory.offered
+
+    kept, offered = torch.vmap(fill)(noise)
+    assert (offered == N).all()
+    count = torch.bincount(kept.flatten(), minlength=56)
+    assert count.sum() == runs * M
+    assert (count[N:] == 0).all()
+    p = M / N
+    assert ((count[:N] / runs - p).abs() < 5 * (p * (1 - p) / runs) ** 0.5).all()
+    where = (kept == N - 1).sum(0) / runs
+    assert ((where - 1 / N).abs() < 5 * (1 / N * (1 - 1 / N) / runs) ** 0.5).all()
+
+
+def test_draws_are_uniform_over_what_is_held():
+    memory = Memory(torch.arange(10), torch.tensor(4))
+    noise = torch.arange(4000) / 4096
+    assert torch.bincount(memory.draw(noise)).tolist() == [1024, 1024, 1024, 928]
+    assert memory.draw(torch.tensor([1 - 2**-24])).item() == 3  # the largest number that torch.rand gives
+    assert empty(5).draw(noise).unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("strategy", METHODS)
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_only_training_samples_are_kept(stack_of, strategy, scenario):
+    """Three stacked seeds whose tasks have unequal sizes, so with samples of weight 0, and validation data held out."""
+    stack = stack_of(
+        f"strategy={strategy}", f"scenario={scenario}", "validation=0.3", "epochs=2", "batch_size=48", seeds=(0, 1, 2)
+    )
+    run, _ = live(stack)
+    N = len(stack.strategy.data.images)
+    assert run.own.memory.rows.dtype == torch.int64
+    assert run.own.memory.rows.shape == (3, 200)
+    for r, hand in enumerate(stack.hands):
+        allowed = {image + N * task for task, pool in enumerate(hand.train) for image in pool.tolist()}
+        assert set(run.own.memory.rows[r].tolist()) <= allowed
+        passes = 1 if strategy == "agem" else 2
+        assert run.own.memory.offered[r] == passes * sum(len(pool) for pool in hand.train)
+
+
+@pytest.mark.parametrize("strategy", ["er", "agem"])
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_so_many_of_each_class(stack_of, strategy, scenario):
+    """memory_per_class=7: seven different samples of each class of each task learnt, drawn anew for each seed."""
+    kept = []
+    for seed in (0, 1):
+        stack = stack_of(f"strategy={strategy}", f"scenario={scenario}", "memory_per_class=7", seeds=(seed,))
+        data, run = stack.strategy.data, stack.born()
+        assert run.own.memory.rows.shape == (70,)
+        for stage in range(5):
+            run, report = stack.learn(run, stage)
+            rows = run.own.memory.rows[: run.own.memory.held].tolist()
+            counts = Counter((row // len(data.images), data.labels[row % len(data.images)].item()) for row in rows)
+            assert set(counts.values()) == {7}
+            assert len(set(rows)) == 14 * (stage + 1)
+            assert {task for task, _ in counts} == set(range(stage + 1))
+            assert report.health[0]["memory_fill"] == pytest.approx((stage + 1) / 5)
+            assert report.health[0]["memory_classes"] == 2 * (stage + 1)
+            assert report.health[0]["memory_balance"] == 1
+        kept.append(set(rows))
+    assert len(kept[0] & kept[1]) < 35
+
+
+def test_a_class_that_has_fewer_is_kept_whole(stack_of):
+    """Classes of 3 and of many, and a sample that is not there."""
+    stack = stack_of("strategy=er", "split.classes=[[0,1],[2,3]]")
+    data, pool = stack.strategy.data, stack.pool(0, "train", torch.float64)
+    classes = data.labels[pool.rows]
+    few = (classes == 1).nonzero()[:4, 0]
+    some = torch.cat([few[:2], (classes == 0).nonzero()[:9, 0], few[2:]])
+    pool = pool._replace(rows=pool.rows[some], weight=torch.ones(13).index_fill(0, torch.tensor([0]), 0))
+    assert of_each_class(data, pool, 5).tolist() == [0, 1, *[1] * 5, *[0] * 4, 1, 1]
+
+
+@pytest.mark.parametrize("strategy", METHODS)
+def test_health_counts_what_is_there(stack_of, strategy):
+    stack = stack_of(f"strategy={strategy}", "memory_size=50", "epochs=1")
+    data, run = stack.strategy.data, stack.born()
+    for stage in range(3):
+        run, report = stack.learn(run, stage)
+        rows = run.own.memory.rows[: run.own.memory.held].tolist()
+        counts = Counter((row // len(data.images), data.labels[row % len(data.images)].item()) for row in rows)
+        assert report.health[0]["memory_fill"] == len(rows) / 50
+        assert report.health[0]["memory_classes"] == len(counts)
+        assert report.health[0]["memory_balance"] == pytest.approx(min(counts.values()) / max(counts.values()))
+        assert (report.health[0]["replay_loss"] > 0) == (stage > 0 or strategy != "agem")
+
+
+# ---------------------------------------------------------------- the methods
+
+
+class Loop:
+    """A method's own definition: one network of torch.nn, one sample a pass, lists for a memory."""
+
+    def __init__(self, stack, theta):
+        self.stack, self.data = stack, stack.strategy.data
+        self.module = module_of(stack.strategy, theta)
+        self.parameters = list(self.module.parameters())
+        self.slots, self.projections, self.losses = Slots(stack.strategy.slots), 0, []
+
+    @property
+    def theta(self):
+        return torch.cat([p.detach().flatten() for p in self.module.parameters()])
+
+    def z(self, row):
+        image = self.data.images[row % len(self.data.images)].double()
+        return self.module((image * self.data.scale + self.data.shift)[None])[0]
+
+    def ce(self, rows, stage):
+        losses = []
+        for row in rows:
+            task, image = divmod(row, len(self.data.images))
+            z, label = self.z(row), self.stack.deal.label[task, self.data.labels[image]]
+            losses.append(z[self.stack.deal.active[stage, task]].exp().sum().log() - z[label])
+        return sum(losses) / len(losses)
+
+    def gradient(self, loss):
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, self.parameters)])
+
+    def move(self, g):
+        with torch.no_grad():
+            for p, part in zip(self.parameters, g.split([p.numel() for p in self.parameters]), strict=True):
+                p -= 0.05 * part.view_as(p)
+
+    def task(self, stage, step):
+        deck = self.stack.deck(0, stage, "train")
+        for rows, weight, _, noise in zip(*deck.take(0, deck.steps), strict=True):
+            here = weight > 0
+            step(rows[here].tolist(), noise[:, here].double().tolist(), stage)
+
+    def end(self, stage, per_class=None):
+        """Offer the task's samples once, or the first `per_class` of each class."""
+        pool, met = self.stack.pool(stage, "train", torch.float64), Counter()
+        for row, u in zip(pool.rows.tolist(), pool.noise[0].double().tolist(), strict=True):
+            label = self.data.labels[row % len(self.data.images)].item()
+            if per_class is None or met[label] < per_class:
+                self.slots.offer((row,), u)
+            met[label] += 1
+
+
+def agrees(loop, run):
+    assert (loop.theta - run.theta).abs().max() < 1e-12
+    assert run.own.memory.rows[: run.own.memory.held].tolist() == [row for row, *_ in loop.slots.kept]
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("memory", ["memory_size=40", "memory_per_class=4"])
+@pytest.mark.parametrize("weighting", ["equal", "share"])
+def test_er_is_its_equation(stack_of, scenario, memory, weighting):
+    stack = stack_of("strategy=er", f"scenario={scenario}", memory, f"weighting={weighting}", *SMALL)
+    run = stack.born()
+    loop, per_class = Loop(stack, run.theta), 4 if "class" in memory else None
+
+    def step(rows, noise, stage):
+        loss = loop.ce(rows, stage)
+        if loop.slots.kept:
+            w = 1 / 2 if weighting == "equal" else 1 / (stage + 1)
+            old = loop.ce([row for (row,) in loop.slots.draw(noise[1])], stage)
+            loss = w * loss + (1 - w) * old
+        loop.move(loop.gradient(loss))
+        if per_class is None:
+            for row, u in zip(rows, noise[0], strict=True):
+                loop.slots.offer((row,), u)
+
+    for stage in range(3):
+        run, _ = stack.learn(run, stage)
+        loop.task(stage, step)
+        if per_class is not None:
+            loop.end(stage, per_class)
+        agrees(loop, run)
+
+
+@pytest.mark.parametrize("strategy", ["der", "derpp"])
+def test_der_is_its_equation(stack_of, strategy):
+    """The logits are those before the step in which a sample was stored."""
+    strengths = ("alpha=0.7",) if strategy == "der" else ("alpha=0.7", "beta=0.4")
+    stack = stack_of(f"strategy={strategy}", "scenario=class", "memory_size=40", *strengths, *SMALL)
+    run = stack.born()
+    loop = Loop(stack, run.theta)
+
+    def step(rows, noise, stage):
+        loss, stored = loop.ce(rows, stage), [loop.z(row).detach() for row in rows]
+        if loop.slots.kept:
+            gaps = [(loop.z(row) - z).square().sum() / 10 for row, z in loop.slots.draw(noise[1])]
+            loss = loss + 0.7 * sum(gaps) / len(gaps)
+        if loop.slots.kept and strategy == "derpp":
+            loss = loss + 0.4 * loop.ce([row for row, _ in loop.slots.draw(noise[2])], stage)
+        loop.move(loop.gradient(loss))
+        for row, z, u in zip(rows, stored, noise[0], strict=True):
+            loop.slots.offer((row, z), u)
+
+    for stage in range(3):
+        run, _ = stack.learn(run, stage)
+        loop.task(stage, step)
+        agrees(loop, run)
+        assert (run.own.z - torch.stack([z for _, z in loop.slots.kept])).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("memory", ["memory_size=40", "memory_per_class=4"])
+def test_agem_is_its_equation(stack_of, memory):
+    """And the gradient taken never points against that of the memory."""
+    stack = stack_of("strategy=agem", "scenario=domain", memory, *SMALL)
+    run = stack.born()
+    loop, per_class = Loop(stack, run.theta), 4 if "class" in memory else None
+
+    def step(rows, noise, stage):
+        g = loop.gradient(loop.ce(rows, stage))
+        if loop.slots.kept:
+            r = loop.gradient(loop.ce([row for (row,) in loop.slots.draw(noise[1])], stage))
+            if g @ r < 0:
+                loop.projections += 1
+                g = g - (g @ r) / (r @ r) * r
+            assert g @ r > -1e-12
+        loop.move(g)
+
+    for stage in range(4):
+        run, report = stack.learn(run, stage)
+        loop.task(stage, step)
+        loop.end(stage, per_class)
+        agrees(loop, run)
+        assert report.health[0]["projections"] == loop.projections
+    assert 0 < loop.projections < 18
+
+
+PAIRS = "split.classes=[[0,1],[2,3],[4,5],[6,7],[8,9]]"  # so a class's output has its number
+
+
+def mean_gradient(data, theta, rows, scenario):
+    """[P] the mean over samples of the gradient of -log p(y|x), a backward pass a sample through 64-12-8-10, over the
+    outputs of the sample's own task or of the first two."""
+    net = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 10)).double()
+    nn.utils.vector_to_parameters(theta.clone(), net.parameters())
+    total = [0.0] * len(theta)
+    for row in rows:
+        task, image = divmod(row, len(data.images))
+        first, last = (2 * task, 2 * task + 2) if scenario == "task" else (0, 4)
+        z = net((data.images[image].double() * data.scale + data.shift).flatten())
+        loss = z[first:last].exp().sum().log() - z[data.labels[image]]
+        gradient = torch.cat([p.flatten() for p in torch.autograd.grad(loss, list(net.parameters()))])
+        total = [a + b / len(rows) for a, b in zip(total, gradient.tolist(), strict=True)]
+    return total
+
+
+def test_agem_projects_a_parameter_at_a_time(stack_of):
+    """A step of the second task on Python's own numbers, with nothing of the engine's but which samples were drawn:
+    where the two gradients oppose each other g - (g.r / r.r) r, entry by entry; elsewhere g."""
+    seen = set()
+    for scenario in ("task", "class"):
+        stack = stack_of("strategy=agem", f"scenario={scenario}", "memory_per_class=3", PAIRS, *SMALL)
+        data, (run, _) = stack.strategy.data, stack.learn(stack.born(), 0)
+        rows, weight, _, noise = (v[0] for v in stack.deck(0, 1, "train").take(0, 1))
+        when = Moment(torch.tensor(1), torch.tensor(1), torch.tensor(0.0), noise)
+        batch = data.batch(stack.deal, rows, weight.double(), when)
+        old = [run.own.memory.rows[int(u * 6)].item() for u in noise[1].tolist()]
+        for theta in (run.theta, run.theta + 0.3):
+            g, r = (mean_gradient(data, theta, some, scenario) for some in (rows.tolist(), old))
+            gr, rr = (sum(a * b for a, b in zip(v, r, strict=True)) for v in (g, r))
+            wanted = [a - gr / rr * b if gr < 0 else a for a, b in zip(g, r, strict=True)]
+            ours, _, aux = stack.strategy.gradient(theta, run.own, stack.hp, batch)
+            assert max(abs(a - b) for a, b in zip(ours.tolist(), wanted, strict=True)) < 1e-12
+            assert aux["projected_share"] == (gr < 0)
+            seen.add(gr < 0)
+    assert seen == {True, False}
+
+
+# ---------------------------------------------------------------- what is refused, and what is told
+
+
+@pytest.mark.parametrize("strategy", ["er", "agem"])
+def test_one_way_to_say_how_much_is_kept(stack_of, strategy):
+    with pytest.raises(UsageError, match="type one of them"):
+        stack_of(f"strategy={strategy}", "memory_size=50", "memory_per_class=5")
+
+
+class Oblivious(ER):
+    """ER that never stores anything."""
+
+    def after_step(self, own, hp, batch, aux):
+        return own
+
+
+class Blind(AGEM):
+    """A-GEM that compares the batch with itself."""
+
+    def recall(self, memory, batch, noise):
+        return batch, memory.draw(noise)
+
+
+def health_of(stack, broken=None):
+    if broken is not None:
+        old = stack.strategy
+        stack.strategy = broken(old.net, old.data, old.memory_size)
+    return [report.health[0] for report in live(stack)[1]]
+
+
+def test_a_memory_that_does_nothing_is_noticed(stack_of):
+    knobs = {"memory_size": 200, "alpha": 0.5, "beta": 0.5}
+    for strategy, cls in (("er", ER), ("agem", AGEM)):
+        stack = stack_of(f"strategy={strategy}", "scenario=domain", "epochs=2")
+        assert cls.complaints(health_of(stack), knobs) == []
+        assert cls.complaints(health_of(stack)[:1], knobs) == []
+    assert "stayed empty" in ER.complaints(health_of(stack_of("strategy=er"), Oblivious), knobs)[0]
+    assert "A-GEM did nothing" in AGEM.complaints(health_of(stack_of("strategy=agem"), Blind), knobs)[0]
+
+
+def test_dark_replay_without_strength_is_no_surprise(stack_of):
+    stack = stack_of("strategy=derpp", "alpha=0", "beta=0")
+    health, cls = health_of(stack), type(stack.strategy)
+    assert cls.complaints(health, {"alpha": 0.0, "beta": 0.0}) == []
+    assert "never had a loss" in cls.complaints(health, {"alpha": 0.5, "beta": 0.0})[0]
+    assert replace(stack.strategy, memory_size=7).slots == 7

@@ -1,0 +1,562 @@
+"""Sweeps: what is composed, what is trained together, in how many processes, and what a death costs."""
+
+import io
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import active_children
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from PIL import Image
+from rich.console import Console
+
+from clrun.commands import run
+from clrun.config import catalog, composition
+from clrun.engine import stack
+from clrun.results import run_files
+from clrun.results.outcome import COSTS
+from clrun.runs import train
+from clrun.runs.build import may_be_filled_up, unborn
+from clrun.sweep import execution, plan, workers
+from clrun.system import machine
+from clrun.system.paths import CONF, PACKAGE
+from clrun.terminal import progress
+from clrun.terminal.progress import Line, View, clock
+
+SHORT = ("iterations=4", "model.widths=[8]", "device=cpu")
+NAMES = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+
+
+@pytest.fixture
+def clrun(monkeypatch, capfd):
+    """clrun("strategy=ewc") -> exit code, standard output, standard error."""
+
+    def answer(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clrun", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            run.cli()
+        return caught.value.code, *capfd.readouterr()
+
+    return answer
+
+
+def tables(outputs: str) -> dict[str, bytes]:
+    """name of the run's directory / name of the table -> its bytes."""
+    paths = [path for path in Path(outputs).glob("runs/*/*/*.csv") if path.name in NAMES]
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
+
+
+# ---------------------------------------------------------------- composition
+
+JOBS = [
+    ("strategy=ewc", "lambda=1", "seed=3"),
+    ("strategy=ewc", "lambda=1e3", "seed=3"),
+    ("strategy=lwf", "model=cnn", "model.widths=[3,4]", "optimizer.momentum=0.5", "optimizer=sgd"),
+    ("split.classes=[[0,1],[2,3]]", "data_dir='a b'", "lambda=null"),
+    ("+experiment=cats_dogs_deer", "seed=1"),
+    ("lr=${lambda}", "lambda=3"),
+    (),
+]
+
+
+def test_memoised_composition_is_hydras():
+    ConfigStore.instance().store(name="knobs", node=catalog.read().nulls())
+    composed_by_hydra = []
+
+    def by_hydra(_, overrides):
+        composed_by_hydra.append(tuple(overrides))
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+    remembering = composition.remembering(by_hydra)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for job in JOBS:
+            expected = OmegaConf.to_container(compose("config", overrides=list(job)))
+            found = OmegaConf.to_container(remembering(OmegaConf.create(), job))
+            assert {key: value for key, value in found.items() if key != "hydra"} == expected
+        assert composed_by_hydra.count(("strategy=ewc",)) == 1
+        assert not any("seed=3" in job for job in composed_by_hydra)
+        assert remembering(OmegaConf.create(), JOBS[0]) is remembering(OmegaConf.create(), JOBS[0])
+
+
+# ---------------------------------------------------------------- what is trained together
+
+APART = {
+    "another strategy": ("strategy=finetune",),
+    "a static choice": ("strategy=ewc", "fisher=empirical"),
+    "another network": ("strategy=ewc", "model.widths=[9]"),
+    "another budget": ("strategy=ewc", "iterations=5"),
+    "other tasks": ("strategy=ewc", "tasks=2"),
+    "another scenario": ("strategy=ewc", "scenario=domain"),
+    "other data": ("strategy=ewc", "dataset.normalize=false"),
+    "another optimiser": ("strategy=ewc", "optimizer=sgd"),
+}
+
+
+def test_runs_that_differ_in_values_are_a_group(prepared_of):
+    same = [("seed=1",), ("lambda=3",), ("lr=0.01", "seed=2"), ("split.order=seed",), ("workers=3", "stack=2")]
+    runs = [prepared_of(*SHORT, "strategy=ewc", *own) for own in same]
+    assert plan.groups(runs) == [runs]
+
+
+@pytest.mark.parametrize("what", APART)
+def test_runs_that_differ_otherwise_are_not(prepared_of, what):
+    one, other = prepared_of(*SHORT, "strategy=ewc"), prepared_of(*SHORT, *APART[what])
+    assert plan.groups([one, other, one]) == [[one, one], [other]]
+
+
+def test_runs_that_are_evaluated_by_one_clock_have_tasks_of_one_length(prepared_of):
+    drawn = [prepared_of(*SHORT, "split.order=seed", f"seed={seed}", "evaluate_every=2") for seed in (0, 1)]
+    fixed = [prepared_of(*SHORT, "split.order=fixed", f"seed={seed}", "evaluate_every=2") for seed in (0, 1)]
+    assert plan.groups(drawn) == [drawn[:1], drawn[1:]] and plan.groups(fixed) == [fixed]
+
+
+@pytest.mark.parametrize("typed, largest", [((), 1), (("drop_last=true",), 3), (("model.norm=group",), 3)])
+def test_batch_norm_sees_no_sample_that_only_fills_up(prepared_of, typed, largest):
+    small = ("model=resnet18", "model.width=3", "batch_size=8", "stack=3", "tasks=2")
+    run = prepared_of(*small, *([] if "model.norm=group" in typed else ["model.norm=batch"]), *typed)
+    assert plan.size([run] * 5) == largest
+    network = unborn(run.settings, run.images.x.shape[1:], len(run.hand.names))
+    assert may_be_filled_up(run.settings, network) == (largest == 3), "nor does a graph"
+
+
+@pytest.mark.parametrize("n, largest, sizes", [(7, 3, [2, 2, 3]), (4, 4, [4]), (3, 1, [1, 1, 1]), (5, 8, [5])])
+def test_stacks_are_as_equal_as_can_be(n, largest, sizes):
+    pieces = plan.cut(list(range(n)), largest)
+    assert [len(piece) for piece in pieces] == sizes and [one for piece in pieces for one in piece] == list(range(n))
+
+
+def test_how_many_are_trained_at_once(prepared_of, monkeypatch):
+    def planned(*typed):
+        batches = plan.batches([prepared_of(*SHORT, f"seed={seed}", *typed) for seed in range(6)])
+        return [len(batch) for batch in batches], plan.processes(batches)
+
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    assert planned() == ([1] * 6, 4)
+    assert planned("threads=2") == ([1] * 6, 2)
+    assert planned("workers=9") == ([1] * 6, 6)
+    assert planned("stack=4") == ([3, 3], 2)
+    monkeypatch.setattr(plan, "kind", lambda _: "cuda")
+    monkeypatch.setattr(plan, "fitting", lambda _: 100)
+    assert planned() == ([6], 1)
+    assert planned("stack=off") == ([1] * 6, 1)
+    assert plan.processes([]) == 0
+
+
+def test_a_stack_that_does_not_fit_is_halved(prepared_of, monkeypatch):
+    tried = []
+    trained = train.trained
+
+    def small_memory(runs, *rest):
+        tried.append(len(runs))
+        if len(runs) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return trained(runs, *rest)
+
+    monkeypatch.setattr(train, "trained", small_memory)
+    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(5)]
+    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    assert [one.status for one in ended] == ["done"] * 5
+    assert tried == [5, 2, 3, 1, 2]
+    assert all(one.finished for one in runs) and not list(Path(runs[0].directory).parent.rglob("failed.txt"))
+
+
+def test_a_run_that_does_not_fit_alone_has_failed(prepared_of, monkeypatch):
+    def no_memory(runs, *_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(train, "trained", no_memory)
+    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(2)]
+    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    assert [(one.status, "out of memory" in one.reason) for one in ended] == [("crashed", True)] * 2
+    assert all((one.directory / "failed.txt").is_file() for one in runs)
+
+
+def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
+    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(3)]
+    train.train(runs[1], quiet=True)
+    before = (runs[1].directory / "summary.csv").stat().st_mtime_ns
+    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    assert [one.status for one in ended] == ["done", "done by another process", "done"]
+    assert (runs[1].directory / "summary.csv").stat().st_mtime_ns == before
+
+
+def test_what_another_process_is_training_is_looked_at_again(clrun, monkeypatch):
+    """Seed 0 is held by a process that finishes it, seed 1 by one that dies, while seed 2 is trained."""
+    held, looks = {0, 1}, []
+    stacked = train.train_stack
+
+    def seed(directory):
+        return int(re.search(r"seed=(\d)", directory.name)[1])
+
+    def train_stack(runs, **rest):
+        return ["held"] if runs[0].settings["seed"] in held else stacked(runs, **rest)
+
+    def holder(directory):
+        looks.append(seed(directory))
+        if looks == [0, 1, 0, 1]:
+            assert clrun.by_another("seed=0", *SHORT) == 0
+            held.clear()
+        return "another" if seed(directory) in held else None
+
+    monkeypatch.setattr(train, "train_stack", train_stack)
+    monkeypatch.setattr(execution, "locks", SimpleNamespace(holder=holder))
+    monkeypatch.setattr(execution, "SECONDS_BETWEEN_LOOKS", 0)
+    clrun.by_another = lambda *arguments: subprocess.call([sys.executable, "-m", "clrun.commands.run", *arguments])
+    code, out, _ = clrun("-m", "seed=0,1,2", *SHORT, "workers=1")
+    ends = re.findall(r"^\[\d/3\] ewc/\S+-seed=(\d)-\S+: (.*)$", out, re.M)
+    assert code == 0 and ends[0] == ("2", "done")
+    assert sorted(ends[1:]) == [("0", "done by another process"), ("1", "done")]
+
+
+# ---------------------------------------------------------------- worker processes
+
+
+def test_workers_write_what_single_runs_write(clrun):
+    typed = ("-m", "strategy=finetune,ewc", "seed=0,1", *SHORT)
+    code, out, _ = clrun(*typed, "workers=2", "outputs=parallel")
+    assert code == 0 and sorted(re.findall(r"^\[(\d)/4\] \S+: done$", out, re.M)) == list("1234")
+    assert active_children() == []
+    for strategy in ("finetune", "ewc"):
+        for seed in (0, 1):
+            assert clrun(f"strategy={strategy}", f"seed={seed}", *SHORT, "outputs=alone")[0] == 0
+    assert len(tables("alone")) == 4 * len(NAMES) and tables("parallel") == tables("alone")
+    assert clrun("-m", "seed=1,0", "strategy=ewc,finetune", *SHORT, "workers=1", "outputs=backwards")[0] == 0
+    assert tables("backwards") == tables("alone")
+
+
+def test_a_forced_stack_writes_the_accuracies_of_single_runs(clrun):
+    typed = ("-m", "strategy=ewc", "lambda=1,50", "seed=0,1", *SHORT, "workers=1")
+    assert clrun(*typed, "stack=4", "outputs=stacked")[0] == 0
+    assert clrun(*typed, "outputs=alone")[0] == 0
+    stacked, alone = tables("stacked"), tables("alone")
+    matrices = [name for name in alone if name.endswith(("accuracy_matrix.csv", "confusion.csv"))]
+    assert len(matrices) == 8 and [stacked[name] for name in matrices] == [alone[name] for name in matrices]
+
+
+def test_a_worker_that_is_killed_loses_what_it_has_in_its_hands_alone(clrun, monkeypatch):
+    begin = View.begin
+
+    def deadly(view, worker, line):
+        begin(view, worker, line)
+        if line.name.endswith("seed=1"):
+            os.kill(next(one.pid for one in active_children() if one.name == worker), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "begin", deadly)
+        code, out, err = clrun("-m", "seed=0,1,2,3", *SHORT, "workers=2")
+    (failed,) = Path("outputs").rglob("failed.txt")
+    assert code == 1 and "1 of 4 runs crashed" in err and "killed by SIGKILL" in err and str(failed) in err
+    assert "seed=1-" in failed.parent.name and "SIGKILL" in failed.read_text()
+    assert len(list(Path("outputs").rglob("summary.csv"))) == 3 and active_children() == []
+    code, out, _ = clrun("-m", "seed=0,1,2,3", *SHORT, "workers=2")
+    assert code == 0 and "1 to train, 3 done already" in out and not list(Path("outputs").rglob("failed.txt"))
+
+
+def test_data_that_vanish_under_a_sweep(clrun, monkeypatch):
+    """Between the sweep's look at them and the worker's."""
+    for part, name in itertools.product(("train", "test"), "ab"):
+        Path("pictures", part, name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(f"pictures/{part}/{name}/1.png")
+    take = workers.Worker.take
+    with monkeypatch.context() as patch:
+        patch.setattr(workers.Worker, "take", lambda *given: (shutil.rmtree("pictures", True), take(*given))[1])
+        options = ("dataset=image_folder", "dataset.root=pictures", "dataset.size=8", "tasks=1", *SHORT)
+        code, out, err = clrun("-m", "seed=0,1", *options, "workers=2")
+    assert code == 1 and "2 of 2 runs crashed" in err and "Traceback" not in out + err
+    assert err.count("dataset.root=pictures does not exist") == 2
+    assert len(list(Path("outputs").rglob("failed.txt"))) == 2 and active_children() == []
+
+
+def test_interrupted_while_it_waits_for_workers_it_kills_them():
+    """A second Ctrl-C."""
+    told = []
+
+    class Saving:
+        def __init__(self, name):
+            self.process = SimpleNamespace(is_alive=lambda: True, kill=lambda: told.append(f"kill {name}"))
+            self.name = name
+
+        def stop(self):
+            told.append(f"stop {self.name}")
+
+        def gone(self):
+            raise KeyboardInterrupt
+
+    pool = workers.Pool([], 0)
+    pool.workers = [Saving("1"), Saving("2")]
+    with pytest.raises(KeyboardInterrupt):
+        pool.end()
+    assert told == ["stop 1", "stop 2", "kill 1", "kill 2"]
+
+
+@pytest.mark.slow  # minutes on a busy machine, and asks for a block of steps before the signal
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_every_process_and_again_saves_every_run(number, code):
+    """As a cluster sends it to all processes of a job, and a terminal when it goes: nothing breaks off the saving."""
+    line = [sys.executable, "-m", "clrun.commands.run", "-m", "seed=range(4)", "epochs=3000", "device=cpu", "workers=2"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    heard = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731 (also where these tests run under nohup)
+    with ended(subprocess.Popen(line, **pipes, start_new_session=True, preexec_fn=heard)) as process:
+        began = time.monotonic()
+        assert until(lambda: len(list(Path("outputs").rglob("accuracy_matrix.csv"))) == 2)
+        time.sleep(2 + (time.monotonic() - began) / 2)  # for a block of steps, however slow the machine is
+        for _ in range(3):
+            os.killpg(process.pid, number)
+            time.sleep(0.01)
+        _, told = process.communicate(timeout=240)
+    assert process.returncode == code and "Traceback" not in told
+    assert told.count("saved after task 0 and ") == 2
+    assert len(list(Path("outputs").rglob("checkpoint.safetensors"))) == 2
+    assert not list(Path("outputs").rglob("*.tmp")) and not list(Path("outputs").rglob("lock.json"))
+
+
+def children(pid: int) -> list[int]:
+    """Living processes that this one has started, and those that they have."""
+    found = subprocess.run(["ps", "-o", "pid=,stat=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    own = [int(line.split()[0]) for line in found.stdout.splitlines() if not line.split()[1].startswith("Z")]
+    return own + [other for one in own for other in children(one)]
+
+
+def living(pids: list[int]) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=,stat=", *map(str, pids)], capture_output=True, text=True, check=False)
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if not line.split()[1].startswith("Z")]
+
+
+@contextmanager
+def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """A process that does not outlive its test, also where that fails."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until(condition, seconds: float = 240.0) -> bool:
+    """Whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_worker_outlives_its_sweep(number, code):
+    line = [sys.executable, "-m", "clrun.commands.run", "-m", "seed=range(4)", "epochs=2000", "device=cpu", "workers=2"]
+    with ended(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)) as process:
+        assert until(lambda: len(list(Path("outputs").rglob("config.yaml"))) == 2)
+        started = children(process.pid)
+        assert len(started) >= 3  # two workers and what started them
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == code and until(lambda: not living(started)) and "Traceback" not in told
+    assert not list(Path("outputs").rglob("*.tmp")) or number == signal.SIGKILL
+
+
+# ---------------------------------------------------------------- killed, widened, doubled
+
+
+def started(*arguments: str) -> subprocess.Popen:
+    line = [sys.executable, "-m", "clrun.commands.run", *arguments, "device=cpu"]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(outputs: str) -> dict[Path, int]:
+    """Every file of the finished runs -> when it was changed."""
+    ended = [path.parent for path in Path(outputs).glob("runs/*/*/summary.csv")]
+    return {path: path.stat().st_mtime_ns for directory in ended for path in directory.iterdir()}
+
+
+def seeds_in(said: str, words: str) -> list[int]:
+    """Of the runs of which something is said."""
+    return sorted(int(seed) for seed in re.findall(rf"seed=(\d+)-\w+{words}", said))
+
+
+def comparable(outputs: str) -> dict[str, bytes]:
+    """All tables of all runs but costs.csv; summary.csv without what says how long it took and where."""
+    found = {}
+    for path in sorted(set(Path(outputs).glob("runs/*/*/*.csv")) - set(Path(outputs).glob("runs/*/*/costs.csv"))):
+        table = path.read_bytes()
+        if path.name == "summary.csv":
+            own = {*COSTS, "outputs", "workers", "stack", "checkpoint_every"}
+            table = run_files.read_summary(path).drop(columns=list(own), errors="ignore").to_csv().encode()
+        found[f"{path.parent.name}/{path.name}"] = table
+    return found
+
+
+def test_a_sweep_killed_in_the_middle_is_finished_by_the_same_command(clrun):
+    """SIGKILL of the parent and of all workers: what was done is not touched, what was begun goes on."""
+    typed = ("-m", "strategy=ewc", "seed=range(6)", "epochs=12", "validation=0.1", "evaluate_every=20", "workers=2")
+    with started(*typed, "checkpoint_every=0.01", "outputs=killed") as process:
+        assert until(lambda: len(list(Path("killed").glob("runs/*/*/summary.csv"))) == 2)
+        assert until(lambda: len(list(Path("killed").glob("runs/*/*/checkpoint.safetensors"))) >= 1)
+        everybody = [process.pid, *children(process.pid)]
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)  # so that none sees another's death
+        for pid in everybody:
+            os.kill(pid, signal.SIGKILL)
+    before = finished("killed")
+    done = seeds_in(" ".join(path.parent.name + ":" for path in before if path.name == "summary.csv"), ":")
+    begun = seeds_in(" ".join(path.parent.name + ":" for path in Path("killed").glob("runs/*/*/checkpoint.*")), ":")
+    begun = [seed for seed in begun if seed not in done]  # killed between its summary and its checkpoint's removal
+    assert 2 <= len(done) < 6 and begun
+    again = started(*typed, "outputs=killed")
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0
+    assert f"6 runs: {6 - len(done)} to train, {len(done)} done already." in out
+    assert seeds_in(err, " continues after") == begun
+    assert seeds_in(out, ": done") == [seed for seed in range(6) if seed not in done]
+    assert finished("killed").items() >= before.items()
+    assert not [path for path in Path("killed").rglob("*.tmp") if path not in before]
+    assert clrun(*typed, "outputs=whole", "device=cpu")[0] == 0
+    assert len(comparable("whole")) == 6 * 9 and comparable("killed") == comparable("whole")
+
+
+def test_two_sweeps_at_once_train_each_run_once():
+    """Both want seeds 2 to 5; no run is trained twice, no file is torn, and neither waits for ever."""
+    common = ("-m", "strategy=ewc", "epochs=4", "workers=2", "outputs=shared")
+    both = [started(*common, f"seed=range({first},{first + 6})") for first in (0, 2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    trained = [seed for out, _ in said for seed in seeds_in(out, r": done\n")]
+    assert sorted(trained) == list(range(8))
+    shown = [re.findall(r"^ +ewc +\d .* done *$", out, re.M) for out, _ in said]
+    assert list(map(len, shown)) == [6, 6]  # each shows all of its own
+    assert len(run_files.read_summary(Path("shared/results.csv"))) == 8
+    assert not [path for path in Path("shared").rglob("*") if path.name.endswith(".tmp") or path.name == "lock.json"]
+
+
+def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, monkeypatch):
+    """Stacks of four; a run is finished, two are after task 1, one is after task 3, five are new."""
+    typed = ("-m", "strategy=ewc", *SHORT, "workers=1", "stack=4")
+
+    def cut_off(task, *seeds):
+        """Killed after a task."""
+        learn = stack.Stack.learn
+
+        def until_then(stack, state, stage, half=None):
+            if stage == task:
+                raise KeyboardInterrupt
+            return learn(stack, state, stage, half)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stack.Stack, "learn", until_then)
+            assert clrun(*typed, f"seed={','.join(map(str, seeds))}")[0] == 130
+
+    assert clrun(*typed, "seed=8")[0] == 0
+    cut_off(1, 0, 5)
+    cut_off(3, 3)
+    stacks = []
+    trained = train.trained
+
+    def noted(runs, progress):
+        stacks.append(([one.settings["seed"] for one in runs], train.reached(runs[0]).stage))
+        return trained(runs, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "trained", noted)
+        code, out, err = clrun(*typed, "seed=range(9)")
+    assert code == 0 and "8 to train, 1 done already" in out
+    assert sorted(seed for seeds, _ in stacks for seed in seeds) == list(range(8))
+    assert {stage: sorted(seeds) for seeds, stage in stacks if stage} == {1: [0, 5], 3: [3]}
+    assert [sorted(seeds) for seeds, stage in stacks if stage == 0] == [[1, 2], [4, 6, 7]]
+    assert seeds_in(err, r" continues after task 1 ") == [0, 5] and seeds_in(err, r" continues after task 3 ") == [3]
+    assert clrun(*typed[:-1], "seed=range(9)", "outputs=alone")[0] == 0
+    regrouped, alone = tables("outputs"), tables("alone")
+    matrices = [name for name in alone if name.endswith(("accuracy_matrix.csv", "confusion.csv"))]
+    assert len(matrices) == 18 and [regrouped[name] for name in matrices] == [alone[name] for name in matrices]
+
+
+# ---------------------------------------------------------------- the live view
+
+
+def test_a_line_says_what_a_worker_is_at(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress, "perf_counter", lambda: now[0])
+    line = Line("ewc", tasks=5, samples=32)
+    assert line.cells() == ["ewc", "starting", "", "", ""]
+    line.hear(("task", 1, 50))
+    line.hear(("advance", 50))
+    now[0] += 10
+    line.hear(("task", 2, 50))
+    line.hear(("advance", 20))
+    line.hear(("advance", 5))
+    now[0] += 2
+    # 12 s for 1.5 of 5 tasks leave 28 s; 25 steps of 32 samples in 2 s
+    assert line.cells() == ["ewc", "2/5", "25/50", "400", "0:28"]
+
+
+def test_on_a_terminal_finished_runs_stand_above_a_line_for_each_worker():
+    console = Console(force_terminal=True, width=100, file=io.StringIO(), color_system=None)
+    with View(console, runs=3) as view:
+        view.begin("1", Line("ewc seed=0", 5, 32))
+        view.begin("2", Line("ewc seed=1", 5, 32))
+        view.hear("1", ("task", 4, 77))
+        view.ended("2", ["ewc seed=1: done"])
+        view.live.refresh()
+    text = console.file.getvalue()
+    assert text.index("[1/3] ewc seed=1: done") < text.rindex("4/5") < text.rindex("1 of 3 runs done")
+    assert "0/77" in text
+
+
+def test_a_long_name_gives_way_to_the_figures(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress, "perf_counter", lambda: now[0])
+    console = Console(force_terminal=True, width=80, file=io.StringIO(), color_system=None)
+    with View(console, runs=3) as view:
+        view.begin("1", Line("ewc lambda=400 gamma=1 fisher=empirical fisher_samples=1000 seed=123456", 5, 32))
+        view.hear("1", ("task", 4, 77000))
+        now[0] = 100.0
+        view.hear("1", ("advance", 60000))
+        view.live.refresh()
+    shown = [line.split() for line in console.file.getvalue().splitlines() if "60000/77000" in line][-1]
+    assert shown[:2] == ["1", "ewc"] and "…" in " ".join(shown)
+    assert shown[-4:] == ["4/5", "60000/77000", "19,200", "0:32"]
+
+
+def test_in_a_pipe_there_are_plain_lines_alone():
+    console = Console(width=60, file=io.StringIO())
+    with View(console, runs=1) as view:
+        view.begin("1", Line("ewc seed=0", 5, 32))
+        view.hear("1", ("advance", 4))
+        view.ended("1", ["a name as long as this one is, which is not broken into two lines: done"])
+    assert console.file.getvalue() == "[1/1] a name as long as this one is, which is not broken into two lines: done\n"
+
+
+def test_a_relay_speaks_now_and_then():
+    words = []
+    relay = workers.Relay(words.append)
+    with relay:
+        relay.task(1, 1000)
+        for _ in range(1000):
+            relay.advance(1)
+        relay.end_task(1, [0.5])
+    assert words[0] == ("task", 1, 1000) and len(words) < 100
+    assert sum(word[1] for word in words if word[0] == "advance") == 1000
+
+
+@pytest.mark.parametrize("seconds, said", [(None, ""), (0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])
+def test_clock(seconds, said):
+    assert clock(seconds) == said

@@ -1,0 +1,158 @@
+"""Two processes, one run: a living owner keeps it, a dead one loses it, on this host and on others."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from test_full_disks_and_signals import SMALL, Interrupting, files, quick, tables, uninterrupted  # noqa: F401 (quick is a fixture)
+
+from clrun.runs import train
+from clrun.system import locks
+from clrun.system.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "runs" / "ewc" / "one").mkdir(parents=True)
+    return tmp_path / "runs" / "ewc" / "one"
+
+
+def hold(directory: Path, age: float = 0.0, **changes) -> locks.Owner:
+    """Somebody else's lock, `age` seconds after its last heartbeat."""
+    owner = replace(locks.myself(), **changes)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / locks.NAME).write_text(json.dumps(asdict(owner)))
+    then = time.time() - age
+    os.utime(directory / locks.NAME, (then, then))
+    return owner
+
+
+@pytest.fixture
+def neighbour():
+    """A living process."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_a_living_process_keeps_its_lock_however_silent(folder, neighbour):
+    owner = hold(folder, age=3600, pid=neighbour, started=locks.started(neighbour))
+    assert locks.holder(folder) == owner
+    with locks.claimed([folder]) as claim:
+        assert claim.mine == [] and claim.others == {folder: owner}
+    assert locks.holder(folder) == owner  # nor is it given back
+
+
+def test_a_dead_process_loses_it(folder):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    hold(folder, pid=process.pid, started="1")
+    with locks.claimed([folder]) as claim:
+        assert claim.mine == [folder]
+
+
+def test_a_number_that_another_process_has_now_is_a_dead_process(folder, neighbour):
+    hold(folder, pid=neighbour, started="1")
+    assert locks.holder(folder) is None
+
+
+@pytest.mark.parametrize("where", [{"host": "elsewhere"}, {"space": "another boot"}])
+def test_on_another_host_the_heartbeat_decides(folder, where):
+    owner = hold(folder, age=30, **where)
+    assert locks.holder(folder) == owner
+    hold(folder, age=90, **where)
+    with locks.claimed([folder]) as claim:
+        assert claim.mine == [folder]
+
+
+def test_a_run_of_a_host_that_died_is_continued_and_one_that_lives_is_left(prepared_of, capsys):
+    """On a shared disk, where no process of the other host can be seen."""
+    prepared = prepared_of(*SMALL)
+    whole = uninterrupted(prepared)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_stack([prepared], progress=Interrupting(10))
+    hold(prepared.directory, age=locks.STALE - 20, host="elsewhere", pid=1)
+    with pytest.raises(UsageError, match="another process"):
+        train.train(prepared, quiet=True)
+    assert "process 1 on elsewhere is training it" in capsys.readouterr().err
+    hold(prepared.directory, age=locks.STALE + 20, host="elsewhere", pid=1)
+    assert train.train(prepared, quiet=True) == "done"
+    assert "continues after task 1 " in capsys.readouterr().err
+    assert tables(prepared.directory) == whole
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "x"}', "null", '{"a": 1, "host": 2}'])
+def test_a_lock_that_says_nothing_is_nobodys(folder, text):
+    (folder / locks.NAME).write_text(text)
+    assert locks.claim(folder) is None
+
+
+def test_the_heart_beats(folder, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT", 0.02)
+    with locks.claimed([folder]):
+        os.utime(folder / locks.NAME, (0, 0))
+        deadline = time.monotonic() + 20
+        while (folder / locks.NAME).stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_what_was_taken_over_meanwhile_is_not_given_back(folder, neighbour):
+    with locks.claimed([folder]):
+        owner = hold(folder, pid=neighbour, started=locks.started(neighbour))
+    assert locks.holder(folder) == owner
+
+
+def test_an_empty_folder_goes_with_its_lock(folder):
+    with locks.claimed([folder]):
+        pass
+    assert not folder.exists()
+
+
+def test_only_one_of_many_gets_it(folder):
+    """Eight processes at once want the same three runs: each run has one owner."""
+    names = [str(folder.parent / name) for name in "abc"]
+    code = (
+        "import sys, time; from pathlib import Path; from clrun.system import locks\n"
+        "with locks.claimed([Path(name) for name in sys.argv[1:]]) as claim:\n"
+        "    print(len(claim.mine), len(claim.others), flush=True); sys.stdin.read()"
+    )
+    line = [sys.executable, "-c", code, *names]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(line, **pipes) for _ in range(4)]
+    said = [process.stdout.readline().split() for process in processes]
+    for process in processes:
+        process.communicate("")
+    assert sum(int(mine) for mine, _ in said) == 3
+    assert sum(int(others) for _, others in said) == 3 * 3
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(prepared_of, neighbour, capsys):
+    prepared = prepared_of(*SMALL)
+    hold(prepared.directory, pid=neighbour, started=locks.started(neighbour))
+    with pytest.raises(UsageError, match="is being trained by another process"):
+        train.train(prepared, quiet=True)
+    assert f"process {neighbour} on {socket.gethostname()} is training it" in capsys.readouterr().err
+    assert files(prepared.directory) == {locks.NAME}
+
+
+def test_a_stack_goes_on_with_what_is_free(prepared_of, neighbour):
+    stack = [prepared_of(*SMALL, f"seed={seed}") for seed in range(3)]
+    hold(stack[1].directory, pid=neighbour, started=locks.started(neighbour))
+    assert train.train_stack(stack, quiet=True) == ["done", "held", "done"]
+    assert [one.finished for one in stack] == [True, False, True]
+
+
+def test_a_crash_gives_the_lock_back(prepared_of, monkeypatch):
+    prepared = prepared_of(*SMALL)
+    monkeypatch.setattr(train, "build", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train.train(prepared, quiet=True)
+    assert files(prepared.directory) == {"failed.txt"}

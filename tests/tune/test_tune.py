@@ -1,0 +1,377 @@
+"""clrun-tune: what it may choose from, what it chooses by, and how it goes on."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_docs import PAGES, blocks, needs_checkout
+
+from clrun.commands import run, tune
+from clrun.config import catalog
+from clrun.engine import stack
+from clrun.results import plots
+from clrun.runs import prepare, train
+from clrun.sweep import plan
+from clrun.system import locks, machine
+from clrun.system.errors import UsageError
+from clrun.system.paths import CONF, PACKAGE
+from clrun.tune import search, space
+from clrun.tune.question import OWN, Question, read
+
+pytest.importorskip("optuna")
+SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu")
+SEARCH = ("strategy=ewc", "scenario=domain", "lambda=log(1,1e6)", "lr=log(1e-4,1e-1)", *SHORT)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    monkeypatch.setattr(plots, "draw", lambda directory: None)
+
+
+@pytest.fixture
+def clrun_tune(monkeypatch, capfd):
+    """clrun_tune("strategy=ewc", ...) -> exit code, standard output, standard error; trained in this process."""
+
+    def answer(*arguments: str, workers: int = 1) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clrun-tune", *arguments, f"workers={workers}"])
+        with pytest.raises(SystemExit) as caught:
+            tune.main()
+        return caught.value.code, *capfd.readouterr()
+
+    return answer
+
+
+def trials(outputs: str = "outputs") -> pd.DataFrame:
+    (path,) = Path(outputs).glob("tune/*/trials.csv")
+    return pd.read_csv(path)
+
+
+def command_in(out: str) -> str:
+    """The winner's."""
+    return re.search(r"^  (clrun .*)$", out, re.M)[1]
+
+
+# ---------------------------------------------------------------- what it chooses by
+
+
+def test_the_winner_has_the_best_validation_accuracy_and_its_command_runs(clrun_tune, monkeypatch):
+    code, out, _ = clrun_tune(*SEARCH, "trials=5", "seeds=2", "tune_tasks=1")
+    assert code == 0
+    table = trials()
+    assert len(table) == 5 and (table.status == "done").all()
+    assert len(list(Path("outputs").glob("runs/ewc/*/"))) == 10
+    best = table.loc[table.validation_accuracy.idxmax()]
+    typed = command_in(out)
+    assert f"lambda={best['lambda']:g}" in typed and f"lr={best.lr:g}" in typed
+    assert "first_tasks" not in typed and "validation" not in typed and "'seed=range(0,2)'" in typed
+    assert "after the first 1 of 2 tasks, the mean over 2 seeds. No test number was read." in out
+    monkeypatch.setattr(sys, "argv", shlex.split(typed))
+    with pytest.raises(SystemExit) as caught:
+        run.cli()
+    assert caught.value.code == 0
+    whole = [
+        path.parent for path in Path("outputs").glob("runs/*/*/summary.csv") if "first_tasks" not in path.parts[-2]
+    ]
+    assert len(whole) == 2 and all("task_2" in pd.read_csv(one / "accuracy_matrix.csv") for one in whole)
+
+
+def test_scores_are_the_means_of_the_runs(clrun_tune):
+    assert clrun_tune(*SEARCH, "trials=2", "seeds=2")[0] == 0
+    for row in trials().itertuples():
+        runs = Path("outputs").glob(f"runs/ewc/*lambda={row._4:g}-*/validation_matrix.csv")
+        last = [pd.read_csv(path).iloc[-1] for path in runs]
+        assert len(last) == 2
+        assert row.validation_accuracy == pytest.approx(np.mean([(one.task_1 + one.task_2) / 2 for one in last]))
+
+
+def test_test_accuracy_changes_nothing(clrun_tune, monkeypatch):
+    """The same search where whatever is right on the test samples is wrong, and the other way round."""
+    assert clrun_tune(*SEARCH, "trials=4", "outputs=straight")[0] == 0
+    examined = stack.Stack.examined
+
+    def reversed_on_test(stack, state, horizon, part):
+        right, confusion = examined(stack, state, horizon, part)
+        if part != "test":
+            return right, confusion
+        return torch.tensor([[len(pool) for pool in hand.test] for hand in stack.hands]) - right, confusion
+
+    monkeypatch.setattr(stack.Stack, "examined", reversed_on_test)
+    assert clrun_tune(*SEARCH, "trials=4", "outputs=reversed")[0] == 0
+
+    def measured(outputs):
+        return [pd.read_csv(path).iloc[-1, -1] for path in sorted(Path(outputs).glob("runs/*/*/accuracy_matrix.csv"))]
+
+    assert np.allclose(np.add(measured("straight"), measured("reversed")), 1)
+    assert trials("straight").equals(trials("reversed")) and len(set(trials("straight").validation_accuracy)) > 1
+
+
+OPENED: list[str] | None = None  # files that this process opens, while a list
+
+
+def listen(event, arguments):
+    if event == "open" and OPENED is not None and isinstance(arguments[0], str | os.PathLike):
+        OPENED.append(os.path.abspath(arguments[0]))
+
+
+def test_one_file_of_a_run_is_read(clrun_tune, monkeypatch):
+    """The workers write all files of a run; the process that chooses opens one, in which no test number stands."""
+    sys.addaudithook(listen)  # for good: Python takes none back
+    monkeypatch.setattr(sys.modules[__name__], "OPENED", [])
+    code, _, _ = clrun_tune(*SEARCH, "trials=4", "seeds=2", "at_once=2", workers=2)
+    opened = set(OPENED)
+    monkeypatch.setattr(sys.modules[__name__], "OPENED", None)
+    of_runs = {Path(path).name for path in opened if Path("outputs/runs").absolute() in Path(path).parents}
+    assert code == 0 and of_runs == {"validation_matrix.csv"}
+
+
+def test_the_score_of_a_diverged_run_is_none(tmp_path):
+    (tmp_path / "validation_matrix.csv").write_text("after_task,task_1,task_2,average\n1,.5,.5,.5\n2,.25,.75,.5\n")
+    assert search.validation_accuracy(tmp_path) == 0.5
+    (tmp_path / "validation_matrix.csv").write_text("after_task,task_1,task_2,average\n1,.5,.5,.5\n2,,,\n")
+    assert search.validation_accuracy(tmp_path) is None
+
+
+def test_a_diverged_trial_is_never_chosen(clrun_tune):
+    typed = ("strategy=finetune", "optimizer=sgd", "lr=0.001,1e30", *SHORT)
+    code, out, _ = clrun_tune(*typed)
+    assert code == 0 and "lr=1e+30: diverged" in out and "lr=0.001" in command_in(out)
+    assert trials().status.tolist() == ["done", "diverged"] and trials().validation_accuracy.isna().tolist() == [0, 1]
+    code, out, err = clrun_tune(*typed[:2], "lr=1e29,1e30", *SHORT, "outputs=bad")
+    assert code == 1 and "all trials diverged" in err and "clrun " not in out
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_more_trials_later_are_the_same_trials(clrun_tune, monkeypatch):
+    assert clrun_tune(*SEARCH, "trials=13", "at_once=2", "outputs=once")[0] == 0
+    assert clrun_tune(*SEARCH, "trials=4", "at_once=2", "outputs=twice")[0] == 0
+    code, out, _ = clrun_tune(*SEARCH, "trials=13", "at_once=2", "outputs=twice")
+    assert code == 0 and "Trials 5, 6 of 13" in out and "Trials 4" not in out
+    assert trials("once").equals(trials("twice"))
+    assert len(set(trials("once")["lambda"])) == 13
+    trained = []
+    monkeypatch.setattr(train, "train_stack", lambda *runs, **rest: trained.append(runs))
+    code, out, _ = clrun_tune(*SEARCH, "trials=13", "outputs=once")
+    assert code == 0 and not trained and "to train" not in out and command_in(out)
+
+
+def test_another_seed_draws_other_trials(clrun_tune):
+    for seed in ("0", "1"):
+        assert clrun_tune(*SEARCH, "trials=1", f"sampler_seed={seed}", f"outputs=seed{seed}")[0] == 0
+    assert clrun_tune(*SEARCH, "trials=1", "sampler=random", "outputs=random")[0] == 0
+    drawn = [trials(one)["lambda"].item() for one in ("seed0", "seed1", "random")]
+    assert drawn[0] != drawn[1] and drawn[0] == drawn[2]  # the first ten are random with tpe, too
+
+
+def test_a_search_that_was_killed_ends_like_one_that_was_not(clrun_tune):
+    """SIGKILL in the second round, and half a line in the journal."""
+    long = (*SEARCH, "iterations=null", "epochs=10", "trials=4", "at_once=2")
+    assert clrun_tune(*long, "outputs=whole", workers=2)[0] == 0
+    line = [sys.executable, "-m", "clrun.commands.tune", *long, "outputs=killed", "workers=2"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        for said in process.stdout:
+            if said.startswith("Trials 3, 4"):
+                break
+        until(lambda: len(list(Path("killed").glob("runs/*/*/"))) > 2)
+        process.send_signal(signal.SIGKILL)
+    (journal,) = Path("killed").glob("tune/*/journal.log")
+    with journal.open("a") as file:
+        file.write('{"op_code": 6, "trial')
+    Path(f"{journal}.lock").touch()
+    before = {path: path.stat().st_mtime_ns for path in Path("killed").glob("runs/*/*/summary.csv")}
+    code, out, _ = clrun_tune(*long, "outputs=killed", workers=2)
+    assert code == 0 and "Trials 3, 4 of 4" in out and "Trials 1" not in out
+    assert len(before) >= 2 and all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert trials("killed").equals(trials("whole"))
+
+
+def until(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def test_a_crashed_trial_is_tried_again(clrun_tune, monkeypatch):
+    trained = train.trained
+
+    def crash(runs, progress):
+        if runs[0].settings["lambda"] == 10:
+            raise RuntimeError("no luck")
+        return trained(runs, progress)
+
+    typed = ("lambda=1,10,100", *SHORT, "at_once=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "trained", crash)
+        code, out, err = clrun_tune(*typed)
+    assert code == 1 and command_in(out) and "lambda=10: RuntimeError: no luck" in err
+    assert trials().status.tolist() == ["done", "unfinished", "done"]
+    code, out, _ = clrun_tune(*typed)
+    assert code == 0 and trials().status.tolist() == ["done"] * 3 and "1 runs, 1 to train" in out
+
+
+def test_a_round_of_crashes_ends_the_search(clrun_tune, monkeypatch):
+    monkeypatch.setattr(train, "trained", lambda *_: 1 / 0)
+    code, out, err = clrun_tune(*SEARCH, "trials=30", "at_once=2")
+    assert code == 1 and "2 trials crashed" in err and out.count("to train") == 1
+
+
+def test_a_search_is_one_processes(clrun_tune, monkeypatch):
+    another = locks.Owner("elsewhere", "", 1, "")
+    monkeypatch.setattr(locks, "claim", lambda directory: another)
+    code, _, err = clrun_tune(*SEARCH)
+    assert code == 2 and "process 1 on elsewhere is at this search" in err
+
+
+# ---------------------------------------------------------------- what is searched
+
+
+def test_a_short_list_is_tried_from_end_to_end(clrun_tune):
+    code, out, _ = clrun_tune("strategy=ewc,si", "lambda=1,10", "c=0.1,1", *SHORT)
+    assert code == 0
+    table = trials()
+    assert len(table) == len(set(zip(table.strategy, table["lambda"], table.c, strict=True))) == 8
+    assert len(list(Path("outputs").glob("runs/*/*/"))) == 4  # ewc takes no c, and si no lambda
+    typed = command_in(out)
+    assert ("c=" in typed) == ("strategy=si" in typed) and ("lambda=" in typed) == ("strategy=ewc" in typed)
+
+
+def test_a_strategy_of_the_users_own(clrun_tune, tmp_path):
+    (tmp_path / "my" / "strategy").mkdir(parents=True)
+    text = (CONF / "strategy" / "ewc.yaml").read_text().replace("name: ewc", "name: mine")
+    (tmp_path / "my" / "strategy" / "mine.yaml").write_text(text)
+    code, out, _ = clrun_tune("--config-dir", "my", "strategy=mine", "lambda=1,2", *SHORT)
+    assert code == 0 and command_in(out).startswith("clrun --config-dir my strategy=mine")
+
+
+def test_as_many_trials_as_are_trained_at_once(settings_of, monkeypatch):
+    def wide(*typed, seeds=1):
+        question = Question(list(typed), {}, {"seeds": seeds}, catalog.read(), None)
+        return search.width(question, prepare.prepare(settings_of(*SHORT, *typed)))
+
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    assert [wide(), wide("workers=3"), wide("threads=2")] == [4, 3, 2]
+    monkeypatch.setattr(plan, "kind", lambda _: "cuda")
+    assert [wide(), wide(seeds=3), wide("stack=8", seeds=2), wide("stack=off")] == [16, 5, 4, 1]
+
+
+def test_trials_as_jobs_of_a_cluster(clrun_tune):
+    pytest.importorskip("submitit")
+    code, out, _ = clrun_tune("lambda=1,10,100", *SHORT, "cluster=local", "cluster.cpus=2", "at_once=3")
+    assert code == 0 and out.count("done (job") == 3 and trials().status.tolist() == ["done"] * 3
+    assert "cluster=local cluster.cpus=2" in command_in(out)
+    code, _, err = clrun_tune("lambda=1,10", *SHORT, "cluster=slurm", "cluster.wait=false")
+    assert code == 2 and "a search waits for its trials" in err
+
+
+def axis(text: str) -> space.Axis:
+    return space.read([text], catalog.read())[1][text.partition("=")[0]]
+
+
+def test_axes():
+    assert axis("lambda=interval(1,10)") == space.Interval(1.0, 10.0, log=False, whole=False)
+    assert axis("lambda=log(1,1e6)") == axis("lambda=tag(log, interval(1, 1e6))")
+    assert axis("batch_size=interval(8,64)") == space.Interval(8, 64, log=False, whole=True)
+    assert axis("lambda=1,10,1e2") == space.Listed(("1", "10", "100.0"), ordered=True)
+    assert axis("lambda=10,1") == space.Listed(("10", "1"), ordered=False)
+    assert axis("fisher=exact,empirical") == axis("fisher=choice(exact,empirical)")
+    assert axis("epochs=range(1,6,2)") == space.Listed(("1", "3", "5"), ordered=True)
+    assert axis("model.widths=[8],[8,8]") == space.Listed(("[8]", "[8,8]"), ordered=False)
+    assert space.size({"a": axis("epochs=interval(1,4)"), "b": axis("lambda=1,2")}) == 8
+
+
+@given(st.floats(1e-8, 1e8), st.floats(1e-8, 1e8), st.floats(0, 1))
+def test_what_is_drawn_is_typed_in_four_digits_and_lies_between_the_ends(one, other, share):
+    low, high = sorted((one, other))
+    drawn = low + share * (high - low)
+    typed = space.Interval(low, high, log=False, whole=False).typed(min(drawn, high))
+    assert low <= float(typed) <= high
+    assert float(typed) == pytest.approx(drawn, rel=1e-3)
+
+
+MISTAKES = {
+    "nothing": ((), "there is nothing to search"),
+    "no validation": (("lambda=1,2", "validation=0"), "leave it out, or type 0.1"),
+    "seeds as a list": (("lambda=1,2", "seed=0,1"), "type seeds=3"),
+    "the stream": (("lambda=1,2", "scenario=task,domain"), "scenario with several values"),
+    "a machine": (("lambda=1,2", "workers=1,2"), "workers with several values"),
+    "its own": (("lambda=1,2", "trials=1,2"), "trials with several values"),
+    "trials": (("lambda=1,2", "trials=0"), "trials=0: must be a whole number, at least 1"),
+    "sampler": (("lambda=1,2", "sampler=tpee"), "did you mean tpe?"),
+    "out of range": (("lambda=interval(-1,1)",), "lambda=-1: must be a finite number, at least 0"),
+    "the wrong way round": (("lambda=interval(2,1)",), "from the smaller number to the larger"),
+    "a logarithm of zero": (("lambda=log(0,1)",), "above 0"),
+    "no number": (("fisher=interval(0,1)",), "list its values"),
+    "a group": (("strategy=interval(0,1)",), "list its values"),
+    "not whole": (("epochs=interval(0.5,2)",), "is a whole number"),
+    "a tag": (("lambda=tag(exp, interval(1,2))",), "the tag log alone"),
+    "a tagged list": (("lambda=tag(log, choice(1,2))",), "take no tag"),
+    "an unknown key": (("lamda=1,2",), "did you mean lambda?"),
+    "an unknown strategy": (("strategy=ewk,si", "lambda=1,2"), "did you mean ewc?"),
+    "a foreign knob": (("strategy=finetune", "lambda=1,2"), "takes no lambda"),
+    "first_tasks": (("lambda=1,2", "first_tasks=2"), "type tune_tasks=K"),
+    "tune_tasks": (("lambda=1,2", "tune_tasks=9"), "tune_tasks=9: the stream has 5 tasks"),
+    "rerun": (("lambda=1,2", "rerun=true"), "sampler_seed"),
+    "hydra": (("lambda=1,2", "hydra/launcher=joblib"), "own launcher"),
+    "a flag": (("-m", "lambda=1,2"), "without dashes"),
+    "no value": (("lambda=1,2", "trials"), "key=value"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_paragraph(clrun_tune, case):
+    typed, said = MISTAKES[case]
+    code, out, err = clrun_tune(*typed)
+    assert code == 2 and said in err and err.count("\n") == 1 and not out
+    assert not Path("outputs").exists()
+
+
+def test_without_optuna(clrun_tune, monkeypatch):
+    monkeypatch.setattr(tune, "find_spec", lambda name: None)
+    code, _, err = clrun_tune(*SEARCH)
+    assert code == 2 and "pip install 'clrun[tune]'" in err and err.count("\n") == 1
+
+
+def test_help(clrun_tune, monkeypatch):
+    monkeypatch.setattr(tune, "find_spec", lambda name: None)  # nor does it need optuna
+    code, out, _ = clrun_tune("--help")
+    assert code == 0 and all(word in out for word in (*OWN, *tune.EXAMPLES, "interval(LOW,HIGH)"))
+
+
+def commands() -> list[str]:
+    lines = [line for page in PAGES if page.is_file() for block in blocks(page, "bash") for line in block.splitlines()]
+    return [*tune.EXAMPLES, *(line for line in lines if line.startswith("clrun-tune "))]
+
+
+@needs_checkout
+@pytest.mark.parametrize("command", commands())
+def test_every_command_in_the_pages_is_accepted(command, monkeypatch):
+    monkeypatch.delenv("CLRUN_DATA_DIR", raising=False)
+    _, *typed = shlex.split(command, comments=True)
+    assert read(tune.parser().parse_intermixed_args(typed), catalog.read()).axes
+
+
+def test_a_question_has_one_folder(settings_of, monkeypatch):
+    def folder(*typed):
+        question = read(tune.parser().parse_intermixed_args([*SHORT, *typed]), catalog.read())
+        return search.name(question, prepare.prepare(question.runs(question.first())[0]))
+
+    same = folder("lambda=1,2", "trials=3", "at_once=5", "workers=2")
+    assert same.startswith("ewc-lambda-") and folder("strategy=ewc", "lambda=choice(1,2)", "validation=0.1") == same
+    other = ["lambda=1,3", "lambda=1,2 seeds=2", "lambda=1,2 tune_tasks=1", "lambda=1,2 seed=1", "lambda=1,2 lr=0.1"]
+    assert len({same, *(folder(*text.split()) for text in [*other, "lambda=1,2 sampler_seed=1"])}) == 7
+    with pytest.raises(UsageError):
+        folder("lambda=1")
