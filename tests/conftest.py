@@ -87,7 +87,7 @@ def clrun(monkeypatch, capfd):
 
 def live(stack):
     """Train a stack to its end -> run, reports."""
-    state, reports = stack.born(), []
+    state, reports = stack.initialize(), []
     for stage in range(stack.strategy.data.tasks):
         state, report = stack.learn(state, stage)
         reports.append(report)

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from clrun.system.errors import RunsFailed, UsageError
-from clrun.system.process import look_seldom, terminable
+from clrun.system.process import graceful_termination, relax_gc
 
 
 def end_with(action: Callable[[bool], Any]) -> NoReturn:
     """Do what a console script does, told whether the user wants tracebacks, and exit with its code."""
-    look_seldom()
+    relax_gc()
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit 1 on
     try:
-        with terminable():
+        with graceful_termination():
             sys.exit(answer(lambda: action(before == "1"), before == "1"))
     except SystemExit as end:
         if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):

@@ -92,7 +92,7 @@ def said_by(directory: Path) -> dict[str, Any]:
 
 def chosen_task(prepared: "Prepared", asked: int | None) -> int:
     """The number of the task, from 0. UsageError if there is none such, or if it matters and was not said."""
-    settings, tasks = prepared.settings, len(prepared.hand.test)
+    settings, tasks = prepared.settings, len(prepared.stream.test)
     if asked is not None and not 1 <= asked <= tasks:
         raise UsageError(f"--task {asked}: the run has tasks 1 to {tasks}.")
     matters = settings["scenario"] == "task" or settings["split"] != "classes" or settings.needs_task_id
@@ -121,9 +121,9 @@ def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: 
     stack.strategy = replace(stack.strategy, data=data)
     rows = torch.arange(len(x), device=device) + len(x) * task
     seen = torch.tensor(data.tasks - 1, device=device)
-    logits, _ = stack.scores(state, stack.hp, stack.deal, rows, seen)
+    logits, _ = stack.scores(state, stack.hp, stack.tables, rows, seen)
     probability, output = logits.softmax(-1).max(-1)
-    return [(prepared.hand.names[o], p) for o, p in zip(output.tolist(), probability.tolist(), strict=True)]
+    return [(prepared.stream.names[o], p) for o, p in zip(output.tolist(), probability.tolist(), strict=True)]
 
 
 def kept(prepared: "Prepared", directory: Path) -> "Saved":
@@ -133,14 +133,14 @@ def kept(prepared: "Prepared", directory: Path) -> "Saved":
 
     try:
         saved = checkpoint.read(directory, prepared.id)
-    except checkpoint.Unusable as error:
+    except checkpoint.InvalidCheckpoint as error:
         raise UsageError(f"{directory / checkpoint.NAME} cannot be used: {error}.") from None
     if (
         run_files.finished(directory)
         and run_files.read_summary(directory / "summary.csv").at[0, "status"] == "diverged"
     ):
         raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
-    if saved is None or saved.place.stage < len(prepared.hand.train):
+    if saved is None or saved.place.stage < len(prepared.stream.train):
         raise UsageError(
             f"{directory} has no final checkpoint: type the run's command again with rerun=true keep_checkpoint=true."
         )

@@ -1,6 +1,6 @@
 """What the yaml files in conf/ state: the options of each group, and the knobs that each takes. No torch, no Hydra.
 
-A knob is stated once, in the `knobs` block of the yaml it belongs to (the fields are those of `Statement`). Checks,
+A knob is stated once, in the `knobs` block of the yaml it belongs to (the fields are those of `KeySpec`). Checks,
 `clrun --help`, completion and a run's identity are generated from these statements.
 """
 
@@ -50,7 +50,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Statement(Strict):
+class KeySpec(Strict):
     """One knob: its default, type, range and meaning."""
 
     default: Any  # null is then a legal value
@@ -67,7 +67,7 @@ class Statement(Strict):
     )
 
     @model_validator(mode="after")
-    def makes_sense(self) -> "Statement":
+    def makes_sense(self) -> "KeySpec":
         if (self.type in ("choice", "count")) != bool(self.choices):
             raise ValueError("types choice and count, and only they, take a list of choices")
         if self.later and self.default is not None:
@@ -141,7 +141,7 @@ class Option(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # also of a folder below outputs, and typed after a =
     about: str = Field(min_length=1)
     target: str | None = Field(None, alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")  # module.Class
-    knobs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Statement] = {}
+    knobs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], KeySpec] = {}
 
     @model_validator(mode="after")
     def is_a_word(self) -> "Option":
@@ -193,13 +193,13 @@ def full_key(group: str, knob: str) -> str:
 class Catalog:
     """All that is stated in some conf folders."""
 
-    root: Mapping[str, Statement]  # the keys that every run takes
+    root: Mapping[str, KeySpec]  # the keys that every run takes
     options: Mapping[str, Mapping[str, Option]]  # group -> name -> option
     stated: Mapping[str, Any]  # "knobs" and "strategy/ewc" -> what that yaml says, to tell whether it was tampered with
     experiments: Mapping[str, Path]
     defaults: Mapping[str, str]  # group -> the option taken where none is typed
 
-    def knobs(self, group: str, name: str) -> dict[str, Statement]:
+    def knobs(self, group: str, name: str) -> dict[str, KeySpec]:
         """The knobs of an option by the key that is typed."""
         return {full_key(group, knob): said for knob, said in self.options[group][name].knobs.items()}
 
@@ -259,7 +259,7 @@ def statements(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             yield from ((path, group) for path in sorted((folder / group).glob("*.yaml")))
 
 
-def load(path: Path, group: str, root: Mapping[str, Statement]) -> Option:
+def load(path: Path, group: str, root: Mapping[str, KeySpec]) -> Option:
     """One option, checked."""
     if group in ("dataset", "split") and CONF not in path.parents:
         raise UsageError(
@@ -307,12 +307,12 @@ def complaint(error: Mapping[str, Any]) -> str:
     return said.get(error["type"], f"{where}: {error['msg'].removeprefix('Value error, ')}")
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as it is typed."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:.15g}"
     if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
+        return f"[{','.join(map(format_value, value))}]"
     return str(value)

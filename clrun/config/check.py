@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from clrun.config import catalog
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, Option, Statement
-from clrun.config.messages import first_line, foreign, refusal
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option
+from clrun.config.messages import first_line, refusal, unsupported
 from clrun.config.settings import Settings
 from clrun.data import split
 from clrun.system.errors import UsageError
@@ -111,7 +111,7 @@ def one_budget(given: dict[str, Any], typed: Collection[str]) -> dict[str, Any]:
 
 
 @cache
-def taken(known: Catalog, names: tuple[str, ...]) -> dict[str, Statement]:
+def taken(known: Catalog, names: tuple[str, ...]) -> dict[str, KeySpec]:
     """The keys that the options with these names (one a group) take, and what is stated about each."""
     own = (known.knobs(group, name) for group, name in zip(GROUPS, names, strict=True))
     return {key: said for knobs in own for key, said in knobs.items()} | dict(known.root)
@@ -137,7 +137,7 @@ def validated(given: Mapping[str, Any], known: Catalog, names: tuple[str, ...]) 
         wrong = dict.fromkeys(str(found["loc"][0]) for found in error.errors())
         stated = taken(known, names)
         complaints = [refusal(key, given[key], stated[key]) for key in wrong if key in stated]
-        complaints += [foreign(key, known, names) for key in wrong if key not in stated]
+        complaints += [unsupported(key, known, names) for key in wrong if key not in stated]
         raise UsageError("\n".join(complaints)) from None
     return ordered(values, known, names)
 
@@ -151,7 +151,7 @@ def ordered(values: Mapping[str, Any], known: Catalog, names: tuple[str, ...]) -
     return tree | values
 
 
-def checked(given: Mapping[str, Any], stated: Mapping[str, Statement]) -> dict[str, Any]:
+def checked(given: Mapping[str, Any], stated: Mapping[str, KeySpec]) -> dict[str, Any]:
     """The values of keys that are no part of a run: as given, else the default. UsageError."""
     values = {key: said.default if given.get(key) is None else given[key] for key, said in stated.items()}
     for key, said in stated.items():
@@ -173,10 +173,10 @@ def chosen_cluster(node: Mapping[str, Any] | None, known: Catalog) -> tuple[Opti
         return None
     one = option({CLUSTER: own}, CLUSTER, known)
     knobs = known.knobs(CLUSTER, one.name)
-    foreign = [key for key in given if key not in knobs]
-    if foreign:
-        takers = ", ".join(name for _, name in known.takers(foreign[0]))
-        raise UsageError(f"cluster={one.name} takes no {foreign[0]} ({takers} does).")
+    unsupported = [key for key in given if key not in knobs]
+    if unsupported:
+        takers = ", ".join(name for _, name in known.takers(unsupported[0]))
+        raise UsageError(f"cluster={one.name} takes no {unsupported[0]} ({takers} does).")
     return one, {key.partition(".")[2]: value for key, value in checked(given, knobs).items()}
 
 
@@ -257,5 +257,5 @@ def dealt(values: Mapping[str, Any], dataset: Option) -> list[list[str]] | None:
     if values["data_dir"] is not None:
         datasets.data_folder(values["data_dir"])
     names = dataset.class_names or datasets.class_names(values)
-    tasks = split.deal(names, values)
+    tasks = split.assign_classes(names, values)
     return [[names[k] for k in task] for task in tasks] if values.get("split.classes") else None

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, Option, Statement, shown
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, format_value
 
 EXAMPLES = {
     "clrun": "the default: digits, 5 tasks of 2 classes, strategy=ewc",
@@ -70,7 +70,7 @@ def rows(lines: Iterable[tuple[str, str]]) -> Table:
 
 def options(catalog: Catalog, group: str) -> Iterator[tuple[str, str]]:
     """Every option of a group with its knobs; a knob that several options state alike is explained once."""
-    explained: dict[str, Statement] = {}
+    explained: dict[str, KeySpec] = {}
     for name, option in catalog.options[group].items():
         yield name, headline(option)
         knobs = catalog.knobs(group, name)
@@ -94,7 +94,7 @@ def headline(option: Option) -> str:
     return option.about + needs
 
 
-def statement(key: str, said: Statement) -> tuple[str, str]:
+def statement(key: str, said: KeySpec) -> tuple[str, str]:
     """Such as "lambda=400", "strength of the penalty (at least 0)"."""
     legal = ", or ".join(filter(None, ["|".join(said.choices or []), said.range()]))
-    return f"{key}={shown(said.default)}", f"{said.about} ({legal})" if legal else said.about
+    return f"{key}={format_value(said.default)}", f"{said.about} ({legal})" if legal else said.about

@@ -5,16 +5,17 @@ import math
 import re
 from typing import Any
 
-from clrun.config.catalog import GROUPS, LARGEST, Catalog, Statement, shown
+from clrun.config.catalog import GROUPS, LARGEST, Catalog, KeySpec, format_value
 
 
-def refusal(key: str, value: Any, said: Statement) -> str:
+def refusal(key: str, value: Any, said: KeySpec) -> str:
     """What is wrong with a value, and what to type instead."""
-    typed = repr(value) if said.type == "int" and isinstance(value, float) else shown(value)  # 1e9 is no whole number
+    # repr, since 1e9 is no whole number
+    typed = repr(value) if said.type == "int" and isinstance(value, float) else format_value(value)
     return "; ".join(filter(None, [f"{key}={typed}: must be {said.expects()}", advice(key, value, said)]))
 
 
-def advice(key: str, value: Any, said: Statement) -> str:
+def advice(key: str, value: Any, said: KeySpec) -> str:
     """What to type in place of a value."""
     if said.type == "choice":
         near = difflib.get_close_matches(str(value), said.choices, 1)
@@ -27,8 +28,9 @@ def advice(key: str, value: Any, said: Statement) -> str:
     if said.type == "int" and isinstance(value, float) and value.is_integer():
         return f"type {key}={value:.0f}"
     if said.type in ("path", "str") and not isinstance(value, str):
-        return f"type {key}=./{shown(value)}" if said.type == "path" else f"type {key}='\"{shown(value)}\"'"
-    return f"e.g. {key}={shown(said.default)}" if said.default is not None else ""
+        typed = format_value(value)
+        return f"type {key}=./{typed}" if said.type == "path" else f"type {key}='\"{typed}\"'"
+    return f"e.g. {key}={format_value(said.default)}" if said.default is not None else ""
 
 
 def too_large(value: Any, kind: str) -> bool:
@@ -37,11 +39,11 @@ def too_large(value: Any, kind: str) -> bool:
     return any(LARGEST.get(kind, math.inf) < abs(v) < math.inf for v in numbers)
 
 
-def foreign(key: str, known: Catalog, names: tuple[str, ...]) -> str:
+def unsupported(key: str, known: Catalog, names: tuple[str, ...]) -> str:
     """What to say about a key that these options do not take."""
     takers = known.takers(key)
     if not takers:
-        return no_such_key(key, known)
+        return unknown_key(key, known)
     group = takers[0][0]
     name = names[GROUPS.index(group)]
     others = ", ".join(taker for _, taker in takers)
@@ -55,7 +57,7 @@ SYNONYMS = {  # what other programs call our keys
 }  # fmt: skip
 
 
-def no_such_key(key: str, known: Catalog) -> str:
+def unknown_key(key: str, known: Catalog) -> str:
     """What to say about a key that nothing takes."""
     keys = known.typeable()
     last = key.rpartition(".")[2]

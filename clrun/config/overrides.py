@@ -75,7 +75,7 @@ def refuse_key(override: "Override", known: "Catalog") -> None:
     """An override of a key that nothing states, or of an option that is not there."""
     from hydra.core.override_parser.types import Glob
 
-    from clrun.config.messages import no_such_key
+    from clrun.config.messages import unknown_key
 
     key = override.key_or_group
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
@@ -85,7 +85,7 @@ def refuse_key(override: "Override", known: "Catalog") -> None:
     elif key in known.options:
         refuse_option(override, list(known.options[key]), key)
     elif key not in known.typeable():
-        raise UsageError(no_such_key(key, known))
+        raise UsageError(unknown_key(key, known))
     elif isinstance(override.value(), Glob):
         raise UsageError(f"{override.input_line}: glob finds the options of a group, as of strategy; list the values.")
 
@@ -94,7 +94,7 @@ def refuse_option(override: "Override", options: Sequence[str], typed: str) -> N
     """An option that is not there."""
     from hydra.core.override_parser.types import Glob
 
-    from clrun.config.catalog import shown
+    from clrun.config.catalog import format_value
 
     if typed.startswith("+") and not override.is_add():
         raise UsageError(f"{override.input_line}: an experiment is added with a plus: +{override.input_line}.")
@@ -103,7 +103,7 @@ def refuse_option(override: "Override", options: Sequence[str], typed: str) -> N
             raise UsageError(f"{override.input_line}: it fits none of {', '.join(options)}.")
         return
     swept = override.is_sweep_override() and override.is_discrete_sweep()
-    for name in map(shown, override.sweep_string_iterator() if swept else [override.value()]):
+    for name in map(format_value, override.sweep_string_iterator() if swept else [override.value()]):
         if name not in options:
             raise UsageError(missing(typed, name, options))
 

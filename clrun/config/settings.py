@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clrun.config.catalog import GROUPS, shown
+from clrun.config.catalog import GROUPS, format_value
 
 FORMAT = 1  # to be raised when equal settings come to mean another run: finished runs are then trained again
 
@@ -68,7 +68,7 @@ class Settings:
         """outputs/runs/<strategy>/<readable values>-<identity>."""
         parts = [self["dataset"], self["split"], self["scenario"], f"{self['tasks']}tasks"]
         named = {"dataset", "split", "scenario", "tasks", "strategy", "seed"} | self.private
-        parts += [f"{key}={shown(value)}" for key, value in self.unusual.items() if key not in named]
+        parts += [f"{key}={format_value(value)}" for key, value in self.unusual.items() if key not in named]
         readable = re.sub(r"[^\w.=+-]+", "_", "-".join(parts)).encode()[:LONGEST].decode(errors="ignore")
         name = f"{readable}-seed={self['seed']}-{self.identity(fingerprint)}"
         return Path(self["outputs"]) / "runs" / self["strategy"] / name

@@ -22,7 +22,7 @@ import numpy as np
 
 from clrun.data.downloads import TORCHVISION, _obtain
 from clrun.system.errors import UsageError
-from clrun.system.machine import refuse_without_room
+from clrun.system.machine import refuse_if_too_large
 from clrun.system.paths import CONF, _cache_home
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _images(arrays: Arrays, pad: int) -> Images:
 
     count, channels, height, width = arrays.x.shape
     sides = f"dataset.pad={pad} (images of {height + 2 * pad} x {width + 2 * pad} pixels)"
-    refuse_without_room(count * channels * (height + 2 * pad) * (width + 2 * pad), sides, "a smaller dataset.pad")
+    refuse_if_too_large(count * channels * (height + 2 * pad) * (width + 2 * pad), sides, "a smaller dataset.pad")
     x = arrays.x if pad == 0 else np.pad(arrays.x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
     return Images(
         x=torch.from_numpy(np.ascontiguousarray(x)),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clrun.system.errors import UsageError
-from clrun.system.machine import refuse_without_room
+from clrun.system.machine import refuse_if_too_large
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -253,7 +253,7 @@ def _too_few(folder: Path, count: int, test_fraction: float, purpose: str) -> Us
 
 
 def _cached(root: Path, pictures: Sequence[Picture], size: int, cache: Path) -> np.ndarray:
-    refuse_without_room(
+    refuse_if_too_large(
         len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
     )
     path = cache / "image_folder" / f"{_key(root, pictures, size)}.npz"

@@ -19,7 +19,7 @@ class Budget(NamedTuple):
 
 
 @dataclass
-class Deck:
+class EpochSampler:
     """One run's samples through one pass over its task, epoch after epoch. An epoch is a function of the seed and its
     number alone, so a run can start in the middle.
 

@@ -8,7 +8,7 @@ from typing import Any
 from clrun.system.errors import UsageError
 
 
-def deal(names: Sequence[str], settings: Mapping[str, Any]) -> list[list[int]] | None:
+def assign_classes(names: Sequence[str], settings: Mapping[str, Any]) -> list[list[int]] | None:
     """Class numbers a task, in the order written: of the lists in `split.classes`, or evenly in the dataset's order.
 
     (The stream draws the order of an even deal from the seed.) None for permuted and rotated: all tasks have all

@@ -13,10 +13,10 @@ from clrun.data import split
 from clrun.data.datasets import Images
 from clrun.data.seeding import generator
 from clrun.system.errors import UsageError
-from clrun.system.machine import refuse_without_room
+from clrun.system.machine import refuse_if_too_large
 
 
-class Deal(NamedTuple):
+class TaskTables(NamedTuple):
     """What a run's tasks are made of. T tasks, K classes in the data, C outputs."""
 
     label: Tensor  # (T, K) int64: the output that stands for class k in task t
@@ -26,20 +26,20 @@ class Deal(NamedTuple):
     angle: Tensor  # (T,) radians; (0,) where nothing turns
 
 
-class Hand(NamedTuple):
+class TaskStream(NamedTuple):
     """One run's tasks, on the host. Pools hold image numbers; task t's rows are image + N * t."""
 
-    deal: Deal
+    tables: TaskTables
     train: list[Tensor]  # [task] (n,)
     validation: list[Tensor]
     test: list[Tensor]
     names: list[str]  # of the outputs
 
-    def first(self, k: int) -> "Hand":
+    def first(self, k: int) -> "TaskStream":
         """The first k tasks, as they stand in the whole stream: with the same outputs, so with the same network."""
-        deal = self.deal
-        part = Deal(deal.label[:k], deal.active[:k, :k], deal.unlearnt[:k], deal.permutation[:k], deal.angle[:k])
-        return Hand(part, self.train[:k], self.validation[:k], self.test[:k], self.names)
+        label, active, unlearnt, permutation, angle = self.tables
+        part = TaskTables(label[:k], active[:k, :k], unlearnt[:k], permutation[:k], angle[:k])
+        return TaskStream(part, self.train[:k], self.validation[:k], self.test[:k], self.names)
 
 
 def split_seed(settings: Mapping[str, Any]) -> int:
@@ -48,7 +48,7 @@ def split_seed(settings: Mapping[str, Any]) -> int:
 
 def class_groups(images: Images, settings: Mapping[str, Any]) -> list[list[int]]:
     """Class numbers a task. An even split in drawn order is dealt from a permutation that belongs to the seed."""
-    groups = split.deal(images.classes, settings)
+    groups = split.assign_classes(images.classes, settings)
     if settings["split.order"] != "seed":
         return groups
     classes = torch.tensor([k for group in groups for k in group])
@@ -57,7 +57,9 @@ def class_groups(images: Images, settings: Mapping[str, Any]) -> list[list[int]]
     return [drawn[i : i + size] for i in range(0, len(drawn), size)]
 
 
-def tables(groups: Sequence[Sequence[int]], classes: int, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def label_tables(
+    groups: Sequence[Sequence[int]], classes: int, settings: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
     """label (T, K), active (T, T, C), unlearnt (T, C): the one place that knows task-, domain- and class-incremental.
 
     task: a task's own outputs answer, always. domain: all tasks share the outputs. class: the outputs of all classes
@@ -122,18 +124,18 @@ def of_classes(numbers: Tensor, labels: Tensor, group: Sequence[int]) -> Tensor:
     return numbers[torch.isin(labels[numbers], torch.tensor(group))]
 
 
-def draw_hand(images: Images, settings: Mapping[str, Any]) -> Hand:
+def make_tasks(images: Images, settings: Mapping[str, Any]) -> TaskStream:
     """One run's tasks. UsageError where a task would be left without a picture."""
     refuse_many_tasks(images, settings)
     by_class = settings["split"] == "classes"
     everything = list(range(len(images.classes)))
     groups = class_groups(images, settings) if by_class else [everything] * settings["tasks"]
-    deal = Deal(*tables(groups, len(images.classes), settings), *transforms(images, settings))
+    tables = TaskTables(*label_tables(groups, len(images.classes), settings), *transforms(images, settings))
     draw = generator(split_seed(settings), "validation")
     train, validation = hold_out(torch.arange(images.train), images.y, settings["validation"], draw)
     test = torch.arange(images.train, len(images.y))
     pools = [share_out(numbers, images.y, groups) for numbers in (train, validation, test)]
-    hand = Hand(deal, *pools, output_names(groups, images.classes, settings))
+    hand = TaskStream(tables, *pools, output_names(groups, images.classes, settings))
     refuse_empty(hand, settings)
     return hand if settings["first_tasks"] is None else hand.first(settings["first_tasks"])
 
@@ -144,7 +146,7 @@ def refuse_many_tasks(images: Images, settings: Mapping[str, Any]) -> None:
     outputs = K if settings["scenario"] == "domain" or settings["split"] == "classes" else T * K
     pixels = images.x.shape[-1] * images.x.shape[-2] if settings["split"] == "permuted" else 0
     needed = 2 * T * T * outputs + 8 * T * (K + pixels)
-    refuse_without_room(needed, f"tasks={T} (which outputs answer after each, for each)", "fewer tasks")
+    refuse_if_too_large(needed, f"tasks={T} (which outputs answer after each, for each)", "fewer tasks")
 
 
 def transforms(images: Images, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -161,7 +163,7 @@ def share_out(numbers: Tensor, labels: Tensor, groups: Sequence[Sequence[int]]) 
     return [pools[tuple(group)] for group in groups]
 
 
-def refuse_empty(hand: Hand, settings: Mapping[str, Any]) -> None:
+def refuse_empty(hand: TaskStream, settings: Mapping[str, Any]) -> None:
     for t, (train, test, validation) in enumerate(zip(hand.train, hand.test, hand.validation, strict=True), 1):
         if not len(train) or not len(test):
             kind = "training" if not len(train) else "test"

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from clrun.data.stream import Draw, Moment
+from clrun.data.stream import SampleIndex, StepContext
 from clrun.engine.state import Run
 from clrun.engine.steppers import told
 
 WARM_UP = 3  # steps before a graph is recorded, in which libraries set themselves up
 
 
-class Replayed:
+class GraphStepper:
     """The pure step on tensors that stay where they are: what a step needs is picked by a counter on the device, and
     what it gives is copied over what was. On CUDA it is recorded once, as a graph, and played for every step: one
     launch a step in place of some hundred. Elsewhere the same body simply runs, which is how it is tested without one.
@@ -23,10 +23,10 @@ class Replayed:
         self.step, self.run, self.values = step, tree_map(torch.clone, run), values
         self.axis = 0 if alone else 1  # of a block's steps
         self.clock = torch.zeros(1, dtype=torch.long, device=run.theta.device)
-        self.draws: Draw | None = None
+        self.draws: SampleIndex | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def along(self, draws, moments, start, short, tell):
+    def run_steps(self, draws, moments, start, short, tell):
         if self.draws is None or self.draws.rows.shape[self.axis] < draws.rows.shape[self.axis]:
             self.settle(draws, moments)
         size = draws.rows.shape[self.axis]
@@ -40,7 +40,7 @@ class Replayed:
     def snapshot(self):
         return tree_map(torch.clone, self.run)
 
-    def settle(self, draws: Draw, moments: Moment) -> None:
+    def settle(self, draws: SampleIndex, moments: StepContext) -> None:
         """Places for the largest block so far, and on CUDA a graph that reads them."""
         self.draws, self.moments = tree_map(torch.clone, (draws, moments))
         before, self.log = self.snapshot(), {}
@@ -74,7 +74,7 @@ class Replayed:
         for old, fresh in zip(tree_leaves(self.run), tree_leaves(new), strict=True):
             old.copy_(fresh)
 
-    def now(self) -> tuple[Draw, Moment]:
+    def now(self) -> tuple[SampleIndex, StepContext]:
         """What the step that the clock names is dealt."""
 
         def pick(v: Tensor) -> Tensor:

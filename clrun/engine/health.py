@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from clrun.engine.state import NORM, Trouble
+from clrun.engine.state import NORM, Divergence
 
 
-def overflown(signals: dict[str, Tensor], weights: Tensor) -> list[int]:
+def nonfinite_steps(signals: dict[str, Tensor], weights: Tensor) -> list[int]:
     """The steps, from 1, of which something was not finite: the gradient's norm where it was looked at, or the loss. A
     loss that is not finite is the work of the step before."""
     norms = (~signals[NORM].isfinite() & (weights > 0)).nonzero()[:, 0] + 1
@@ -14,29 +14,30 @@ def overflown(signals: dict[str, Tensor], weights: Tensor) -> list[int]:
     return sorted({*norms.tolist(), *losses.tolist()})
 
 
-def first_trouble(signals: dict[str, Tensor], weights: Tensor, whole: bool, sound: bool) -> Trouble | None:
-    """signals {name: (S,)}, weights (S,) of `looks`; whether theta and the optimiser's state are finite at the end."""
+def first_divergence(signals: dict[str, Tensor], weights: Tensor, whole: bool, sound: bool) -> Divergence | None:
+    """signals {name: (S,)}, weights (S,) of `monitoring_weights`; whole, sound: whether theta and the optimiser's state
+    are finite at the end."""
     diverged = not whole or not bool(signals["loss"].isfinite().all())
     if not diverged and sound:
         return None
-    return Trouble(min(overflown(signals, weights), default=len(signals["loss"])), diverged)
+    return Divergence(min(nonfinite_steps(signals, weights), default=len(signals["loss"])), diverged)
 
 
 FIRST, LOOK = 4, 16  # they are found at the first steps of a pass, then at every sixteenth
 
 
-def looked_at(step: int) -> bool:
+def is_monitored(step: int) -> bool:
     """Whether the signals that cost a pass over theta are found at this step of a pass, from 1."""
     return step <= FIRST or step % LOOK == 0
 
 
-def looks(steps: int) -> Tensor:
+def monitoring_weights(steps: int) -> Tensor:
     """(S,) float64: how many steps of a pass each one stands for, those that are not looked at for none."""
-    weights = [(1.0 if step <= FIRST else LOOK) * looked_at(step) for step in range(1, steps + 1)]
+    weights = [(1.0 if step <= FIRST else LOOK) * is_monitored(step) for step in range(1, steps + 1)]
     return torch.tensor(weights, dtype=torch.float64)
 
 
-def mean_of_looks(values: Tensor, weights: Tensor) -> float:
+def monitored_mean(values: Tensor, weights: Tensor) -> float:
     """values, weights (S,) -> the mean over all steps, from those that were looked at."""
     seen = weights > 0
     return (values[seen].double() @ weights[seen] / weights.sum()).item()

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from clrun.data.sampler import Budget, Deck
+from clrun.data.sampler import Budget, EpochSampler
 from clrun.data.seeding import DRAWS, generator
-from clrun.data.stream import Moment, Pool, pad_rows
-from clrun.data.tasks import Deal, Hand
-from clrun.engine.cuda_graph import Replayed
+from clrun.data.stream import Pool, StepContext, pad_rows
+from clrun.data.tasks import TaskStream, TaskTables
+from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.evaluation import EVALUATE
-from clrun.engine.health import first_trouble, looks, mean_of_looks, overflown
-from clrun.engine.in_place import InPlace
-from clrun.engine.state import BLOCK, LOOKED_AT, NORM, QUADRATIC, Half, Report, Run, extended, lost
+from clrun.engine.health import first_divergence, monitored_mean, monitoring_weights, nonfinite_steps
+from clrun.engine.in_place import InPlaceStepper
+from clrun.engine.state import BLOCK, MONITORED, NORM, QUADRATIC, PartialStage, Run, StageReport, all_diverged, extended
 from clrun.engine.step import make_step, masked
-from clrun.engine.steppers import Steps, Walk
+from clrun.engine.steppers import EagerStepper, Stepper
 from clrun.models import Statistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import BARRED, Strategy, Tree
@@ -57,21 +57,22 @@ class Stack:
     even: bool
     reset: bool
     seeds: Sequence[int]
-    hands: Sequence[Hand]
+    streams: Sequence[TaskStream]
     hp: Any
     lr: Tensor
-    births: Sequence[Callable[[int], tuple[Tensor, Statistics]]]
+    initializers: Sequence[Callable[[int], tuple[Tensor, Statistics]]]
     evaluate_every: int = 0
     validate: bool = False
     replay: bool = False
     compile: bool = False
     advance: Callable[[int], None] = lambda steps: None
     begin: Callable[[int, int], None] = lambda stage, steps: None
-    rest: Callable[["Run", Half], None] = lambda run, half: None  # between blocks; what it is given is never changed
+    # between blocks; what it is given is never changed
+    rest: Callable[["Run", PartialStage], None] = lambda run, half: None
 
     def __post_init__(self):
         self.device = self.lr.device
-        self.deal: Deal = self.gathered([hand.deal for hand in self.hands])
+        self.tables: TaskTables = self.gathered([stream.tables for stream in self.streams])
         if self.alone:
             self.hp, self.lr = tree_map(lambda v: v[0], (self.hp, self.lr))
         self.steps = {ragged: self.lifted_step(ragged) for ragged in (False, True)}
@@ -100,34 +101,34 @@ class Stack:
 
     # ------------------------------------------------------------ birth
 
-    def born(self, stage: int = 0) -> Run:
+    def initialize(self, stage: int = 0) -> Run:
         """Fresh parameters for every run."""
-        theta, stats = self.gathered([birth(stage) for birth in self.births])
-        own = self.lift(self.strategy.init)(theta)
-        return Run(theta, self.lift(self.optimizer.init)(theta), stats, tree_map(torch.clone, own))
+        theta, stats = self.gathered([initializer(stage) for initializer in self.initializers])
+        state = self.lift(self.strategy.init)(theta)
+        return Run(theta, self.lift(self.optimizer.init)(theta), stats, tree_map(torch.clone, state))
 
     # ------------------------------------------------------------ a life
 
-    def untrained(self, run: Run) -> Report:
+    def untrained(self, run: Run) -> StageReport:
         """Row 0: before any training."""
         report = self.blank(-1)
         self.measure(run, None, report)
         return report
 
-    def blank(self, stage: int) -> Report:
+    def blank(self, stage: int) -> StageReport:
         nothing = torch.full((len(self.seeds), self.strategy.data.tasks), -1)
-        return Report(stage, nothing, nothing, [{} for _ in self.seeds], [None] * len(self.seeds), [])
+        return StageReport(stage, nothing, nothing, [{} for _ in self.seeds], [None] * len(self.seeds), [])
 
-    def learn(self, run: Run, stage: int, half: Half | None = None) -> tuple[Run, Report]:
+    def learn(self, run: Run, stage: int, half: PartialStage | None = None) -> tuple[Run, StageReport]:
         """One stage: its passes of training, what follows each, and the accuracy on every task.
 
         half: what has been gathered of this stage already, `run` being as it was then.
         """
         if half is None:
-            run, half = self.entered(run, stage), Half(self.blank(stage))
+            run, half = self.entered(run, stage), PartialStage(self.blank(stage))
         if self.strategy.visible(stage):
             for number, phase in list(enumerate(self.strategy.phases))[half.phase :]:
-                half = half if number == half.phase else Half(half.report, number, 0, half.signals)
+                half = half if number == half.phase else PartialStage(half.report, number, 0, half.signals)
                 run, half = self.train(run, stage, phase, half.report, half)
                 run = self.consolidate(run, stage, phase, half.report)
         report = half.report
@@ -140,13 +141,13 @@ class Stack:
         """What a stage begins with: a fresh optimiser, or everything fresh, where that is asked for."""
         if stage == 0 or not (self.reset or self.strategy.restart):
             return run
-        fresh = self.born(stage) if self.strategy.restart else run
+        fresh = self.initialize(stage) if self.strategy.restart else run
         return run._replace(theta=fresh.theta, stats=fresh.stats, opt=self.lift(self.optimizer.init)(fresh.theta))
 
     def lifted_step(self, ragged: bool) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
         """The pure step of all runs. ragged: some may be done before others."""
         step = make_step(self.strategy, self.optimizer)
-        step = self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
+        step = self.lift(masked(step) if ragged else step, (0, 0, 0, 0, 0, StepContext(None, None, 0, 0)))
         return torch.compile(step, dynamic=False) if self.compile else step
 
     def horizon(self, stage: int) -> int:
@@ -155,45 +156,47 @@ class Stack:
 
     # ------------------------------------------------------------ training
 
-    def train(self, run: Run, stage: int, phase: str, report: Report, half: Half | None = None) -> tuple[Run, Half]:
+    def train(
+        self, run: Run, stage: int, phase: str, report: StageReport, half: PartialStage | None = None
+    ) -> tuple[Run, PartialStage]:
         """One pass over a task's budget, or what is left of it -> run, half with this pass's signals as the last:
         {name: (R, S)} and "present" (R, S)."""
-        half = half or Half(report, self.strategy.phases.index(phase))
-        decks = [self.deck(r, stage, phase) for r in range(len(self.seeds))]
-        total = max(deck.steps for deck in decks)
+        half = half or PartialStage(report, self.strategy.phases.index(phase))
+        samplers = [self.sampler(r, stage, phase) for r in range(len(self.seeds))]
+        total = max(sampler.steps for sampler in samplers)
         self.begin(stage, total)
         self.advance(half.start)
-        walk = self.walker(run, decks)
-        while half.start < total and not lost(half):
+        walk = self.walker(run, samplers)
+        while half.start < total and not all_diverged(half):
             size = min(self.block_size(half.start), total - half.start)
-            signals = self.block(walk, decks, half.start, size, stage, report)
+            signals = self.block(walk, samplers, half.start, size, stage, report)
             run = walk.snapshot() if half.start + size < total else walk.run
             half = extended(half, signals, size)
             self.step += size
-            self.glance(run, stage, report)
+            self.evaluate_if_due(run, stage, report)
             self.rest(run, half)
         return run, half
 
-    def walker(self, run: Run, decks: Sequence[Deck]) -> Walk:
+    def walker(self, run: Run, samplers: Sequence[EpochSampler]) -> Stepper:
         """What takes the steps of a pass, one after the other; `run` itself stays as it is."""
-        values = self.lr, self.hp, self.deal
-        ragged = not self.alone and len({(deck.steps, deck.epoch_steps) for deck in decks}) > 1
+        values = self.lr, self.hp, self.tables
+        ragged = not self.alone and len({(sampler.steps, sampler.epoch_steps) for sampler in samplers}) > 1
         step = self.steps[ragged]
         if self.replay:
-            return Replayed(step, run, values, self.alone)
+            return GraphStepper(step, run, values, self.alone)
         if self.alone and not self.compile:
-            return InPlace(self.strategy, self.optimizer, run, *values)
-        return Steps(step, run, *values)
+            return InPlaceStepper(self.strategy, self.optimizer, run, *values)
+        return EagerStepper(step, run, *values)
 
     def block_size(self, start: int) -> int:
         """Steps to the next multiple of BLOCK or the next evaluation, but no more than PATIENCE allows."""
         affordable = max(1, int(PATIENCE / max(self.pace, PATIENCE / BLOCK)))
         return min(BLOCK - start % BLOCK, self.until_evaluation(), affordable)
 
-    def deck(self, r: int, stage: int, phase: str) -> Deck:
+    def sampler(self, r: int, stage: int, phase: str) -> EpochSampler:
         visible = self.strategy.visible(stage)
-        pools = [self.rows(self.hands[r].train[task], task) for task in visible]
-        return Deck(pools, self.budget, self.even and len(visible) > 1, self.seeds[r], f"stage {stage} {phase}")
+        pools = [self.rows(self.streams[r].train[task], task) for task in visible]
+        return EpochSampler(pools, self.budget, self.even and len(visible) > 1, self.seeds[r], f"stage {stage} {phase}")
 
     def rows(self, images: Tensor, task: int) -> Tensor:
         return images + len(self.strategy.data.images) * task
@@ -203,30 +206,30 @@ class Stack:
         return self.evaluate_every - self.step % self.evaluate_every if self.evaluate_every else BLOCK
 
     def block(
-        self, walk: Walk, decks: Sequence[Deck], start: int, size: int, stage: int, report: Report
+        self, walk: Stepper, samplers: Sequence[EpochSampler], start: int, size: int, stage: int, report: StageReport
     ) -> dict[str, Tensor]:
         """Some steps, without a word to the host -> signals {name: (R, size)} and "present"."""
         began = perf_counter()
-        taken = [deck.take(start, size) for deck in decks]
+        taken = [sampler.take(start, size) for sampler in samplers]
         sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()
         report.samples += int(sizes.sum())
         rows, weight, progress, noise = self.gathered(taken)
-        draws = self.lift(self.strategy.data.drawn)(self.deal, rows, weight.to(self.lr.dtype))
+        draws = self.lift(self.strategy.data.drawn)(self.tables, rows, weight.to(self.lr.dtype))
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
         # a new shape is a new compilation; but batch norm must not see what fills a batch up
         short = sizes[0].tolist() if self.alone and not self.replay and (walk.run.stats or not self.compile) else None
-        signals = walk.along(draws, Moment(*at, progress, noise), start, short, self.advance)
+        signals = walk.run_steps(draws, StepContext(*at, progress, noise), start, short, self.advance)
         signals = {name: self.each(v) for name, v in signals.items()}
         self.charge(report, "train", began)
         self.pace = (perf_counter() - began) / size
         return signals | {"present": sizes > 0}
 
-    def charge(self, report: Report, what: str, began: float) -> None:
+    def charge(self, report: StageReport, what: str, began: float) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         report.seconds[what] += perf_counter() - began
 
-    def glance(self, run: Run, stage: int, report: Report) -> None:
+    def evaluate_if_due(self, run: Run, stage: int, report: StageReport) -> None:
         """Accuracy within a task, where it is asked for."""
         if self.evaluate_every and self.step % self.evaluate_every == 0:
             began = perf_counter()
@@ -235,25 +238,25 @@ class Stack:
 
     # ------------------------------------------------------------ after a pass
 
-    def consolidate(self, run: Run, stage: int, phase: str, report: Report) -> Run:
+    def consolidate(self, run: Run, stage: int, phase: str, report: StageReport) -> Run:
         began = perf_counter()
         pool = self.pool(stage, phase, run.theta.dtype)
 
-        def after(run, hp, rows, weight, noise, deal, stage, horizon):
-            pool = Pool(rows, weight, noise, stage, horizon, deal)
-            return self.strategy.at_rest(run.stats).after_phase(phase, run.theta, run.own, hp, pool)
+        def after(run, hp, rows, weight, noise, tables, stage, horizon):
+            pool = Pool(rows, weight, noise, stage, horizon, tables)
+            return self.strategy.eval_mode(run.stats).after_phase(phase, run.theta, run.state, hp, pool)
 
-        args = (run, self.hp, pool.rows, pool.weight, pool.noise, self.deal, pool.stage, pool.horizon)
-        theta, own = self.lift(after, (0, 0, 0, 0, 0, 0, None, None))(*args)
+        args = (run, self.hp, pool.rows, pool.weight, pool.noise, self.tables, pool.stage, pool.horizon)
+        theta, state = self.lift(after, (0, 0, 0, 0, 0, 0, None, None))(*args)
         self.charge(report, "consolidate", began)
-        return run._replace(theta=theta, own=tree_map(torch.clone, own))
+        return run._replace(theta=theta, state=tree_map(torch.clone, state))
 
     def pool(self, stage: int, phase: str, dtype: torch.dtype) -> Pool:
         """All samples that this stage saw, in random order."""
         drawn, noise = [], []
         for r, seed in enumerate(self.seeds):
             draw = generator(seed, f"stage {stage} after {phase}")
-            rows = torch.cat([self.rows(self.hands[r].train[task], task) for task in self.strategy.visible(stage)])
+            rows = torch.cat([self.rows(self.streams[r].train[task], task) for task in self.strategy.visible(stage)])
             drawn.append(rows[torch.randperm(len(rows), generator=draw)])
             noise.append(torch.rand(len(rows), DRAWS, generator=draw).mT)
         rows, weight = pad_rows(drawn)
@@ -261,22 +264,22 @@ class Stack:
         noise = [torch.nn.functional.pad(v, (0, n - v.shape[1])) for v in noise]
         rows, weight, noise = self.gathered(list(zip(rows, weight.to(dtype), noise, strict=True)))
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
-        return Pool(rows, weight, noise, *at, self.deal)
+        return Pool(rows, weight, noise, *at, self.tables)
 
     # ------------------------------------------------------------ what happened
 
-    def diagnose(self, run: Run, signals: list[dict[str, Tensor]], report: Report) -> None:
+    def diagnose(self, run: Run, signals: list[dict[str, Tensor]], report: StageReport) -> None:
         """Health and trouble of every run in this stage."""
-        state = self.lift(lambda run, hp: self.strategy.health(run.own, hp))(run, self.hp)
+        state = self.lift(lambda run, hp: self.strategy.health(run.state, hp))(run, self.hp)
         state = {name: self.each(v) for name, v in state.items()}
         whole, sound = (self.sound(tree) for tree in (run.theta, run.opt))
         names = signals[0] if signals else {}
         for r in range(len(self.seeds)):
             mine = {name: torch.cat([s[name][r][s["present"][r]] for s in signals]) for name in names}
             steps = [s["present"][r] for s in signals]
-            weights = torch.cat([looks(len(here))[here] for here in steps]) if mine else torch.zeros(0)
+            weights = torch.cat([monitoring_weights(len(here))[here] for here in steps]) if mine else torch.zeros(0)
             report.health[r] = self.healthy(mine, weights) | {name: v[r].item() for name, v in state.items()}
-            report.trouble[r] = first_trouble(mine, weights, bool(whole[r]), bool(sound[r])) if mine else None
+            report.divergence[r] = first_divergence(mine, weights, bool(whole[r]), bool(sound[r])) if mine else None
 
     def sound(self, tree: Tree) -> Tensor:
         """(R,) bool: whether all tensors of a run are finite."""
@@ -284,21 +287,22 @@ class Stack:
         return torch.stack([torch.ones(len(self.seeds), dtype=torch.bool), *finite]).all(0)
 
     def healthy(self, signals: dict[str, Tensor], weights: Tensor) -> dict[str, float]:
-        """Means over the steps of a task; weights (S,) as in `looks`."""
+        """Means over the steps of a task; weights (S,) as in `monitoring_weights`."""
         if not signals:
             return {"steps": 0}
-        seldom = {n: mean_of_looks(v, weights) for n, v in signals.items() if n in LOOKED_AT}
-        means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("present", *LOOKED_AT)}
+        seldom = {n: monitored_mean(v, weights) for n, v in signals.items() if n in MONITORED}
+        means = {n: v.double().mean().item() for n, v in signals.items() if n not in ("present", *MONITORED)}
         means |= {NORM: seldom[NORM]}
         if QUADRATIC in seldom:
             means |= {"loss": means["loss"] + seldom[QUADRATIC], "penalty": seldom[QUADRATIC]}
         whole = means["loss"] or 1.0  # a task of one class has nothing to tell apart: its loss is zero
         shares = {f"{n}_over_loss": means[n] / whole for n in self.strategy.shares}
-        return {"steps": len(signals["loss"]), "steps_not_finite": len(overflown(signals, weights))} | means | shares
+        counts = {"steps": len(signals["loss"]), "steps_not_finite": len(nonfinite_steps(signals, weights))}
+        return counts | means | shares
 
     # ------------------------------------------------------------ accuracy
 
-    def measure(self, run: Run, horizon: int | None, report: Report) -> None:
+    def measure(self, run: Run, horizon: int | None, report: StageReport) -> None:
         began = perf_counter()
         report.correct, report.confusion = self.examined(run, horizon, "test")
         if self.validate:
@@ -323,32 +327,32 @@ class Stack:
         predict = self.lift(self.predict, (0, 0, 0, 0, None))
         last = self.strategy.data.tasks - 1
         seen = torch.tensor(last if horizon is None else horizon, device=self.device)
-        deal = self.deal if horizon is not None else self.before_training()
+        tables = self.tables if horizon is not None else self.before_training()
         for task in range(last + 1):
-            rows, here = pad_rows([self.rows(getattr(hand, part)[task], task) for hand in self.hands])
+            rows, here = pad_rows([self.rows(getattr(stream, part)[task], task) for stream in self.streams])
             rows = self.gathered(list(rows))
-            chunks = [predict(run, self.hp, deal, chunk, seen) for chunk in rows.split(EVALUATE, -1)]
+            chunks = [predict(run, self.hp, tables, chunk, seen) for chunk in rows.split(EVALUATE, -1)]
             guessed, labels = (self.each(torch.cat(v, -1)) for v in zip(*chunks, strict=True))
             yield guessed, labels, here.bool()
 
-    def before_training(self) -> Deal:
+    def before_training(self) -> TaskTables:
         """The deal in which each task is answered by the first task's outputs and its own."""
-        return self.deal._replace(active=self.deal.unlearnt.unsqueeze(-3).expand(self.deal.active.shape))
+        return self.tables._replace(active=self.tables.unlearnt.unsqueeze(-3).expand(self.tables.active.shape))
 
-    def predict(self, run: Run, hp: Any, deal: Deal, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, run: Run, hp: Any, tables: TaskTables, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """rows (n,) -> answers (n,), labels (n,)."""
-        logits, labels = self.scores(run, hp, deal, rows, seen)
+        logits, labels = self.scores(run, hp, tables, rows, seen)
         return logits.argmax(-1), labels
 
-    def scores(self, run: Run, hp: Any, deal: Deal, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, run: Run, hp: Any, tables: TaskTables, rows: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """rows (n,) -> logits (n, C), BARRED where an output may not answer, labels (n,): of the deployed network at
         rest."""
-        strategy = self.strategy.at_rest(run.stats)
+        strategy = self.strategy.eval_mode(run.stats)
         noise = torch.zeros(DRAWS, 0, device=rows.device)
-        moment = Moment(seen, seen, torch.zeros((), device=rows.device), noise)
-        batch = strategy.data.batch(deal, rows, torch.ones_like(rows), moment, augment=False)
-        theta = strategy.deploy(run.theta, run.own, hp)
-        logits = strategy.logits(theta, run.own, hp, batch.x, batch.t)
+        moment = StepContext(seen, seen, torch.zeros((), device=rows.device), noise)
+        batch = strategy.data.batch(tables, rows, torch.ones_like(rows), moment, augment=False)
+        theta = strategy.deploy(run.theta, run.state, hp)
+        logits = strategy.logits(theta, run.state, hp, batch.x, batch.t)
         return logits.masked_fill(~batch.active, BARRED), batch.y
 
     def confusion(self, run: Run, horizon: int) -> Tensor:
@@ -357,7 +361,7 @@ class Stack:
 
     def state_bytes(self, run: Run) -> int:
         """What one run keeps for its strategy: its state, and the leaves that it added to theta."""
-        own = sum(v.numel() * v.element_size() for v in tree_leaves(run.own)) // len(self.seeds)
+        state = sum(v.numel() * v.element_size() for v in tree_leaves(run.state)) // len(self.seeds)
         theta = run.theta if self.alone else run.theta[0]
         network = sum(p.numel() for p in self.strategy.net.network.parameters().values())
-        return own + (theta.numel() - network) * theta.element_size()
+        return state + (theta.numel() - network) * theta.element_size()

@@ -2,8 +2,8 @@
 
     g = gradient(theta)      delta = optimiser(g)      theta <- theta + restrict(delta)
 
-`make_step` is that equation as a function of one run. `Steps` calls it again and again, lifted over a stack, compiled
-or not; `InPlace` is what is fast for one run on a CPU; `Replayed` is what a CUDA graph can record.
+`make_step` is that equation as a function of one run. `EagerStepper` calls it again and again, lifted over a stack,
+compiled or not; `InPlaceStepper` is what is fast for one run on a CPU; `GraphStepper` is what a CUDA graph can record.
 """
 
 from collections.abc import Callable
@@ -22,24 +22,24 @@ from clrun.strategy import Strategy, Tree
 def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
     """The step of one run, pure: (run, lr, hp, deal, draw, moment) -> (run, signals {name: ()})."""
 
-    def step(run, lr, hp, deal, draw, moment):
-        batch = strategy.data.gathered(deal, draw, moment)
-        g, loss, aux = whole_gradient(strategy, run.theta, run.own, hp, batch)
+    def step(run, lr, hp, tables, draw, moment):
+        batch = strategy.data.gathered(tables, draw, moment)
+        g, loss, aux = whole_gradient(strategy, run.theta, run.state, hp, batch)
         delta, opt = optimizer.update(g, run.opt, lr, run.theta)
-        theta = run.theta + strategy.restrict(delta, g, run.theta, run.own, hp, batch)
-        own = strategy.after_move(strategy.after_step(run.own, hp, batch, aux), run.theta, theta, aux)
+        theta = run.theta + strategy.restrict(delta, g, run.theta, run.state, hp, batch)
+        state = strategy.after_move(strategy.after_step(run.state, hp, batch, aux), run.theta, theta, aux)
         stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
-        return Run(theta, opt, stats, own), signals_of(loss, (g @ g).sqrt(), aux)
+        return Run(theta, opt, stats, state), signals_of(loss, (g @ g).sqrt(), aux)
 
     return step
 
 
 def whole_gradient(
-    strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Batch
+    strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """g (P,) of the loss and the quadratic, the loss (), aux with the quadratic's value ()."""
-    g, loss, aux = strategy.gradient(theta, own, hp, batch)
-    quadratic = strategy.quadratic(own, hp)
+    g, loss, aux = strategy.gradient(theta, state, hp, batch)
+    quadratic = strategy.quadratic(state, hp)
     if quadratic is None:
         return g, loss, aux
     away = theta - quadratic.mean
@@ -49,8 +49,8 @@ def whole_gradient(
 def masked(step: Callable[..., tuple[Run, dict[str, Tensor]]]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
     """The step, but a run whose batch is empty stays as it is: its task is over before its neighbours'."""
 
-    def step_or_rest(run, lr, hp, deal, draw, moment):
-        new, signals = step(run, lr, hp, deal, draw, moment)
+    def step_or_rest(run, lr, hp, tables, draw, moment):
+        new, signals = step(run, lr, hp, tables, draw, moment)
         alive = draw.weight.any()
         signals = {name: torch.where(alive, v, 0) for name, v in signals.items()}
         return tree_map(lambda fresh, old: torch.where(alive, fresh, old), new, run), signals

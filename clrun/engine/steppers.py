@@ -6,19 +6,24 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from clrun.data.stream import Draw, Moment, dealt_out
+from clrun.data.stream import SampleIndex, StepContext, dealt_out
 from clrun.engine.state import Run
 
 TOLD = 64  # steps between two words on how far it is
 
 
-class Walk(Protocol):
+class Stepper(Protocol):
     """A run, or a stack of them, that is walked along a pass. run: where it is, written over by the next steps."""
 
     run: Run
 
-    def along(
-        self, draws: Draw, moments: Moment, start: int, short: Sequence[int] | None, tell: Callable[[int], None]
+    def run_steps(
+        self,
+        draws: SampleIndex,
+        moments: StepContext,
+        start: int,
+        short: Sequence[int] | None,
+        tell: Callable[[int], None],
     ) -> dict[str, Tensor]:
         """A block of K steps -> signals {name: (R, K)}, without the R for one run alone.
 
@@ -30,20 +35,20 @@ class Walk(Protocol):
         """The run as it is; what is given is never changed."""
 
 
-class Steps:
+class EagerStepper:
     """A pure step, one after the other."""
 
     def __init__(self, step: Callable[..., tuple[Run, dict[str, Tensor]]], run: Run, *values: Any):
         self.step, self.run, self.values = step, run, values
 
-    def along(self, draws, moments, start, short, tell):
+    def run_steps(self, draws, moments, start, short, tell):
         dealt = dealt_out(draws, moments)
         if short is not None:
             dealt = (shortened(*one, n) for one, n in zip(dealt, short, strict=True))
         log = [self.one(*one) for one in told(dealt, tell)]
         return {name: torch.stack([entry[name] for entry in log], -1) for name in log[0]}
 
-    def one(self, draw: Draw, moment: Moment) -> dict[str, Tensor]:
+    def one(self, draw: SampleIndex, moment: StepContext) -> dict[str, Tensor]:
         self.run, signals = self.step(self.run, *self.values, draw, moment)
         return signals
 
@@ -51,9 +56,9 @@ class Steps:
         return self.run
 
 
-def shortened(draw: Draw, moment: Moment, n: int) -> tuple[Draw, Moment]:
+def shortened(draw: SampleIndex, moment: StepContext, n: int) -> tuple[SampleIndex, StepContext]:
     """What a step is dealt, without the samples beyond its first n."""
-    return Draw(*(v[:n] for v in draw)), moment._replace(noise=moment.noise[:, :n])
+    return SampleIndex(*(v[:n] for v in draw)), moment._replace(noise=moment.noise[:, :n])
 
 
 def told(steps: Iterable[Any], tell: Callable[[int], None]) -> Iterator[Any]:

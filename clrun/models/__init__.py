@@ -3,7 +3,7 @@
 from clrun.models.cnn import CNN
 from clrun.models.layout import Layout
 from clrun.models.mlp import MLP
-from clrun.models.network import Net, Network, Statistics, Tap, Weights, initialized, no_tap
+from clrun.models.network import Net, Network, Statistics, Tap, Weights, initialize_network, no_tap
 from clrun.models.resnet import ResNet18
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
     "Statistics",
     "Tap",
     "Weights",
-    "initialized",
+    "initialize_network",
     "no_tap",
 ]

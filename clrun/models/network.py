@@ -65,7 +65,7 @@ class Weights:
         return running.get(f"{name}.mean"), running.get(f"{name}.var")
 
 
-class Watched(Weights):
+class StatisticsRecorder(Weights):
     """Weights in training that also note the mean and variance of what each batch norm saw."""
 
     def __init__(self, pieces: Mapping[str, Tensor], statistics: Statistics | None):
@@ -111,7 +111,7 @@ def initialise(network: Network, scheme: str) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def initialized(seed: int, kind: type[Network], scheme: str, **shape: Any) -> Network:
+def initialize_network(seed: int, kind: type[Network], scheme: str, **shape: Any) -> Network:
     """A network with the initial values that belong to `seed`; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -144,7 +144,7 @@ class Net:
         with torch.autocast(theta.device.type, self.autocast):
             return self.network.forward(weights, x, tap, before).to(theta.dtype)
 
-    def at_rest(self, statistics: Statistics) -> "Net":
+    def eval_mode(self, statistics: Statistics) -> "Net":
         """The network as it is evaluated."""
         return replace(self, statistics=statistics)
 
@@ -155,7 +155,7 @@ class Net:
         seen = []
 
         def reader(pieces: Mapping[str, Tensor], _: Statistics | None) -> Weights:
-            seen.append(Watched(pieces, None))
+            seen.append(StatisticsRecorder(pieces, None))
             return seen[-1]
 
         replace(self, statistics=None, reader=reader)(theta.detach(), x)

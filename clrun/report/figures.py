@@ -84,12 +84,12 @@ def folder_name(row: Row) -> str:
 def gathered(folder: Path, rows: Sequence[Row]) -> Drawn:
     """What there is to draw of the rows of a stream."""
     ended = [row for row in rows if len(row.done)]
-    shown = ended[:CURVES]
+    format_value = ended[:CURVES]
     more = f"\nthe first {CURVES} of {len(ended)} rows; --sort says which come first" if len(ended) > CURVES else ""
-    looks = {row.group: look(i) for i, row in enumerate(shown)}
-    more += f"\n{SHADED}" if any(len(row.done) > 1 for row in shown) else ""
-    found = [tables_of(folder, shown, f"{name}.csv") for name in ("accuracy_matrix", "costs")]
-    return Drawn(shown, looks, *found, references(folder, rows), heading(rows) + more)
+    looks = {row.group: look(i) for i, row in enumerate(format_value)}
+    more += f"\n{SHADED}" if any(len(row.done) > 1 for row in format_value) else ""
+    found = [tables_of(folder, format_value, f"{name}.csv") for name in ("accuracy_matrix", "costs")]
+    return Drawn(format_value, looks, *found, references(folder, rows), heading(rows) + more)
 
 
 def look(i: int) -> dict:

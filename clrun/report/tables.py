@@ -64,7 +64,7 @@ def significant(value: float, like: float | None = None) -> str:
     return f"{value:.{max(0, 2 - floor(log10(size))) if size else 0}f}"
 
 
-def with_deviation(measure: str, one: Statistic) -> str:
+def mean_and_deviation(measure: str, one: Statistic) -> str:
     """'98.1 ± 0.4'; a cost that does not vary has no deviation."""
     if np.isnan(one.mean):
         return ""
@@ -89,13 +89,13 @@ def accuracy_cells(row: Row, measure: str) -> dict[str, str]:
     interval = "" if np.isnan(main.low) else f"[{number(measure, main.low)}, {number(measure, main.high)}]"
     told = {"n": str(main.n), "diverged": str(row.diverged) if row.diverged else ""}
     told |= {measure: number(measure, main.mean), "sd": number(measure, main.sd), "95 % interval": interval}
-    others = {name: with_deviation(name, row[name]) for name in BESIDE if name != measure}
+    others = {name: mean_and_deviation(name, row[name]) for name in BESIDE if name != measure}
     return named(row) | told | others
 
 
 def costs(rows: Sequence[Row]) -> pd.DataFrame:
     """Rows of one stream: what they cost, and what was kept for it, as mean ± standard deviation."""
-    return filled([named(row) | {name: with_deviation(name, row[name]) for name in COSTS} for row in rows])
+    return filled([named(row) | {name: mean_and_deviation(name, row[name]) for name in COSTS} for row in rows])
 
 
 def named(row: Row) -> dict[str, str]:

@@ -8,7 +8,7 @@ nan becomes an empty cell in the files. Nothing is clamped: a task that improved
 Sources
     Lopez-Paz & Ranzato 2017  Gradient Episodic Memory for Continual Learning, equations 2 to 4: ACC, BWT, FWT
     Rebuffi et al. 2017       iCaRL, experiments: average incremental accuracy
-    Chaudhry et al. 2018      Riemannian Walk for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
+    Chaudhry et al. 2018      Riemannian Stepper for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
     Riemer et al. 2019        Learning to Learn without Forgetting, experiments: learning accuracy
     De Lange et al. 2023      Continual evaluation for lifelong learning (2205.13452): min-ACC, WC-ACC, stability gap
 """

@@ -96,9 +96,9 @@ def matrix_picture(matrix: pd.DataFrame) -> Figure:
 def label_tasks(axes: Axes, tasks: int) -> None:
     """Task numbers on both axes, thinned where there are many; row 0 is the untrained network."""
     step = max(1, int(np.ceil(tasks / 20)))
-    shown = np.arange(step, tasks + 1, step)
-    axes.set_xticks(shown - 1, shown)
-    axes.set_yticks([0, *shown], ["none", *shown])
+    format_value = np.arange(step, tasks + 1, step)
+    axes.set_xticks(format_value - 1, format_value)
+    axes.set_yticks([0, *format_value], ["none", *format_value])
     axes.tick_params(length=0)
 
 

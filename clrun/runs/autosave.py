@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map, tree_unflatten
 
 from clrun.engine.stack import Stack
-from clrun.engine.state import Half, Run
+from clrun.engine.state import PartialStage, Run
 from clrun.results.outcome import Outcome
 from clrun.runs import checkpoint
-from clrun.runs.checkpoint import Place, Saved, Unusable
+from clrun.runs.checkpoint import Checkpoint, InvalidCheckpoint, Position
 
 # of an outcome, JSON as they are
 MEASURED = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
@@ -25,8 +25,14 @@ COUNTED = ("correct", "validation_correct")  # integer tables, or None
 
 
 def named(tree: Any) -> dict[str, Tensor]:
-    """The leaves of a run by where they lie: "run.theta", "run.opt.m", "run.own[0]" ..."""
-    return {f"run{keystr(path)}": v for path, v in tree_flatten_with_path(tree)[0]}
+    """Return the leaves of a run by where they lie: "run.theta", "run.opt.m", "run.own[0]" ..."""
+    return {name_of(path): v for path, v in tree_flatten_with_path(tree)[0]}
+
+
+def name_of(path: Any) -> str:
+    """Return the name of a leaf in checkpoints, in which a strategy's state has been called `own` since format 2."""
+    place = keystr(path)
+    return f"run.own{place.removeprefix('.state')}" if place.startswith(".state") else f"run{place}"
 
 
 def slice_of(tree: Any, r: int, alone: bool) -> Any:
@@ -34,16 +40,16 @@ def slice_of(tree: Any, r: int, alone: bool) -> Any:
     return tree_map(lambda v: (v if alone else v[r]).detach().cpu(), tree)
 
 
-def revived(stack: Stack, saved: Sequence[Saved]) -> Run:
-    """The stack's state from the checkpoints of its runs. Raises Unusable where the strategy's state has another form,
-    as after its code was changed."""
-    form = stack.born()
+def revived(stack: Stack, saved: Sequence[Checkpoint]) -> Run:
+    """The stack's state from the checkpoints of its runs. Raises InvalidCheckpoint where the strategy's state has
+    another form, as after its code was changed."""
+    form = stack.initialize()
     flat, structure = tree_flatten_with_path(form)
     trees = []
     for one in saved:
         mine = {name: v for name, v in one.tensors.items() if name.startswith("run")}
         same_form(named(slice_of(form, 0, stack.alone)), mine)
-        trees.append(tree_unflatten([mine[f"run{keystr(path)}"] for path, _ in flat], structure))
+        trees.append(tree_unflatten([mine[name_of(path)] for path, _ in flat], structure))
     return stack.gathered(trees)
 
 
@@ -51,10 +57,11 @@ def same_form(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> No
     for name in sorted({*expected, *found}):
         one, other = ((v.shape, v.dtype) if v is not None else None for v in (expected.get(name), found.get(name)))
         if one != other:
-            raise Unusable(f"{name} is not as the code wants it: has the strategy or the network been changed?")
+            changed = "has the strategy or the network been changed?"
+            raise InvalidCheckpoint(f"{name} is not as the code wants it: {changed}")
 
 
-def signals_of(half: Half, r: int) -> dict[str, Tensor]:
+def signals_of(half: PartialStage, r: int) -> dict[str, Tensor]:
     """The signals of run r so far: "signals.PASS.NAME" (S,)."""
     passes = enumerate(half.signals)
     return {f"signals.{i}.{name}": v[r].clone() for i, seen in passes for name, v in seen.items()}
@@ -75,7 +82,7 @@ def recall(outcome: Outcome, notes: Mapping[str, Any]) -> None:
         setattr(outcome, name, None if notes[name] is None else np.array(notes[name]))
 
 
-def half_noted(half: Half, runs: int) -> list[dict[str, Any]]:
+def partial_stage_notes(half: PartialStage, runs: int) -> list[dict[str, Any]]:
     """[r]: each run's share of a stage that is under way, as JSON."""
     report = half.report
     shared = {"samples": report.samples / runs, "seconds": {name: s / runs for name, s in report.seconds.items()}}
@@ -86,7 +93,7 @@ def half_noted(half: Half, runs: int) -> list[dict[str, Any]]:
     ]
 
 
-def half_of(stack: Stack, saved: Sequence[Saved]) -> Half | None:
+def partial_stage_of(stack: Stack, saved: Sequence[Checkpoint]) -> PartialStage | None:
     """What a stage had gathered, from the checkpoints of a stack's runs; None between stages."""
     place, notes = saved[0].place, [one.notes["half"] for one in saved]
     if not place.passes:
@@ -100,20 +107,20 @@ def half_of(stack: Stack, saved: Sequence[Saved]) -> Half | None:
         {name: torch.stack([one.tensors[f"signals.{i}.{name}"] for one in saved]) for name in names}
         for i, names in enumerate(notes[0]["signals"])
     ]
-    return Half(report, len(place.passes) - 1, place.passes[-1], signals)
+    return PartialStage(report, len(place.passes) - 1, place.passes[-1], signals)
 
 
 @dataclass
 class Point:
     """A point that a stack can be continued from. Its tensors are never changed; all else here is a copy."""
 
-    place: Place
+    place: Position
     run: Run
     notes: list[dict[str, Any]]
-    half: Half | None
+    half: PartialStage | None
 
 
-class Keeper:
+class Checkpointer:
     """Knows the last point that a stack can be continued from, and writes it: after every task, every `every` seconds
     within one (0: never), and when the process is told to end.
 
@@ -135,7 +142,7 @@ class Keeper:
         self.latest: Point | None = None
         self.written: Point | None = None
 
-    def start(self, run: Run, stage: int, half: Half | None) -> None:
+    def start(self, run: Run, stage: int, half: PartialStage | None) -> None:
         """`stage` tasks are over, and of the next this much; all that is on the disk."""
         self.arrive(run, stage)
         if half is not None:
@@ -148,20 +155,20 @@ class Keeper:
         self.write()
 
     def arrive(self, run: Run, stage: int) -> None:
-        self.latest = Point(Place(stage, (), self.stack.step), run, [noted(o) for o in self.outcomes], None)
+        self.latest = Point(Position(stage, (), self.stack.step), run, [noted(o) for o in self.outcomes], None)
 
-    def block(self, run: Run, half: Half) -> None:
+    def block(self, run: Run, half: PartialStage) -> None:
         """Within a task; what was measured is as it was at the task's start."""
         passes = tuple(seen["loss"].shape[1] for seen in half.signals)
-        shares = half_noted(half, len(self.outcomes))
+        shares = partial_stage_notes(half, len(self.outcomes))
         notes = [n | {"half": share} for n, share in zip(self.latest.notes, shares, strict=True)]
-        self.latest = Point(Place(self.latest.place.stage, passes, self.stack.step), run, notes, half)
+        self.latest = Point(Position(self.latest.place.stage, passes, self.stack.step), run, notes, half)
         if self.every and monotonic() - self.written_at >= self.every:
             self.write()
 
     def rescue(self) -> None:
         """The process is to end: what is not yet written is written now, and how far that is is said."""
-        if self.latest is None or self.latest.place == Place():
+        if self.latest is None or self.latest.place == Position():
             return
         if self.latest is self.written or self.write():
             self.say(f"saved after {self.latest.place}; the same command continues from there.")
@@ -178,10 +185,10 @@ class Keeper:
         self.written_at = monotonic()
         return self.written is point
 
-    def of(self, point: Point, r: int) -> Saved:
+    def of(self, point: Point, r: int) -> Checkpoint:
         """Run r's part of a point."""
         tensors = named(slice_of(point.run, r, self.stack.alone))
         signals = signals_of(point.half, r) if point.half else {}
         notes = dict(point.notes[r])
         notes["costs"] = notes["costs"] | {name: notes["costs"][name] + more for name, more in self.spent().items()}
-        return Saved(point.place, tensors | signals, {"half": None} | notes)
+        return Checkpoint(point.place, tensors | signals, {"half": None} | notes)

@@ -11,7 +11,7 @@ from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
 from clrun.data.stream import Data, place
 from clrun.engine.stack import Stack
-from clrun.models import Layout, Net, Network, Statistics, initialized
+from clrun.models import Layout, Net, Network, Statistics, initialize_network
 from clrun.optimizers import Optimizer
 from clrun.results.outcome import SOURCES
 from clrun.runs.prepared import Prepared
@@ -25,16 +25,16 @@ def resolve_device(asked: str) -> torch.device:
     return torch.device("cuda" if asked == "auto" and torch.cuda.is_available() else asked.replace("auto", "cpu"))
 
 
-def born(settings: Settings, shape: Sequence[int], outputs: int, stage: int = 0) -> Network:
+def initialize(settings: Settings, shape: Sequence[int], outputs: int, stage: int = 0) -> Network:
     """The run's network; a strategy that starts afresh gets another at every stage."""
     own = model_settings(settings)
     scheme = own.pop("init", "torch")
     seed = settings["seed"] if stage == 0 else generator(settings["seed"], f"birth {stage}").initial_seed()
     kind = named_class(settings, "model", Network)
-    return initialized(seed, kind, scheme, inputs=shape, outputs=outputs, **own)
+    return initialize_network(seed, kind, scheme, inputs=shape, outputs=outputs, **own)
 
 
-def unborn(settings: Settings, shape: Sequence[int], outputs: int) -> Network:
+def uninitialized_network(settings: Settings, shape: Sequence[int], outputs: int) -> Network:
     """The run's network without its initial values."""
     own = {k: v for k, v in model_settings(settings).items() if k != "init"}
     return named_class(settings, "model", Network)(inputs=shape, outputs=outputs, **own)
@@ -44,13 +44,13 @@ def model_settings(settings: Settings) -> dict[str, Any]:
     return knobs_of("model", settings)
 
 
-def birth(
+def initializer(
     prepared: Prepared, layout: Layout, data: Data, dtype: torch.dtype
 ) -> Callable[[int], tuple[Tensor, Statistics]]:
     """stage -> theta (P,), statistics."""
 
     def fresh(stage: int) -> tuple[Tensor, Statistics]:
-        network = born(prepared.settings, prepared.images.x.shape[1:], data.outputs, stage)
+        network = initialize(prepared.settings, prepared.images.x.shape[1:], data.outputs, stage)
         pieces = network.parameters() | added(prepared, network, data.tasks)
         statistics = {name: v.to(dtype) for name, v in network.statistics().items()}
         return layout.flat(pieces).to(dtype), statistics
@@ -92,9 +92,9 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
     """R prepared runs that differ in values only -> the engine's stack."""
     head, settings = stack[0], stack[0].settings
     device = resolve_device(settings["device"])
-    tasks, outputs = head.hand.deal.active.shape[1:]
+    tasks, outputs = head.stream.tables.active.shape[1:]
     data = place(head.images, settings, tasks, outputs, device, dtype)
-    network = born(settings, head.images.x.shape[1:], outputs)
+    network = initialize(settings, head.images.x.shape[1:], outputs)
     pieces = network.parameters() | added(head, network, tasks)
     layout = Layout({name: tuple(v.shape) for name, v in pieces.items()})
     net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])
@@ -105,10 +105,10 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
         even=settings["scenario"] == "task",
         reset=settings["optimizer.reset"],
         seeds=[p.settings["seed"] for p in stack],
-        hands=[p.hand for p in stack],
+        streams=[p.stream for p in stack],
         hp=hyper(head.strategy, [p.settings for p in stack], device, dtype),
         lr=torch.tensor([p.settings["lr"] for p in stack], dtype=dtype, device=device),
-        births=[birth(p, layout, data, dtype) for p in stack],
+        initializers=[initializer(p, layout, data, dtype) for p in stack],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
         replay=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),

@@ -29,7 +29,7 @@ FORMAT = 2  # to be raised when a checkpoint comes to mean something else: older
 NAME = "checkpoint.safetensors"
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """How far a run is. Runs at one place can go on as one stack."""
 
     stage: int = 0  # tasks that are over
@@ -41,15 +41,15 @@ class Place(NamedTuple):
         return f"task {self.stage}{within} ({self.step} steps so far)"
 
 
-class Unusable(Exception):
+class InvalidCheckpoint(Exception):
     """Why a checkpoint cannot be continued from."""
 
 
 @dataclass
-class Saved:
+class Checkpoint:
     """One run's checkpoint."""
 
-    place: Place
+    place: Position
     tensors: dict[str, Tensor]  # "run.theta", "run.own.mean", ..., "signals.0.loss", ...
     notes: dict[str, Any]
 
@@ -57,7 +57,7 @@ class Saved:
 # ---------------------------------------------------------------- the file
 
 
-def write(directory: Path, identity: str, saved: Saved) -> None:
+def write(directory: Path, identity: str, saved: Checkpoint) -> None:
     """All or nothing, and on the disk when this returns. Raises OSError."""
     notes = torch.from_numpy(np.frombuffer(json.dumps(saved.notes).encode(), dtype=np.uint8).copy())
     tensors = {name: v.contiguous() for name, v in saved.tensors.items()} | {"notes": notes}
@@ -81,47 +81,51 @@ def save(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path)
 
 @contextmanager
 def opened(path: Path) -> Iterator[safetensors.safe_open]:
-    """A file of tensors. Raises Unusable if it is none, or not whole."""
+    """A file of tensors. Raises InvalidCheckpoint if it is none, or not whole."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             yield file
     except safetensors.SafetensorError as error:
-        raise Unusable(f"it is cut short or damaged ({error})") from None
+        raise InvalidCheckpoint(f"it is cut short or damaged ({error})") from None
 
 
-def place(directory: Path, identity: str) -> Place | None:
-    """How far the run with this identity is, from its checkpoint's first bytes; None without any. Raises Unusable."""
+def place(directory: Path, identity: str) -> Position | None:
+    """How far the run with this identity is, from its checkpoint's first bytes; None without any.
+
+    Raises InvalidCheckpoint."""
     if not (directory / NAME).is_file():
         return None
     with opened(directory / NAME) as file:
         stage, passes, step = checked(file.metadata(), identity)["place"]
-    return Place(stage, tuple(passes), step)
+    return Position(stage, tuple(passes), step)
 
 
-def read(directory: Path, identity: str) -> Saved | None:
-    """The checkpoint of the run with this identity, None without any. Raises Unusable."""
+def read(directory: Path, identity: str) -> Checkpoint | None:
+    """The checkpoint of the run with this identity, None without any. Raises InvalidCheckpoint."""
     reached = place(directory, identity)
     if reached is None:
         return None
     with opened(directory / NAME) as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
         if checksum(tensors) != checked(file.metadata(), identity)["checksum"]:
-            raise Unusable("it is damaged: its checksum is wrong")
-    return Saved(reached, tensors, json.loads(tensors.pop("notes").numpy().tobytes()))
+            raise InvalidCheckpoint("it is damaged: its checksum is wrong")
+    return Checkpoint(reached, tensors, json.loads(tensors.pop("notes").numpy().tobytes()))
 
 
 def checked(metadata: Mapping[str, str] | None, identity: str) -> dict[str, Any]:
-    """The head of a file. Raises Unusable if it is not one of ours, of this format and this run."""
+    """The head of a file. Raises InvalidCheckpoint if it is not one of ours, of this format and this run."""
     try:
         head = json.loads((metadata or {}).get("clrun", "{}"))
     except ValueError:
         head = None
     if not isinstance(head, dict) or not {"format", "identity", "place", "checksum"} <= head.keys():
-        raise Unusable("it does not begin as one of clrun's: another program, or another version of clrun, wrote it")
+        raise InvalidCheckpoint(
+            "it does not begin as one of clrun's: another program, or another version of clrun, wrote it"
+        )
     if head["format"] != FORMAT:
-        raise Unusable(f"it is of format {head['format']}, not {FORMAT}: another version of clrun wrote it")
+        raise InvalidCheckpoint(f"it is of format {head['format']}, not {FORMAT}: another version of clrun wrote it")
     if head["identity"] != identity:
-        raise Unusable(f"it belongs to another configuration ({head['identity']}, not {identity})")
+        raise InvalidCheckpoint(f"it belongs to another configuration ({head['identity']}, not {identity})")
     return head
 
 
@@ -134,11 +138,11 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
     return total
 
 
-def find(directory: Path, identity: str, say: Callable[[str], None]) -> Saved | None:
+def find(directory: Path, identity: str, say: Callable[[str], None]) -> Checkpoint | None:
     """The checkpoint to continue from; one that cannot be used is renamed to *.bad, and `say` is told why."""
     try:
         return read(directory, identity)
-    except Unusable as error:
+    except InvalidCheckpoint as error:
         set_aside(directory, str(error), say)
         return None
 
@@ -154,7 +158,7 @@ def remove(directory: Path) -> None:
     (directory / NAME).unlink(missing_ok=True)
 
 
-def grouped(places: Sequence[Place]) -> list[list[int]]:
+def grouped(places: Sequence[Position]) -> list[list[int]]:
     """The indices of the runs that can go on as one stack, the least advanced first."""
     return [[r for r, place in enumerate(places) if place == one] for one in sorted(set(places))]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clrun.config.settings import Settings
 from clrun.data.datasets import Images
-from clrun.data.tasks import Hand
+from clrun.data.tasks import TaskStream
 from clrun.results import run_files
 from clrun.strategy import Strategy
 
@@ -16,7 +16,7 @@ class Prepared:
 
     settings: Settings
     images: Images
-    hand: Hand
+    stream: TaskStream
     strategy: type[Strategy]
 
     @property
@@ -34,4 +34,4 @@ class Prepared:
     @property
     def chance(self) -> float:
         """Accuracy of guessing among the outputs that may answer at the end, mean over tasks."""
-        return (1 / self.hand.deal.active[-1].sum(-1)).mean().item()
+        return (1 / self.stream.tables.active[-1].sum(-1)).mean().item()

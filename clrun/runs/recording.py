@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
-from clrun.engine.state import Report, Run, Trouble
+from clrun.engine.state import Divergence, Run, StageReport
 from clrun.results import run_files
 from clrun.results.costs import carbon, money
 from clrun.results.outcome import Outcome
@@ -38,7 +38,7 @@ class Spent:
 
 def blank(prepared: Prepared, stack: Stack) -> Outcome:
     """An outcome in which nothing is measured yet."""
-    settings, T, fingerprint = prepared.settings, len(prepared.hand.train), prepared.images.fingerprint
+    settings, T, fingerprint = prepared.settings, len(prepared.stream.train), prepared.images.fingerprint
     unmeasured = np.full((T + 1, T), -1)
     validate = settings["validation"] > 0
     return Outcome(
@@ -47,11 +47,11 @@ def blank(prepared: Prepared, stack: Stack) -> Outcome:
         group=settings.group(fingerprint),
         stream=settings.stream(fingerprint),
         values=settings.values,
-        class_names=prepared.hand.names,
+        class_names=prepared.stream.names,
         correct=unmeasured,
-        counts=np.array([len(pool) for pool in prepared.hand.test]),
+        counts=np.array([len(pool) for pool in prepared.stream.test]),
         validation_correct=unmeasured.copy() if validate else None,
-        validation_counts=np.array([len(pool) for pool in prepared.hand.validation]) if validate else None,
+        validation_counts=np.array([len(pool) for pool in prepared.stream.validation]) if validate else None,
         over_training=[] if settings["evaluate_every"] else None,
         health=[],
         costs=dict.fromkeys(ADDED, 0.0),
@@ -70,16 +70,16 @@ def task_classes(prepared: Prepared) -> list[list[str]] | None:
     if prepared.settings["split"] != "classes":
         return None
     labels, names = prepared.images.y, prepared.images.classes
-    by_place = prepared.hand.deal.label
+    by_place = prepared.stream.tables.label
     return [
         [names[k] for k in sorted(labels[pool].unique().tolist(), key=by_place[task].tolist().__getitem__)]
-        for task, pool in enumerate(prepared.hand.train)
+        for task, pool in enumerate(prepared.stream.train)
     ]
 
 
 def task_angles(prepared: Prepared) -> list[float] | None:
     """By how many degrees the pictures of each task are turned, where they are."""
-    radians = prepared.hand.deal.angle
+    radians = prepared.stream.tables.angle
     return [round(v, 1) for v in radians.rad2deg().tolist()] if radians.numel() else None
 
 
@@ -90,7 +90,7 @@ def standing_warnings(settings: Settings) -> list[str]:
     return known + ["the task's number was given at test time (task_id_at_test=true)"] * told
 
 
-def enter(report: Report, outcomes: Sequence[Outcome], spent: Spent) -> None:
+def enter(report: StageReport, outcomes: Sequence[Outcome], spent: Spent) -> None:
     """What a stage was like for each run that is still alive, into its outcome and its files."""
     energy = spent()["energy_wh"]
     for r, outcome in enumerate(outcomes):
@@ -98,17 +98,17 @@ def enter(report: Report, outcomes: Sequence[Outcome], spent: Spent) -> None:
             continue
         if report.stage >= 0:
             outcome.health.append({"task": report.stage + 1} | report.health[r])
-            name_trouble(outcome, report.trouble[r], report.stage + 1)
+            name_divergence(outcome, report.divergence[r], report.stage + 1)
         charge(outcome, report, energy)
         if outcome.status != "diverged":
             note(outcome, report, r)
         elif outcome.over_training is not None:
             began = report.step - max(health["steps"] for health in report.health)
-            note_over_training(outcome, report, r, before=began + report.trouble[r].step)
+            note_over_training(outcome, report, r, before=began + report.divergence[r].step)
         run_files.show_progress(outcome)
 
 
-def name_trouble(outcome: Outcome, trouble: Trouble | None, task: int) -> None:
+def name_divergence(outcome: Outcome, trouble: Divergence | None, task: int) -> None:
     """Mark a run in which something was no longer finite."""
     if trouble is None:
         return
@@ -120,7 +120,7 @@ def name_trouble(outcome: Outcome, trouble: Trouble | None, task: int) -> None:
         outcome.warnings.append(f"this run stopped learning at {where}: the optimiser's state overflowed")
 
 
-def note(outcome: Outcome, report: Report, r: int) -> None:
+def note(outcome: Outcome, report: StageReport, r: int) -> None:
     """Enter what run r of a stage's report measured."""
     row = report.stage + 1
     outcome.correct[row] = report.correct[r].numpy()
@@ -130,7 +130,7 @@ def note(outcome: Outcome, report: Report, r: int) -> None:
         note_over_training(outcome, report, r)
 
 
-def note_over_training(outcome: Outcome, report: Report, r: int, before: int | None = None) -> None:
+def note_over_training(outcome: Outcome, report: StageReport, r: int, before: int | None = None) -> None:
     """Enter what was measured within a stage and at its end; of one that diverged, before that step of the run."""
     ends = dict(report.over_training) | {report.step: report.correct}
     outcome.over_training.extend(
@@ -141,7 +141,7 @@ def note_over_training(outcome: Outcome, report: Report, r: int, before: int | N
     )
 
 
-def charge(outcome: Outcome, report: Report, energy: float) -> None:
+def charge(outcome: Outcome, report: StageReport, energy: float) -> None:
     """Add a stage's costs; in a stack a run's share. energy: Wh, of this process so far."""
     runs = len(report.health)
     row = {f"{what}_seconds": seconds / runs for what, seconds in report.seconds.items()}
@@ -158,7 +158,7 @@ def conclude(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, 
     settings = prepared.settings
     if outcome.status != "diverged":
         outcome.status = "done"
-        outcome.warnings += prepared.strategy.complaints(outcome.health, settings.knobs)
+        outcome.warnings += prepared.strategy.warnings(outcome.health, settings.knobs)
     costs = outcome.costs | {name: outcome.costs[name] + more for name, more in spent.items()}
     samples = costs.pop("samples")
     outcome.costs = costs | {
@@ -182,12 +182,12 @@ def kept(stack: Stack, run: Run, prepared: Prepared) -> int:
 
 def remembered(run: Run) -> int:
     """Slots for pictures in a run's memory; rows (..., M)."""
-    memories = tree_leaves(run.own, is_leaf=lambda node: isinstance(node, Memory))
+    memories = tree_leaves(run.state, is_leaf=lambda node: isinstance(node, Memory))
     return sum(one.rows.shape[-1] for one in memories if isinstance(one, Memory))
 
 
 def revisited(prepared: Prepared, stack: Stack) -> int:
     """The most pictures of tasks other than its own that a stage trains on."""
-    sizes = [len(pool) for pool in prepared.hand.train]
+    sizes = [len(pool) for pool in prepared.stream.train]
     seen = [stack.strategy.visible(stage) for stage in range(len(sizes))]
     return max(sum(sizes[task] for task in tasks if task != stage) for stage, tasks in enumerate(seen))

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clrun.config.catalog import shown
+from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
-from clrun.engine.state import Half, Report, Run
+from clrun.engine.state import PartialStage, Run, StageReport
 from clrun.results import run_files
 from clrun.results.outcome import Outcome
 from clrun.runs import autosave, checkpoint
@@ -62,7 +62,7 @@ def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: Progres
     progress: who is told how it goes; by default the terminal, unless quiet.
     """
     console = make_console(stderr=True, quiet=quiet)
-    progress = progress or Progress(console, len(runs[0].hand.train), name_of(runs))
+    progress = progress or Progress(console, len(runs[0].stream.train), name_of(runs))
     statuses = dict.fromkeys((one.directory for one in runs), "held")
     with disk_trouble(runs[0]), locks.claimed(list(statuses)) as claim:
         for directory, owner in claim.others.items():
@@ -80,7 +80,7 @@ def name_of(runs: Sequence[Prepared]) -> str:
     settings = runs[0].settings
     if len(runs) > 1:
         return f"{len(runs)} runs of {settings['strategy']}"
-    told = [f"{key}={shown(value)}" for key, value in settings.unusual.items() if key in settings.knobs]
+    told = [f"{key}={format_value(value)}" for key, value in settings.unusual.items() if key in settings.knobs]
     return " ".join([settings["strategy"], *told, f"seed={settings['seed']}"])
 
 
@@ -104,18 +104,18 @@ def regrouped(runs: Sequence[Prepared]) -> list[list[Prepared]]:
     return [[runs[r] for r in group] for group in checkpoint.grouped(places)]
 
 
-def reached(prepared: Prepared) -> checkpoint.Place:
+def reached(prepared: Prepared) -> checkpoint.Position:
     """How far the checkpoint of a run is; the beginning where there is none to continue from."""
     try:
         place = checkpoint.place(prepared.directory, prepared.id)
-    except checkpoint.Unusable:
-        return checkpoint.Place()
-    return checkpoint.Place() if place is None or over(prepared, place) else place
+    except checkpoint.InvalidCheckpoint:
+        return checkpoint.Position()
+    return checkpoint.Position() if place is None or over(prepared, place) else place
 
 
-def over(prepared: Prepared, place: checkpoint.Place) -> bool:
+def over(prepared: Prepared, place: checkpoint.Position) -> bool:
     """Whether a checkpoint is one that a finished run has kept, from which `rerun=true` does not continue."""
-    return prepared.finished and place.stage == len(prepared.hand.train)
+    return prepared.finished and place.stage == len(prepared.stream.train)
 
 
 def attempt(runs: Sequence[Prepared], progress: Progress) -> list[str]:
@@ -143,7 +143,7 @@ def trained(runs: Sequence[Prepared], progress: Progress) -> list[str]:
         run_files.write_config(prepared.directory, prepared.settings.nested())
     with energy.meter(stack.device) as meter:
         spent = Spent(len(runs), began, meter)
-        keeper = autosave.Keeper(stack, outcomes, runs[0].settings["checkpoint_every"], announce, spent)
+        keeper = autosave.Checkpointer(stack, outcomes, runs[0].settings["checkpoint_every"], announce, spent)
         run, last = lived(stack, runs, outcomes, progress, keeper)
         confusion = confusions(stack, run, last, outcomes).numpy()
         bill = spent()
@@ -161,8 +161,8 @@ def lived(
     runs: Sequence[Prepared],
     outcomes: Sequence[Outcome],
     progress: Progress,
-    keeper: autosave.Keeper,
-) -> tuple[Run, Report | None]:
+    keeper: autosave.Checkpointer,
+) -> tuple[Run, StageReport | None]:
     """Train a stack from where it is to its end, see `follow`; a checkpoint is also written when it is interrupted."""
     with progress:
         stack.advance = progress.advance
@@ -177,23 +177,25 @@ def lived(
 
 def started(
     stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[Outcome], spent: Spent
-) -> tuple[Run, int, Half | None]:
+) -> tuple[Run, int, PartialStage | None]:
     """Where a stack is -> run, the next stage, what has been gathered of that one: from checkpoints, or the start."""
-    if reached(runs[0]) != checkpoint.Place():
+    if reached(runs[0]) != checkpoint.Position():
         try:
             return continued(stack, runs, outcomes)
-        except checkpoint.Unusable as error:
+        except checkpoint.InvalidCheckpoint as error:
             for prepared in runs:
                 checkpoint.set_aside(prepared.directory, str(error), announce)
-    run = stack.born()
+    run = stack.initialize()
     enter(stack.untrained(run), outcomes, spent)
     return run, 0, None
 
 
-def continued(stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[Outcome]) -> tuple[Run, int, Half | None]:
-    """As `started`, from checkpoints of one place; the outcomes know again what they knew. Raises Unusable."""
+def continued(
+    stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[Outcome]
+) -> tuple[Run, int, PartialStage | None]:
+    """As `started`, from checkpoints of one place; the outcomes know again what they knew. Raises InvalidCheckpoint."""
     saved = [checkpoint.read(one.directory, one.id) for one in runs]
-    run, half, place = autosave.revived(stack, saved), autosave.half_of(stack, saved), saved[0].place
+    run, half, place = autosave.revived(stack, saved), autosave.partial_stage_of(stack, saved), saved[0].place
     stack.step = place.step
     for prepared, outcome, one in zip(runs, outcomes, saved, strict=True):
         autosave.recall(outcome, one.notes)
@@ -205,11 +207,11 @@ def follow(
     stack: Stack,
     outcomes: Sequence[Outcome],
     progress: Progress,
-    keeper: autosave.Keeper,
+    keeper: autosave.Checkpointer,
     run: Run,
     first: int,
-    half: Half | None,
-) -> tuple[Run, Report | None]:
+    half: PartialStage | None,
+) -> tuple[Run, StageReport | None]:
     """Train stage after stage, writing what is known after each; stop when every run has diverged. -> the run, the
     report of the last stage, None where there was none left to train."""
     report = None
@@ -228,7 +230,7 @@ def follow(
     return run, report
 
 
-def confusions(stack: Stack, run: Run, last: Report | None, outcomes: Sequence[Outcome]) -> Tensor:
+def confusions(stack: Stack, run: Run, last: StageReport | None, outcomes: Sequence[Outcome]) -> Tensor:
     """(R, C, C), as the last examination found them; examined again where that is not known or not of this run."""
     if last is None or any(outcome.status == "diverged" for outcome in outcomes):
         return stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1))

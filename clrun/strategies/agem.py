@@ -14,42 +14,42 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import Memory, Replay, census
+from clrun.strategy import Memory, Replay, buffer_stats
 
 
 @dataclass(frozen=True)
 class AGEM(Replay):
     """State: the memory's row numbers, and how often g was projected."""
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         memory: Memory
         projections: Tensor  # () int64
 
     def init(self, theta):
-        return self.Own(self.empty(theta), torch.zeros((), dtype=torch.long, device=theta.device))
+        return self.State(self.empty(theta), torch.zeros((), dtype=torch.long, device=theta.device))
 
-    def gradient(self, theta, own, hp, batch):
-        g, loss, aux = super().gradient(theta, own, hp, batch)
-        old, _ = self.recall(own.memory, batch, batch.noise[1])
-        r, replay, _ = super().gradient(theta, own, hp, old)
-        past = own.memory.offered > 0
+    def gradient(self, theta, state, hp, batch):
+        g, loss, aux = super().gradient(theta, state, hp, batch)
+        old, _ = self.recall(state.memory, batch, batch.noise[1])
+        r, replay, _ = super().gradient(theta, state, hp, old)
+        past = state.memory.offered > 0
         projected = past & (g @ r < 0)
         overlap = torch.where(projected, (g @ r) / (r @ r), 0)
         signals = {"projected_share": projected.to(loss), "replay_loss": past * replay}
         return g - overlap * r, loss, aux | signals
 
-    def after_step(self, own, hp, batch, aux):
-        return own._replace(projections=own.projections + aux["projected_share"].long())
+    def after_step(self, state, hp, batch, aux):
+        return state._replace(projections=state.projections + aux["projected_share"].long())
 
-    def after_phase(self, phase, theta, own, hp, pool):
-        return theta, own._replace(memory=self.offer_task(own.memory, pool))
+    def after_phase(self, phase, theta, state, hp, pool):
+        return theta, state._replace(memory=self.offer_task(state.memory, pool))
 
-    def health(self, own, hp):
-        return {"projections": own.projections} | census(self.data, own.memory)
+    def health(self, state, hp):
+        return {"projections": state.projections} | buffer_stats(self.data, state.memory)
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        said = super().complaints(health, knobs)
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+        said = super().warnings(health, knobs)
         if not said and len(health) > 1 and health[-1]["projections"] == 0:
             return ["no gradient ever had to be projected, so A-GEM did nothing: this is finetuning"]
         return said

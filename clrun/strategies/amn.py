@@ -59,7 +59,7 @@ class AMN(EWC):
         eps: Tensor  # () a step of a memory unit
 
     @classmethod
-    def objection(cls, network, optimizer, knobs):
+    def incompatibility(cls, network, optimizer, knobs):
         if not network.taps:
             return "its units push hidden layers, and this network has none; type model.widths=[100,100]."
         if network.statistics():
@@ -67,7 +67,7 @@ class AMN(EWC):
                 "batch norm keeps one set of running statistics, and a task's units move what it sees, so that old "
                 "tasks would be answered with those of the newest; type model.norm=group."
             )
-        return super().objection(network, optimizer, knobs)
+        return super().incompatibility(network, optimizer, knobs)
 
     @classmethod
     def trainables(cls, network, tasks, knobs):
@@ -88,10 +88,10 @@ class AMN(EWC):
         """pushes: (B, K) a layer."""
         return self.net(theta, x, before=lambda i, z: z + pushes[i].view(*z.shape[:2], *[1] * (z.dim() - 2)))
 
-    def logits(self, theta, own, hp, x, t):
+    def logits(self, theta, state, hp, x, t):
         return self.pushed(theta, x, [(M.sum(1, keepdim=True) @ W)[t, 0] for M, W in self.pushes(theta)])
 
-    def loss(self, theta, own, hp, batch):
+    def loss(self, theta, state, hp, batch):
         push = self.push_by_class if self.memory == "class" else self.push_by_task
         pushes = [push(M, W, batch) for M, W in self.pushes(theta)]
         largest = torch.cat([M.flatten() for M, _ in self.pushes(theta)]).abs().max()
@@ -111,7 +111,7 @@ class AMN(EWC):
 
     # ------------------------------------------------------------ its steps
 
-    def restrict(self, delta, g, theta, own, hp, batch):
+    def restrict(self, delta, g, theta, state, hp, batch):
         """Other tasks' units rest, whatever the optimiser keeps in motion or lets decay."""
         steps, slopes = self.net.layout.view(delta), self.net.layout.view(g)
         steps |= {name: hp.eps * STEPS[self.direction](slopes[name]) for name in steps if is_memory(name)}
@@ -120,10 +120,10 @@ class AMN(EWC):
         return self.net.layout.flat(steps)
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         idle = knobs["eps"] > 0 and any(row["memory_max"] == 0 for row in health)
         still = ["the memory units never left zero, so they did nothing"] if idle else []
-        return still + [f"of the EWC in it: {text}" for text in super().complaints(health, knobs)]
+        return still + [f"of the EWC in it: {text}" for text in super().warnings(health, knobs)]
 
 
 def is_memory(name: str) -> bool:

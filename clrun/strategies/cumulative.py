@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from clrun.strategy import Rehearsal
+from clrun.strategy import MultiTask
 
 
-class Cumulative(Rehearsal):
+class Cumulative(MultiTask):
     """The network of the last stage, trained further: the t-th stage costs t times the first (multi-task learning)."""
 
     def visible(self, stage: int) -> Sequence[int]:

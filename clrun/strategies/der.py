@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from clrun.strategy import Memory, Replay, census, cross_entropy, moved_in
+from clrun.strategy import Memory, Replay, buffer_stats, cross_entropy, write_slots
 
 
 @dataclass(frozen=True)
@@ -24,35 +24,36 @@ class DER(Replay):
     class Hyper(NamedTuple):
         alpha: Tensor  # ()
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         memory: Memory
         z: Tensor  # (M, C)
 
     def init(self, theta):
-        return self.Own(self.empty(theta), theta.new_zeros(self.slots, self.data.outputs))
+        return self.State(self.empty(theta), theta.new_zeros(self.slots, self.data.outputs))
 
-    def loss(self, theta, own, hp, batch):
-        z = self.logits(theta, own, hp, batch.x, batch.t)
-        replay = (own.memory.offered > 0) * self.replayed(theta, own, hp, batch)
+    def loss(self, theta, state, hp, batch):
+        z = self.logits(theta, state, hp, batch.x, batch.t)
+        replay = (state.memory.offered > 0) * self.replayed(theta, state, hp, batch)
         return cross_entropy(z, batch) + replay, {"z": z, "replay_loss": replay}
 
-    def replayed(self, theta, own, hp, batch) -> Tensor:
+    def replayed(self, theta, state, hp, batch) -> Tensor:
         """(): what the memory adds to the loss."""
-        old, slots = self.recall(own.memory, batch, batch.noise[1])
-        gap = self.logits(theta, own, hp, old.x, old.t) - own.z[slots]
+        old, slots = self.recall(state.memory, batch, batch.noise[1])
+        gap = self.logits(theta, state, hp, old.x, old.t) - state.z[slots]
         return hp.alpha * old.mean(gap.square().mean(-1))
 
-    def after_step(self, own, hp, batch, aux):
-        tenants = own.memory.tenants(batch.weight, batch.noise[0])
-        return self.Own(own.memory.after(tenants, batch.rows, batch.weight), moved_in(own.z, aux["z"], tenants))
+    def after_step(self, state, hp, batch, aux):
+        slot_updates = state.memory.slot_updates(batch.weight, batch.noise[0])
+        memory = state.memory.after(slot_updates, batch.rows, batch.weight)
+        return self.State(memory, write_slots(state.z, aux["z"], slot_updates))
 
-    def health(self, own, hp):
-        return census(self.data, own.memory)
+    def health(self, state, hp):
+        return buffer_stats(self.data, state.memory)
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         asked = any(knobs.get(strength, 0) > 0 for strength in ("alpha", "beta"))
-        return super().complaints(health, knobs) if asked else []
+        return super().warnings(health, knobs) if asked else []
 
 
 class DERpp(DER):
@@ -62,7 +63,7 @@ class DERpp(DER):
         alpha: Tensor  # ()
         beta: Tensor  # ()
 
-    def replayed(self, theta, own, hp, batch) -> Tensor:
-        old, _ = self.recall(own.memory, batch, batch.noise[2])
-        labels = cross_entropy(self.logits(theta, own, hp, old.x, old.t), old)
-        return super().replayed(theta, own, hp, batch) + hp.beta * labels
+    def replayed(self, theta, state, hp, batch) -> Tensor:
+        old, _ = self.recall(state.memory, batch, batch.noise[2])
+        labels = cross_entropy(self.logits(theta, state, hp, old.x, old.t), old)
+        return super().replayed(theta, state, hp, batch) + hp.beta * labels

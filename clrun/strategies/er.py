@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from clrun.data.stream import Batch
-from clrun.strategy import Memory, Replay, census, losses
+from clrun.strategy import Memory, Replay, buffer_stats, losses
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,30 @@ class ER(Replay):
 
     weighting: str = "equal"
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         memory: Memory
 
     def init(self, theta):
-        return self.Own(self.empty(theta))
+        return self.State(self.empty(theta))
 
-    def loss(self, theta, own, hp, batch):
-        old, _ = self.recall(own.memory, batch, batch.noise[1])
-        z = self.logits(theta, own, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
+    def loss(self, theta, state, hp, batch):
+        old, _ = self.recall(state.memory, batch, batch.noise[1])
+        z = self.logits(theta, state, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
         wrong = losses(z, torch.cat([batch.y, old.y]), torch.cat([batch.active, old.active]))
         fit, replay = (part.mean(values) for part, values in zip((batch, old), wrong.chunk(2), strict=True))
-        w = self.weight(own.memory, batch, fit)
-        return w * fit + (1 - w) * replay, {"replay_loss": (own.memory.offered > 0) * replay}
+        w = self.weight(state.memory, batch, fit)
+        return w * fit + (1 - w) * replay, {"replay_loss": (state.memory.offered > 0) * replay}
 
     def weight(self, memory: Memory, batch: Batch, like: Tensor) -> Tensor:
         """w ()."""
         parts = batch.stage + 1 if self.weighting == "share" else 2
         return torch.where(memory.offered > 0, torch.ones_like(like) / parts, 1)
 
-    def after_step(self, own, hp, batch, aux):
-        return own if self.memory_per_class is not None else self.Own(self.offer(own.memory, batch))
+    def after_step(self, state, hp, batch, aux):
+        return state if self.memory_per_class is not None else self.State(self.offer(state.memory, batch))
 
-    def after_phase(self, phase, theta, own, hp, pool):
-        return theta, own if self.memory_per_class is None else self.Own(self.offer_task(own.memory, pool))
+    def after_phase(self, phase, theta, state, hp, pool):
+        return theta, state if self.memory_per_class is None else self.State(self.offer_task(state.memory, pool))
 
-    def health(self, own, hp):
-        return census(self.data, own.memory)
+    def health(self, state, hp):
+        return buffer_stats(self.data, state.memory)

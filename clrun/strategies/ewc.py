@@ -13,11 +13,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import Gaussian, Pull, Quadratic, fisher
+from clrun.strategy import Gaussian, Quadratic, QuadraticPenalty, fisher
 
 
 @dataclass(frozen=True)
-class EWC(Pull):
+class EWC(QuadraticPenalty):
     """State: a Gaussian, 2 P floats, however many tasks. `fisher` names the estimator (see clrun/fisher.py)."""
 
     importance_name: ClassVar[str] = "fisher"
@@ -34,26 +34,26 @@ class EWC(Pull):
     def init(self, theta):
         return Gaussian(theta, torch.zeros_like(theta))
 
-    def quadratic(self, own, hp):
-        return Quadratic(hp.lambda_, own.mean, own.precision)
+    def quadratic(self, state, hp):
+        return Quadratic(hp.lambda_, state.mean, state.precision)
 
-    def after_phase(self, phase, theta, own, hp, pool):
+    def after_phase(self, phase, theta, state, hp, pool):
         F = fisher(
-            self, theta, own, hp, pool,
+            self, theta, state, hp, pool,
             estimator=self.fisher, samples=self.fisher_samples, batch_size=self.fisher_batch,
         )  # fmt: skip
-        return theta, self.faded(own, theta, F, hp.gamma) if self.online else own.absorb(theta, F)
+        return theta, self.faded(state, theta, F, hp.gamma) if self.online else state.absorb(theta, F)
 
     @staticmethod
-    def faded(own: Gaussian, theta: Tensor, F: Tensor, gamma: Tensor) -> Gaussian:
+    def faded(state: Gaussian, theta: Tensor, F: Tensor, gamma: Tensor) -> Gaussian:
         """The next F~, with the gamma that its penalty carries already inside: gamma (F~ + F)."""
-        return Gaussian(theta, gamma * (own.precision + F))
+        return Gaussian(theta, gamma * (state.precision + F))
 
-    def importance(self, own):
-        return own.precision
+    def importance(self, state):
+        return state.precision
 
     @classmethod
-    def objection(cls, network, optimizer, knobs):
+    def incompatibility(cls, network, optimizer, knobs):
         if knobs["gamma"] != 1 and not knobs["online"]:
             return f"gamma={knobs['gamma']:g} is read by online EWC alone; type online=true as well, or no gamma."
         if knobs["fisher_batch"] != cls.fisher_batch and knobs["fisher"] != "batched":

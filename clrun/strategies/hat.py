@@ -43,11 +43,11 @@ class HAT(Strategy):
         lambda_: Tensor  # () of the pull to few gates
         smax: Tensor  # () the sharpest sigmoid
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         used: tuple[Tensor, ...]  # (width,) each, a layer
 
     @classmethod
-    def objection(cls, network, optimizer, knobs):
+    def incompatibility(cls, network, optimizer, knobs):
         if not network.taps:
             return "it gates hidden layers, and this network has none; type model.widths=[100,100]."
         if [*network.layers] != [*network.taps, "head"]:
@@ -62,7 +62,7 @@ class HAT(Strategy):
         return {f"gate.{i}": torch.randn(tasks, width) for i, width in enumerate(network.widths)}
 
     def init(self, theta):
-        return self.Own(tuple(theta.new_zeros(width) for width in self.net.network.widths))
+        return self.State(tuple(theta.new_zeros(width) for width in self.net.network.widths))
 
     # ------------------------------------------------------------ the network under its gates
 
@@ -79,40 +79,40 @@ class HAT(Strategy):
     def gated(self, theta: Tensor, gates: Sequence[Tensor], x: Tensor, t: Tensor) -> Tensor:
         return self.net(theta, x, lambda i, h: h * gates[i][t].view(*h.shape[:2], *[1] * (h.dim() - 2)))
 
-    def logits(self, theta, own, hp, x, t):
+    def logits(self, theta, state, hp, x, t):
         return self.gated(theta, self.settled(theta, hp), x, t)
 
     # ------------------------------------------------------------ training
 
-    def loss(self, theta, own, hp, batch):
+    def loss(self, theta, state, hp, batch):
         gates = [(sharpness(hp, batch) * e).sigmoid() for e in self.embeddings(theta)]
         fit = cross_entropy(self.gated(theta, gates, batch.x, batch.t), batch)
-        now, free = torch.cat([row(a, batch.stage) for a in gates]), 1 - torch.cat(own.used)
+        now, free = torch.cat([row(a, batch.stage) for a in gates]), 1 - torch.cat(state.used)
         open_share = now @ free / free.sum().clamp(min=1)
         return fit + hp.lambda_ * open_share, {"open_share": open_share}
 
-    def gradient(self, theta, own, hp, batch):
-        g, loss, aux = gradient_of(self.loss, theta, own, hp, batch)
+    def gradient(self, theta, state, hp, batch):
+        g, loss, aux = gradient_of(self.loss, theta, state, hp, batch)
         s = sharpness(hp, batch)
         even = hp.smax / s * ((s * theta).clamp(-COSH, COSH).cosh() + 1) / (theta.clamp(-REACH, REACH).cosh() + 1)
         return torch.where(self.net.layout.where(is_gate, theta), g * even, g), loss, aux
 
-    def restrict(self, delta, g, theta, own, hp, batch):
-        free = self.net.layout.flat(self.freedom(own, batch))
+    def restrict(self, delta, g, theta, state, hp, batch):
+        free = self.net.layout.flat(self.freedom(state, batch))
         clamped = (theta + delta).clamp(-REACH, REACH) - theta
         delta = torch.where(self.net.layout.where(is_gate, theta), clamped, delta)
         return torch.where(free > 0, delta * free, 0)
 
-    def freedom(self, own: Own, batch: Batch) -> dict[str, Tensor]:
+    def freedom(self, state: State, batch: Batch) -> dict[str, Tensor]:
         """1 - min(used above, used below) for every entry of theta; of embeddings, 1 for the task's own."""
         shapes = self.net.layout.shapes
         free = {
-            name: (torch.arange(shape[0], device=batch.stage.device) == batch.stage).to(own.used[0].dtype)[:, None]
+            name: (torch.arange(shape[0], device=batch.stage.device) == batch.stage).to(state.used[0].dtype)[:, None]
             for name, shape in shapes.items()
             if is_gate(name)
         }
-        below = own.used[0].new_ones(())
-        for layer, used in zip(self.net.network.layers, (*own.used, answered(batch)), strict=True):
+        below = state.used[0].new_ones(())
+        for layer, used in zip(self.net.network.layers, (*state.used, answered(batch)), strict=True):
             shape = shapes[f"{layer}.weight"]
             inputs = below.repeat_interleave(shape[1] // below.numel())  # a channel is many inputs, once flattened
             least = torch.minimum(used[:, None], inputs)
@@ -121,18 +121,18 @@ class HAT(Strategy):
             below = used
         return free
 
-    def after_phase(self, phase, theta, own, hp, pool):
+    def after_phase(self, phase, theta, state, hp, pool):
         now = [row(a, pool.stage) for a in self.settled(theta, hp)]
-        return theta, self.Own(tuple(torch.maximum(u, a) for u, a in zip(own.used, now, strict=True)))
+        return theta, self.State(tuple(torch.maximum(u, a) for u, a in zip(state.used, now, strict=True)))
 
     # ------------------------------------------------------------ what happened
 
-    def health(self, own, hp):
-        used = torch.cat(own.used)
+    def health(self, state, hp):
+        used = torch.cat(state.used)
         return {"used_share": used.mean(), "undecided_share": (used * (1 - used) > 0).to(used.dtype).mean()}
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         full = [row["task"] for row in health[:-1] if row["used_share"] >= 1]
         if full:
             return [
@@ -160,6 +160,6 @@ def row(table: Tensor, number: Tensor) -> Tensor:
 
 def answered(batch: Batch) -> Tensor:
     """(C,) 1 for the outputs that answered in a task learnt before."""
-    as_learnt = batch.deal.active.diagonal()  # (C, T)
+    as_learnt = batch.tables.active.diagonal()  # (C, T)
     past = torch.arange(as_learnt.shape[1], device=as_learnt.device) < batch.stage
     return (as_learnt & past).any(1).to(batch.x.dtype)

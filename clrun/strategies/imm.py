@@ -75,12 +75,12 @@ class IMM(Strategy):
     class Hyper(NamedTuple):
         lambda_: Tensor  # ()
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         last: Tensor  # (P,) theta_{k-1}
         merged: Gaussian
 
     @classmethod
-    def objection(cls, network, optimizer, knobs):
+    def incompatibility(cls, network, optimizer, knobs):
         if network.statistics():
             return (
                 "batch norm's running statistics are those of the weights last trained, not of the merged ones; "
@@ -91,16 +91,16 @@ class IMM(Strategy):
         return None
 
     def init(self, theta):
-        return self.Own(theta, Gaussian(theta, torch.zeros_like(theta)))
+        return self.State(theta, Gaussian(theta, torch.zeros_like(theta)))
 
-    def loss(self, theta, own, hp, batch):
-        penalty = hp.lambda_ * (theta - own.last).square().sum()
-        fit = super().loss(theta, own, hp, batch)[0] if self.drop == 0 else self.dropped(theta, own, batch)
+    def loss(self, theta, state, hp, batch):
+        penalty = hp.lambda_ * (theta - state.last).square().sum()
+        fit = super().loss(theta, state, hp, batch)[0] if self.drop == 0 else self.dropped(theta, state, batch)
         return fit + penalty, {"penalty": penalty}
 
-    def dropped(self, theta: Tensor, own: "IMM.Own", batch: Batch) -> Tensor:
+    def dropped(self, theta: Tensor, state: "IMM.Own", batch: Batch) -> Tensor:
         """Cross entropy with the draws of this step."""
-        previous = Weights(self.net.layout.view(own.last), None)
+        previous = Weights(self.net.layout.view(state.last), None)
         reader = partial(Dropped, previous=previous, scales=self.scales(batch.noise, theta))
         return cross_entropy(replace(self.net, reader=reader)(theta, batch.x), batch)
 
@@ -114,32 +114,32 @@ class IMM(Strategy):
                 first += shape[0]
         return scales
 
-    def after_phase(self, phase, theta, own, hp, pool):
-        precision = self.precision(theta, own, hp, pool) * self.could_answer(theta, pool)
-        return theta, self.Own(theta, own.merged.absorb(theta, precision))
+    def after_phase(self, phase, theta, state, hp, pool):
+        precision = self.precision(theta, state, hp, pool) * self.could_answer(theta, pool)
+        return theta, self.State(theta, state.merged.absorb(theta, precision))
 
-    def precision(self, theta: Tensor, own: "IMM.Own", hp: Any, pool: Pool) -> Tensor:
+    def precision(self, theta: Tensor, state: "IMM.Own", hp: Any, pool: Pool) -> Tensor:
         """(P,): of the task's posterior."""
         if self.merge == "mean":
             return torch.ones_like(theta)
-        return fisher(self, theta, own, hp, pool, samples=self.fisher_samples) + 1e-8
+        return fisher(self, theta, state, hp, pool, samples=self.fisher_samples) + 1e-8
 
     def could_answer(self, theta: Tensor, pool: Pool) -> Tensor:
         """(P,): 0 for the weights of outputs that could not answer in the task just learnt, else 1."""
         stage = pool.stage[None]
-        answering = pool.deal.active[stage, stage][0].to(theta)  # (C,)
+        answering = pool.tables.active[stage, stage][0].to(theta)  # (C,)
         pieces = {name: torch.ones_like(theta[:1]) for name in self.net.layout.shapes}
         return self.net.layout.flat(pieces | {"head.weight": answering[:, None], "head.bias": answering})
 
-    def deploy(self, theta, own, hp):
-        return torch.where(own.merged.precision > 0, own.merged.mean, theta)
+    def deploy(self, theta, state, hp):
+        return torch.where(state.merged.precision > 0, state.merged.mean, theta)
 
-    def health(self, own, hp):
-        moved = torch.where(own.merged.precision > 0, own.merged.mean - own.last, 0)
-        return {"merge_distance": moved.norm() / own.last.norm(), "precision_sum": own.merged.precision.sum()}
+    def health(self, state, hp):
+        moved = torch.where(state.merged.precision > 0, state.merged.mean - state.last, 0)
+        return {"merge_distance": moved.norm() / state.last.norm(), "precision_sum": state.merged.precision.sum()}
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         if len(health) < 2 or any(row["merge_distance"] > 1e-12 for row in health[1:]):
             return []
         return ["IMM's merged weights never differed from the last task's, so it did nothing: this is finetuning"]

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from clrun.strategy import Rehearsal
+from clrun.strategy import MultiTask
 
 
-class Joint(Rehearsal):
+class Joint(MultiTask):
     """The first stage sees every task, with the training time of all; the later ones have nothing left to learn."""
 
     def visible(self, stage: int) -> Sequence[int]:

@@ -39,17 +39,17 @@ class LwF(Strategy):
         lambda_: Tensor  # ()
         temperature: Tensor  # ()
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         teacher: Tensor  # (P,) theta*
         statistics: Statistics
 
     def init(self, theta):
         at_birth = self.net.network.statistics()
-        return self.Own(theta, {name: v.to(theta) for name, v in at_birth.items()})
+        return self.State(theta, {name: v.to(theta) for name, v in at_birth.items()})
 
-    def loss(self, theta, own, hp, batch):
-        new = self.logits(theta, own, hp, batch.x, batch.t)
-        old = self.net.at_rest(own.statistics)(own.teacher, batch.x)
+    def loss(self, theta, state, hp, batch):
+        new = self.logits(theta, state, hp, batch.x, batch.t)
+        old = self.net.eval_mode(state.statistics)(state.teacher, batch.x)
         factor = hp.lambda_ * hp.temperature.square() if self.temperature_squared else hp.lambda_
         distillation = factor * self.drift(old / hp.temperature, new / hp.temperature, batch)
         return cross_entropy(new, batch) + distillation, {"distillation": distillation}
@@ -63,17 +63,17 @@ class LwF(Strategy):
 
     def softmaxes(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The outputs (K, C) that answered for old tasks before this one, and which of the K there are (K,)."""
-        outputs = batch.deal.active[(batch.stage - 1).clamp(min=0)[None]][0]  # (T, C)
+        outputs = batch.tables.active[(batch.stage - 1).clamp(min=0)[None]][0]  # (T, C)
         past = torch.arange(len(outputs), device=outputs.device) < batch.stage
         if self.heads == "per_head":
             return outputs, past
         return (outputs & past[:, None]).any(0, keepdim=True), past.any(0, keepdim=True)
 
-    def after_phase(self, phase, theta, own, hp, pool):
-        return theta, self.Own(theta, self.net.statistics)
+    def after_phase(self, phase, theta, state, hp, pool):
+        return theta, self.State(theta, self.net.statistics)
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         if knobs["lambda"] == 0 or len(health) < 2:
             return []
         if all(row["distillation"] <= 1e-12 * row["loss"] for row in health[1:]):

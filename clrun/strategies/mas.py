@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clrun.data.stream import Batch
-from clrun.strategy import Pull, Quadratic, Score, summed
+from clrun.strategy import Quadratic, QuadraticPenalty, Score, summed
 
 
 def squared_norm(logits: Tensor, active: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ SENSITIVITY = Score(squared_norm, each_sample, torch.abs)
 
 
 @dataclass(frozen=True)
-class MAS(Pull):
+class MAS(QuadraticPenalty):
     """State: 2 P floats, however many tasks. `samples`: how many of a task its Omega is a mean over (None: all)."""
 
     samples: int | None = None
@@ -42,20 +42,20 @@ class MAS(Pull):
     class Hyper(NamedTuple):
         lambda_: Tensor  # ()
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         anchor: Tensor  # (P,) theta*
         importance: Tensor  # (P,) Omega
 
     def init(self, theta):
-        return self.Own(theta, torch.zeros_like(theta))
+        return self.State(theta, torch.zeros_like(theta))
 
-    def quadratic(self, own, hp):
-        return Quadratic(2 * hp.lambda_, own.anchor, own.importance)
+    def quadratic(self, state, hp):
+        return Quadratic(2 * hp.lambda_, state.anchor, state.importance)
 
-    def after_phase(self, phase, theta, own, hp, pool):
+    def after_phase(self, phase, theta, state, hp, pool):
         pool = pool.first(self.samples)
-        sensitivity = summed(self, theta, own, hp, pool, SENSITIVITY) / pool.weight.sum().clamp(min=1)
-        return theta, self.Own(theta, own.importance + sensitivity)
+        sensitivity = summed(self, theta, state, hp, pool, SENSITIVITY) / pool.weight.sum().clamp(min=1)
+        return theta, self.State(theta, state.importance + sensitivity)
 
-    def importance(self, own):
-        return own.importance
+    def importance(self, state):
+        return state.importance

@@ -29,12 +29,12 @@ class PackNet(Strategy):
     class Hyper(NamedTuple):
         keep: Tensor  # () share of the free weights of a layer that a task takes for good
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         owner: Tensor  # (P,) int16
         learnt: Tensor  # () int64: tasks
 
     @classmethod
-    def objection(cls, network, optimizer, knobs):
+    def incompatibility(cls, network, optimizer, knobs):
         if not network.taps:
             return "it shares out the weights of hidden layers, and this network has none; type model.widths=[100,100]."
         if any(isinstance(layer, nn.BatchNorm2d) for layer in network.layers.values()):
@@ -45,22 +45,23 @@ class PackNet(Strategy):
         return None
 
     def init(self, theta):
-        return self.Own(torch.zeros_like(theta, dtype=torch.int16), torch.zeros((), dtype=torch.long).to(theta.device))
+        owner = torch.zeros_like(theta, dtype=torch.int16)
+        return self.State(owner, torch.zeros((), dtype=torch.long).to(theta.device))
 
-    def logits(self, theta, own, hp, x, t):
+    def logits(self, theta, state, hp, x, t):
         """All of t are one task: every batch of this method's stream is."""
-        return self.net(torch.where(own.owner <= t[0], theta, 0), x)
+        return self.net(torch.where(state.owner <= t[0], theta, 0), x)
 
-    def restrict(self, delta, g, theta, own, hp, batch):
-        return torch.where(own.owner == batch.stage, delta, 0)
+    def restrict(self, delta, g, theta, state, hp, batch):
+        return torch.where(state.owner == batch.stage, delta, 0)
 
-    def after_phase(self, phase, theta, own, hp, pool):
+    def after_phase(self, phase, theta, state, hp, pool):
         if phase == "retrain":
-            return theta, own
-        pieces, owners = self.net.layout.view(theta), self.net.layout.view(own.owner)
+            return theta, state
+        pieces, owners = self.net.layout.view(theta), self.net.layout.view(state.owner)
         fates = {name: self.fate(name, w, owners[name] == pool.stage, hp, pool) for name, w in pieces.items()}
         passed, pruned = (self.net.layout.flat({name: fate[i] for name, fate in fates.items()}) for i in (0, 1))
-        return torch.where(pruned, 0, theta), self.Own(own.owner + passed, pool.stage + 1)
+        return torch.where(pruned, 0, theta), self.State(state.owner + passed, pool.stage + 1)
 
     def fate(self, name: str, w: Tensor, mine: Tensor, hp: Hyper, pool: Pool) -> tuple[Tensor, Tensor]:
         """Of one leaf's entries that are the task's to train (`mine`): passed on to the next task, and set to zero."""
@@ -78,13 +79,13 @@ class PackNet(Strategy):
         layer, _, kind = name.rpartition(".")
         return kind == "weight" and isinstance(self.net.network.layers[layer], nn.Linear | nn.Conv2d)
 
-    def health(self, own, hp):
-        hidden = self.net.layout.where(lambda name: self.packed(name) and not name.startswith("head."), own.owner)
-        taken, free = ((hidden & mine).sum() for mine in (own.owner == own.learnt - 1, own.owner >= own.learnt))
+    def health(self, state, hp):
+        hidden = self.net.layout.where(lambda name: self.packed(name) and not name.startswith("head."), state.owner)
+        taken, free = ((hidden & mine).sum() for mine in (state.owner == state.learnt - 1, state.owner >= state.learnt))
         return {"taken_share": taken / hidden.sum(), "free_share": free / hidden.sum()}
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         keep = f"at keep={knobs['keep']:g}"
         full = [row["task"] for row in health[:-1] if row["free_share"] == 0]
         if full:
@@ -96,7 +97,7 @@ class PackNet(Strategy):
 
 def outputs(pool: Pool) -> tuple[Tensor, Tensor]:
     """(C,) bool: the outputs that answer in the pool's task; those of them that answer in no other."""
-    answers = pool.deal.active.diagonal()  # (C, T): as each task is learnt
+    answers = pool.tables.active.diagonal()  # (C, T): as each task is learnt
     now = answers.gather(1, pool.stage.expand(len(answers), 1))[:, 0]
     return now, now & (answers.sum(1) == 1)
 

@@ -18,7 +18,7 @@ class Separate(Strategy):
 
     restart: ClassVar[bool] = True
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         thetas: Tensor  # (T, P); those of tasks to come are the untrained network
         statistics: Statistics  # {name: (T, width)} of each network's batch norm
         stage: Tensor  # () the task that theta belongs to
@@ -26,40 +26,40 @@ class Separate(Strategy):
     def init(self, theta):
         T, born = self.data.tasks, self.net.network.statistics()
         statistics = {name: v.to(theta).repeat(T, 1) for name, v in born.items()}
-        return self.Own(theta.repeat(T, 1), statistics, torch.zeros((), dtype=torch.long, device=theta.device))
+        return self.State(theta.repeat(T, 1), statistics, torch.zeros((), dtype=torch.long, device=theta.device))
 
-    def loss(self, theta, own, hp, batch):
+    def loss(self, theta, state, hp, batch):
         return cross_entropy(self.net(theta, batch.x), batch), {}
 
-    def after_step(self, own, hp, batch, aux):
-        return own._replace(stage=batch.stage)
+    def after_step(self, state, hp, batch, aux):
+        return state._replace(stage=batch.stage)
 
-    def after_phase(self, phase, theta, own, hp, pool):
-        thetas, statistics = self.networks(theta, own)
-        return theta, own._replace(thetas=thetas, statistics=statistics)
+    def after_phase(self, phase, theta, state, hp, pool):
+        thetas, statistics = self.networks(theta, state)
+        return theta, state._replace(thetas=thetas, statistics=statistics)
 
-    def networks(self, theta: Tensor, own: Own) -> tuple[Tensor, Statistics]:
+    def networks(self, theta: Tensor, state: State) -> tuple[Tensor, Statistics]:
         """(T, P) and {name: (T, width)} with theta in its place; the network is at rest."""
-        here = torch.arange(self.data.tasks, device=theta.device)[:, None] == own.stage
+        here = torch.arange(self.data.tasks, device=theta.device)[:, None] == state.stage
         current = self.net.statistics
-        statistics = {name: torch.where(here, current[name], kept) for name, kept in own.statistics.items()}
-        return torch.where(here, theta, own.thetas), statistics
+        statistics = {name: torch.where(here, current[name], kept) for name, kept in state.statistics.items()}
+        return torch.where(here, theta, state.thetas), statistics
 
-    def logits(self, theta, own, hp, x, t):
-        thetas, statistics = self.networks(theta, own)
+    def logits(self, theta, state, hp, x, t):
+        thetas, statistics = self.networks(theta, state)
         rest = [{name: v[task] for name, v in statistics.items()} for task in range(self.data.tasks)]
-        answers = [self.net.at_rest(s)(theta, x) for theta, s in zip(thetas, rest, strict=True)]
+        answers = [self.net.eval_mode(s)(theta, x) for theta, s in zip(thetas, rest, strict=True)]
         z = torch.stack(answers, 1)  # (B, T, C)
         return z.gather(1, t[:, None, None].expand(-1, 1, z.shape[-1]))[:, 0]
 
-    def health(self, own, hp):
-        newest = own.thetas[own.stage[None]][0]
-        apart = (own.thetas - newest).norm(dim=1) / newest.norm()
-        earlier = torch.arange(self.data.tasks, device=apart.device) < own.stage
-        return {"networks": own.stage + 1, "nearest_network": torch.where(earlier, apart, 1).min().clamp(max=1)}
+    def health(self, state, hp):
+        newest = state.thetas[state.stage[None]][0]
+        apart = (state.thetas - newest).norm(dim=1) / newest.norm()
+        earlier = torch.arange(self.data.tasks, device=apart.device) < state.stage
+        return {"networks": state.stage + 1, "nearest_network": torch.where(earlier, apart, 1).min().clamp(max=1)}
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         if any(row["nearest_network"] == 0 for row in health[1:]):
             return ["two tasks have one and the same network, so they are not separate"]
         return []

@@ -14,11 +14,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import Pull, Quadratic
+from clrun.strategy import Quadratic, QuadraticPenalty
 
 
 @dataclass(frozen=True)
-class SI(Pull):
+class SI(QuadraticPenalty):
     """State: 3 P floats, however many tasks. No pass over the data at a task's end."""
 
     strength: ClassVar[str] = "c"
@@ -27,27 +27,27 @@ class SI(Pull):
         c: Tensor  # ()
         xi: Tensor  # ()
 
-    class Own(NamedTuple):
+    class State(NamedTuple):
         anchor: Tensor  # (P,) theta*
         path: Tensor  # (P,) omega
         importance: Tensor  # (P,) Omega
 
     def init(self, theta):
-        return self.Own(theta, torch.zeros_like(theta), torch.zeros_like(theta))
+        return self.State(theta, torch.zeros_like(theta), torch.zeros_like(theta))
 
-    def quadratic(self, own, hp):
-        return Quadratic(2 * hp.c, own.anchor, own.importance)
+    def quadratic(self, state, hp):
+        return Quadratic(2 * hp.c, state.anchor, state.importance)
 
-    def gradient(self, theta, own, hp, batch):
-        g, fit, aux = super().gradient(theta, own, hp, batch)
+    def gradient(self, theta, state, hp, batch):
+        g, fit, aux = super().gradient(theta, state, hp, batch)
         return g, fit, aux | {"fit_gradient": g}
 
-    def after_move(self, own, before, after, aux):
-        return own._replace(path=torch.addcmul(own.path, aux["fit_gradient"], after - before, value=-1))
+    def after_move(self, state, before, after, aux):
+        return state._replace(path=torch.addcmul(state.path, aux["fit_gradient"], after - before, value=-1))
 
-    def after_phase(self, phase, theta, own, hp, pool):
-        gained = own.path / ((theta - own.anchor).square() + hp.xi)
-        return theta, self.Own(theta, torch.zeros_like(theta), (own.importance + gained).relu())
+    def after_phase(self, phase, theta, state, hp, pool):
+        gained = state.path / ((theta - state.anchor).square() + hp.xi)
+        return theta, self.State(theta, torch.zeros_like(theta), (state.importance + gained).relu())
 
-    def importance(self, own):
-        return own.importance
+    def importance(self, state):
+        return state.importance

@@ -5,11 +5,11 @@ from clrun.strategy.base import Strategy, Tree
 from clrun.strategy.fisher import fisher
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, lifted
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
-from clrun.strategy.multitask import Rehearsal
+from clrun.strategy.multitask import MultiTask
 from clrun.strategy.per_sample import Score, of_network, summed
 from clrun.strategy.quadratic import Gaussian, Quadratic
-from clrun.strategy.regularization import Pull
-from clrun.strategy.replay import Memory, Replay, census, moved_in
+from clrun.strategy.regularization import QuadraticPenalty
+from clrun.strategy.replay import Memory, Replay, buffer_stats, write_slots
 
 __all__ = [
     "BARRED",
@@ -18,15 +18,15 @@ __all__ = [
     "Data",
     "Gaussian",
     "Memory",
+    "MultiTask",
     "Pool",
-    "Pull",
     "Quadratic",
-    "Rehearsal",
+    "QuadraticPenalty",
     "Replay",
     "Score",
     "Strategy",
     "Tree",
-    "census",
+    "buffer_stats",
     "cross_entropy",
     "fisher",
     "gradient_by_leaf",
@@ -34,7 +34,7 @@ __all__ = [
     "lifted",
     "log_softmax",
     "losses",
-    "moved_in",
     "of_network",
     "summed",
+    "write_slots",
 ]

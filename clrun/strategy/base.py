@@ -1,5 +1,6 @@
 """Strategy: plain fine-tuning, and the places where a method may differ from it. One run, tensors in, tensors out."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
@@ -35,6 +36,17 @@ class Strategy:
     class Hyper(NamedTuple):
         pass
 
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Accept the former names of two hooks for one release, so that strategies written for 0.1 still run."""
+        super().__init_subclass__(**rest)
+        for former, name in {"objection": "incompatibility", "complaints": "warnings"}.items():
+            if former in vars(cls):
+                text = (
+                    f"{cls.__qualname__}.{former} is now called {name}; the former name goes away in the next release."
+                )
+                warnings.warn(text, DeprecationWarning, stacklevel=2)
+                setattr(cls, name, vars(cls)[former])
+
     # ------------------------------------------------------------ on the host
 
     @classmethod
@@ -47,13 +59,13 @@ class Strategy:
         return (stage,)
 
     @classmethod
-    def objection(cls, network: Network, optimizer: str, knobs: Mapping[str, Any]) -> str | None:
+    def incompatibility(cls, network: Network, optimizer: str, knobs: Mapping[str, Any]) -> str | None:
         """Why the method cannot work with this network, optimiser or combination of knobs, in a sentence that says
         what to type instead; said before training. (Scenarios are stated in the yaml.)"""
         return None
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         """What a reader must know if the method did nothing. `health`: a row a task, as in health.csv."""
         return []
 
@@ -63,53 +75,53 @@ class Strategy:
         """theta (P,) -> the strategy's state, every leaf of its final shape."""
         return ()
 
-    def logits(self, theta: Tensor, own: Tree, hp: Any, x: Tensor, t: Tensor) -> Tensor:
+    def logits(self, theta: Tensor, state: Tree, hp: Any, x: Tensor, t: Tensor) -> Tensor:
         """x (B, C, H, W), t (B,) -> (B, outputs): what is trained and what is evaluated."""
         return self.net(theta, x)
 
-    def loss(self, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
+    def loss(self, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
         """-> (), aux."""
-        return cross_entropy(self.logits(theta, own, hp, batch.x, batch.t), batch), {}
+        return cross_entropy(self.logits(theta, state, hp, batch.x, batch.t), batch), {}
 
-    def quadratic(self, own: Tree, hp: Any) -> Quadratic | None:
+    def quadratic(self, state: Tree, hp: Any) -> Quadratic | None:
         """A penalty on theta that is added to the loss: its gradient is known, so autograd is not asked for it. Its
         mean over a task stands in health.csv as "penalty"."""
         return None
 
-    def gradient(self, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
+    def gradient(self, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
         """-> g (P,), loss (), aux; of the loss without the quadratic."""
-        return gradient_of(self.loss, theta, own, hp, batch)
+        return gradient_of(self.loss, theta, state, hp, batch)
 
-    def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> Tensor:
+    def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> Tensor:
         """The optimiser's step delta (P,) -> the step taken (P,)."""
         return delta
 
-    def after_step(self, own: Tree, hp: Any, batch: Batch, aux: Aux) -> Tree:
+    def after_step(self, state: Tree, hp: Any, batch: Batch, aux: Aux) -> Tree:
         """-> state."""
-        return own
+        return state
 
-    def after_move(self, own: Tree, before: Tensor, after: Tensor, aux: Aux) -> Tree:
+    def after_move(self, state: Tree, before: Tensor, after: Tensor, aux: Aux) -> Tree:
         """before, after: theta (P,) around the step -> state. For path integrals; what it needs is a copy of theta."""
-        return own
+        return state
 
-    def after_phase(self, phase: str, theta: Tensor, own: Tree, hp: Any, pool: Pool) -> tuple[Tensor, Tree]:
+    def after_phase(self, phase: str, theta: Tensor, state: Tree, hp: Any, pool: Pool) -> tuple[Tensor, Tree]:
         """pool: all samples of the task just learnt -> theta (P,), state. The network is at rest."""
-        return theta, own
+        return theta, state
 
-    def deploy(self, theta: Tensor, own: Tree, hp: Any) -> Tensor:
+    def deploy(self, theta: Tensor, state: Tree, hp: Any) -> Tensor:
         """(P,) -> the theta to evaluate (P,)."""
         return theta
 
-    def health(self, own: Tree, hp: Any) -> dict[str, Tensor]:
+    def health(self, state: Tree, hp: Any) -> dict[str, Tensor]:
         """What the state says of the method after a task: {column: ()}."""
         return {}
 
     # ------------------------------------------------------------ not for overriding
 
-    def reading(self, theta: Tensor, leaves: Mapping[str, Tensor]) -> "Strategy":
+    def with_leaves(self, theta: Tensor, leaves: Mapping[str, Tensor]) -> "Strategy":
         """The same strategy, whose network reads these pieces wherever it is given this very theta."""
         return replace(self, net=replace(self.net, theta=theta, leaves=leaves))
 
-    def at_rest(self, statistics: Statistics) -> "Strategy":
+    def eval_mode(self, statistics: Statistics) -> "Strategy":
         """The same strategy with batch norm's running statistics in use."""
-        return replace(self, net=self.net.at_rest(statistics))
+        return replace(self, net=self.net.eval_mode(statistics))

@@ -24,15 +24,15 @@ from clrun.strategy.per_sample import Score, of_network, summed
 
 
 def fisher(
-    strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, *,
+    strategy: Strategy, theta: Tensor, state: Tree, hp: Any, pool: Pool, *,
     estimator: str = "exact", samples: int | None = None, batch_size: int = 128,
 ) -> Tensor:  # fmt: skip
     """(P,): the mean over (at most `samples` of) the pool; 0 for what a strategy added to theta. `batch_size` matters
     to `batched` alone."""
     pool = pool.first(samples)
     if estimator == "batched":
-        return batched(strategy, theta, own, hp, pool, batch_size)
-    return summed(strategy, theta, own, hp, pool, score(estimator)) / pool.weight.sum().clamp(min=1)
+        return batched(strategy, theta, state, hp, pool, batch_size)
+    return summed(strategy, theta, state, hp, pool, score(estimator)) / pool.weight.sum().clamp(min=1)
 
 
 def score(estimator: str) -> Score:
@@ -78,11 +78,11 @@ def draw(log_p: Tensor, noise: Tensor) -> Tensor:
     return (cumulated <= noise[:, None] * cumulated[:, -1:]).sum(-1).clamp(max=log_p.shape[-1] - 1)
 
 
-def batched(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, batch_size: int) -> Tensor:
+def batched(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, pool: Pool, batch_size: int) -> Tensor:
     """(P,): the mean over batches of the squared mean gradient: not the Fisher, but what many compute."""
 
     def loss(theta: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return cross_entropy(strategy.logits(theta, own, hp, batch.x, batch.t), batch), {}
+        return cross_entropy(strategy.logits(theta, state, hp, batch.x, batch.t), batch), {}
 
     total, count = torch.zeros_like(theta), theta.new_zeros(())
     for batch in strategy.data.chunks(pool, batch_size):

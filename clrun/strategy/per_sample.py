@@ -37,16 +37,16 @@ class Score(NamedTuple):
     measure: Callable[[Tensor], Tensor]  # torch.square or torch.abs
 
 
-def summed(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, pool: Pool, score: Score) -> Tensor:
+def summed(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, pool: Pool, score: Score) -> Tensor:
     """(P,): sum over the pool's samples and their cotangents v of measure(d (values . v) / d theta); 0 for what a
     strategy added to theta."""
     theta, total = theta.detach(), torch.zeros_like(theta)
-    shapes = output_shapes(strategy, theta, own, hp, next(strategy.data.chunks(pool, 1)))
+    shapes = output_shapes(strategy, theta, state, hp, next(strategy.data.chunks(pool, 1)))
     for batch in strategy.data.chunks(pool, samples_a_pass(strategy, theta, shapes)):
         if shapes is None:
-            total = total + one_by_one(strategy, theta, own, hp, batch, score)
+            total = total + one_by_one(strategy, theta, state, hp, batch, score)
         else:
-            total = total + closed_form(strategy, theta, own, hp, batch, score, shapes)
+            total = total + closed_form(strategy, theta, state, hp, batch, score, shapes)
     return torch.where(of_network(strategy, theta), total, 0)
 
 
@@ -87,7 +87,7 @@ class Survey(Weights):
         return z
 
 
-def output_shapes(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Batch) -> Shapes | None:
+def output_shapes(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> Shapes | None:
     """None without a closed form: where a layer is of no known kind, or not read once and at theta itself."""
     writer = next(cls for cls in type(strategy).__mro__ if "logits" in vars(cls))
     layers = strategy.net.network.layers
@@ -96,7 +96,7 @@ def output_shapes(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: 
         return None
     seen: list[tuple[str, tuple]] = []
     looking = replace(strategy, net=replace(strategy.net, reader=lambda *view: Survey(*view, seen)))
-    looking.logits(theta, own, hp, batch.x[:1], batch.t[:1])
+    looking.logits(theta, state, hp, batch.x[:1], batch.t[:1])
     return dict(seen) if sorted(name for name, _ in seen) == sorted(layers) else None
 
 
@@ -147,7 +147,7 @@ class Seen(NamedTuple):
 
 
 def closed_form(
-    strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Batch, score: Score, shapes: Shapes
+    strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch, score: Score, shapes: Shapes
 ) -> Tensor:
     """(P,) for one batch."""
     layers = strategy.net.network.layers
@@ -155,7 +155,7 @@ def closed_form(
 
     def values(seen: Seen) -> Tensor:
         looking = replace(strategy, net=replace(strategy.net, reader=lambda *view: Tapped(*view, layers, seen)))
-        return score.values(looking.logits(theta, own, hp, batch.x, batch.t), batch.active)
+        return score.values(looking.logits(theta, state, hp, batch.x, batch.t), batch.active)
 
     value, met, pull = pullback(values, lambda: {n: theta.new_zeros(len(batch.y), *s) for n, s in shapes.items()})
     sizes: dict[str, Tensor] = {}
@@ -216,16 +216,16 @@ def pullback(
 # ---------------------------------------------------------------- everything else
 
 
-def one_by_one(strategy: Strategy, theta: Tensor, own: Tree, hp: Any, batch: Batch, score: Score) -> Tensor:
+def one_by_one(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch, score: Score) -> Tensor:
     """(P,) for one batch, a gradient a sample by vmap."""
 
     def values(theta: Tensor, x: Tensor, t: Tensor, active: Tensor) -> Tensor:
-        return score.values(strategy.logits(theta, own, hp, x[None], t[None]), active[None])[0]
+        return score.values(strategy.logits(theta, state, hp, x[None], t[None]), active[None])[0]
 
     def gradient(x: Tensor, t: Tensor, active: Tensor, cotangent: Tensor) -> Tensor:
         return torch.func.grad(lambda theta: values(theta, x, t, active) @ cotangent)(theta)
 
-    value = score.values(strategy.logits(theta, own, hp, batch.x, batch.t), batch.active)
+    value = score.values(strategy.logits(theta, state, hp, batch.x, batch.t), batch.active)
     total = torch.zeros_like(theta)
     for cotangent in score.cotangents(value, batch):
         total = total + score.measure(torch.vmap(gradient)(batch.x, batch.t, batch.active, cotangent)).sum(0)

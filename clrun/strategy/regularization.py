@@ -12,24 +12,24 @@ NEGLIGIBLE = 1e-12  # of the loss
 
 
 @dataclass(frozen=True)
-class Pull(Strategy):
+class QuadraticPenalty(Strategy):
     """`quadratic` is the pull; `importance` says how much each weight is held."""
 
     shares: ClassVar[tuple[str, ...]] = ("penalty",)
     strength: ClassVar[str] = "lambda"  # the knob that scales the penalty
     importance_name: ClassVar[str] = "importance"  # its name in health.csv
 
-    def importance(self, own: Tree) -> Tensor:
+    def importance(self, state: Tree) -> Tensor:
         """(P,)"""
         raise NotImplementedError
 
-    def health(self, own, hp):
-        held, name = self.importance(own), self.importance_name
+    def health(self, state, hp):
+        held, name = self.importance(state), self.importance_name
         zero_share = (held == 0).to(held.dtype).mean()
         return {f"{name}_sum": held.sum(), f"{name}_max": held.max(), f"{name}_zero_share": zero_share}
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         name, strength = cls.__name__, knobs[cls.strength]
         if strength == 0 or len(health) < 2:
             return []

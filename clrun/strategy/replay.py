@@ -33,7 +33,7 @@ class Memory(NamedTuple):
         """(M,) bool."""
         return torch.arange(len(self.rows), device=self.rows.device) < self.held
 
-    def tenants(self, weight: Tensor, noise: Tensor) -> Tensor:
+    def slot_updates(self, weight: Tensor, noise: Tensor) -> Tensor:
         """weight, noise (B,) -> (M,): the place in the batch of each slot's new tenant, -1 where the old one stays."""
         M, here = len(self.rows), weight > 0
         before = self.offered + here.cumsum(0) - 1
@@ -44,19 +44,19 @@ class Memory(NamedTuple):
         nobody = torch.full((M + 1,), -1, device=weight.device)
         return nobody.scatter_reduce(0, slot, place, "amax")[:M]
 
-    def after(self, tenants: Tensor, rows: Tensor, weight: Tensor) -> "Memory":
+    def after(self, slot_updates: Tensor, rows: Tensor, weight: Tensor) -> "Memory":
         """The memory once rows (B,) have been offered."""
-        return Memory(moved_in(self.rows, rows, tenants), self.offered + (weight > 0).sum())
+        return Memory(write_slots(self.rows, rows, slot_updates), self.offered + (weight > 0).sum())
 
     def draw(self, noise: Tensor) -> Tensor:
         """noise (B,) -> (B,) slots in use, uniformly and with replacement; slot 0 while there is none."""
         return (noise.double() * self.held.clamp(min=1)).long()
 
 
-def moved_in(old: Tensor, new: Tensor, tenants: Tensor) -> Tensor:
+def write_slots(old: Tensor, new: Tensor, slot_updates: Tensor) -> Tensor:
     """old (M, ...), new (B, ...) -> (M, ...): the new ones in the slots they have taken."""
-    stay = (tenants < 0).view(-1, *[1] * (old.dim() - 1))
-    return torch.where(stay, old, new.index_select(0, tenants.clamp(min=0)))
+    stay = (slot_updates < 0).view(-1, *[1] * (old.dim() - 1))
+    return torch.where(stay, old, new.index_select(0, slot_updates.clamp(min=0)))
 
 
 def ranks(kind: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def of_each_class(data: Data, pool: Pool, n: int) -> Tensor:
     return pool.weight * (ranks(kind) < n)
 
 
-def census(data: Data, memory: Memory) -> dict[str, Tensor]:
+def buffer_stats(data: Data, memory: Memory) -> dict[str, Tensor]:
     """How full the memory is, how many classes (of each task) it holds, and how evenly."""
     rank = ranks(torch.where(memory.used, data.kind(memory.rows), -1))
     taller = torch.zeros_like(rank).scatter_add(0, rank, memory.used.long())  # [r]: classes of more than r samples
@@ -109,7 +109,7 @@ class Replay(Strategy):
 
     def offer(self, memory: Memory, seen: Batch | Pool) -> Memory:
         """The reservoir after these samples."""
-        return memory.after(memory.tenants(seen.weight, seen.noise[0]), seen.rows, seen.weight)
+        return memory.after(memory.slot_updates(seen.weight, seen.noise[0]), seen.rows, seen.weight)
 
     def offer_task(self, memory: Memory, pool: Pool) -> Memory:
         """The memory after a whole task, each of its samples offered once, or `memory_per_class` of each class."""
@@ -118,13 +118,13 @@ class Replay(Strategy):
         return self.offer(memory, pool._replace(weight=of_each_class(self.data, pool, self.memory_per_class)))
 
     @classmethod
-    def objection(cls, network, optimizer: str, knobs: Mapping[str, Any]) -> str | None:
+    def incompatibility(cls, network, optimizer: str, knobs: Mapping[str, Any]) -> str | None:
         if knobs.get("memory_per_class") is not None and knobs["memory_size"] != Replay.memory_size:
             return "memory_size and memory_per_class are two ways to say how much is kept; type one of them."
         return None
 
     @classmethod
-    def complaints(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
         if len(health) < 2:
             return []
         if all(row["memory_fill"] == 0 for row in health):

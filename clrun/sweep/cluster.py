@@ -44,7 +44,7 @@ PATIENCE = 30.0  # seconds that jobs of this machine are given to write checkpoi
 BETWEEN_LOOKS = 1.0  # seconds, at the jobs that run
 
 
-LIVES = 100  # how often a job whose time is up is queued again
+MAX_REQUEUES = 100  # how often a job whose time is up is queued again
 
 
 GRACE = 300.0  # seconds between SIGTERM and what a cluster does next
@@ -124,7 +124,7 @@ class Ending(SystemExit):
 
 
 @dataclass
-class Notice:
+class PreemptionHandler:
     """Of the end: the first signal ends the training, those that come while it writes checkpoints are remembered."""
 
     heard: list[int] = field(default_factory=list)
@@ -143,7 +143,7 @@ class Job:
 
     def __call__(self) -> dict[str, str]:
         """Train what is not finished; id -> why it crashed."""
-        soon, notice = notice_signal(), Notice()
+        soon, notice = notice_signal(), PreemptionHandler()
         with suppress(Ending), handled(notice, soon, signal.SIGTERM):
             return self.train(soon)
         if soon not in notice.heard:
@@ -189,7 +189,7 @@ def notice_signal() -> signal.Signals:
 
 
 @dataclass
-class Sent:
+class SubmittedJob:
     """A job, and its runs."""
 
     job: "submitit.Job"
@@ -223,7 +223,7 @@ def train_all(todo: Sequence["Prepared"], cluster: Cluster) -> dict[str, str]:
         raise UsageError("rerun=true with a cluster: a job that is queued again would begin anew; type outputs=FOLDER.")
     if not todo:
         return {}
-    board = Board(cluster, Path(todo[0].settings["outputs"]) / "cluster", len(todo))
+    board = JobQueue(cluster, Path(todo[0].settings["outputs"]) / "cluster", len(todo))
     sent = board.queued_before(todo)
     there = {one.id for job in sent for one in job.runs}
     board.waiting = jobs_of([one for one in todo if one.id not in there], cluster)
@@ -242,25 +242,25 @@ def jobs_of(todo: Sequence["Prepared"], cluster: Cluster) -> list[list["Prepared
 
 
 @dataclass
-class Board:
+class JobQueue:
     """Jobs that run, and groups of runs that wait until there is room for another job."""
 
     cluster: Cluster
     folder: Path  # of submitit's files
     runs: int
     waiting: list[list["Prepared"]] = field(default_factory=list)
-    running: list[Sent] = field(default_factory=list)
+    running: list[SubmittedJob] = field(default_factory=list)
     done: set[str] = field(default_factory=set)  # runs that have been told of
 
     # ------------------------------------------------------------ submitting
 
-    def send(self, groups: Sequence[Sequence["Prepared"]]) -> list[Sent]:
+    def send(self, groups: Sequence[Sequence["Prepared"]]) -> list[SubmittedJob]:
         """Submit a job for each group; on Slurm they are one array."""
         from submitit import AutoExecutor
 
         if not groups:
             return []
-        lives = {f"{self.cluster.executor}_max_num_timeout": LIVES}
+        lives = {f"{self.cluster.executor}_max_num_timeout": MAX_REQUEUES}
         executor = AutoExecutor(self.folder, cluster=self.cluster.executor, **lives)
         executor.update_parameters(**self.cluster.parameters())
         work = [Job([self.in_job(one.settings) for one in group]) for group in groups]
@@ -269,7 +269,7 @@ class Board:
             executor.batch(),
         ):  # Ctrl-C is ours: jobs are ended by a word of ours
             jobs = [executor.submit(one) for one in work]
-        sent = [Sent(job, group) for job, group in zip(jobs, groups, strict=True)]
+        sent = [SubmittedJob(job, group) for job, group in zip(jobs, groups, strict=True)]
         for one in sent:
             note = {"executor": self.cluster.executor, "runs": [run.id for run in one.runs]}
             atomic_files.write_text(self.note(one.job), json.dumps(note) + "\n")
@@ -286,7 +286,7 @@ class Board:
         """Where it is written which runs a job has."""
         return self.folder / f"{job.job_id}_runs.json"
 
-    def queued_before(self, todo: Sequence["Prepared"]) -> list[Sent]:
+    def queued_before(self, todo: Sequence["Prepared"]) -> list[SubmittedJob]:
         """Jobs of an earlier command that have some of these runs and are still in the queue."""
         from submitit import SlurmJob
 
@@ -298,7 +298,7 @@ class Board:
             if note["executor"] != "slurm" or job.done(force_check=True):
                 path.unlink()
             elif runs and job.state != GONE:
-                found.append(Sent(job, runs))
+                found.append(SubmittedJob(job, runs))
         if found:
             print(f"In the queue already: {', '.join(one.job.job_id for one in found)}.")
         return found
@@ -330,7 +330,7 @@ class Board:
             return len(self.waiting)
         return max(0, (self.cluster.at_once or len(self.waiting)) - len(self.running))
 
-    def tell(self, jobs: Sequence[Sent], errors: Mapping[str, str]) -> None:
+    def tell(self, jobs: Sequence[SubmittedJob], errors: Mapping[str, str]) -> None:
         """A line for each run that has ended since the last look."""
         for job in jobs:
             for one in job.runs:

@@ -67,7 +67,7 @@ class Sweep:
         """What a worker says of its batch."""
         batch = self.batches[number]
         if word[0] == "began":
-            self.view.begin(worker, Line(label(batch), len(batch[0].hand.train), samples_a_step(batch)))
+            self.view.begin(worker, Line(label(batch), len(batch[0].stream.train), samples_a_step(batch)))
         elif word[0] == "ended":
             self.conclude(worker, batch, word[1])
         elif word[0] == "killed":

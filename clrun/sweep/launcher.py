@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from clrun.config.catalog import GROUPS, Catalog
 from clrun.config.check import check
 from clrun.config.composition import composed_from, remembering
-from clrun.config.messages import foreign
+from clrun.config.messages import unsupported
 from clrun.config.settings import Settings
 from clrun.system.errors import RunsFailed, UsageError
 
@@ -133,7 +133,7 @@ def refuse_foreign(keys: Sequence[str], jobs: Jobs, known: Catalog) -> None:
     given = [key for key in own if any(OmegaConf.select(cfg, key) is not None for _, cfg in jobs)]
     if given:
         chosen = [dict.fromkeys(str(OmegaConf.select(cfg, f"{group}.name")) for _, cfg in jobs) for group in GROUPS]
-        raise UsageError(foreign(given[0], known, tuple(",".join(names) for names in chosen)))
+        raise UsageError(unsupported(given[0], known, tuple(",".join(names) for names in chosen)))
 
 
 def keys_taken(cfg: DictConfig, known: Catalog) -> set[str]:

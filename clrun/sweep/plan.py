@@ -31,10 +31,10 @@ def static(one: "Prepared") -> list[Any]:
     swept = {knob for knob in settings.knobs if spelling(knob) in one.strategy.Hyper._fields}
     apart = (settings.private - {"device"}) | swept | {"seed", "lr"}
     values = {key: value for key, value in settings.values.items() if key not in apart}
-    shapes = [tuple(table.shape) for table in one.hand.deal]
+    shapes = [tuple(table.shape) for table in one.stream.tables]
     # evaluated every so many steps, by one clock: then all are at the same step of the same task
-    lengths = [len(pool) for pool in one.hand.train] if settings["evaluate_every"] else None
-    return [dict(settings.targets), values, one.images.fingerprint, shapes, len(one.hand.names), lengths]
+    lengths = [len(pool) for pool in one.stream.train] if settings["evaluate_every"] else None
+    return [dict(settings.targets), values, one.images.fingerprint, shapes, len(one.stream.names), lengths]
 
 
 def batches(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
@@ -54,12 +54,13 @@ def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
 
 def size(group: Sequence["Prepared"]) -> int:
     """Runs a stack."""
-    from clrun.runs.build import may_be_filled_up, unborn
+    from clrun.runs.build import may_be_filled_up, uninitialized_network
 
     one, asked = group[0], group[0].settings["stack"]
     if asked in ("off", 1) or (asked == "auto" and kind(one) != "cuda"):
         return 1
-    if not may_be_filled_up(one.settings, unborn(one.settings, one.images.x.shape[1:], len(one.hand.names))):
+    network = uninitialized_network(one.settings, one.images.x.shape[1:], len(one.stream.names))
+    if not may_be_filled_up(one.settings, network):
         return 1
     return min(len(group), fitting(one)) if asked == "auto" else asked
 

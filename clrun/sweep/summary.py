@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from clrun.config.catalog import shown
+from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
 from clrun.results.outcome import SOURCES
 
@@ -51,7 +51,7 @@ def show(runs: Sequence["Prepared"], ended: Mapping[str, "pd.Series"]) -> list[s
     trouble = [show.pictured(one) for one in runs]
     trouble += [show.collected(one) for one in {one.settings["outputs"]: one for one in runs}.values()]
     keys = ["strategy", *varying([one.settings for one in runs])]
-    told = [{key: shown(one.settings[key]) for key in keys if key in one.settings.values} for one in runs]
+    told = [{key: format_value(one.settings[key]) for key in keys if key in one.settings.values} for one in runs]
     table = pd.DataFrame([{**ended[one.id], **values} for one, values in zip(runs, told, strict=True)])
     table = table.assign(**{key: [values.get(key, "") for values in told] for key in keys})
     console = make_console()

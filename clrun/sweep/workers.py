@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clrun.config.settings import Settings
 from clrun.system import machine
-from clrun.system.process import look_seldom, terminable
+from clrun.system.process import graceful_termination, relax_gc
 from clrun.terminal.progress import Progress
 
 if TYPE_CHECKING:
@@ -111,10 +111,10 @@ def train_or_halve(runs: Sequence["Prepared"], progress: Progress) -> list[Ended
 
 def serve(pipe: Connection) -> None:
     """What a worker does: batch after batch, until it is ended or nobody is left to listen."""
-    look_seldom()
+    relax_gc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; ours ends its workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does a terminal's end
-    with terminable(), suppress(EOFError, BrokenPipeError):  # the process that started us is gone
+    with graceful_termination(), suppress(EOFError, BrokenPipeError):  # the process that started us is gone
         while True:
             pipe.send(("ended", prepare_and_attempt(pipe.recv(), Relay(pipe.send))))
 
@@ -171,7 +171,7 @@ class Worker:
             return self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            return "killed", cause_of_death(self.process.exitcode)
+            return "killed", exit_reason(self.process.exitcode)
 
     def stop(self) -> None:
         """End it; what it has begun unwinds, an idle one has nothing to unwind."""
@@ -186,7 +186,7 @@ class Worker:
         self.pipe.close()
 
 
-def cause_of_death(exitcode: int | None) -> str:
+def exit_reason(exitcode: int | None) -> str:
     """What to say of a worker that ended without a word."""
     if exitcode == -signal.SIGKILL:
         return "its process was killed by SIGKILL, as a system out of memory does; try fewer workers"

@@ -34,7 +34,7 @@ def memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def refuse_without_room(needed: int, what: str, instead: str) -> None:
+def refuse_if_too_large(needed: int, what: str, instead: str) -> None:
     """UsageError where this many bytes do not fit. what: "dataset.pad=9 (images of 26 x 26 pixels)"."""
     if needed > memory():
         raise UsageError(

@@ -21,7 +21,7 @@ def handled(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def graceful_termination() -> Iterator[None]:
     """SIGTERM and SIGHUP unwind like Ctrl-C does, and exit with 143 and 129; a second one is ignored.
 
     A cluster sends SIGTERM to every process of a job, and who started a worker sends it another: the second must not
@@ -48,7 +48,7 @@ def terminable() -> Iterator[None]:
 OBJECTS = 100_000  # between two searches
 
 
-def look_seldom() -> None:
+def relax_gc() -> None:
     """From here on, and not on the way out."""
     gc.set_threshold(OBJECTS)
     atexit.register(gc.freeze)

@@ -29,7 +29,7 @@ def percent(fraction: float, unit: str = "") -> str:
     return "" if pd.isna(fraction) else f"{round(100 * fraction, 1) + 0.0:.1f}{unit}"
 
 
-def with_deviation(values: pd.Series) -> str:
+def mean_and_deviation(values: pd.Series) -> str:
     """'98.1 ± 0.4' in percent: mean and standard deviation (n-1) of the values that are there."""
     spread = percent(values.std())
     return f"{percent(values.mean())} ± {spread}" if spread else percent(values.mean())

@@ -6,7 +6,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
-from clrun.terminal.console import percent, say, titled, with_deviation
+from clrun.terminal.console import mean_and_deviation, percent, say, titled
 
 
 def runs_table(console: Console, runs: pd.DataFrame, keys: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str
         table.add_column(name.replace(" ", "\n"), justify="left" if name in keys else "right", overflow="fold")
     for values, rows in summaries.groupby(keys, sort=False, dropna=False):
         diverged = (rows["status"] == "diverged").sum()
-        means = [with_deviation(rows[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")]
+        means = [mean_and_deviation(rows[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")]
         table.add_row(*(Text(plainly(v)) for v in values), str(len(rows)), str(diverged) if diverged else "", *means)
     console.print(table)
 

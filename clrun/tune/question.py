@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clrun.config import catalog
-from clrun.config.catalog import GROUPS, Catalog, Statement
+from clrun.config.catalog import GROUPS, Catalog, KeySpec
 from clrun.config.overrides import parsed
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
@@ -46,23 +46,23 @@ NOT_HERE = {
 
 
 OWN = {
-    "trials": Statement(
+    "trials": KeySpec(
         default=30, type="int", min=1, about="settings to try in all, those of earlier commands included"
     ),
-    "seeds": Statement(
+    "seeds": KeySpec(
         default=1, type="int", min=1, about="runs a trial, with seeds seed, seed + 1, ...; the mean counts"
     ),
-    "tune_tasks": Statement(
+    "tune_tasks": KeySpec(
         default=None, type="int", min=1, about="search on the first so many tasks of the stream alone (null: on all)"
     ),
-    "sampler": Statement(
+    "sampler": KeySpec(
         default="tpe",
         type="choice",
         choices=["tpe", "random"],
         about="how settings are drawn: by a tree of Parzen estimators, from the tenth on, or evenly",
     ),
-    "sampler_seed": Statement(default=0, type="int", min=0, max=2**31, about="of what is drawn"),
-    "at_once": Statement(
+    "sampler_seed": KeySpec(default=0, type="int", min=0, max=2**31, about="of what is drawn"),
+    "at_once": KeySpec(
         default=None,
         type="int",
         min=1,

@@ -220,9 +220,9 @@ def percent(scores: Sequence[float]) -> str:
     """Mean ± standard deviation."""
     import pandas as pd
 
-    from clrun.terminal.console import with_deviation
+    from clrun.terminal.console import mean_and_deviation
 
-    return f"{with_deviation(pd.Series(scores))} %"
+    return f"{mean_and_deviation(pd.Series(scores))} %"
 
 
 def table(search: Search, trials: Sequence["FrozenTrial"]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clrun.config.catalog import GROUPS, Catalog, Statement, shown
+from clrun.config.catalog import GROUPS, Catalog, KeySpec, format_value
 from clrun.config.overrides import parsed, refuse_key
 from clrun.system.errors import UsageError
 
@@ -49,7 +49,7 @@ class Interval:
         """A value of the distribution, as it is typed."""
         if not (self.whole or value in (self.low, self.high)):
             value = min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
-        text = shown(value)
+        text = format_value(value)
         return text if self.low <= float(text) <= self.high else repr(value)  # an end of more digits than are shown
 
     def drawn(self) -> Iterable[float]:
@@ -131,7 +131,7 @@ def interval(key: str, low: float, high: float, tags: set[str], text: str, known
     return Interval(int(low), int(high), "log" in tags, whole=True)
 
 
-def statement(key: str, known: Catalog) -> Statement | None:
+def statement(key: str, known: Catalog) -> KeySpec | None:
     """What is stated about a key; None for a group."""
     if key in known.root:
         return known.root[key]

@@ -32,7 +32,7 @@ def run(spec: Mapping[str, Any]) -> Answer:
         folder = Path(prepared.directory)
         matrix = pd.read_csv(folder / "accuracy_matrix.csv").filter(regex=r"^task_\d+$").to_numpy()[1:]
         clock.count("training", pd.read_csv(folder / "health.csv")["steps"].sum())
-        clock.count("consolidation", sum(len(pool) for pool in prepared.hand.train))
+        clock.count("consolidation", sum(len(pool) for pool in prepared.stream.train))
         state = pd.read_csv(folder / "summary.csv")["state_mb"].item()
     return {"matrix": matrix.tolist(), "phases": clock.phases, "state_mb": state}
 

@@ -59,17 +59,17 @@ def estimators(spec: Mapping[str, Any]) -> tuple[Callable, Callable, int]:
     from clrun.strategy import fisher as exact
 
     stack = engine(spec)
-    born = stack.born()
-    pool = stack.pool(0, "train", born.theta.dtype).first(SAMPLES)
+    initialize = stack.initialize()
+    pool = stack.pool(0, "train", initialize.theta.dtype).first(SAMPLES)
     experiment = floor.Experiment(spec)
     task, n = experiment.tasks[0], len(pool.rows)
     rows = pool.rows % len(experiment.x)
     parameters = floor.Parameters(floor.layers(experiment), "cpu")
-    parameters.theta.copy_(born.theta)
-    resting = stack.strategy.at_rest(born.stats)
+    parameters.theta.copy_(initialize.theta)
+    resting = stack.strategy.eval_mode(initialize.stats)
 
     def ours() -> torch.Tensor:
-        return exact(resting, born.theta, born.own, stack.hp, pool)
+        return exact(resting, initialize.theta, initialize.own, stack.hp, pool)
 
     @torch.no_grad()
     def theirs() -> torch.Tensor:
@@ -96,7 +96,7 @@ PASSES = 10  # over each task, in turn, of a round: one is a tenth of a second, 
 def growth(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every task is learnt and consolidated, none is evaluated; then steps of task 2 and of the last, in turn."""
     stack, T = engine(spec), spec["tasks"]
-    run, clock, early = stack.born(), Clock(), None
+    run, clock, early = stack.initialize(), Clock(), None
     with clock.phase("whole"):
         for stage in range(T):
             early = copied(run) if stage == 1 else early

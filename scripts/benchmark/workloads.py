@@ -109,7 +109,7 @@ def spec_of(workload: Workload, settings: Settings, classes: list[str], file: st
         "split": settings["split"],
         "scenario": settings["scenario"],
         "tasks": settings["tasks"],
-        "groups": split.deal(classes, settings) if by_class else [list(range(len(classes)))],
+        "groups": split.assign_classes(classes, settings) if by_class else [list(range(len(classes)))],
         "normalize": settings["dataset.normalize"],
         "strategy": settings["strategy"],
         "lambda": values.get("lambda", 0.0),

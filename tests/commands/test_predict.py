@@ -47,11 +47,11 @@ def saved(prepared, task: int, folder: Path) -> tuple[list[Path], list[str]]:
     """The test pictures of a task as files, and their classes."""
     folder.mkdir()
     images, paths = prepared.images, []
-    pool = prepared.hand.test[task].tolist()
+    pool = prepared.stream.test[task].tolist()
     for image in pool:
         paths.append(folder / f"{image}.png")
         Image.fromarray(np.moveaxis(images.x[image].numpy(), 0, -1).squeeze(-1)).save(paths[-1])
-    return paths, [prepared.hand.names[prepared.hand.deal.label[task, images.y[image]]] for image in pool]
+    return paths, [prepared.stream.names[prepared.stream.tables.label[task, images.y[image]]] for image in pool]
 
 
 @pytest.mark.parametrize("scenario, flags", [("class", []), ("domain", []), ("task", ["--task", "2"])])

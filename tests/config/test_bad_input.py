@@ -200,7 +200,7 @@ WRONG_VALUES = {
 }
 
 
-def beyond(said: catalog.Statement) -> list[float]:
+def beyond(said: catalog.KeySpec) -> list[float]:
     """Numbers just outside the range of a knob."""
     one = 1 if said.type in ("int", "ints", "count") else 0.001
     found = [said.min - one] if said.min is not None else []

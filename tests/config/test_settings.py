@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clrun.config import catalog, check
 from clrun.config.settings import Settings
-from clrun.data import split
+from clrun.data.split import assign_classes
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 
@@ -316,34 +316,41 @@ SETTINGS = {"split": "classes", "split.classes": None, "scenario": "class"}
 def test_an_even_deal_gives_every_class_once_or_says_what_divides(classes, tasks):
     names = [f"class {k}" for k in range(classes)]
     if classes % tasks == 0:
-        dealt = split.deal(names, SETTINGS | {"tasks": tasks})
+        dealt = assign_classes(names, SETTINGS | {"tasks": tasks})
         assert [k for task in dealt for k in task] == list(range(classes)) and {len(task) for task in dealt} == {
             classes // tasks
         }
         return
     with pytest.raises(UsageError) as caught:
-        split.deal(names, SETTINGS | {"tasks": tasks})
+        assign_classes(names, SETTINGS | {"tasks": tasks})
     fitting = re.search(r"type tasks=([\d, or]+)", str(caught.value))[1]
     assert all(classes % int(n) == 0 for n in re.findall(r"\d+", fitting))
 
 
 def test_the_unequal_deal_that_is_proposed_works():
     with pytest.raises(UsageError) as caught:
-        split.deal("abcdefghij", SETTINGS | {"tasks": 3})
+        assign_classes("abcdefghij", SETTINGS | {"tasks": 3})
     proposed = json.loads(re.search(r"split.classes=(\[\[.*\]\])", str(caught.value))[1])
-    assert split.deal("abcdefghij", SETTINGS | {"split.classes": proposed}) == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert assign_classes("abcdefghij", SETTINGS | {"split.classes": proposed}) == [
+        [0, 1, 2, 3],
+        [4, 5, 6],
+        [7, 8, 9],
+    ]
 
 
 def test_lists_keep_their_order_and_mix_names_and_numbers():
-    assert split.deal(["ant", "bee", "cow"], SETTINGS | {"split.classes": [["cow", 0], ["bee"]]}) == [[2, 0], [1]]
-    assert split.deal(["1", "2", "10"], SETTINGS | {"split.classes": [[10], [1, "2"]]}) == [[2], [0, 1]], "names"
+    assert assign_classes(["ant", "bee", "cow"], SETTINGS | {"split.classes": [["cow", 0], ["bee"]]}) == [
+        [2, 0],
+        [1],
+    ]
+    assert assign_classes(["1", "2", "10"], SETTINGS | {"split.classes": [[10], [1, "2"]]}) == [[2], [0, 1]], "names"
     with pytest.raises(UsageError, match="no class 0"):
-        split.deal(["1", "2", "10"], SETTINGS | {"split.classes": [[0, 1]]})
+        assign_classes(["1", "2", "10"], SETTINGS | {"split.classes": [[0, 1]]})
 
 
 @pytest.mark.parametrize("kind", ["permuted", "rotated"])
 def test_other_splits_deal_no_classes(kind):
-    assert split.deal(["ant", "bee"], {"split": kind}) is None
+    assert assign_classes(["ant", "bee"], {"split": kind}) is None
 
 
 @pytest.mark.parametrize(
@@ -362,4 +369,4 @@ def test_other_splits_deal_no_classes(kind):
 )
 def test_lists_that_make_no_tasks_are_refused(lists, scenario, said):
     with pytest.raises(UsageError, match=re.escape(said)):
-        split.deal(["ant", "bee", "cow", "dog"], SETTINGS | {"split.classes": lists, "scenario": scenario})
+        assign_classes(["ant", "bee", "cow", "dog"], SETTINGS | {"split.classes": lists, "scenario": scenario})

@@ -10,8 +10,8 @@ from scipy.stats import binom
 from test_replay import Slots, empty
 
 from clrun.data.datasets import Images
-from clrun.data.sampler import Budget, Deck
-from clrun.data.tasks import Hand, draw_hand
+from clrun.data.sampler import Budget, EpochSampler
+from clrun.data.tasks import TaskStream, make_tasks
 from clrun.system.errors import UsageError
 
 # ---------------------------------------------------------------- splits
@@ -32,7 +32,7 @@ def data_sets(draw) -> Images:
 
 
 @st.composite
-def streams(draw) -> tuple[Images, dict, Hand]:
+def streams(draw) -> tuple[Images, dict, TaskStream]:
     """A data set dealt to tasks: evenly, by lists that may leave classes out, permuted or rotated."""
     images = draw(data_sets())
     K = len(images.classes)
@@ -57,7 +57,7 @@ def streams(draw) -> tuple[Images, dict, Hand]:
         lists = [list(order[a:b]) for a, b in zip([0, *cuts], [*cuts, K], strict=True)]
         told |= {"split.classes": lists, "split.order": "fixed", "tasks": len(lists)}
     try:
-        return images, told, draw_hand(images, told)
+        return images, told, make_tasks(images, told)
     except UsageError:  # too small or unequal for its scenario, or no picture to validate with: said, not dealt
         assume(False)
         raise
@@ -66,11 +66,11 @@ def streams(draw) -> tuple[Images, dict, Hand]:
 @settings(deadline=None, max_examples=80)
 @given(streams())
 def test_every_class_is_in_one_task_and_every_picture_used_once(stream):
-    images, told, hand = stream
+    images, told, stream = stream
     for part, numbers in (("train", range(images.train)), ("test", range(images.train, len(images.y)))):
-        pools = [pool.tolist() for pool in getattr(hand, part)]
+        pools = [pool.tolist() for pool in getattr(stream, part)]
         if part == "train":
-            pools = [pool + held.tolist() for pool, held in zip(pools, hand.validation, strict=True)]
+            pools = [pool + held.tolist() for pool, held in zip(pools, stream.validation, strict=True)]
         if told["split"] != "classes":
             assert all(sorted(pool) == list(numbers) for pool in pools)
             continue
@@ -83,12 +83,12 @@ def test_every_class_is_in_one_task_and_every_picture_used_once(stream):
 @given(streams())
 def test_every_class_of_every_task_has_an_output_of_its_own(stream):
     """(In domain-incremental streams tasks share outputs.) The right answer is always among those that may be given."""
-    images, told, hand = stream
+    images, told, stream = stream
     meant: dict[int, set] = {}
-    for task, pool in enumerate(hand.test):
+    for task, pool in enumerate(stream.test):
         for k in sorted(set(images.y[pool].tolist())):
-            output = int(hand.deal.label[task, k])
-            assert hand.deal.active[task:, task, output].all() and hand.deal.unlearnt[task, output]
+            output = int(stream.tables.label[task, k])
+            assert stream.tables.active[task:, task, output].all() and stream.tables.unlearnt[task, output]
             owner = (task if told["scenario"] == "domain" else None, output)
             meant.setdefault(owner, set()).add((task, k))
     assert all(len(classes) == 1 for classes in meant.values())
@@ -98,13 +98,13 @@ def test_every_class_of_every_task_has_an_output_of_its_own(stream):
 @given(streams(), st.booleans(), st.integers(1, 3))
 def test_nothing_but_training_pictures_is_ever_trained_on(stream, union, epochs):
     """All batches of a task, or of all tasks: no test picture, no validation picture; in an uneven pass each once."""
-    images, told, hand = stream
-    N, held = len(images.y), {i for pool in hand.validation for i in pool.tolist()}
+    images, told, stream = stream
+    N, held = len(images.y), {i for pool in stream.validation for i in pool.tolist()}
     groups = [range(told["tasks"])] if union else [[task] for task in range(told["tasks"])]
     for group in groups:
-        pools = [hand.train[task] + N * task for task in group]
+        pools = [stream.train[task] + N * task for task in group]
         even = told["scenario"] == "task" and len(pools) > 1
-        deck = Deck(pools, Budget(epochs, None, told["batch_size"], False), even, told["seed"], "test")
+        deck = EpochSampler(pools, Budget(epochs, None, told["batch_size"], False), even, told["seed"], "test")
         rows, weight, _, _ = deck.take(0, deck.steps)
         drawn = rows[weight > 0].tolist()
         allowed = {row for pool in pools for row in pool.tolist()}
@@ -131,7 +131,7 @@ def test_batches_are_one_sample_after_the_other(size, sizes, seed):
         for row, w, u in zip(rows.tolist(), weight.tolist(), noise.tolist(), strict=True):
             if w:
                 slots.offer(row, u)
-        memory = memory.after(memory.tenants(weight, noise), rows, weight)
+        memory = memory.after(memory.slot_updates(weight, noise), rows, weight)
     assert memory.rows[: memory.held].tolist() == slots.kept and memory.offered == slots.offered
 
 
@@ -148,7 +148,7 @@ def test_each_sample_is_kept_with_probability_m_over_n(size, sizes, data):
     def fill(noise):
         memory = empty(size)
         for rows in torch.arange(n).split(sizes):
-            memory = memory.after(memory.tenants(here[rows], noise[rows]), rows, here[rows])
+            memory = memory.after(memory.slot_updates(here[rows], noise[rows]), rows, here[rows])
         return torch.where(memory.used, memory.rows, n)
 
     counts = torch.bincount(torch.vmap(fill)(noise).flatten(), minlength=n + 1)[:n]

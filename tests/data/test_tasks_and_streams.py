@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clrun.data import stream
 from clrun.data.datasets import load
 from clrun.data.seeding import generator
-from clrun.data.stream import Moment, place
-from clrun.data.tasks import draw_hand, hold_out
+from clrun.data.stream import StepContext, place
+from clrun.data.tasks import hold_out, make_tasks
 from clrun.data.transforms import crop_flip, normalisation, turn
 from clrun.system.errors import UsageError
 
@@ -26,24 +25,26 @@ def digits(settings_of):
 
 @pytest.fixture
 def hand_of(settings_of, digits):
-    return lambda *overrides: draw_hand(digits, settings_of(*overrides))
+    return lambda *overrides: make_tasks(digits, settings_of(*overrides))
 
 
 @pytest.fixture
 def data_of(settings_of, digits):
-    """data_of(*overrides) -> (Data in float64, Hand)."""
+    """data_of(*overrides) -> (Data in float64, TaskStream)."""
 
     def build(*overrides):
         settings = settings_of(*overrides)
-        hand = draw_hand(digits, settings)
-        return place(digits, settings, *hand.deal.active.shape[1:], "cpu", torch.float64), hand
+        stream = make_tasks(digits, settings)
+        return place(digits, settings, *stream.tables.active.shape[1:], "cpu", torch.float64), stream
 
     return build
 
 
 def moment(rows, horizon=0):
     zero = torch.tensor(horizon)
-    return Moment(zero, zero, torch.tensor(0.0), torch.rand(6, len(rows), generator=torch.Generator().manual_seed(0)))
+    return StepContext(
+        zero, zero, torch.tensor(0.0), torch.rand(6, len(rows), generator=torch.Generator().manual_seed(0))
+    )
 
 
 # ---------------------------------------------------------------- who is in which task
@@ -53,9 +54,9 @@ def moment(rows, horizon=0):
     "overrides", [("tasks=5",), ("tasks=2",), ("split.classes=[[3,1],[0],[9,2,5]]", "scenario=class")]
 )
 def test_every_class_is_in_one_task(hand_of, digits, overrides):
-    hand = hand_of(*overrides)
+    stream = hand_of(*overrides)
     for part, first, last in (("train", 0, digits.train), ("test", digits.train, len(digits.y))):
-        pools = getattr(hand, part)
+        pools = getattr(stream, part)
         classes = [set(digits.y[pool].tolist()) for pool in pools]
         assert sum(map(len, classes)) == len(set().union(*classes))
         wanted = torch.isin(digits.y[first:last], torch.tensor(sorted(set().union(*classes)))).nonzero()[:, 0] + first
@@ -94,7 +95,7 @@ def test_a_class_of_one_picture_refused_where_validation_starves_a_task(settings
     test = torch.arange(digits.train, len(digits.y))
     x, y = (torch.cat([v[few], v[test]]) for v in (digits.x, digits.y))
     with pytest.raises(UsageError, match="validation"):
-        draw_hand(replace(digits, x=x, y=y, train=10), settings_of("validation=0.5"))
+        make_tasks(replace(digits, x=x, y=y, train=10), settings_of("validation=0.5"))
 
 
 def test_drop_last_that_drops_everything_is_refused(hand_of):
@@ -107,16 +108,16 @@ def test_drop_last_that_drops_everything_is_refused(hand_of):
 
 def test_active_tables(hand_of):
     fixed = ("split.classes=[[0,1,2],[3],[4,5]]",)
-    three = hand_of(*fixed, "scenario=class").deal
+    three = hand_of(*fixed, "scenario=class").tables
     own = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1]], dtype=torch.bool)
     seen = torch.stack([own[0], own[0] | own[1], own.any(0)])
     assert torch.equal(three.active, seen[:, None].expand(3, 3, 6))
     assert torch.equal(three.unlearnt, own[0] | own)
-    assert hand_of(*fixed, "scenario=class", "active=all").deal.active.all()
-    task = hand_of("split.classes=[[0,1],[2,3,4]]").deal
+    assert hand_of(*fixed, "scenario=class", "active=all").tables.active.all()
+    task = hand_of("split.classes=[[0,1],[2,3,4]]").tables
     own = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], dtype=torch.bool)
     assert torch.equal(task.active, own.expand(2, 2, 5))
-    domain = hand_of("scenario=domain").deal
+    domain = hand_of("scenario=domain").tables
     assert domain.active.shape == (5, 5, 2)
     assert domain.active.all()
 
@@ -124,13 +125,13 @@ def test_active_tables(hand_of):
 def test_labels(data_of, digits):
     for scenario, expected in (("task", [0, 1, 2, 3, 4]), ("domain", None), ("class", [0, 1, 2, 3, 4])):
         split = "[[7,2],[5,0,1]]" if scenario != "domain" else "[[7,2],[5,0]]"
-        data, hand = data_of(f"split.classes={split}", f"scenario={scenario}")
+        data, stream = data_of(f"split.classes={split}", f"scenario={scenario}")
         N = len(digits.y)
         order = [7, 2, 5, 0, 1] if scenario != "domain" else [7, 2, 5, 0]
         for k, place_of in zip(order, expected or [0, 1, 0, 1], strict=True):
             task = int(k not in (7, 2))
             rows = (digits.y == k).nonzero()[:3, 0] + N * task
-            batch = data.batch(hand.deal, rows, torch.ones(3), moment(rows))
+            batch = data.batch(stream.tables, rows, torch.ones(3), moment(rows))
             assert batch.y.tolist() == [place_of] * 3
             assert batch.t.tolist() == [task] * 3
 
@@ -138,23 +139,23 @@ def test_labels(data_of, digits):
 def test_permuted_and_rotated_keep_all_classes(hand_of, digits):
     for split in ("permuted", "rotated"):
         for scenario, outputs in (("task", 30), ("domain", 10), ("class", 30)):
-            hand = hand_of(f"split={split}", f"scenario={scenario}", "tasks=3")
-            assert hand.deal.active.shape == (3, 3, outputs)
-            assert len(hand.names) == outputs
-            assert all(torch.equal(pool, torch.arange(digits.train)) for pool in hand.train)
+            stream = hand_of(f"split={split}", f"scenario={scenario}", "tasks=3")
+            assert stream.tables.active.shape == (3, 3, outputs)
+            assert len(stream.names) == outputs
+            assert all(torch.equal(pool, torch.arange(digits.train)) for pool in stream.train)
 
 
 # ---------------------------------------------------------------- pictures
 
 
 def test_normalised_by_the_training_set(data_of, digits):
-    data, hand = data_of()
+    data, stream = data_of()
     rows = torch.arange(digits.train)
-    x = data.batch(hand.deal, rows, torch.ones(len(rows)), moment(rows)).x
+    x = data.batch(stream.tables, rows, torch.ones(len(rows)), moment(rows)).x
     assert x.mean().item() == pytest.approx(0, abs=1e-9)
     assert x.std(correction=0).item() == pytest.approx(1, abs=1e-9)
-    data, hand = data_of("dataset.normalize=false")
-    x = data.batch(hand.deal, rows, torch.ones(len(rows)), moment(rows)).x
+    data, stream = data_of("dataset.normalize=false")
+    x = data.batch(stream.tables, rows, torch.ones(len(rows)), moment(rows)).x
     assert torch.equal(x, digits.x[rows].double() * (1 / 255))
 
 
@@ -171,16 +172,16 @@ def test_a_colour_that_never_changes(digits):
 
 
 def test_permuted_pictures(data_of, digits):
-    data, hand = data_of("split=permuted", "tasks=3", "dataset.normalize=false", "seed=4")
+    data, stream = data_of("split=permuted", "tasks=3", "dataset.normalize=false", "seed=4")
     N = len(digits.y)
-    assert torch.equal(hand.deal.permutation[0], torch.arange(64))
+    assert torch.equal(stream.tables.permutation[0], torch.arange(64))
     for task in range(3):
-        x = data.batch(hand.deal, torch.tensor([5 + N * task]), torch.ones(1), moment([0])).x[0, 0].flatten()
-        by_hand = [digits.x[5, 0].flatten()[place].item() / 255 for place in hand.deal.permutation[task]]
+        x = data.batch(stream.tables, torch.tensor([5 + N * task]), torch.ones(1), moment([0])).x[0, 0].flatten()
+        by_hand = [digits.x[5, 0].flatten()[place].item() / 255 for place in stream.tables.permutation[task]]
         assert x.tolist() == pytest.approx(by_hand)
-        assert sorted(hand.deal.permutation[task].tolist()) == list(range(64))
-    again = data_of("split=permuted", "tasks=3", "seed=5")[1].deal.permutation
-    assert not torch.equal(hand.deal.permutation[1], again[1])
+        assert sorted(stream.tables.permutation[task].tolist()) == list(range(64))
+    again = data_of("split=permuted", "tasks=3", "seed=5")[1].tables.permutation
+    assert not torch.equal(stream.tables.permutation[1], again[1])
 
 
 def test_rotation_is_pillows():
@@ -193,10 +194,10 @@ def test_rotation_is_pillows():
 
 
 def test_angles(hand_of):
-    drawn = hand_of("split=rotated", "split.max_angle=90", "tasks=4").deal.angle
+    drawn = hand_of("split=rotated", "split.max_angle=90", "tasks=4").tables.angle
     assert ((drawn >= 0) & (drawn < math.pi / 2)).all()
     assert len(set(drawn.tolist())) == 4
-    fixed = hand_of("split=rotated", "split.max_angle=180", "tasks=4", "split.order=fixed").deal.angle
+    fixed = hand_of("split=rotated", "split.max_angle=180", "tasks=4", "split.order=fixed").tables.angle
     assert fixed.tolist() == pytest.approx([0, math.pi / 4, math.pi / 2, 3 * math.pi / 4])
 
 
@@ -211,12 +212,12 @@ def test_crop_flip_by_hand():
 
 def test_augmentation_only_where_asked(data_of, digits):
     rows = torch.arange(50)
-    plain, hand = data_of()
+    plain, stream = data_of()
     on, _ = data_of("augment=crop_flip")
     when, ones = moment(rows), torch.ones(50)
-    still = plain.batch(hand.deal, rows, ones, when).x
-    assert torch.equal(on.batch(hand.deal, rows, ones, when, augment=False).x, still)
-    moving = on.batch(hand.deal, rows, ones, when)
+    still = plain.batch(stream.tables, rows, ones, when).x
+    assert torch.equal(on.batch(stream.tables, rows, ones, when, augment=False).x, still)
+    moving = on.batch(stream.tables, rows, ones, when)
     assert not torch.equal(moving.x, still)
     assert not torch.equal(on.recall(rows, moving).x, still)
 
@@ -226,17 +227,19 @@ def test_augmentation_only_where_asked(data_of, digits):
     "overrides", [(), ("split=permuted", "tasks=3"), ("split=rotated", "tasks=3"), ("augment=crop_flip",)]
 )
 def test_steps_gathered_together_are_those_gathered_alone(data_of, monkeypatch, overrides, at_once):
-    monkeypatch.setattr(stream, "AT_ONCE", at_once)
-    data, hand = data_of("scenario=class" if overrides[:1] == ("augment=crop_flip",) else "scenario=domain", *overrides)
+    monkeypatch.setattr("clrun.data.stream.AT_ONCE", at_once)
+    data, stream = data_of(
+        "scenario=class" if overrides[:1] == ("augment=crop_flip",) else "scenario=domain", *overrides
+    )
     draw = torch.Generator().manual_seed(1)
     rows = torch.randint(3 * len(data.images), (5, 20), generator=draw)
-    draws = data.drawn(hand.deal, rows, torch.ones(5, 20, dtype=torch.float64))
-    when = Moment(*[torch.tensor(1)] * 2, torch.rand(5, generator=draw), torch.rand(5, 6, 20, generator=draw))
-    batches = list(data.steps(hand.deal, draws, when))
+    draws = data.drawn(stream.tables, rows, torch.ones(5, 20, dtype=torch.float64))
+    when = StepContext(*[torch.tensor(1)] * 2, torch.rand(5, generator=draw), torch.rand(5, 6, 20, generator=draw))
+    batches = list(data.steps(stream.tables, draws, when))
     assert len(batches) == 5
     for k, batch in enumerate(batches):
         then = when._replace(progress=when.progress[k], noise=when.noise[k])
-        alone = data.batch(hand.deal, rows[k], torch.ones(20, dtype=torch.float64), then)
+        alone = data.batch(stream.tables, rows[k], torch.ones(20, dtype=torch.float64), then)
         for name, ours, theirs in zip(alone._fields, batch[:-1], alone[:-1], strict=False):
             assert torch.equal(ours, theirs), name
 

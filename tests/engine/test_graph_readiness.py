@@ -9,8 +9,8 @@ from conftest import STRATEGIES
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from clrun.data.stream import Moment
-from clrun.engine.cuda_graph import Replayed
+from clrun.data.stream import StepContext
+from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.step import make_step
 from clrun.sweep import plan
 
@@ -44,9 +44,14 @@ def on_meta(stack, batch_size=8):
     strategy = replace(strategy, data=replace(strategy.data, **images))
     R = () if stack.alone else (len(stack.seeds),)
     rows = torch.zeros(*R, batch_size, dtype=torch.long)
-    draws = stack.lift(stack.strategy.data.drawn)(stack.deal, rows, torch.ones_like(rows, dtype=torch.float64))
-    when = Moment(torch.tensor(1), torch.tensor(1), torch.zeros(R), torch.zeros(*R, 6, batch_size))
-    return strategy, elsewhere(stack.born()), elsewhere((stack.lr, stack.hp, stack.deal)), elsewhere((draws, when))
+    draws = stack.lift(stack.strategy.data.drawn)(stack.tables, rows, torch.ones_like(rows, dtype=torch.float64))
+    when = StepContext(torch.tensor(1), torch.tensor(1), torch.zeros(R), torch.zeros(*R, 6, batch_size))
+    return (
+        strategy,
+        elsewhere(stack.initialize()),
+        elsewhere((stack.lr, stack.hp, stack.tables)),
+        elsewhere((draws, when)),
+    )
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["alone", "stacked"])
@@ -54,7 +59,7 @@ def on_meta(stack, batch_size=8):
 def test_a_step_has_nothing_to_do_with_the_host(stack_of, strategy, seeds):
     stack = stack_of(f"strategy={strategy}", seeds=seeds)
     moved, run, values, dealt = on_meta(stack)
-    step = stack.lift(make_step(moved, stack.optimizer), (0, 0, 0, 0, 0, Moment(None, None, 0, 0)))
+    step = stack.lift(make_step(moved, stack.optimizer), (0, 0, 0, 0, 0, StepContext(None, None, 0, 0)))
     with OnTheHost() as found:
         step(run, *values, *dealt)
     assert not found.seen
@@ -72,15 +77,15 @@ def test_a_larger_block_finds_a_larger_place(stack_of):
     """Blocks grow once it is known how long a step takes."""
     stack = stack_of("strategy=er", "iterations=30")
     stack.replay = True
-    walk = stack.walker(stack.born(), [stack.deck(0, 0, "train")])
-    assert isinstance(walk, Replayed)
+    walk = stack.walker(stack.initialize(), [stack.sampler(0, 0, "train")])
+    assert isinstance(walk, GraphStepper)
     report = stack.blank(0)
     sizes = [5, 20, 5]
     signals = [
-        stack.block(walk, [stack.deck(0, 0, "train")], sum(sizes[:i]), n, 0, report) for i, n in enumerate(sizes)
+        stack.block(walk, [stack.sampler(0, 0, "train")], sum(sizes[:i]), n, 0, report) for i, n in enumerate(sizes)
     ]
     other = stack_of("strategy=er", "iterations=30")
-    _, half = other.train(other.born(), 0, "train", other.blank(0))
+    _, half = other.train(other.initialize(), 0, "train", other.blank(0))
     played = torch.cat([block["loss"] for block in signals], 1)
     torch.testing.assert_close(played, half.signals[0]["loss"], rtol=0, atol=1e-9)
 
@@ -106,8 +111,8 @@ def test_a_compiled_step_is_the_step(stack_of, monkeypatch, strategy):
     compiled = stack_of(f"strategy={strategy}")
     compiled.compile = True
     compiled.steps = {ragged: compiled.lifted_step(ragged) for ragged in (False, True)}
-    one, _ = plain.learn(plain.born(), 0)
-    other, _ = compiled.learn(compiled.born(), 0)
+    one, _ = plain.learn(plain.initialize(), 0)
+    other, _ = compiled.learn(compiled.initialize(), 0)
     torch.testing.assert_close(one.theta, other.theta, rtol=0, atol=1e-9)
 
 

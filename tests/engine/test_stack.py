@@ -5,22 +5,22 @@ import torch
 from conftest import live
 from torch.utils._pytree import tree_map
 
-from clrun.data.sampler import Budget, Deck
-from clrun.engine.health import first_trouble, looks
-from clrun.engine.steppers import Steps
+from clrun.data.sampler import Budget, EpochSampler
+from clrun.engine.health import first_divergence, monitoring_weights
+from clrun.engine.steppers import EagerStepper
 
 
-def deck(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=False, even=False, seed=0):
+def sampler(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=False, even=False, seed=0):
     starts = [sum(pools[:i]) for i in range(len(pools))]
     rows = [torch.arange(a, a + n) for a, n in zip(starts, pools, strict=True)]
-    return Deck(rows, Budget(epochs, iterations, batch_size, drop_last), even, seed, "test")
+    return EpochSampler(rows, Budget(epochs, iterations, batch_size, drop_last), even, seed, "test")
 
 
 # ---------------------------------------------------------------- the order of samples
 
 
 def test_an_epoch_sees_every_sample_once():
-    one = deck()
+    one = sampler()
     assert (one.steps, one.epoch_steps, one.width) == (9, 3, 4)
     rows, weight, progress, _ = one.take(0, 9)
     for epoch in range(3):
@@ -32,31 +32,31 @@ def test_an_epoch_sees_every_sample_once():
 
 
 def test_drop_last_and_iterations():
-    assert deck(drop_last=True).take(0, 6)[1].sum(1).tolist() == [4] * 6
-    counted = deck(epochs=None, iterations=7)
+    assert sampler(drop_last=True).take(0, 6)[1].sum(1).tolist() == [4] * 6
+    counted = sampler(epochs=None, iterations=7)
     assert counted.steps == 7
     assert counted.take(0, 7)[1].sum(1).tolist() == [4, 4, 2, 4, 4, 2, 4]
-    assert deck(pools=(10, 10), epochs=None, iterations=7).steps == 14  # a budget for each task that is seen
+    assert sampler(pools=(10, 10), epochs=None, iterations=7).steps == 14  # a budget for each task that is seen
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 def test_blocks_do_not_matter(size):
-    whole = deck().take(0, 9)
-    again = deck()
+    whole = sampler().take(0, 9)
+    again = sampler()
     parts = [again.take(start, min(size, 9 - start)) for start in range(0, 9, size)]
     for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
         assert torch.equal(one, torch.cat(pieces))
 
 
 def test_past_the_end_is_nothing():
-    rows, weight, _, noise = deck().take(7, 6)
+    rows, weight, _, noise = sampler().take(7, 6)
     assert weight.sum(1).tolist() == [4, 2, 0, 0, 0, 0]
     assert rows.shape == (6, 4)
     assert noise.shape == (6, 6, 4)
 
 
 def test_even_batches_draw_the_same_from_each_task():
-    three = deck(pools=(10, 3, 5), batch_size=4, even=True, epochs=2)
+    three = sampler(pools=(10, 3, 5), batch_size=4, even=True, epochs=2)
     assert three.width == 6  # ceil(4 / 3) from each
     rows, weight, _, _ = three.take(0, three.steps)
     assert weight.min() == 1
@@ -65,7 +65,7 @@ def test_even_batches_draw_the_same_from_each_task():
 
 
 def test_seeds_and_purposes_differ():
-    assert not torch.equal(deck(seed=0).take(0, 3)[0], deck(seed=1).take(0, 3)[0])
+    assert not torch.equal(sampler(seed=0).take(0, 3)[0], sampler(seed=1).take(0, 3)[0])
 
 
 # ---------------------------------------------------------------- stacks
@@ -76,7 +76,7 @@ def test_eight_drawn_orders_of_unequal_tasks(stack_of):
     overrides = ("strategy=ewc", "lambda=50", "epochs=2", "batch_size=32")
     seeds = tuple(range(8))
     stack = stack_of(*overrides, seeds=seeds, dtype=torch.float32)
-    assert len({tuple(len(pool) for pool in hand.train) for hand in stack.hands}) > 1
+    assert len({tuple(len(pool) for pool in stream.train) for stream in stack.streams}) > 1
     together, reports = live(stack)
     for r, seed in enumerate(seeds):
         alone, reports_alone = live(stack_of(*overrides, seeds=[seed], dtype=torch.float32))
@@ -95,20 +95,24 @@ def test_diverged_lambda_leaves_its_neighbours_bit_for_bit(stack_of):
     ill, reports = live(stack)
     well, _ = live(stack_of(*overrides, variants=[*variants[:2], ("lambda=2",)], dtype=torch.float32))
     assert not ill.theta[2].isfinite().all()
-    assert [trouble is not None and trouble.diverged for trouble in reports[1].trouble] == [False, False, True]
+    assert [divergence is not None and divergence.diverged for divergence in reports[1].divergence] == [
+        False,
+        False,
+        True,
+    ]
     assert torch.equal(ill.theta[:2], well.theta[:2])
 
 
 def test_a_run_that_is_done_rests(stack_of):
     """Its parameters, optimiser and state stay bit for bit while a longer neighbour goes on."""
     stack = stack_of("strategy=ewc", "epochs=1", "batch_size=2", seeds=(0, 1), dtype=torch.float32)
-    decks = [stack.deck(r, 0, "train") for r in range(2)]
-    short = min((0, 1), key=lambda r: decks[r].steps)
-    assert decks[short].steps < decks[1 - short].steps
-    run, _ = stack.train(stack.born(), 0, "train", stack.blank(0))
+    samplers = [stack.sampler(r, 0, "train") for r in range(2)]
+    short = min((0, 1), key=lambda r: samplers[r].steps)
+    assert samplers[short].steps < samplers[1 - short].steps
+    run, _ = stack.train(stack.initialize(), 0, "train", stack.blank(0))
     alone = stack_of("strategy=ewc", "epochs=1", "batch_size=2", seeds=[short])
-    assert run.opt.n[short] == decks[short].steps == alone.deck(0, 0, "train").steps
-    assert run.opt.n[1 - short] == decks[1 - short].steps
+    assert run.opt.n[short] == samplers[short].steps == alone.sampler(0, 0, "train").steps
+    assert run.opt.n[1 - short] == samplers[1 - short].steps
 
 
 def test_one_run_beside_its_copy(stack_of):
@@ -122,31 +126,31 @@ def test_one_run_beside_its_copy(stack_of):
 
 def test_accuracy_is_counted_one_by_one(stack_of):
     stack = stack_of("strategy=finetune", "scenario=class", "active=seen", "iterations=20")
-    run = stack.born()
+    run = stack.initialize()
     for stage in range(3):
         run, report = stack.learn(run, stage)
-    data, hand = stack.strategy.data, stack.hands[0]
+    data, stream = stack.strategy.data, stack.streams[0]
     for task in range(5):
         right = 0
-        for image in hand.test[task]:
+        for image in stream.test[task]:
             x = data.images[image].double() * data.scale + data.shift
             logits = stack.strategy.net(run.theta, x[None])[0]
             guess = logits[: 2 * 3].argmax()  # outputs of the three tasks seen
-            right += int(guess == hand.deal.label[task, data.labels[image]])
+            right += int(guess == stream.tables.label[task, data.labels[image]])
         assert report.correct[0, task] == right
     assert report.correct[0, 3:].tolist() == [0, 0]
 
 
 def test_untrained_row_uses_the_tasks_own_outputs(stack_of):
     stack = stack_of("strategy=finetune", "scenario=class")
-    run = stack.born()
+    run = stack.initialize()
     report = stack.untrained(run)
-    data, hand = stack.strategy.data, stack.hands[0]
+    data, stream = stack.strategy.data, stack.streams[0]
     for task in range(5):
-        x = data.images[hand.test[task]].double() * data.scale + data.shift
+        x = data.images[stream.test[task]].double() * data.scale + data.shift
         allowed = sorted({0, 1, 2 * task, 2 * task + 1})
         guess = torch.tensor(allowed)[stack.strategy.net(run.theta, x)[:, allowed].argmax(1)]
-        assert report.correct[0, task] == (guess == hand.deal.label[task, data.labels[hand.test[task]]]).sum()
+        assert report.correct[0, task] == (guess == stream.tables.label[task, data.labels[stream.test[task]]]).sum()
 
 
 def test_measuring_within_tasks_changes_no_bit(stack_of):
@@ -163,10 +167,10 @@ def test_confusion_adds_up(stack_of):
     stack = stack_of("strategy=finetune", "scenario=class", "iterations=10")
     run, reports = live(stack)
     confusion = stack.confusion(run, 4)[0]
-    assert confusion.sum() == sum(len(pool) for pool in stack.hands[0].test)
+    assert confusion.sum() == sum(len(pool) for pool in stack.streams[0].test)
     assert confusion.diagonal().sum() == reports[-1].correct.sum()
     for task in range(5):
-        assert confusion[2 * task : 2 * task + 2].sum() == len(stack.hands[0].test[task])
+        assert confusion[2 * task : 2 * task + 2].sum() == len(stack.streams[0].test[task])
 
 
 # ---------------------------------------------------------------- budgets and optimisers
@@ -175,20 +179,20 @@ def test_confusion_adds_up(stack_of):
 def test_joint_sees_everything_first_and_trains_nothing_later(stack_of):
     for scenario, even in (("task", True), ("domain", False), ("class", False)):
         stack = stack_of("strategy=joint", f"scenario={scenario}", "active=seen", "epochs=8", "batch_size=40")
-        deck = stack.deck(0, 0, "train")
-        total = sum(len(pool) for pool in stack.hands[0].train)
-        assert deck.even == even
-        assert deck.steps == 8 * -(-total // 40)
+        sampler = stack.sampler(0, 0, "train")
+        total = sum(len(pool) for pool in stack.streams[0].train)
+        assert sampler.even == even
+        assert sampler.steps == 8 * -(-total // 40)
         run, reports = live(stack)
         assert [report.samples > 0 for report in reports] == [True] + [False] * 4
         assert all(torch.equal(report.correct, reports[0].correct) for report in reports)
         assert (reports[0].correct > 0).all()
-        assert run.opt.n == deck.steps
+        assert run.opt.n == sampler.steps
 
 
 def test_joint_in_iterations_has_the_budget_of_all(stack_of):
     stack = stack_of("strategy=joint", "iterations=3")
-    assert stack.deck(0, 0, "train").steps == 15
+    assert stack.sampler(0, 0, "train").steps == 15
 
 
 @pytest.mark.parametrize("reset", ["true", "false"])
@@ -201,16 +205,16 @@ def test_optimizer_reset(stack_of, reset):
 def test_the_last_short_batch_counts_by_its_samples(stack_of):
     """One SGD epoch over 3 batches, the last of them short, by hand."""
     stack = stack_of("strategy=finetune", "optimizer=sgd", "lr=0.1", "epochs=1", "batch_size=100", "tasks=5")
-    rows, weight, _, _ = stack.deck(0, 0, "train").take(0, 3)
+    rows, weight, _, _ = stack.sampler(0, 0, "train").take(0, 3)
     assert 0 < weight[2].sum() < 100
-    theta, data, label = stack.born().theta, stack.strategy.data, stack.hands[0].deal.label[0]
+    theta, data, label = stack.initialize().theta, stack.strategy.data, stack.streams[0].tables.label[0]
     for i in range(3):
         image = rows[i][weight[i] > 0]
         leaf = theta.clone().requires_grad_()
         logits = stack.strategy.net(leaf, data.images[image].double() * data.scale + data.shift)[:, :2]
         loss = torch.nn.functional.cross_entropy(logits, label[data.labels[image]])
         theta = theta - 0.1 * torch.autograd.grad(loss, leaf)[0]
-    ours, _ = stack.train(stack.born(), 0, "train", stack.blank(0))
+    ours, _ = stack.train(stack.initialize(), 0, "train", stack.blank(0))
     assert (ours.theta - theta).abs().max() < 1e-12
 
 
@@ -219,25 +223,25 @@ def test_adam_under_a_huge_lambda_is_found_frozen(stack_of):
     stack = stack_of("strategy=ewc", "lambda=1e30", "tasks=2", "iterations=20", dtype=torch.float32)
     run, reports = live(stack)
     assert run.theta.isfinite().all()
-    trouble = reports[1].trouble[0]
-    assert trouble is not None
-    assert not trouble.diverged
+    divergence = reports[1].divergence[0]
+    assert divergence is not None
+    assert not divergence.diverged
     assert reports[1].health[0]["steps_not_finite"] > 0
-    assert reports[0].trouble[0] is None
+    assert reports[0].divergence[0] is None
 
 
 def test_where_trouble_began():
     signals = {"loss": torch.tensor([1.0, 2.0, 3.0]), "gradient_norm": torch.tensor([1.0, torch.inf, 1.0])}
     every = torch.ones(3)
-    assert first_trouble(signals, every, whole=True, sound=True) is None  # the norm alone overflowed
-    assert first_trouble(signals, every, whole=True, sound=False) == (2, False)  # the optimiser's state with it
-    assert first_trouble(signals, every, whole=False, sound=False) == (2, True)
+    assert first_divergence(signals, every, whole=True, sound=True) is None  # the norm alone overflowed
+    assert first_divergence(signals, every, whole=True, sound=False) == (2, False)  # the optimiser's state with it
+    assert first_divergence(signals, every, whole=False, sound=False) == (2, True)
     fine = signals | {"gradient_norm": torch.ones(3)}
-    assert first_trouble(fine, every, whole=False, sound=True) == (3, True)  # the last step of all
-    lost = fine | {"loss": torch.tensor([1.0, 2.0, torch.nan])}  # by what the second step made of theta
-    assert first_trouble(lost, every, whole=False, sound=True) == (2, True)
+    assert first_divergence(fine, every, whole=False, sound=True) == (3, True)  # the last step of all
+    all_diverged = fine | {"loss": torch.tensor([1.0, 2.0, torch.nan])}  # by what the second step made of theta
+    assert first_divergence(all_diverged, every, whole=False, sound=True) == (2, True)
     never = fine | {"loss": torch.tensor([torch.nan, torch.nan, torch.nan])}
-    assert first_trouble(never, every, whole=False, sound=True) == (1, True)
+    assert first_divergence(never, every, whole=False, sound=True) == (1, True)
 
 
 def test_every_pass_over_a_task_is_looked_at_anew(stack_of):
@@ -246,22 +250,22 @@ def test_every_pass_over_a_task_is_looked_at_anew(stack_of):
     reports = zip(live(stack_of("strategy=packnet", "tasks=2", "iterations=21"))[1], live(together)[1], strict=True)
     for alone, stacked in reports:
         assert alone.health[0]["steps"] == 42
-        assert alone.health[0]["steps_not_finite"] == 0 and alone.trouble[0] is None
+        assert alone.health[0]["steps_not_finite"] == 0 and alone.divergence[0] is None
         assert alone.health[0]["gradient_norm"] == pytest.approx(stacked.health[0]["gradient_norm"], rel=1e-9)
 
 
 def test_trouble_of_a_second_pass():
-    weights = torch.cat([looks(21), looks(21)])
+    weights = torch.cat([monitoring_weights(21), monitoring_weights(21)])
     norm = torch.where(weights > 0, 1.0, torch.nan)
     loss = torch.cat([torch.ones(40), torch.tensor([torch.nan, torch.nan])])
-    assert first_trouble({"loss": loss, "gradient_norm": norm}, weights, whole=False, sound=True) == (40, True)
+    assert first_divergence({"loss": loss, "gradient_norm": norm}, weights, whole=False, sound=True) == (40, True)
 
 
 def test_health_is_a_mean_over_steps(stack_of):
     stack = stack_of("strategy=finetune", "optimizer=sgd", "lr=0.1", "iterations=40")
-    run, losses = stack.born(), []
-    rows, weight, _, _ = stack.deck(0, 0, "train").take(0, 40)
-    data, label, theta = stack.strategy.data, stack.hands[0].deal.label[0], run.theta
+    run, losses = stack.initialize(), []
+    rows, weight, _, _ = stack.sampler(0, 0, "train").take(0, 40)
+    data, label, theta = stack.strategy.data, stack.streams[0].tables.label[0], run.theta
     for i in range(40):
         image = rows[i][weight[i] > 0]
         leaf = theta.clone().requires_grad_()
@@ -280,7 +284,7 @@ def test_health_is_a_mean_over_steps(stack_of):
 def test_batch_norm_statistics_move_in_training_alone(stack_of):
     small = ("model=resnet18", "model.width=2", "model.norm=batch", "split.classes=[[0,1],[2,3]]", "iterations=2")
     stack = stack_of("strategy=ewc", "fisher_samples=8", *small)
-    run = stack.born()
+    run = stack.initialize()
     trained, _ = stack.train(run, 0, "train", stack.blank(0))
     after = stack.consolidate(trained, 0, "train", stack.blank(0))
     stack.correct(after, 0, "test")
@@ -302,8 +306,8 @@ def test_a_short_batch_is_cut_where_it_is_not_filled_up(stack_of):
     )
     inplace, stepped = (stack_of(*typed, "lr=0.01") for _ in range(2))
     stepped.compile = True  # the walk of a compiled step, with the step as it was built
-    assert inplace.deck(0, 0, "train").smallest < 100
-    a, b = (stack.train(stack.born(), 0, "train", stack.blank(0))[0] for stack in (inplace, stepped))
-    assert isinstance(stepped.walker(stepped.born(), [stepped.deck(0, 0, "train")]), Steps)
+    assert inplace.sampler(0, 0, "train").smallest < 100
+    a, b = (stack.train(stack.initialize(), 0, "train", stack.blank(0))[0] for stack in (inplace, stepped))
+    assert isinstance(stepped.walker(stepped.initialize(), [stepped.sampler(0, 0, "train")]), EagerStepper)
     assert (a.theta - b.theta).abs().max() < 1e-12
     assert all((a.stats[name] - v).abs().max() < 1e-12 for name, v in b.stats.items())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clrun.models import CNN, MLP, Layout, Net, ResNet18, initialized
+from clrun.models import CNN, MLP, Layout, Net, ResNet18, initialize_network
 from clrun.system.errors import UsageError
 
 SHAPES = {
@@ -19,7 +19,7 @@ SHAPES = {
 
 
 def made(kind, seed=0, scheme="torch", size=16):
-    network = initialized(
+    network = initialize_network(
         seed, {"mlp": MLP, "cnn": CNN}.get(kind, ResNet18), scheme, inputs=(3, size, size), outputs=6, **SHAPES[kind]
     )
     pieces = network.parameters()
@@ -97,8 +97,8 @@ def test_statistics_equal_batch_norms():
         module(x)
     assert any(v.abs().max() > 0.1 for v in stats.values())
     x = torch.randn(6, 3, 16, 16, dtype=torch.float64)
-    assert (net.at_rest(stats)(theta, x) - module.eval()(x)).abs().max() < 1e-9
-    assert (net.at_rest(stats)(theta, x) - net(theta, x)).abs().max() > 1e-3
+    assert (net.eval_mode(stats)(theta, x) - module.eval()(x)).abs().max() < 1e-9
+    assert (net.eval_mode(stats)(theta, x) - net(theta, x)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -189,7 +189,7 @@ def test_resnet_is_the_reduced_one():
     """20 filters: 1.09 million parameters (Lopez-Paz & Ranzato 2017); 64: torchvision's 11.17 with a 3x3 stem."""
     counts = {}
     for width in (20, 64):
-        network = initialized(0, ResNet18, "torch", inputs=(3, 32, 32), outputs=10, width=width, norm="batch")
+        network = initialize_network(0, ResNet18, "torch", inputs=(3, 32, 32), outputs=10, width=width, norm="batch")
         counts[width] = sum(p.numel() for p in network.parameters().values())
     assert counts == {20: 1_094_750, 64: 11_173_962}
 

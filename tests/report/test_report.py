@@ -312,7 +312,7 @@ def ordered_rows() -> list[Row]:
     ],
 )
 def test_numbers_for_readers(measure, x, expected):
-    assert tables.with_deviation(measure, statistic(pd.Series(x))) == expected
+    assert tables.mean_and_deviation(measure, statistic(pd.Series(x))) == expected
 
 
 @pytest.mark.parametrize(

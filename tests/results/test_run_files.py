@@ -389,7 +389,7 @@ def test_results_does_not_import_torch_or_matplotlib():
 # On the terminal
 
 
-def shown(directory: Path, outputs: Path, chance: float | None = 0.5, **options) -> str:
+def format_value(directory: Path, outputs: Path, chance: float | None = 0.5, **options) -> str:
     """What `show` prints: into a pipe, or onto a terminal of that width."""
     console = Console(file=io.StringIO(), highlight=False, markup=False, **({"width": 240} | options))
     run_tables.show(console, directory, outputs, chance, ["lambda"])
@@ -399,7 +399,7 @@ def shown(directory: Path, outputs: Path, chance: float | None = 0.5, **options)
 def test_show_in_a_pipe(tmp_path):
     said = ["the Fisher is zero [bold]everywhere[/bold]"]
     made = placed(tmp_path, warnings=said, task_classes=[["cat", "dog"], ["deer"], ["a" * 40]])
-    text = shown(made.directory, tmp_path)
+    text = format_value(made.directory, tmp_path)
     assert "\x1b" not in text and "…" not in text
     assert text.startswith("ewc lambda=0 · digits, classes, 3 tasks, scenario task · mlp · seed 0 · cpu")
     assert f"WARNING: {said[0]}" in text
@@ -427,14 +427,14 @@ def test_show_on_a_terminal(tmp_path):
     """Colours, and nothing cut: a matrix wider than the terminal is continued below."""
     correct = np.arange(21 * 20).reshape(21, 20)
     made = placed(tmp_path, correct=correct, counts=np.full(20, 420), warnings=["look here"], task_classes=[["x" * 90]])
-    text = shown(made.directory, tmp_path, width=80, force_terminal=True, color_system="standard")
+    text = format_value(made.directory, tmp_path, width=80, force_terminal=True, color_system="standard")
     assert "\x1b[1m" in text and "\x1b[2m" in text and "╭─" in text and "WARNING" in text
     assert text.count("accuracy in percent") == 4
     assert "…" not in text
-    plain = shown(made.directory, tmp_path, width=80)
+    plain = format_value(made.directory, tmp_path, width=80)
     assert all(percent in plain for percent in (f"{100 * value / 420:.1f}" for value in correct.ravel()))
     assert max(len(line) for line in plain.splitlines() if line.startswith(" ")) <= 80
-    assert shown(made.directory, tmp_path).count("accuracy in percent") == 1
+    assert format_value(made.directory, tmp_path).count("accuracy in percent") == 1
 
 
 def test_reference_lines(tmp_path):
@@ -445,20 +445,20 @@ def test_reference_lines(tmp_path):
     placed(tmp_path, "finetune", correct=half, stream="another")
     placed(tmp_path, "finetune", seed=1, correct=half)
     run_files.collect(tmp_path)
-    assert "finetune" not in shown(made.directory, tmp_path)
+    assert "finetune" not in format_value(made.directory, tmp_path)
     placed(tmp_path, "finetune", correct=half)
     placed(tmp_path, "joint", correct=np.full((4, 3), 10), forgetting_defined=False, status="diverged")
     run_files.collect(tmp_path)
-    text = shown(made.directory, tmp_path)
+    text = format_value(made.directory, tmp_path)
     assert "finetune 50.0 %, forgetting 35.0 points" in text
     assert "joint" not in text and "gap" not in text
     joint = placed(tmp_path, "joint", correct=np.full((4, 3), 10), forgetting_defined=False)
     run_files.collect(tmp_path)
-    text = shown(made.directory, tmp_path)
+    text = format_value(made.directory, tmp_path)
     assert "joint 100.0 %\n" in text
     assert "47 % of the gap between finetune and joint closed" in text
-    assert "finetune 50.0 %" in shown(joint.directory, tmp_path)
-    assert "gap" not in shown(joint.directory, tmp_path)
+    assert "finetune 50.0 %" in format_value(joint.directory, tmp_path)
+    assert "gap" not in format_value(joint.directory, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -480,17 +480,17 @@ def test_show_a_torn_results_file(tmp_path):
     made = placed(tmp_path)
     (tmp_path / "results.csv").write_text("run,strat")
     with pytest.raises(UsageError, match=r"results\.csv"):
-        shown(made.directory, tmp_path)
+        format_value(made.directory, tmp_path)
 
 
 def test_show_diverged(tmp_path):
     correct = np.array(CORRECT[3])
     correct[2:] = -1
     made = placed(tmp_path, correct=correct, status="diverged", diverged_at="task 2, step 17")
-    text = shown(made.directory, tmp_path, chance=None)
+    text = format_value(made.directory, tmp_path, chance=None)
     assert "WARNING: this run diverged at task 2, step 17" in text
     placed(tmp_path, correct=correct, status="diverged", warnings=["diverged at task 2"])
-    assert shown(made.directory, tmp_path).count("WARNING") == 1
+    assert format_value(made.directory, tmp_path).count("WARNING") == 1
     assert "nan" not in text and "chance" not in text
     assert ["task", "1", "90.0", "20.0", "20.0", "90.0"] in [line.split() for line in text.splitlines()]
 

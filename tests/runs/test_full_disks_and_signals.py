@@ -18,7 +18,7 @@ from clrun.runs import checkpoint, prepare, train
 from clrun.runs.prepared import Prepared
 from clrun.system import atomic_files
 from clrun.system.errors import RunsFailed, UsageError
-from clrun.system.process import terminable
+from clrun.system.process import graceful_termination
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Progress
 
@@ -247,7 +247,7 @@ def signals():
 
 def test_a_second_sigterm_is_ignored_and_a_second_ctrl_c_is_not(signals):
     saved = []
-    with pytest.raises(SystemExit) as caught, terminable():
+    with pytest.raises(SystemExit) as caught, graceful_termination():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except SystemExit:
@@ -255,7 +255,7 @@ def test_a_second_sigterm_is_ignored_and_a_second_ctrl_c_is_not(signals):
             saved.append("all")
             raise
     assert caught.value.code == 143 and saved == ["all"]
-    with pytest.raises(KeyboardInterrupt), terminable():
+    with pytest.raises(KeyboardInterrupt), graceful_termination():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except SystemExit:
@@ -265,7 +265,7 @@ def test_a_second_sigterm_is_ignored_and_a_second_ctrl_c_is_not(signals):
 
 def test_what_ends_by_itself_leaves_the_signals_as_they_were():
     before = signal.getsignal(signal.SIGTERM)
-    with terminable():
+    with graceful_termination():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -274,7 +274,7 @@ def test_a_hangup_that_is_ignored_stays_so():
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with terminable():
+        with graceful_termination():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGHUP)  # would end this test
     finally:
@@ -309,7 +309,7 @@ def test_ctrl_c_while_it_saves_ends_at_once(prepared_of, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train.train_stack([prepared], progress=Interrupting(11))
     assert len(calls) == 2
-    assert train.reached(prepared) == checkpoint.Place(1, (), 20)
+    assert train.reached(prepared) == checkpoint.Position(1, (), 20)
     assert not [name for name in files(prepared.directory) if name.endswith(".tmp")]
 
 

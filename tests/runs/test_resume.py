@@ -177,7 +177,7 @@ def test_a_diverged_run_goes_on_as_it_would_have(prepared_of):
 def test_a_stack_goes_on_as_a_stack(prepared_of, capsys):
     options = (*SMALL, "evaluate_every=5", "checkpoint_every=1e-9", "iterations=null", "epochs=2")
     stack = [prepared_of(*options, f"seed={seed}") for seed in range(3)]
-    assert len({len(one.hand.train[0]) for one in stack}) > 1  # tasks of different lengths
+    assert len({len(one.stream.train[0]) for one in stack}) > 1  # tasks of different lengths
     train.train_stack(stack, quiet=True)
     whole = [tables(one) for one in stack]
     for one in stack:
@@ -204,7 +204,7 @@ def test_runs_at_different_places_are_trained_apart(prepared_of, capsys):
 
 
 def test_grouped():
-    early, late = checkpoint.Place(1, (), 20), checkpoint.Place(1, (7,), 27)
+    early, late = checkpoint.Position(1, (), 20), checkpoint.Position(1, (7,), 27)
     assert checkpoint.grouped([late, early, late]) == [[1], [0, 2]]
     assert checkpoint.grouped([]) == []
 
@@ -300,7 +300,7 @@ def test_a_kept_checkpoint_is_not_continued_from(prepared_of, capsys):
     prepared = prepared_of(*SMALL, "keep_checkpoint=true", "evaluate_every=5")
     train.train(prepared, quiet=True)
     whole = tables(prepared)
-    assert checkpoint.read(prepared.directory, prepared.id).place == checkpoint.Place(2, (), 40)
+    assert checkpoint.read(prepared.directory, prepared.id).place == checkpoint.Position(2, (), 40)
     train.train(prepared, quiet=True)  # as with rerun=true
     assert continued_from(capsys.readouterr().err) == []
     assert tables(prepared) == whole

@@ -126,9 +126,9 @@ def test_training_on_validation_data_or_not(trained):
     """What is held out is not trained on, and is measured apart."""
     prepared, summary = trained("validation=0.25")
     counts = pd.read_csv(prepared.directory / "accuracy.csv").groupby("eval_task").n.first()
-    assert counts.tolist() == [len(pool) for pool in prepared.hand.test]
-    held = sum(len(pool) for pool in prepared.hand.validation)
-    kept = sum(len(pool) for pool in prepared.hand.train)
+    assert counts.tolist() == [len(pool) for pool in prepared.stream.test]
+    held = sum(len(pool) for pool in prepared.stream.validation)
+    kept = sum(len(pool) for pool in prepared.stream.train)
     assert held / (held + kept) == pytest.approx(0.25, abs=0.01)
     assert 0 <= summary["validation_accuracy"] <= 1
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from conftest import live
 
-from clrun.data.stream import Moment
+from clrun.data.stream import StepContext
 from clrun.engine.step import whole_gradient
 from clrun.strategies.amn import AMN
 from clrun.strategy import fisher, of_network
@@ -20,9 +20,9 @@ SMALL = ("strategy=amn", THREE, "units=5", "eps=0.05", "iterations=6")
 
 
 def second_batch(stack):
-    rows = stack.rows(stack.hands[0].train[1], 1)[:6]
-    when = Moment(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.zeros(6, 6))
-    return stack.strategy.data.batch(stack.deal, rows, torch.ones(6, dtype=torch.float64), when)
+    rows = stack.rows(stack.streams[0].train[1], 1)[:6]
+    when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.zeros(6, 6))
+    return stack.strategy.data.batch(stack.tables, rows, torch.ones(6, dtype=torch.float64), when)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def second(stack_of):
 
     def after_one(*overrides):
         stack = stack_of(*SMALL, *overrides)
-        run, _ = stack.learn(stack.born(), 0)
+        run, _ = stack.learn(stack.initialize(), 0)
         layout, pieces = stack.strategy.net.layout, stack.strategy.net.layout.view(run.theta.clone())
         for i in range(len(stack.strategy.net.network.widths)):
             memory = pieces[f"memory.{i}"]
@@ -58,7 +58,7 @@ def sample_loss(p, x, y, sets):
 def test_loss_and_gradient_equal_loops(second, memory):
     stack, run, batch = second(f"memory={memory}", "lambda=30")
     strategy = stack.strategy
-    g, loss, aux = whole_gradient(strategy, run.theta, run.own, stack.hp, batch)
+    g, loss, aux = whole_gradient(strategy, run.theta, run.state, stack.hp, batch)
     loss = loss + aux["quadratic"]
     assert aux["quadratic"] > 0  # the memory's weight in it is zero, the network's is not where it moved
     p = {name: v.clone().requires_grad_() for name, v in strategy.net.layout.view(run.theta).items()}
@@ -71,12 +71,12 @@ def test_loss_and_gradient_equal_loops(second, memory):
             expected[f"memory.{i}"] = torch.zeros_like(p[f"memory.{i}"])
         for c in (2, 3):
             sets = [p[f"memory.{i}"][1].detach().sum(0).requires_grad_() for i in (0, 1)]
-            own = [(x, y) for x, y in zip(batch.x, batch.y, strict=True) if y == c]
-            towards = sum(sample_loss(p, x, y, sets) for x, y in own) / 6
+            state = [(x, y) for x, y in zip(batch.x, batch.y, strict=True) if y == c]
+            towards = sum(sample_loss(p, x, y, sets) for x, y in state) / 6
             for i, v in enumerate(torch.autograd.grad(towards, sets)):
                 expected[f"memory.{i}"][1, c] = v
     penalty = torch.zeros((), dtype=torch.float64)
-    mean, precision = (strategy.net.layout.view(v) for v in run.own)
+    mean, precision = (strategy.net.layout.view(v) for v in run.state)
     for name in p:
         pull = 30 * precision[name] * (p[name].detach() - mean[name])
         penalty += (pull * (p[name].detach() - mean[name])).sum() / 2
@@ -92,9 +92,9 @@ def test_steps(second, direction, sign):
     """Memory by the sign, ways and weights by the optimiser, and nothing of another task."""
     stack, run, batch = second(f"direction={direction}")
     strategy, layout = stack.strategy, stack.strategy.net.layout
-    g, _, _ = strategy.gradient(run.theta, run.own, stack.hp, batch)
+    g, _, _ = strategy.gradient(run.theta, run.state, stack.hp, batch)
     delta = torch.linspace(1, 2, layout.size, dtype=torch.float64)
-    ours = layout.view(strategy.restrict(delta, g, run.theta, run.own, stack.hp, batch))
+    ours = layout.view(strategy.restrict(delta, g, run.theta, run.state, stack.hp, batch))
     for name, step in layout.view(delta).items():
         if not name.startswith(("memory", "way")):
             assert torch.equal(ours[name], step)
@@ -111,7 +111,7 @@ def test_steps(second, direction, sign):
 def test_random_units_are_born_and_stay(stack_of, memory):
     """The control: plus or minus eps by chance, of every task's own, never moved; their ways learn."""
     stack = stack_of(*SMALL, "direction=random", f"memory={memory}", "units=40")
-    start, (run, _) = (stack.strategy.net.layout.view(stack.born().theta), live(stack))
+    start, (run, _) = (stack.strategy.net.layout.view(stack.initialize().theta), live(stack))
     end = stack.strategy.net.layout.view(run.theta)
     for i in (0, 1):
         M = start[f"memory.{i}"]
@@ -126,9 +126,9 @@ def test_beneficial_lowers_the_loss_and_adversarial_raises_it(second):
     for direction, sign in (("beneficial", -1), ("adversarial", 1)):
         stack, run, batch = second(f"direction={direction}", "eps=0.001")
         strategy, layout = stack.strategy, stack.strategy.net.layout
-        g, before, _ = strategy.gradient(run.theta, run.own, stack.hp, batch)
-        step = strategy.restrict(torch.zeros_like(g), g, run.theta, run.own, stack.hp, batch)
-        after, _ = strategy.loss(run.theta + step, run.own, stack.hp, batch)
+        g, before, _ = strategy.gradient(run.theta, run.state, stack.hp, batch)
+        step = strategy.restrict(torch.zeros_like(g), g, run.theta, run.state, stack.hp, batch)
+        after, _ = strategy.loss(run.theta + step, run.state, stack.hp, batch)
         assert sign * (after - before) > 0
         assert layout.view(step)["way.0"].abs().max() == 0
 
@@ -140,7 +140,7 @@ def test_beneficial_lowers_the_loss_and_adversarial_raises_it(second):
 ])  # fmt: skip
 def test_units_of_other_tasks_rest(stack_of, memory, optimizer):
     stack = stack_of(*SMALL, f"memory={memory}", *optimizer)
-    run, seen = stack.born(), []
+    run, seen = stack.initialize(), []
     for stage in range(3):
         run, _ = stack.learn(run, stage)
         seen.append(stack.strategy.net.layout.view(run.theta))
@@ -160,16 +160,16 @@ def test_a_push_is_one_number_a_channel_before_the_nonlinearity(second):
         z = F.conv2d(h, p[f"conv.{i}.weight"], p[f"conv.{i}.bias"] + push[i], padding=1)
         h = F.max_pool2d(z.clamp(min=0), 2)
     h = (h.flatten(1) @ p["hidden.0.weight"].mT + p["hidden.0.bias"] + push[2]).clamp(min=0)
-    ours = stack.strategy.logits(run.theta, run.own, stack.hp, batch.x, batch.t)
+    ours = stack.strategy.logits(run.theta, run.state, stack.hp, batch.x, batch.t)
     assert (ours - h @ p["head.weight"].mT - p["head.bias"]).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("estimator", ["exact", "empirical"])
 def test_fisher_is_the_networks_with_its_memory_in_place(second, estimator):
     stack, run, _ = second()
-    strategy, pool = stack.strategy.at_rest(run.stats), stack.pool(1, "train", torch.float64).first(20)
+    strategy, pool = stack.strategy.eval_mode(run.stats), stack.pool(1, "train", torch.float64).first(20)
     (batch,) = strategy.data.chunks(pool, 20)
-    args = (strategy, run.theta, run.own, stack.hp)
+    args = (strategy, run.theta, run.state, stack.hp)
     shapes = output_shapes(*args, batch)
     fast = closed_form(*args, batch, score(estimator), shapes)
     slow = one_by_one(*args, batch, score(estimator))
@@ -177,7 +177,7 @@ def test_fisher_is_the_networks_with_its_memory_in_place(second, estimator):
     assert network.sum() == 64 * 12 + 12 + 12 * 8 + 8 + 8 * 6 + 6
     assert (fast - slow)[network].abs().max() < 1e-12 * slow.max()
     assert slow[~network].max() > 0
-    without = strategy, torch.where(network, run.theta, 0), run.own, stack.hp, batch
+    without = strategy, torch.where(network, run.theta, 0), run.state, stack.hp, batch
     plain = closed_form(*without, score(estimator), shapes)
     assert (fast - plain).abs().max() > 1e-3 * plain.max()  # the memory is in place
     assert fisher(*args, pool, estimator=estimator)[~network].abs().max() == 0
@@ -187,12 +187,12 @@ def test_fisher_is_the_networks_with_its_memory_in_place(second, estimator):
 def test_a_class_that_rewrites_logits_has_no_closed_form_unless_it_says_so(second):
     @dataclass(frozen=True)
     class Twice(AMN):
-        def logits(self, theta, own, hp, x, t):
-            return super().logits(theta / 2, own, hp, x, t)
+        def logits(self, theta, state, hp, x, t):
+            return super().logits(theta / 2, state, hp, x, t)
 
     stack, run, batch = second()
     values = {field.name: getattr(stack.strategy, field.name) for field in fields(stack.strategy)}
-    at = run.theta, run.own, stack.hp, batch
+    at = run.theta, run.state, stack.hp, batch
     assert output_shapes(stack.strategy, *at) is not None
     assert output_shapes(Twice(**values), *at) is None
 
@@ -202,10 +202,10 @@ def test_complains_of_memory_that_never_moved(stack_of, monkeypatch):
         {"task": i + 1} | report.health[0] for i, report in enumerate(live(stack_of(*SMALL))[1])
     ]
     knobs = {"direction": "beneficial", "eps": 0.05, "lambda": 400.0}
-    assert AMN.complaints(rows(), knobs) == []
-    monkeypatch.setattr(AMN, "restrict", lambda self, delta, g, theta, own, hp, batch: delta * 0)
-    assert "never left zero" in AMN.complaints(rows(), knobs)[0]
-    assert AMN.complaints([], knobs | {"eps": 0.0}) == []
+    assert AMN.warnings(rows(), knobs) == []
+    monkeypatch.setattr(AMN, "restrict", lambda self, delta, g, theta, state, hp, batch: delta * 0)
+    assert "never left zero" in AMN.warnings(rows(), knobs)[0]
+    assert AMN.warnings([], knobs | {"eps": 0.0}) == []
 
 
 def test_refuses_batch_norm(stack_of):

@@ -6,7 +6,7 @@ from conftest import SCENARIOS, STRATEGIES, live
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.config.catalog import read
-from clrun.data.stream import Moment
+from clrun.data.stream import StepContext
 from clrun.engine.step import make_step
 from clrun.system.errors import UsageError
 
@@ -34,12 +34,12 @@ def distance(a, b):
 
 def second_task(stack):
     """A stack of one after its first task, and what a step of the second takes."""
-    run, _ = stack.learn(stack.born(), 0)
+    run, _ = stack.learn(stack.initialize(), 0)
     pool = stack.pool(0, "train", torch.float64)
-    rows = stack.rows(stack.hands[0].train[1], 1)[:8]
-    when = Moment(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), pool.noise[:, :8].float())
-    draw = stack.strategy.data.drawn(stack.deal, rows, torch.ones(8, dtype=torch.float64))
-    return run, (stack.lr, stack.hp, stack.deal, draw, when)
+    rows = stack.rows(stack.streams[0].train[1], 1)[:8]
+    when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), pool.noise[:, :8].float())
+    draw = stack.strategy.data.drawn(stack.tables, rows, torch.ones(8, dtype=torch.float64))
+    return run, (stack.lr, stack.hp, stack.tables, draw, when)
 
 
 @pytest.mark.parametrize(("strategy", "scenario"), COMBINATIONS)
@@ -67,15 +67,15 @@ def test_step_is_pure(stack_of, strategy, scenario):
     assert same(first, second)
     shapes = [(v.shape, v.dtype) for v in tree_leaves(run)]
     assert [(v.shape, v.dtype) for v in tree_leaves(first[0])] == shapes
-    assert [(v.shape, v.dtype) for v in tree_leaves(stack.born())] == shapes
+    assert [(v.shape, v.dtype) for v in tree_leaves(stack.initialize())] == shapes
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_state_never_aliases_theta(stack_of, strategy):
     """An anchor that is theta itself would follow it, and its penalty be zero for ever."""
     stack = stack_of(f"strategy={strategy}")
-    for run in (stack.born(), stack.learn(stack.born(), 0)[0]):
-        assert run.theta.data_ptr() not in {v.data_ptr() for v in tree_leaves(run.own)}
+    for run in (stack.initialize(), stack.learn(stack.initialize(), 0)[0]):
+        assert run.theta.data_ptr() not in {v.data_ptr() for v in tree_leaves(run.state)}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -96,7 +96,7 @@ def test_replayed_on_tensors_that_stay_where_they_are(stack_of, strategy, seeds)
 def test_learning_leaves_the_run_that_it_is_given(stack_of, strategy):
     """A checkpoint may still be written from it, though steps are taken in place; nor does the state follow theta."""
     stack = stack_of(f"strategy={strategy}")
-    first, _ = stack.learn(stack.born(), 0)
+    first, _ = stack.learn(stack.initialize(), 0)
     before = tree_map(torch.clone, first)
     stack.learn(first, 1)
     assert same(first, before)
@@ -119,7 +119,7 @@ def test_values_stack(stack_of, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_run_that_is_nan_harms_none(stack_of, strategy):
     stack = stack_of(f"strategy={strategy}", seeds=SEEDS, dtype=torch.float32)
-    run = stack.born()
+    run = stack.initialize()
     run.theta[1] = torch.nan
     ill, reports = live_from(stack, run)
     healthy, _ = live(stack_of(f"strategy={strategy}", seeds=SEEDS, dtype=torch.float32))

@@ -35,7 +35,7 @@ def trained_by_hand(stack, module, stage):
 
 
 def reborn(stack, stage):
-    return module_of(stack.strategy, stack.births[0](stage)[0])
+    return module_of(stack.strategy, stack.initializers[0](stage)[0])
 
 
 def tasks_of(stack, stage):
@@ -46,7 +46,7 @@ def tasks_of(stack, stage):
 
 def test_cumulative_goes_on_with_all_tasks_so_far(stack_of):
     stack = stack_of("strategy=cumulative", *SMALL)
-    run, module = stack.born(), reborn(stack, 0)
+    run, module = stack.initialize(), reborn(stack, 0)
     for stage in range(3):
         assert tasks_of(stack, stage) == set(range(stage + 1))
         assert stack.deck(0, stage, "train").steps == 3 * (stage + 1)
@@ -57,7 +57,7 @@ def test_cumulative_goes_on_with_all_tasks_so_far(stack_of):
 
 def test_scratch_begins_anew_with_all_tasks_so_far(stack_of):
     stack = stack_of("strategy=scratch", *SMALL)
-    run, starts = stack.born(), []
+    run, starts = stack.initialize(), []
     for stage in range(3):
         assert tasks_of(stack, stage) == set(range(stage + 1))
         run, _ = stack.learn(run, stage)
@@ -71,7 +71,7 @@ def test_scratch_forgets_the_statistics_too(stack_of):
     """A fresh network has fresh running statistics: what batch norm saw before does not matter."""
     small = ("model=resnet18", "model.width=2", "model.norm=batch", "iterations=1", "split.classes=[[0,1],[2,3]]")
     stack = stack_of("strategy=scratch", *small)
-    run, _ = stack.learn(stack.born(), 0)
+    run, _ = stack.learn(stack.initialize(), 0)
     spoilt = run._replace(stats={name: v + 1 for name, v in run.stats.items()})
     once, again = (stack.learn(start, 1)[0] for start in (run, spoilt))
     assert once.stats
@@ -84,15 +84,15 @@ def test_separate_is_a_network_for_every_task(stack_of):
     stack = stack_of("strategy=separate", *SMALL)
     run, _ = live(stack)
     data, N = stack.strategy.data, len(stack.strategy.data.images)
-    rest = stack.strategy.at_rest(run.stats)
-    mixed = torch.cat([stack.hands[0].test[task][:7] + N * task for task in range(3)])
+    rest = stack.strategy.eval_mode(run.stats)
+    mixed = torch.cat([stack.streams[0].test[task][:7] + N * task for task in range(3)])
     mixed = mixed[torch.randperm(len(mixed), generator=torch.Generator().manual_seed(0))]
     t = mixed // N
-    x = data.pictures(stack.deal, mixed % N, t)
-    answers = rest.logits(run.theta, run.own, stack.hp, x, t)
+    x = data.pictures(stack.tables, mixed % N, t)
+    answers = rest.logits(run.theta, run.state, stack.hp, x, t)
     for task in range(3):
         module = trained_by_hand(stack, reborn(stack, task), task)
-        assert (run.own.thetas[task] - flat(module)).abs().max() < 1e-12
+        assert (run.state.thetas[task] - flat(module)).abs().max() < 1e-12
         assert (answers[t == task] - module(x[t == task])).abs().max() < 1e-12
 
 
@@ -101,7 +101,7 @@ def test_separate_forgets_and_transfers_exactly_nothing(stack_of, model):
     """An old task keeps its accuracy and a later one its untrained accuracy, with batch norm too."""
     shape = ("model.widths=[16]",) if model == "mlp" else ("model.width=2", "model.norm=batch")
     stack = stack_of("strategy=separate", f"model={model}", *shape, "iterations=4", "split.classes=[[0,1],[2,3],[4,5]]")
-    run = stack.born()
+    run = stack.initialize()
     rows = [stack.untrained(run).correct[0]]
     for stage in range(3):
         run, report = stack.learn(run, stage)

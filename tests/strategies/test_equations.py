@@ -22,9 +22,9 @@ def learnt(stack_of):
 
     def after_one(*overrides):
         stack = stack_of("strategy=ewc", "split.classes=[[0,1,2],[3,4]]", *overrides)
-        run, _ = stack.learn(stack.born(), 0)
+        run, _ = stack.learn(stack.initialize(), 0)
         pool = stack.pool(0, "train", torch.float64).first(40)
-        return stack.strategy.at_rest(run.stats), run.theta, run.own, stack.hp, pool
+        return stack.strategy.eval_mode(run.stats), run.theta, run.state, stack.hp, pool
 
     return after_one
 
@@ -74,8 +74,8 @@ def drawn_label(log_p, i, batch):
     ("estimator", "labels"), [("exact", every_label), ("empirical", true_label), ("sampled", drawn_label)]
 )
 def test_fisher_is_a_mean_of_squares(learnt, scenario, estimator, labels):
-    strategy, theta, own, hp, pool = learnt(f"scenario={scenario}")
-    ours = fisher(strategy, theta, own, hp, pool, estimator=estimator)
+    strategy, theta, state, hp, pool = learnt(f"scenario={scenario}")
+    ours = fisher(strategy, theta, state, hp, pool, estimator=estimator)
     theirs = brute_fisher(strategy, theta, pool, labels)
     assert theirs.max() > 0
     assert (ours - theirs).abs().max() < 1e-12 * theirs.max()
@@ -83,11 +83,11 @@ def test_fisher_is_a_mean_of_squares(learnt, scenario, estimator, labels):
 
 @pytest.mark.parametrize("estimator", ["exact", "empirical", "sampled"])
 def test_closed_form_equals_sample_by_sample(learnt, estimator):
-    strategy, theta, own, hp, pool = learnt("scenario=class", "active=all")
+    strategy, theta, state, hp, pool = learnt("scenario=class", "active=all")
     (batch,) = strategy.data.chunks(pool, len(pool.rows))
-    shapes = output_shapes(strategy, theta, own, hp, batch)
-    fast = closed_form(strategy, theta, own, hp, batch, score(estimator), shapes)
-    slow = one_by_one(strategy, theta, own, hp, batch, score(estimator))
+    shapes = output_shapes(strategy, theta, state, hp, batch)
+    fast = closed_form(strategy, theta, state, hp, batch, score(estimator), shapes)
+    slow = one_by_one(strategy, theta, state, hp, batch, score(estimator))
     assert (fast - slow).abs().max() < 1e-12 * slow.max()
 
 
@@ -95,12 +95,12 @@ def test_closed_form_equals_sample_by_sample(learnt, estimator):
 @pytest.mark.parametrize("estimator", ["exact", "empirical"])
 def test_closed_form_of_a_residual_net_equals_sample_by_sample(learnt, norm, estimator):
     """Convolutions of both strides, and norms with the statistics of a network at rest."""
-    strategy, theta, own, hp, pool = learnt("model=resnet18", "model.width=3", f"model.norm={norm}", "iterations=2")
+    strategy, theta, state, hp, pool = learnt("model=resnet18", "model.width=3", f"model.norm={norm}", "iterations=2")
     (batch,) = strategy.data.chunks(pool.first(12), 12)
     batch = batch._replace(weight=(torch.arange(12) < 9).double())
-    shapes = output_shapes(strategy, theta, own, hp, batch)
-    fast = closed_form(strategy, theta, own, hp, batch, score(estimator), shapes)
-    slow = one_by_one(strategy, theta, own, hp, batch, score(estimator))
+    shapes = output_shapes(strategy, theta, state, hp, batch)
+    fast = closed_form(strategy, theta, state, hp, batch, score(estimator), shapes)
+    slow = one_by_one(strategy, theta, state, hp, batch, score(estimator))
     for name, size in strategy.net.layout.view(slow).items():
         assert (strategy.net.layout.view(fast)[name] - size).abs().max() < 1e-12 * slow.max(), name
     # every leaf is reached
@@ -125,19 +125,19 @@ class Unhooked(MLP):
 
 @pytest.mark.parametrize("kind", [Tied, Unhooked])
 def test_a_network_that_reads_its_layers_otherwise_goes_sample_by_sample(learnt, kind):
-    strategy, theta, own, hp, pool = learnt("model.widths=[9,9]")
+    strategy, theta, state, hp, pool = learnt("model.widths=[9,9]")
     other = replace(strategy, net=replace(strategy.net, network=kind([1, 8, 8], strategy.data.outputs, [9, 9])))
     (batch,) = strategy.data.chunks(pool.first(12), 12)
-    assert output_shapes(strategy, theta, own, hp, batch) is not None
-    assert output_shapes(other, theta, own, hp, batch) is None
-    slow = one_by_one(other, theta, own, hp, batch, score("exact")) / 12
-    assert (fisher(other, theta, own, hp, pool.first(12)) - slow).abs().max() < 1e-12 * slow.max()
+    assert output_shapes(strategy, theta, state, hp, batch) is not None
+    assert output_shapes(other, theta, state, hp, batch) is None
+    slow = one_by_one(other, theta, state, hp, batch, score("exact")) / 12
+    assert (fisher(other, theta, state, hp, pool.first(12)) - slow).abs().max() < 1e-12 * slow.max()
 
 
 def test_fisher_of_a_convolutional_net_equals_a_loop(learnt):
-    strategy, theta, own, hp, pool = learnt("model=cnn", "model.width=2", "iterations=2")
+    strategy, theta, state, hp, pool = learnt("model=cnn", "model.width=2", "iterations=2")
     pool = pool.first(10)
-    ours = fisher(strategy, theta, own, hp, pool)
+    ours = fisher(strategy, theta, state, hp, pool)
     total = torch.zeros_like(theta)
     for batch in strategy.data.chunks(pool, 1):
         log_p = log_softmax(strategy.net(theta, batch.x), batch.active)[0]
@@ -152,15 +152,15 @@ def test_fisher_of_a_convolutional_net_equals_a_loop(learnt):
 
 @pytest.mark.parametrize("estimator", ["exact", "empirical", "sampled"])
 def test_fisher_does_not_depend_on_the_size_of_a_pass(learnt, estimator, monkeypatch):
-    strategy, theta, own, hp, pool = learnt()
-    whole = fisher(strategy, theta, own, hp, pool, estimator=estimator)
+    strategy, theta, state, hp, pool = learnt()
+    whole = fisher(strategy, theta, state, hp, pool, estimator=estimator)
     monkeypatch.setattr(per_sample, "CHUNK", 7)
-    assert (fisher(strategy, theta, own, hp, pool, estimator=estimator) - whole).abs().max() < 1e-14
+    assert (fisher(strategy, theta, state, hp, pool, estimator=estimator) - whole).abs().max() < 1e-14
 
 
 def test_batched_is_the_square_of_the_mean(learnt):
-    strategy, theta, own, hp, pool = learnt()
-    ours = fisher(strategy, theta, own, hp, pool, estimator="batched", batch_size=16)
+    strategy, theta, state, hp, pool = learnt()
+    ours = fisher(strategy, theta, state, hp, pool, estimator="batched", batch_size=16)
     squares = []
     for batch in strategy.data.chunks(pool, 16):  # 16, 16 and a short one of 8
         module = module_of(strategy, theta)
@@ -169,13 +169,13 @@ def test_batched_is_the_square_of_the_mean(learnt):
         squares.append(torch.cat([p.grad.flatten() for p in module.parameters()]) ** 2)
     theirs = torch.stack(squares).mean(0)
     assert (ours - theirs).abs().max() < 1e-12 * theirs.max()
-    assert fisher(strategy, theta, own, hp, pool, estimator="empirical").sum() > 2 * theirs.sum()
+    assert fisher(strategy, theta, state, hp, pool, estimator="empirical").sum() > 2 * theirs.sum()
 
 
 def test_fisher_of_fewer_samples(learnt):
-    strategy, theta, own, hp, pool = learnt()
+    strategy, theta, state, hp, pool = learnt()
     assert torch.equal(
-        fisher(strategy, theta, own, hp, pool, samples=8), fisher(strategy, theta, own, hp, pool.first(8))
+        fisher(strategy, theta, state, hp, pool, samples=8), fisher(strategy, theta, state, hp, pool.first(8))
     )
 
 
@@ -183,15 +183,15 @@ def test_one_gaussian_is_all_anchors():
     """The sum of K anchored penalties, and its gradient, up to the constant that no gradient sees."""
     draw = torch.Generator().manual_seed(0)
     anchors = [(torch.randn(20, generator=draw).double(), torch.rand(20, generator=draw).double()) for _ in range(4)]
-    own = Gaussian(torch.zeros(20).double(), torch.zeros(20).double())
+    state = Gaussian(torch.zeros(20).double(), torch.zeros(20).double())
     for theta, precision in anchors:
-        own = own.absorb(theta, precision)
+        state = state.absorb(theta, precision)
     gaps = []
     for _ in range(3):
         theta = torch.randn(20, generator=draw).double().requires_grad_()
         apart = sum((F * (theta - mean) ** 2).sum() / 2 for mean, F in anchors)
-        away = theta - own.mean
-        quadratic = Quadratic(torch.ones(()).double(), *own)
+        away = theta - state.mean
+        quadratic = Quadratic(torch.ones(()).double(), *state)
         one = quadratic.value(away)
         (g,), (h,) = torch.autograd.grad(apart, theta), torch.autograd.grad(one, theta)
         assert (g - h).abs().max() < 1e-12
@@ -202,7 +202,7 @@ def test_one_gaussian_is_all_anchors():
 def test_ewc_is_its_equation(stack_of):
     """Five SGD steps of the third task by hand: cross entropy + lambda/2 sum_k sum_i F_ki (theta_i - theta*_ki)^2."""
     stack = stack_of("strategy=ewc", "lambda=30", "optimizer=sgd", "lr=0.05", "iterations=5", "tasks=5")
-    run, anchors = stack.born(), []
+    run, anchors = stack.initialize(), []
     for stage in range(2):
         run, _ = stack.learn(run, stage)
         pool = stack.pool(stage, "train", torch.float64)
@@ -217,7 +217,7 @@ def test_ewc_is_its_equation(stack_of):
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)
         pixels = stack.strategy.data.images[image].double() * stack.strategy.data.scale + stack.strategy.data.shift
         classes = stack.strategy.data.labels[image]
-        loss = nn.functional.cross_entropy(module(pixels)[:, 4:6], stack.deal.label[2][classes] - 4)
+        loss = nn.functional.cross_entropy(module(pixels)[:, 4:6], stack.tables.label[2][classes] - 4)
         loss = loss + 30 / 2 * sum((F * (flat - theta) ** 2).sum() for theta, F in anchors)
         optimizer.zero_grad()
         loss.backward()
@@ -231,12 +231,12 @@ def test_ewc_is_its_equation(stack_of):
 def test_online_ewc_is_its_recursion():
     """F~_t = gamma F~_{t-1} + F_t with the newest anchor, and gamma F~ in the penalty (Schwarz et al. 2018)."""
     draw, gamma = torch.Generator().manual_seed(0), torch.tensor(0.7).double()
-    own, running = Gaussian(torch.zeros(5).double(), torch.zeros(5).double()), torch.zeros(5).double()
+    state, running = Gaussian(torch.zeros(5).double(), torch.zeros(5).double()), torch.zeros(5).double()
     for _ in range(3):
         theta, F = torch.randn(5, generator=draw).double(), torch.rand(5, generator=draw).double()
-        own, running = EWC.faded(own, theta, F, gamma), gamma * running + F
-        assert torch.equal(own.mean, theta)
-        assert own.precision == pytest.approx(gamma * running)
+        state, running = EWC.faded(state, theta, F, gamma), gamma * running + F
+        assert torch.equal(state.mean, theta)
+        assert state.precision == pytest.approx(gamma * running)
 
 
 def test_online_and_offline_agree_after_one_task(stack_of):
@@ -254,9 +254,9 @@ def test_a_penalty_pulls(stack_of):
     moved = []
     for strength in (0, 1e3, 1e5):
         stack = stack_of("strategy=ewc", f"lambda={strength}", "tasks=2", "iterations=20")
-        start, _ = stack.learn(stack.born(), 0)
+        start, _ = stack.learn(stack.initialize(), 0)
         end, report = stack.learn(start, 1)
-        F = start.own.precision
+        F = start.state.precision
         moved.append((F * (end.theta - start.theta) ** 2).sum().item())
         assert (report.health[0]["penalty"] > 0) == (strength > 0)
     assert moved[0] > 2 * moved[1] > 4 * moved[2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import live
 
-from clrun.data.stream import Moment
+from clrun.data.stream import StepContext
 from clrun.strategies.hat import HAT
 from clrun.system.errors import UsageError
 
@@ -21,16 +21,16 @@ THREE = "split.classes=[[0,1],[2,3],[4,5]]"
 
 def answers_of(stack, run, task):
     """The logits (n, outputs of the task) of all test pictures of a task."""
-    strategy = stack.strategy.at_rest(run.stats)
-    rows = stack.rows(stack.hands[0].test[task], task)
+    strategy = stack.strategy.eval_mode(run.stats)
+    rows = stack.rows(stack.streams[0].test[task], task)
     image, t = rows % len(strategy.data.images), torch.full_like(rows, task)
-    x = strategy.data.pictures(stack.deal, image, t)
-    return strategy.logits(run.theta, run.own, stack.hp, x, t)[:, stack.deal.active[task, task]]
+    x = strategy.data.pictures(stack.tables, image, t)
+    return strategy.logits(run.theta, run.state, stack.hp, x, t)[:, stack.tables.active[task, task]]
 
 
 def drift(stack):
     """Learn all tasks -> the largest change of any old task's logit, and the accuracy's; reports."""
-    run, first, correct, worst = stack.born(), [], [], 0.0
+    run, first, correct, worst = stack.initialize(), [], [], 0.0
     for stage in range(stack.strategy.data.tasks):
         run, report = stack.learn(run, stage)
         correct.append(report.correct[0])
@@ -62,10 +62,10 @@ def second(stack_of):
 
     def after_one(*overrides):
         stack = stack_of("strategy=hat", THREE, "lambda=0.6", "smax=8", "iterations=9", *overrides)
-        run, _ = stack.learn(stack.born(), 0)
-        rows = stack.rows(stack.hands[0].train[1], 1)[:7]
-        when = Moment(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.zeros(6, 7))
-        return stack, run, stack.strategy.data.batch(stack.deal, rows, torch.ones(7, dtype=torch.float64), when)
+        run, _ = stack.learn(stack.initialize(), 0)
+        rows = stack.rows(stack.streams[0].train[1], 1)[:7]
+        when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.zeros(6, 7))
+        return stack, run, stack.strategy.data.batch(stack.tables, rows, torch.ones(7, dtype=torch.float64), when)
 
     return after_one
 
@@ -73,7 +73,7 @@ def second(stack_of):
 def test_loss_and_gradient_equal_loops(second):
     stack, run, batch = second()
     strategy, hp = stack.strategy, stack.hp
-    g, loss, _ = strategy.gradient(run.theta, run.own, hp, batch)
+    g, loss, _ = strategy.gradient(run.theta, run.state, hp, batch)
     s = 1 / 8 + (8 - 1 / 8) * 0.5
     p = {name: v.clone().requires_grad_() for name, v in strategy.net.layout.view(run.theta).items()}
     first = [[float(e > 0) for e in p[f"gate.{i}"][0]] for i in (0, 1)]  # what the first task uses
@@ -108,7 +108,7 @@ def test_step_equals_loops(second, model):
     stack, run, batch = second(*model)
     strategy, layout = stack.strategy, stack.strategy.net.layout
     delta = torch.linspace(-9, 9, layout.size, dtype=torch.float64)
-    ours = layout.view(strategy.restrict(delta, delta, run.theta, run.own, stack.hp, batch))
+    ours = layout.view(strategy.restrict(delta, delta, run.theta, run.state, stack.hp, batch))
     theta, delta, used = layout.view(run.theta), layout.view(delta), [None]
     for i, width in enumerate(strategy.net.network.widths):
         used.append([theta[f"gate.{i}"][0, k].item() > 0 for k in range(width)])
@@ -138,13 +138,13 @@ def test_complains_of_gates_that_do_nothing(stack_of, monkeypatch, embedding, co
     monkeypatch.setattr(HAT, "trainables", stuck)
     _, reports = live(stack_of("strategy=hat", THREE, "lambda=0"))
     rows = [{"task": i + 1} | report.health[0] for i, report in enumerate(reports)]
-    assert complaint in HAT.complaints(rows, {"lambda": 0.0})[0]
+    assert complaint in HAT.warnings(rows, {"lambda": 0.0})[0]
 
 
 def test_is_content_when_it_works(stack_of):
     _, reports = live(stack_of("strategy=hat", THREE, "model.widths=[60,40]"))
     rows = [{"task": i + 1} | report.health[0] for i, report in enumerate(reports)]
-    assert HAT.complaints(rows, {"lambda": 0.75}) == []
+    assert HAT.warnings(rows, {"lambda": 0.75}) == []
     assert 0 < rows[0]["used_share"] < rows[2]["used_share"] < 1
     assert all(row["undecided_share"] == 0 for row in rows)
 

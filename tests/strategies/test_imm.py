@@ -26,7 +26,7 @@ def pixels(stack, image):
 def brute_fisher(stack, theta, stage, outputs):
     """mean_n sum_y p(y) (d log p(y) / d theta)^2 over the given outputs, a backward pass a sample and label."""
     module = mlp(theta, stack.strategy.data.outputs)
-    total, images = torch.zeros_like(theta), stack.hands[0].train[stage]
+    total, images = torch.zeros_like(theta), stack.streams[0].train[stage]
     for image in images:
         log_p = module(pixels(stack, image[None]))[0, outputs].log_softmax(0)
         for value in log_p:
@@ -53,7 +53,7 @@ ANSWER = {  # the outputs that may answer in tasks 1, 2 and 3 of two classes
 @pytest.mark.parametrize("merge", ["mean", "mode"])
 def test_merged_is_an_average_over_tasks(stack_of, scenario, merge):
     stack = stack_of("strategy=imm", f"scenario={scenario}", f"merge={merge}", "lambda=0.001")
-    run, thetas, weights = stack.born(), [], []
+    run, thetas, weights = stack.initialize(), [], []
     outputs = stack.strategy.data.outputs
     for stage, answering in enumerate(ANSWER[scenario]):
         run, _ = stack.learn(run, stage)
@@ -66,7 +66,7 @@ def test_merged_is_an_average_over_tasks(stack_of, scenario, merge):
         total = sum(w[j] for w in weights)
         if total > 0:
             expected[j] = sum(w[j] * theta[j].item() for w, theta in zip(weights, thetas, strict=True)) / total
-    deployed = stack.strategy.deploy(run.theta, run.own, stack.hp)
+    deployed = stack.strategy.deploy(run.theta, run.state, stack.hp)
     assert (deployed - torch.tensor(expected, dtype=torch.float64)).abs().max() < 1e-10
     assert (deployed - run.theta).abs().max() > 1e-3
 
@@ -74,14 +74,14 @@ def test_merged_is_an_average_over_tasks(stack_of, scenario, merge):
 def test_heads_of_other_tasks_keep_their_own(stack_of):
     """In a task-incremental stream each head is as its own task left it; those to come are as at birth."""
     stack = stack_of("strategy=imm", "merge=mean", "optimizer=sgd", "lr=0.1")
-    run, first = stack.learn(stack.born(), 0)[0], None
+    run, first = stack.learn(stack.initialize(), 0)[0], None
     first = run.theta
     run, _ = stack.learn(run, 1)
-    heads = stack.strategy.net.layout.view(stack.strategy.deploy(run.theta, run.own, stack.hp))["head.weight"]
-    then, now, birth = (
-        stack.strategy.net.layout.view(v)["head.weight"] for v in (first, run.theta, stack.born().theta)
+    heads = stack.strategy.net.layout.view(stack.strategy.deploy(run.theta, run.state, stack.hp))["head.weight"]
+    then, now, initializer = (
+        stack.strategy.net.layout.view(v)["head.weight"] for v in (first, run.theta, stack.initialize().theta)
     )
-    for part, source in ((slice(0, 2), then), (slice(2, 4), now), (slice(4, 10), birth)):
+    for part, source in ((slice(0, 2), then), (slice(2, 4), now), (slice(4, 10), initializer)):
         assert (heads[part] - source[part]).abs().max() < 1e-3 * heads.abs().max()
 
 
@@ -96,7 +96,7 @@ def test_without_transfers_it_trains_as_finetuning_does(stack_of):
 def test_transfers_are_their_equations(stack_of, drop):
     """Three SGD steps of the second task: every sample has, unit by unit, its own network."""
     stack = stack_of("strategy=imm", f"drop={drop}", "lambda=0.05", "optimizer=sgd", "lr=0.05", "iterations=3")
-    run, _ = stack.learn(stack.born(), 0)
+    run, _ = stack.learn(stack.initialize(), 0)
     start, theta = run.theta, run.theta.clone().requires_grad_()
     rows, weight, _, noise = stack.deck(0, 1, "train").take(0, 3)
     before = mlp(start, 10)
@@ -120,7 +120,7 @@ def test_transfers_are_their_equations(stack_of, drop):
                     lines.append(w @ x + c)
                 x = torch.stack(lines).relu()
             z = pieces["4.weight"] @ x + pieces["4.bias"]
-            label = stack.deal.label[1][stack.strategy.data.labels[image[n]]]
+            label = stack.tables.label[1][stack.strategy.data.labels[image[n]]]
             loss = loss - z[2:4].log_softmax(0)[label - 2] / len(image)
         (g,) = torch.autograd.grad(loss, theta)
         theta = (theta - 0.05 * g).detach().requires_grad_()
@@ -158,11 +158,13 @@ def test_a_convolutional_net_drops_channels(stack_of):
         "tasks=2",
     )
     stack = stack_of(*overrides)
-    run = stack.born()
+    run = stack.initialize()
     (batch,) = stack.strategy.data.chunks(stack.pool(0, "train", torch.float64).first(8), 8)
     plain = stack_of("strategy=finetune", *overrides[2:5], "tasks=2").strategy.loss(run.theta, (), None, batch)[0]
-    assert stack.strategy.loss(run.theta, run.own, stack.hp, batch)[0].item() == pytest.approx(plain.item(), abs=1e-12)
-    moved = stack.strategy.loss(run.theta + 0.1, run.own, stack.hp, batch)[0]
+    assert stack.strategy.loss(run.theta, run.state, stack.hp, batch)[0].item() == pytest.approx(
+        plain.item(), abs=1e-12
+    )
+    moved = stack.strategy.loss(run.theta + 0.1, run.state, stack.hp, batch)[0]
     assert moved.item() != pytest.approx(plain.item(), abs=1e-3)
     together, _ = live(stack_of(*overrides, seeds=(0, 1)))
     for seed in (0, 1):
@@ -172,11 +174,11 @@ def test_a_convolutional_net_drops_channels(stack_of):
 
 def test_drop_transfer_compiles_whole(stack_of):
     stack = stack_of("strategy=imm", "drop=0.5", "tasks=2")
-    run, _ = stack.learn(stack.born(), 0)
+    run, _ = stack.learn(stack.initialize(), 0)
     (batch,) = stack.strategy.data.chunks(stack.pool(1, "train", torch.float64).first(8), 8)
     torch._dynamo.reset()
     compiled = torch.compile(stack.strategy.gradient, fullgraph=True, backend="aot_eager")
-    one, other = (f(run.theta + 0.1, run.own, stack.hp, batch) for f in (compiled, stack.strategy.gradient))
+    one, other = (f(run.theta + 0.1, run.state, stack.hp, batch) for f in (compiled, stack.strategy.gradient))
     assert (one[0] - other[0]).abs().max() < 1e-12
 
 
@@ -189,8 +191,8 @@ def test_what_cannot_work_is_refused(stack_of):
 
 def test_an_imm_that_does_nothing_says_so(stack_of, monkeypatch):
     _, reports = live(stack_of("strategy=imm", "tasks=2"))
-    assert IMM.complaints([r.health[0] for r in reports], KNOBS) == []
+    assert IMM.warnings([r.health[0] for r in reports], KNOBS) == []
     monkeypatch.setattr(IMM, "could_answer", lambda self, theta, pool: torch.zeros_like(theta))
     _, reports = live(stack_of("strategy=imm", "tasks=2"))
-    (complaint,) = IMM.complaints([r.health[0] for r in reports], KNOBS)
+    (complaint,) = IMM.warnings([r.health[0] for r in reports], KNOBS)
     assert "did nothing" in complaint

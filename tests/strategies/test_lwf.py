@@ -69,7 +69,7 @@ CASES = {
 
 def third_task(stack):
     """After two tasks: strategy, run, a batch of the third, a theta that has moved."""
-    run = stack.born()
+    run = stack.initialize()
     for stage in range(STAGE):
         run, _ = stack.learn(run, stage)
     (batch,) = stack.strategy.data.chunks(stack.pool(STAGE, "train", torch.float64).first(9), 9)
@@ -87,13 +87,13 @@ def test_lwf_is_its_equation(stack_of, case, groups, squared):
     )  # fmt: skip
     run, batch, moved = third_task(stack)
     old, new = (logits_of(theta, batch.x) for theta in (run.theta, moved))
-    value, aux = stack.strategy.loss(moved, run.own, stack.hp, batch)
+    value, aux = stack.strategy.loss(moved, run.state, stack.hp, batch)
     assert value.item() == pytest.approx(value_by_hand(new, old, batch, groups, squared), rel=1e-12)
     assert aux["distillation"] > 1e-6
     if not squared:
         leaf = moved.clone().requires_grad_()
         (theirs,) = torch.autograd.grad(loss_by_torch(logits_of(leaf, batch.x), old, batch, groups), leaf)
-        ours, _, _ = stack.strategy.gradient(moved, run.own, stack.hp, batch)
+        ours, _, _ = stack.strategy.gradient(moved, run.state, stack.hp, batch)
         assert (ours - theirs).abs().max() < 1e-12
 
 
@@ -103,7 +103,7 @@ def test_samples_of_no_weight_do_not_count(stack_of):
     there = torch.tensor([1.0] * 5 + [0.0] * 4).double()
     some = batch._replace(weight=there, share=there / 5)
     few = some._replace(**{k: getattr(some, k)[:5] for k in ("x", "y", "t", "active", "weight", "share", "rows")})
-    one, other = (stack.strategy.gradient(moved, run.own, stack.hp, b) for b in (some, few))
+    one, other = (stack.strategy.gradient(moved, run.state, stack.hp, b) for b in (some, few))
     assert (one[0] - other[0]).abs().max() < 1e-14
     assert one[1].item() == pytest.approx(other[1].item())
 
@@ -118,22 +118,22 @@ def test_the_teacher_of_a_network_with_batch_norm_is_at_rest(stack_of):
         "iterations=2",
         "split.classes=[[0,1],[2,3]]",
     )
-    run, _ = stack.learn(stack.born(), 0)
+    run, _ = stack.learn(stack.initialize(), 0)
     seen = stack.strategy.net.refreshed(run.theta, run.stats, torch.rand(8, 1, 8, 8).double())
-    assert all(torch.equal(run.own.statistics[name], v) for name, v in run.stats.items())
-    assert not any(torch.equal(run.own.statistics[name], v) for name, v in seen.items())
+    assert all(torch.equal(run.state.statistics[name], v) for name, v in run.stats.items())
+    assert not any(torch.equal(run.state.statistics[name], v) for name, v in seen.items())
     (batch,) = stack.strategy.data.chunks(stack.pool(1, "train", torch.float64).first(8), 8)
-    resting = stack.strategy.at_rest(run.stats)
-    assert resting.loss(run.theta, run.own, stack.hp, batch)[1]["distillation"].abs() < 1e-12
-    assert stack.strategy.loss(run.theta, run.own, stack.hp, batch)[1]["distillation"] > 1e-6
+    resting = stack.strategy.eval_mode(run.stats)
+    assert resting.loss(run.theta, run.state, stack.hp, batch)[1]["distillation"].abs() < 1e-12
+    assert stack.strategy.loss(run.theta, run.state, stack.hp, batch)[1]["distillation"] > 1e-6
 
 
 def test_a_lwf_that_does_nothing_says_so(stack_of, monkeypatch):
     knobs = {"lambda": 1.0}
     _, reports = live(stack_of("strategy=lwf", "tasks=2"))
-    assert LwF.complaints([r.health[0] for r in reports], knobs) == []
+    assert LwF.warnings([r.health[0] for r in reports], knobs) == []
     monkeypatch.setattr(LwF, "drift", lambda self, old, new, batch: 0 * new.sum())
     _, reports = live(stack_of("strategy=lwf", "tasks=2"))
-    (complaint,) = LwF.complaints([r.health[0] for r in reports], knobs)
+    (complaint,) = LwF.warnings([r.health[0] for r in reports], knobs)
     assert "finetuning" in complaint
-    assert LwF.complaints([r.health[0] for r in reports], {"lambda": 0.0}) == []
+    assert LwF.warnings([r.health[0] for r in reports], {"lambda": 0.0}) == []

@@ -23,7 +23,7 @@ def pixels(stack, task, image):
 def sensitivity(stack, theta, stage, outputs):
     """mean_n |d sum_c f_c(x_n)^2 / d theta|, a backward pass a sample."""
     module = mlp(theta, stack.strategy.data.outputs)
-    total, images = torch.zeros_like(theta), stack.hands[0].train[stage]
+    total, images = torch.zeros_like(theta), stack.streams[0].train[stage]
     for image in images:
         f = module(pixels(stack, stage, image[None]))[0]
         norm = sum(f[c] * f[c] for c in outputs)
@@ -41,25 +41,25 @@ OUTPUTS = {  # the outputs in ||f|| after tasks 1 and 2 of two classes each
 @pytest.mark.parametrize("scenario", OUTPUTS)
 def test_omega_is_a_sum_over_tasks_of_absolute_gradients(stack_of, scenario):
     stack = stack_of("strategy=mas", f"scenario={scenario}")
-    run, total = stack.born(), 0
+    run, total = stack.initialize(), 0
     for stage, outputs in enumerate(OUTPUTS[scenario]):
         run, _ = stack.learn(run, stage)
         total = total + sensitivity(stack, run.theta, stage, outputs)
-        assert (run.own.importance - total).abs().max() < 1e-12 * total.max()
-        assert torch.equal(run.own.anchor, run.theta)
+        assert (run.state.importance - total).abs().max() < 1e-12 * total.max()
+        assert torch.equal(run.state.anchor, run.theta)
 
 
 def test_mas_is_its_equation(stack_of):
     """Three SGD steps of the second task by hand: cross entropy + lambda sum_i Omega_i (theta_i - theta*_i)^2."""
     stack = stack_of("strategy=mas", "lambda=0.3", "optimizer=sgd", "lr=0.05", "iterations=3")
-    run, _ = stack.learn(stack.born(), 0)
+    run, _ = stack.learn(stack.initialize(), 0)
     start, Omega = run.theta, sensitivity(stack, run.theta, 0, [0, 1])
     module = mlp(start, 10)
     optimizer = torch.optim.SGD(module.parameters(), 0.05)
     rows, weight, _, _ = stack.deck(0, 1, "train").take(0, 3)
     for i in range(3):
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)
-        labels = stack.deal.label[1][stack.strategy.data.labels[image]] - 2
+        labels = stack.tables.label[1][stack.strategy.data.labels[image]] - 2
         loss = nn.functional.cross_entropy(module(pixels(stack, 1, image))[:, 2:4], labels)
         flat = nn.utils.parameters_to_vector(module.parameters())
         loss = loss + 0.3 * sum(Omega[j] * (flat[j] - start[j]) ** 2 for j in range(len(flat)))
@@ -75,30 +75,30 @@ def test_mas_is_its_equation(stack_of):
 @pytest.mark.parametrize("network", [(), ("model=cnn", "model.width=2")])
 def test_the_closed_form_is_the_sum_over_samples(stack_of, network):
     stack = stack_of("strategy=mas", *network)
-    run, _ = stack.learn(stack.born(), 0)
-    strategy = stack.strategy.at_rest(run.stats)
+    run, _ = stack.learn(stack.initialize(), 0)
+    strategy = stack.strategy.eval_mode(run.stats)
     (batch,) = strategy.data.chunks(stack.pool(0, "train", torch.float64).first(20), 20)
     batch = batch._replace(weight=(torch.arange(20) < 15).double())
-    at = strategy, run.theta, run.own, stack.hp, batch
+    at = strategy, run.theta, run.state, stack.hp, batch
     fast, slow = closed_form(*at, SENSITIVITY, output_shapes(*at)), one_by_one(*at, SENSITIVITY)
     assert (fast - slow).abs().max() < 1e-12 * slow.max()
 
 
 def test_samples_limits_the_mean(stack_of):
     some, all_of_them = (stack_of("strategy=mas", f"samples={n}", "tasks=2") for n in (20, "null"))
-    run, _ = all_of_them.learn(all_of_them.born(), 0)
-    few, _ = some.learn(some.born(), 0)
+    run, _ = all_of_them.learn(all_of_them.initialize(), 0)
+    few, _ = some.learn(some.initialize(), 0)
     assert torch.equal(few.theta, run.theta)
-    assert not torch.equal(few.own.importance, run.own.importance)
-    assert few.own.importance.sum().item() == pytest.approx(run.own.importance.sum().item(), rel=0.5)
+    assert not torch.equal(few.state.importance, run.state.importance)
+    assert few.state.importance.sum().item() == pytest.approx(run.state.importance.sum().item(), rel=0.5)
 
 
 def test_a_mas_that_does_nothing_says_so(stack_of, monkeypatch):
     knobs = {"lambda": 1.0}
     _, reports = live(stack_of("strategy=mas", "tasks=2"))
-    assert MAS.complaints([r.health[0] for r in reports], knobs) == []
+    assert MAS.warnings([r.health[0] for r in reports], knobs) == []
     monkeypatch.setattr("clrun.strategies.mas.SENSITIVITY", SENSITIVITY._replace(measure=torch.zeros_like))
     _, reports = live(stack_of("strategy=mas", "tasks=2"))
-    (complaint,) = MAS.complaints([r.health[0] for r in reports], knobs)
+    (complaint,) = MAS.warnings([r.health[0] for r in reports], knobs)
     assert "did nothing" in complaint
-    assert MAS.complaints([r.health[0] for r in reports], {"lambda": 0.0}) == []
+    assert MAS.warnings([r.health[0] for r in reports], {"lambda": 0.0}) == []

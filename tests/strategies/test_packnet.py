@@ -18,17 +18,17 @@ STREAMS = [("scenario=task",), ("scenario=domain", "task_id_at_test=true")]
 
 def answers_of(stack, run, task):
     """The logits (n, C) of all test pictures of a task."""
-    strategy = stack.strategy.at_rest(run.stats)
-    rows = stack.rows(stack.hands[0].test[task], task)
+    strategy = stack.strategy.eval_mode(run.stats)
+    rows = stack.rows(stack.streams[0].test[task], task)
     image, t = rows % len(strategy.data.images), torch.full_like(rows, task)
-    x = strategy.data.pictures(stack.deal, image, t)
-    logits = strategy.logits(strategy.deploy(run.theta, run.own, stack.hp), run.own, stack.hp, x, t)
-    return logits[:, stack.deal.active[task, task]]
+    x = strategy.data.pictures(stack.tables, image, t)
+    logits = strategy.logits(strategy.deploy(run.theta, run.state, stack.hp), run.state, stack.hp, x, t)
+    return logits[:, stack.tables.active[task, task]]
 
 
 def lives(stack):
     """-> [stage][task <= stage] logits, reports."""
-    run, seen, reports = stack.born(), [], []
+    run, seen, reports = stack.initialize(), [], []
     for stage in range(stack.strategy.data.tasks):
         run, report = stack.learn(run, stage)
         seen.append([answers_of(stack, run, task) for task in range(stage + 1)])
@@ -69,8 +69,8 @@ def test_equals_loops(stack_of):
     """Two tasks of digits under plain SGD, where masking the gradient is enough, with masks kept as lists of names."""
     overrides = ("optimizer=sgd", "lr=0.1", "keep=0.3", "split.classes=[[0,1,2],[3,4]]", "iterations=12")
     stack = stack_of("strategy=packnet", *overrides)
-    born = stack.born()
-    module, data = module_of(stack.strategy.net, born.theta), stack.strategy.data
+    initialize = stack.initialize()
+    module, data = module_of(stack.strategy.net, initialize.theta), stack.strategy.data
     layers, outputs = {1: module[1], 3: module[3], 5: module[5]}, {0: (0, 1, 2), 1: (3, 4)}
     taken = {}  # (layer, i, j) of a hidden weight -> its task
     for stage in (0, 1):
@@ -79,8 +79,8 @@ def test_equals_loops(stack_of):
             for row, w in zip(rows, weight, strict=True):
                 row = row[w > 0]
                 image = row % len(data.images)
-                x = data.pictures(stack.deal, image, row // len(data.images))
-                y = stack.deal.label[stage][data.labels[image]]
+                x = data.pictures(stack.tables, image, row // len(data.images))
+                y = stack.tables.label[stage][data.labels[image]]
                 first = min(outputs[stage])
                 module.zero_grad()
                 nn.functional.cross_entropy(module(x)[:, list(outputs[stage])], y - first).backward()
@@ -108,7 +108,7 @@ def test_equals_loops(stack_of):
     for number, name in zip((1, 3, 5), ("hidden.0", "hidden.1", "head"), strict=True):
         for kind in ("weight", "bias"):
             assert (ours[f"{name}.{kind}"] - pieces[f"{number}.{kind}"]).abs().max() < 1e-10
-    owners = stack.strategy.net.layout.view(run.own.owner)
+    owners = stack.strategy.net.layout.view(run.state.owner)
     for number, name in ((1, "hidden.0"), (3, "hidden.1")):
         for (i, j), owner in ((ij, owners[f"{name}.weight"][ij].item()) for ij in [(0, 3), (2, 5), (4, 7), (7, 1)]):
             assert owner == taken.get((number, i, j), 2)
@@ -125,13 +125,13 @@ def test_says_what_it_left(stack_of):
     rows = [{"task": i + 1} | report.health[0] for i, report in enumerate(reports)]
     assert [row["free_share"] for row in rows] == pytest.approx([0.5**n for n in range(1, 6)], abs=0.02)
     assert [row["taken_share"] for row in rows] == pytest.approx([0.5**n for n in range(1, 6)], abs=0.02)
-    assert PackNet.complaints(rows, {"keep": 0.5}) == []
+    assert PackNet.warnings(rows, {"keep": 0.5}) == []
 
 
 def test_complains_when_nothing_is_left(stack_of):
     _, reports = live(stack_of("strategy=packnet", "keep=1"))
     rows = [{"task": i + 1} | report.health[0] for i, report in enumerate(reports)]
-    assert "no weight was free after task 1" in PackNet.complaints(rows, {"keep": 1.0})[0]
+    assert "no weight was free after task 1" in PackNet.warnings(rows, {"keep": 1.0})[0]
 
 
 def test_refuses_batch_norm(stack_of):
@@ -142,8 +142,8 @@ def test_refuses_batch_norm(stack_of):
 def test_freed_weights_wait_at_zero(stack_of):
     """Also under an optimiser that keeps moving what has no gradient."""
     stack = stack_of("strategy=packnet", "optimizer=adamw", "keep=0.3")
-    run, _ = stack.learn(stack.born(), 0)
-    weight, owner = (stack.strategy.net.layout.view(v)["hidden.0.weight"] for v in (run.theta, run.own.owner))
+    run, _ = stack.learn(stack.initialize(), 0)
+    weight, owner = (stack.strategy.net.layout.view(v)["hidden.0.weight"] for v in (run.theta, run.state.owner))
     assert (owner == 1).sum() == 64 * 12 - round(0.3 * 64 * 12)
     assert weight[owner == 1].abs().max() == 0
     assert (weight[owner == 0] != 0).all()

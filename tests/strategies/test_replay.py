@@ -9,7 +9,7 @@ from conftest import live
 from test_equations import module_of
 from torch import nn
 
-from clrun.data.stream import Moment
+from clrun.data.stream import StepContext
 from clrun.strategies.agem import AGEM
 from clrun.strategies.er import ER
 from clrun.strategy import Memory
@@ -63,7 +63,7 @@ def test_a_batch_is_one_sample_after_the_other(size):
                 claims[int(u * (slots.offered + 1)) if slots.offered >= size else slots.offered] += 1
                 slots.offer(row, u)
         twice += any(n > 1 for slot, n in claims.items() if slot < size)
-        memory = memory.after(memory.tenants(weight, noise), rows, weight)
+        memory = memory.after(memory.slot_updates(weight, noise), rows, weight)
         assert memory.held == len(slots.kept)
         assert memory.rows[: memory.held].tolist() == slots.kept
         assert memory.offered == slots.offered
@@ -81,7 +81,7 @@ def test_each_sample_is_kept_with_probability_m_over_n():
     def fill(noise):
         memory = empty(M)
         for part in torch.arange(56).split(7):
-            memory = memory.after(memory.tenants(weight[part], noise[part]), rows[part], weight[part])
+            memory = memory.after(memory.slot_updates(weight[part], noise[part]), rows[part], weight[part])
         return memory.rows, memory.offered
 
     kept, offered = torch.vmap(fill)(noise)
@@ -112,13 +112,13 @@ def test_only_training_samples_are_kept(stack_of, strategy, scenario):
     )
     run, _ = live(stack)
     N = len(stack.strategy.data.images)
-    assert run.own.memory.rows.dtype == torch.int64
-    assert run.own.memory.rows.shape == (3, 200)
-    for r, hand in enumerate(stack.hands):
-        allowed = {image + N * task for task, pool in enumerate(hand.train) for image in pool.tolist()}
-        assert set(run.own.memory.rows[r].tolist()) <= allowed
+    assert run.state.memory.rows.dtype == torch.int64
+    assert run.state.memory.rows.shape == (3, 200)
+    for r, stream in enumerate(stack.streams):
+        allowed = {image + N * task for task, pool in enumerate(stream.train) for image in pool.tolist()}
+        assert set(run.state.memory.rows[r].tolist()) <= allowed
         passes = 1 if strategy == "agem" else 2
-        assert run.own.memory.offered[r] == passes * sum(len(pool) for pool in hand.train)
+        assert run.state.memory.offered[r] == passes * sum(len(pool) for pool in stream.train)
 
 
 @pytest.mark.parametrize("strategy", ["er", "agem"])
@@ -128,11 +128,11 @@ def test_so_many_of_each_class(stack_of, strategy, scenario):
     kept = []
     for seed in (0, 1):
         stack = stack_of(f"strategy={strategy}", f"scenario={scenario}", "memory_per_class=7", seeds=(seed,))
-        data, run = stack.strategy.data, stack.born()
-        assert run.own.memory.rows.shape == (70,)
+        data, run = stack.strategy.data, stack.initialize()
+        assert run.state.memory.rows.shape == (70,)
         for stage in range(5):
             run, report = stack.learn(run, stage)
-            rows = run.own.memory.rows[: run.own.memory.held].tolist()
+            rows = run.state.memory.rows[: run.state.memory.held].tolist()
             counts = Counter((row // len(data.images), data.labels[row % len(data.images)].item()) for row in rows)
             assert set(counts.values()) == {7}
             assert len(set(rows)) == 14 * (stage + 1)
@@ -158,10 +158,10 @@ def test_a_class_that_has_fewer_is_kept_whole(stack_of):
 @pytest.mark.parametrize("strategy", METHODS)
 def test_health_counts_what_is_there(stack_of, strategy):
     stack = stack_of(f"strategy={strategy}", "memory_size=50", "epochs=1")
-    data, run = stack.strategy.data, stack.born()
+    data, run = stack.strategy.data, stack.initialize()
     for stage in range(3):
         run, report = stack.learn(run, stage)
-        rows = run.own.memory.rows[: run.own.memory.held].tolist()
+        rows = run.state.memory.rows[: run.state.memory.held].tolist()
         counts = Counter((row // len(data.images), data.labels[row % len(data.images)].item()) for row in rows)
         assert report.health[0]["memory_fill"] == len(rows) / 50
         assert report.health[0]["memory_classes"] == len(counts)
@@ -193,8 +193,8 @@ class Loop:
         losses = []
         for row in rows:
             task, image = divmod(row, len(self.data.images))
-            z, label = self.z(row), self.stack.deal.label[task, self.data.labels[image]]
-            losses.append(z[self.stack.deal.active[stage, task]].exp().sum().log() - z[label])
+            z, label = self.z(row), self.stack.tables.label[task, self.data.labels[image]]
+            losses.append(z[self.stack.tables.active[stage, task]].exp().sum().log() - z[label])
         return sum(losses) / len(losses)
 
     def gradient(self, loss):
@@ -223,7 +223,7 @@ class Loop:
 
 def agrees(loop, run):
     assert (loop.theta - run.theta).abs().max() < 1e-12
-    assert run.own.memory.rows[: run.own.memory.held].tolist() == [row for row, *_ in loop.slots.kept]
+    assert run.state.memory.rows[: run.state.memory.held].tolist() == [row for row, *_ in loop.slots.kept]
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
@@ -231,7 +231,7 @@ def agrees(loop, run):
 @pytest.mark.parametrize("weighting", ["equal", "share"])
 def test_er_is_its_equation(stack_of, scenario, memory, weighting):
     stack = stack_of("strategy=er", f"scenario={scenario}", memory, f"weighting={weighting}", *SMALL)
-    run = stack.born()
+    run = stack.initialize()
     loop, per_class = Loop(stack, run.theta), 4 if "class" in memory else None
 
     def step(rows, noise, stage):
@@ -258,7 +258,7 @@ def test_der_is_its_equation(stack_of, strategy):
     """The logits are those before the step in which a sample was stored."""
     strengths = ("alpha=0.7",) if strategy == "der" else ("alpha=0.7", "beta=0.4")
     stack = stack_of(f"strategy={strategy}", "scenario=class", "memory_size=40", *strengths, *SMALL)
-    run = stack.born()
+    run = stack.initialize()
     loop = Loop(stack, run.theta)
 
     def step(rows, noise, stage):
@@ -276,14 +276,14 @@ def test_der_is_its_equation(stack_of, strategy):
         run, _ = stack.learn(run, stage)
         loop.task(stage, step)
         agrees(loop, run)
-        assert (run.own.z - torch.stack([z for _, z in loop.slots.kept])).abs().max() < 1e-12
+        assert (run.state.z - torch.stack([z for _, z in loop.slots.kept])).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("memory", ["memory_size=40", "memory_per_class=4"])
 def test_agem_is_its_equation(stack_of, memory):
     """And the gradient taken never points against that of the memory."""
     stack = stack_of("strategy=agem", "scenario=domain", memory, *SMALL)
-    run = stack.born()
+    run = stack.initialize()
     loop, per_class = Loop(stack, run.theta), 4 if "class" in memory else None
 
     def step(rows, noise, stage):
@@ -330,16 +330,16 @@ def test_agem_projects_a_parameter_at_a_time(stack_of):
     seen = set()
     for scenario in ("task", "class"):
         stack = stack_of("strategy=agem", f"scenario={scenario}", "memory_per_class=3", PAIRS, *SMALL)
-        data, (run, _) = stack.strategy.data, stack.learn(stack.born(), 0)
+        data, (run, _) = stack.strategy.data, stack.learn(stack.initialize(), 0)
         rows, weight, _, noise = (v[0] for v in stack.deck(0, 1, "train").take(0, 1))
-        when = Moment(torch.tensor(1), torch.tensor(1), torch.tensor(0.0), noise)
-        batch = data.batch(stack.deal, rows, weight.double(), when)
-        old = [run.own.memory.rows[int(u * 6)].item() for u in noise[1].tolist()]
+        when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.0), noise)
+        batch = data.batch(stack.tables, rows, weight.double(), when)
+        old = [run.state.memory.rows[int(u * 6)].item() for u in noise[1].tolist()]
         for theta in (run.theta, run.theta + 0.3):
             g, r = (mean_gradient(data, theta, some, scenario) for some in (rows.tolist(), old))
             gr, rr = (sum(a * b for a, b in zip(v, r, strict=True)) for v in (g, r))
             wanted = [a - gr / rr * b if gr < 0 else a for a, b in zip(g, r, strict=True)]
-            ours, _, aux = stack.strategy.gradient(theta, run.own, stack.hp, batch)
+            ours, _, aux = stack.strategy.gradient(theta, run.state, stack.hp, batch)
             assert max(abs(a - b) for a, b in zip(ours.tolist(), wanted, strict=True)) < 1e-12
             assert aux["projected_share"] == (gr < 0)
             seen.add(gr < 0)
@@ -358,8 +358,8 @@ def test_one_way_to_say_how_much_is_kept(stack_of, strategy):
 class Oblivious(ER):
     """ER that never stores anything."""
 
-    def after_step(self, own, hp, batch, aux):
-        return own
+    def after_step(self, state, hp, batch, aux):
+        return state
 
 
 class Blind(AGEM):
@@ -380,15 +380,15 @@ def test_a_memory_that_does_nothing_is_noticed(stack_of):
     knobs = {"memory_size": 200, "alpha": 0.5, "beta": 0.5}
     for strategy, cls in (("er", ER), ("agem", AGEM)):
         stack = stack_of(f"strategy={strategy}", "scenario=domain", "epochs=2")
-        assert cls.complaints(health_of(stack), knobs) == []
-        assert cls.complaints(health_of(stack)[:1], knobs) == []
-    assert "stayed empty" in ER.complaints(health_of(stack_of("strategy=er"), Oblivious), knobs)[0]
-    assert "A-GEM did nothing" in AGEM.complaints(health_of(stack_of("strategy=agem"), Blind), knobs)[0]
+        assert cls.warnings(health_of(stack), knobs) == []
+        assert cls.warnings(health_of(stack)[:1], knobs) == []
+    assert "stayed empty" in ER.warnings(health_of(stack_of("strategy=er"), Oblivious), knobs)[0]
+    assert "A-GEM did nothing" in AGEM.warnings(health_of(stack_of("strategy=agem"), Blind), knobs)[0]
 
 
 def test_dark_replay_without_strength_is_no_surprise(stack_of):
     stack = stack_of("strategy=derpp", "alpha=0", "beta=0")
     health, cls = health_of(stack), type(stack.strategy)
-    assert cls.complaints(health, {"alpha": 0.0, "beta": 0.0}) == []
-    assert "never had a loss" in cls.complaints(health, {"alpha": 0.5, "beta": 0.0})[0]
+    assert cls.warnings(health, {"alpha": 0.0, "beta": 0.0}) == []
+    assert "never had a loss" in cls.warnings(health, {"alpha": 0.5, "beta": 0.0})[0]
     assert replace(stack.strategy, memory_size=7).slots == 7

@@ -40,7 +40,7 @@ def by_hand(stack, theta, stages):
         for i in range(4):
             x, k = picture_batch(stack, rows[i], weight[i])
             logits = module(x)[:, 2 * stage : 2 * stage + 2]
-            task_loss = nn.functional.cross_entropy(logits, stack.deal.label[stage][k] - 2 * stage)
+            task_loss = nn.functional.cross_entropy(logits, stack.tables.label[stage][k] - 2 * stage)
             g = torch.cat([p.flatten() for p in torch.autograd.grad(task_loss, list(module.parameters()))]).tolist()
             now = nn.utils.parameters_to_vector(module.parameters()).tolist()
             new = [now[j] - 0.05 * (g[j] + C * Omega[j] * 2 * (now[j] - anchor[j])) for j in range(P)]
@@ -54,12 +54,12 @@ def by_hand(stack, theta, stages):
 
 def test_si_is_its_equations(stack_of):
     stack = stack_of("strategy=si", f"c={C}", f"xi={XI}", "optimizer=sgd", "lr=0.05")
-    run = stack.born()
+    run = stack.initialize()
     theta, Omega = by_hand(stack, run.theta, 3)
     for stage in range(3):
         run, report = stack.learn(run, stage)
     assert Omega.max() > 0
-    assert (run.own.importance - Omega).abs().max() < 1e-11
+    assert (run.state.importance - Omega).abs().max() < 1e-11
     assert (run.theta - theta).abs().max() < 1e-12
     assert report.health[0]["penalty"] > 0
 
@@ -68,28 +68,28 @@ def test_the_path_is_of_the_task_loss_alone(stack_of):
     """However strong the pull, one step's path is -g * change with g the gradient of the cross entropy."""
     stack = stack_of("strategy=si", "c=1e6")
     strategy, hp = stack.strategy, stack.hp
-    run, _ = stack.learn(stack.born(), 0)
+    run, _ = stack.learn(stack.initialize(), 0)
     (batch,) = strategy.data.chunks(stack.pool(0, "train", torch.float64).first(8), 8)
     away = run.theta + 0.1
-    g, _, aux = whole_gradient(strategy, away, run.own, hp, batch)
+    g, _, aux = whole_gradient(strategy, away, run.state, hp, batch)
     plain, _, _ = whole_gradient(strategy, away, strategy.init(away), hp, batch)
     assert (g - plain).abs().max() > 1
-    own = strategy.after_move(run.own, away, away + 1, aux)
-    assert (own.path + plain).abs().max() < 1e-12
+    state = strategy.after_move(run.state, away, away + 1, aux)
+    assert (state.path + plain).abs().max() < 1e-12
 
 
 def test_a_gradient_is_that_of_the_loss(stack_of):
     stack = stack_of("strategy=si", "c=3")
     strategy, hp = stack.strategy, stack.hp
-    run, _ = stack.learn(stack.born(), 0)
+    run, _ = stack.learn(stack.initialize(), 0)
     (batch,) = strategy.data.chunks(stack.pool(0, "train", torch.float64).first(8), 8)
     theta = run.theta + 0.01
 
     def value(theta):
-        _, loss, aux = whole_gradient(strategy, theta, run.own, hp, batch)
+        _, loss, aux = whole_gradient(strategy, theta, run.state, hp, batch)
         return loss + aux["quadratic"]
 
-    g, _, _ = whole_gradient(strategy, theta, run.own, hp, batch)
+    g, _, _ = whole_gradient(strategy, theta, run.state, hp, batch)
     for j in (0, 100, len(theta) - 1):
         step = torch.zeros_like(theta)
         step[j] = 1e-6
@@ -100,9 +100,9 @@ def test_a_gradient_is_that_of_the_loss(stack_of):
 def test_a_si_that_does_nothing_says_so(stack_of, monkeypatch):
     knobs = {"c": 1.0, "xi": 0.1}
     _, reports = live(stack_of("strategy=si", "tasks=2"))
-    assert SI.complaints([r.health[0] for r in reports], knobs) == []
-    monkeypatch.setattr(SI, "after_move", lambda self, own, *rest: own)  # the path is never walked
+    assert SI.warnings([r.health[0] for r in reports], knobs) == []
+    monkeypatch.setattr(SI, "after_move", lambda self, state, *rest: state)  # the path is never walked
     _, reports = live(stack_of("strategy=si", "tasks=2"))
-    (complaint,) = SI.complaints([r.health[0] for r in reports], knobs)
+    (complaint,) = SI.warnings([r.health[0] for r in reports], knobs)
     assert "did nothing" in complaint
-    assert SI.complaints([r.health[0] for r in reports], knobs | {"c": 0.0}) == []
+    assert SI.warnings([r.health[0] for r in reports], knobs | {"c": 0.0}) == []

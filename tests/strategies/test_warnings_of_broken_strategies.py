@@ -36,8 +36,8 @@ def own_task(_, stage: int):
     return (stage,)
 
 
-def one_for_all(self, theta, own):
-    return theta.expand_as(own.thetas), own.statistics
+def one_for_all(self, theta, state):
+    return theta.expand_as(state.thetas), state.statistics
 
 
 kl = lwf.LwF.drift
@@ -55,16 +55,16 @@ BREAKS = {
     ],
     "cumulative": [(cumulative.Cumulative, "visible", own_task, ALONE)],
     "der": [
-        (der.DER, "after_step", lambda self, own, *_: own, EMPTY),
+        (der.DER, "after_step", lambda self, state, *_: state, EMPTY),
         (der.DER, "replayed", lambda self, theta, *_: 0 * theta.sum(), "never had a loss above 1e-12"),
         (Memory, "tenants", nothing_stored, "samples of one class alone"),
     ],
     "derpp": [
-        (der.DERpp, "after_step", lambda self, own, *_: own, EMPTY),
+        (der.DERpp, "after_step", lambda self, state, *_: state, EMPTY),
         (der.DERpp, "replayed", lambda self, theta, *_: 0 * theta.sum(), "never had a loss above 1e-12"),
     ],
     "er": [
-        (er.ER, "after_step", lambda self, own, *_: own, EMPTY),
+        (er.ER, "after_step", lambda self, state, *_: state, EMPTY),
         (Memory, "tenants", nothing_stored, "samples of one class alone"),
     ],
     "ewc": [(ewc, "fisher", zeros, "EWC found no weight important (its fisher is all zero)")],
@@ -83,7 +83,7 @@ BREAKS = {
     ],
     "scratch": [(cumulative.Cumulative, "visible", own_task, ALONE)],
     "separate": [(separate.Separate, "networks", one_for_all, "two tasks have one and the same network")],
-    "si": [(si.SI, "after_move", lambda self, own, *_: own, "SI found no weight important")],
+    "si": [(si.SI, "after_move", lambda self, state, *_: state, "SI found no weight important")],
 }
 CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
 
@@ -119,5 +119,5 @@ def test_one_that_is_broken_says_so(warnings_of, monkeypatch, capsys, strategy, 
     assert said in warnings
     capsys.readouterr()
     show.show(prepared)
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
-    assert any(said in line for line in shown)
+    format_value = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
+    assert any(said in line for line in format_value)

@@ -173,7 +173,7 @@ def test_what_is_started_meanwhile_ignores_the_signal():
 
 
 def test_signals_that_come_while_it_saves_are_remembered():
-    notice = cluster.Notice()
+    notice = cluster.PreemptionHandler()
     with pytest.raises(cluster.Ending):
         notice(signal.SIGTERM, None)
     notice(signal.SIGUSR2, None)

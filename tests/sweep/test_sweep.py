@@ -29,7 +29,7 @@ from clrun.engine import stack
 from clrun.results import run_files
 from clrun.results.outcome import COSTS
 from clrun.runs import train
-from clrun.runs.build import may_be_filled_up, unborn
+from clrun.runs.build import may_be_filled_up, uninitialized_network
 from clrun.sweep import execution, plan, workers
 from clrun.system import machine
 from clrun.system.paths import CONF, PACKAGE
@@ -135,7 +135,7 @@ def test_batch_norm_sees_no_sample_that_only_fills_up(prepared_of, typed, larges
     small = ("model=resnet18", "model.width=3", "batch_size=8", "stack=3", "tasks=2")
     run = prepared_of(*small, *([] if "model.norm=group" in typed else ["model.norm=batch"]), *typed)
     assert plan.size([run] * 5) == largest
-    network = unborn(run.settings, run.images.x.shape[1:], len(run.hand.names))
+    network = uninitialized_network(run.settings, run.images.x.shape[1:], len(run.stream.names))
     assert may_be_filled_up(run.settings, network) == (largest == 3), "nor does a graph"
 
 
@@ -442,8 +442,8 @@ def test_two_sweeps_at_once_train_each_run_once():
     assert [process.returncode for process in both] == [0, 0], said
     trained = [seed for out, _ in said for seed in seeds_in(out, r": done\n")]
     assert sorted(trained) == list(range(8))
-    shown = [re.findall(r"^ +ewc +\d .* done *$", out, re.M) for out, _ in said]
-    assert list(map(len, shown)) == [6, 6]  # each shows all of its own
+    format_value = [re.findall(r"^ +ewc +\d .* done *$", out, re.M) for out, _ in said]
+    assert list(map(len, format_value)) == [6, 6]  # each shows all of its own
     assert len(run_files.read_summary(Path("shared/results.csv"))) == 8
     assert not [path for path in Path("shared").rglob("*") if path.name.endswith(".tmp") or path.name == "lock.json"]
 
@@ -531,9 +531,9 @@ def test_a_long_name_gives_way_to_the_figures(monkeypatch):
         now[0] = 100.0
         view.hear("1", ("advance", 60000))
         view.live.refresh()
-    shown = [line.split() for line in console.file.getvalue().splitlines() if "60000/77000" in line][-1]
-    assert shown[:2] == ["1", "ewc"] and "…" in " ".join(shown)
-    assert shown[-4:] == ["4/5", "60000/77000", "19,200", "0:32"]
+    format_value = [line.split() for line in console.file.getvalue().splitlines() if "60000/77000" in line][-1]
+    assert format_value[:2] == ["1", "ewc"] and "…" in " ".join(format_value)
+    assert format_value[-4:] == ["4/5", "60000/77000", "19,200", "0:32"]
 
 
 def test_in_a_pipe_there_are_plain_lines_alone():

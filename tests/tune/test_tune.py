@@ -106,7 +106,7 @@ def test_test_accuracy_changes_nothing(clrun_tune, monkeypatch):
         right, confusion = examined(stack, state, horizon, part)
         if part != "test":
             return right, confusion
-        return torch.tensor([[len(pool) for pool in hand.test] for hand in stack.hands]) - right, confusion
+        return torch.tensor([[len(pool) for pool in stream.test] for stream in stack.streams]) - right, confusion
 
     monkeypatch.setattr(stack.Stack, "examined", reversed_on_test)
     assert clrun_tune(*SEARCH, "trials=4", "outputs=reversed")[0] == 0
