@@ -73,7 +73,7 @@ class InPlaceStepper:
         g, loss, aux = self.gradient(batch)
         if self.quadratic is not None:
             g, aux = self.pulled(g, look, aux)
-        stats = strategy.net.refreshed(theta, self.run.stats, batch.x)
+        stats = strategy.net.updated_statistics(theta, self.run.stats, batch.x)
         before = theta.clone() if self.restricts or self.watches else theta
         self.move(g, self.lr)
         if self.restricts:

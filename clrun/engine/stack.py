@@ -27,7 +27,7 @@ from clrun.engine.in_place import InPlaceStepper
 from clrun.engine.state import BLOCK, MONITORED, NORM, QUADRATIC, PartialStage, Run, StageReport, all_diverged, extended
 from clrun.engine.step import make_step, masked
 from clrun.engine.steppers import EagerStepper, Stepper
-from clrun.models import Statistics
+from clrun.models import RunningStatistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import BARRED, Strategy, Tree
 
@@ -60,7 +60,7 @@ class Stack:
     streams: Sequence[TaskStream]
     hp: Any
     lr: Tensor
-    initializers: Sequence[Callable[[int], tuple[Tensor, Statistics]]]
+    initializers: Sequence[Callable[[int], tuple[Tensor, RunningStatistics]]]
     evaluate_every: int = 0
     validate: bool = False
     replay: bool = False

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.models import Statistics
+from clrun.models import RunningStatistics
 from clrun.strategy import Tree
 
 BLOCK = 512  # steps whose samples lie ready on the device, at most
@@ -65,5 +65,5 @@ class Run(NamedTuple):
 
     theta: Tensor  # (P,)
     opt: Tree
-    stats: Statistics
+    stats: RunningStatistics
     state: Tree

@@ -11,7 +11,7 @@ from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
 from clrun.data.stream import Data, place
 from clrun.engine.stack import Stack
-from clrun.models import Layout, Net, Network, Statistics, initialize_network
+from clrun.models import Layout, Net, Network, RunningStatistics, initialize_network
 from clrun.optimizers import Optimizer
 from clrun.results.outcome import SOURCES
 from clrun.runs.prepared import Prepared
@@ -46,10 +46,10 @@ def model_settings(settings: Settings) -> dict[str, Any]:
 
 def initializer(
     prepared: Prepared, layout: Layout, data: Data, dtype: torch.dtype
-) -> Callable[[int], tuple[Tensor, Statistics]]:
+) -> Callable[[int], tuple[Tensor, RunningStatistics]]:
     """stage -> theta (P,), statistics."""
 
-    def fresh(stage: int) -> tuple[Tensor, Statistics]:
+    def fresh(stage: int) -> tuple[Tensor, RunningStatistics]:
         network = initialize(prepared.settings, prepared.images.x.shape[1:], data.outputs, stage)
         pieces = network.parameters() | added(prepared, network, data.tasks)
         statistics = {name: v.to(dtype) for name, v in network.statistics().items()}

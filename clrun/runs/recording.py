@@ -6,7 +6,6 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
 
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
@@ -15,7 +14,6 @@ from clrun.results import run_files
 from clrun.results.costs import carbon, money
 from clrun.results.outcome import Outcome
 from clrun.runs.prepared import Prepared
-from clrun.strategy import Memory
 from clrun.system.energy import Meter
 from clrun.system.peak_memory import peak_memory
 
@@ -177,13 +175,8 @@ def conclude(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, 
 def kept(stack: Stack, run: Run, prepared: Prepared) -> int:
     """Bytes that a run of a stack must keep beside its network: the strategy's tensors, and the pictures that it comes
     back to, those in its memory and those of other tasks than the one that arrives."""
-    return stack.state_bytes(run) + (remembered(run) + revisited(prepared, stack)) * prepared.images.x[0].numel()
-
-
-def remembered(run: Run) -> int:
-    """Slots for pictures in a run's memory; rows (..., M)."""
-    memories = tree_leaves(run.state, is_leaf=lambda node: isinstance(node, Memory))
-    return sum(one.rows.shape[-1] for one in memories if isinstance(one, Memory))
+    remembered = stack.strategy.stored_samples(run.state)
+    return stack.state_bytes(run) + (remembered + revisited(prepared, stack)) * prepared.images.x[0].numel()
 
 
 def revisited(prepared: Prepared, stack: Stack) -> int:

@@ -119,7 +119,7 @@ def test_the_teacher_of_a_network_with_batch_norm_is_at_rest(stack_of):
         "split.classes=[[0,1],[2,3]]",
     )
     run, _ = stack.learn(stack.initialize(), 0)
-    seen = stack.strategy.net.refreshed(run.theta, run.stats, torch.rand(8, 1, 8, 8).double())
+    seen = stack.strategy.net.updated_statistics(run.theta, run.stats, torch.rand(8, 1, 8, 8).double())
     assert all(torch.equal(run.state.statistics[name], v) for name, v in run.stats.items())
     assert not any(torch.equal(run.state.statistics[name], v) for name, v in seen.items())
     (batch,) = stack.strategy.data.chunks(stack.pool(1, "train", torch.float64).first(8), 8)
