@@ -175,7 +175,7 @@ def test_a_frozen_run_is_named(trained):
 @pytest.mark.parametrize("cause", ["zero Fisher", "tiny lambda"])
 def test_a_method_that_does_nothing_says_so(trained, monkeypatch, capsys, cause):
     if cause == "zero Fisher":
-        monkeypatch.setattr("clrun.strategies.ewc.fisher", lambda strategy, theta, *_, **__: torch.zeros_like(theta))
+        monkeypatch.setattr("clrun.strategies.ewc.diagonal_fisher", lambda strategy, theta, *_, **__: torch.zeros_like(theta))
     prepared, summary = trained("strategy=ewc", "lambda=1e-20" if cause == "tiny lambda" else "lambda=400")
     assert "this is finetuning" in summary["warnings"]
     show.show(prepared)

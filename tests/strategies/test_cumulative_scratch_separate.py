@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import live
-from test_equations import module_of
+from helpers import module_of
 
 from clrun.system.errors import UsageError
 
@@ -18,10 +18,10 @@ def flat(module):
 
 def trained_by_hand(stack, module, stage):
     """SGD over the stage's own order of samples; task-incremental, two classes a task."""
-    data, deck = stack.strategy.data, stack.deck(0, stage, "train")
+    data, sampler = stack.strategy.data, stack.sampler(0, stage, "train")
     module, N = copy.deepcopy(module), len(data.images)
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    for rows, weight, *_ in zip(*deck.take(0, deck.steps), strict=True):
+    for rows, weight, *_ in zip(*sampler.take(0, sampler.steps), strict=True):
         losses = []
         for row in rows[weight > 0].tolist():
             task, image = row // N, row % N
@@ -39,8 +39,8 @@ def reborn(stack, stage):
 
 
 def tasks_of(stack, stage):
-    deck = stack.deck(0, stage, "train")
-    rows, weight, *_ = deck.take(0, deck.steps)
+    sampler = stack.sampler(0, stage, "train")
+    rows, weight, *_ = sampler.take(0, sampler.steps)
     return set((rows[weight > 0] // len(stack.strategy.data.images)).tolist())
 
 
@@ -49,7 +49,7 @@ def test_cumulative_goes_on_with_all_tasks_so_far(stack_of):
     run, module = stack.initialize(), reborn(stack, 0)
     for stage in range(3):
         assert tasks_of(stack, stage) == set(range(stage + 1))
-        assert stack.deck(0, stage, "train").steps == 3 * (stage + 1)
+        assert stack.sampler(0, stage, "train").steps == 3 * (stage + 1)
         run, _ = stack.learn(run, stage)
         module = trained_by_hand(stack, module, stage)
         assert (run.theta - flat(module)).abs().max() < 1e-12

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import live
+from helpers import module_of
 from torch import nn
 
 from clrun.strategies.packnet import PackNet, largest
@@ -56,15 +57,6 @@ def test_later_tasks_change_no_logit(stack_of, model, stream, optimizer):
         assert all(torch.equal(correct[task:, task], correct[task, task].expand(3 - task)) for task in range(3))
 
 
-def module_of(net, theta):
-    pieces = net.layout.view(theta)
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5))
-    module = module.double()
-    for layer, name in zip((1, 3, 5), ("hidden.0", "hidden.1", "head"), strict=True):
-        module[layer].load_state_dict({kind: pieces[f"{name}.{kind}"] for kind in ("weight", "bias")})
-    return module
-
-
 def test_equals_loops(stack_of):
     """Two tasks of digits under plain SGD, where masking the gradient is enough, with masks kept as lists of names."""
     overrides = ("optimizer=sgd", "lr=0.1", "keep=0.3", "split.classes=[[0,1,2],[3,4]]", "iterations=12")
@@ -75,7 +67,7 @@ def test_equals_loops(stack_of):
     taken = {}  # (layer, i, j) of a hidden weight -> its task
     for stage in (0, 1):
         for phase in ("train", "retrain"):
-            rows, weight, _, _ = stack.deck(0, stage, phase).take(0, 12)
+            rows, weight, _, _ = stack.sampler(0, stage, phase).take(0, 12)
             for row, w in zip(rows, weight, strict=True):
                 row = row[w > 0]
                 image = row % len(data.images)
