@@ -31,6 +31,7 @@ class AGEM(Replay):
         return self.State(self.empty(theta), torch.zeros((), dtype=torch.long, device=theta.device))
 
     def gradient(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
+        """Return the projected gradient g~ (eq. 11)."""
         g, loss, aux = super().gradient(theta, state, hp, batch)
         old, _ = self.recall(state.memory, batch, batch.noise[1])
         r, replay, _ = super().gradient(theta, state, hp, old)
@@ -44,6 +45,7 @@ class AGEM(Replay):
         return state._replace(projections=state.projections + aux["projected_share"].long())
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Any, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta, and the state with the samples of the task offered to the memory."""
         return theta, state._replace(memory=self.offer_task(state.memory, pool))
 
     def health(self, state: State, hp: Any) -> dict[str, Tensor]:

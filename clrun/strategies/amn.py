@@ -97,9 +97,11 @@ class AMN(EWC):
         return self.net(theta, x, before=lambda i, z: z + biases[i].view(*z.shape[:2], *[1] * (z.dim() - 2)))
 
     def logits(self, theta: Tensor, state: Gaussian, hp: Hyper, x: Tensor, t: Tensor) -> Tensor:
+        """Return the logits (B, outputs) with the memory of tasks t."""
         return self.biased_logits(theta, x, [(M.sum(1, keepdim=True) @ W)[t, 0] for M, W in self.memories(theta)])
 
     def loss(self, theta: Tensor, state: Gaussian, hp: Hyper, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return the cross entropy with the memory of the batch's tasks; EWC's penalty is in `quadratic`."""
         bias = self.bias_by_class if self.memory == "class" else self.bias_by_task
         biases = [bias(M, W, batch) for M, W in self.memories(theta)]
         largest = torch.cat([M.flatten() for M, _ in self.memories(theta)]).abs().max()

@@ -35,6 +35,7 @@ class DER(Replay):
         return self.State(self.empty(theta), theta.new_zeros(self.slots, self.data.outputs))
 
     def loss(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return CE(B; theta) and what the memory adds (eqs. 4 and 6); aux has the logits to be stored."""
         z = self.logits(theta, state, hp, batch.x, batch.t)
         replay = (state.memory.offered > 0) * self.replay_loss(theta, state, hp, batch)
         return cross_entropy(z, batch) + replay, {"z": z, "replay_loss": replay}
@@ -67,6 +68,7 @@ class DERpp(DER):
         beta: Tensor  # () strength of the labels
 
     def replay_loss(self, theta: Tensor, state: DER.State, hp: Any, batch: Batch) -> Tensor:
+        """Return what DER adds to the loss, plus beta * CE(R'; theta) (eq. 6)."""
         old, _ = self.recall(state.memory, batch, batch.noise[2])
         labels = cross_entropy(self.logits(theta, state, hp, old.x, old.t), old)
         return super().replay_loss(theta, state, hp, batch) + hp.beta * labels

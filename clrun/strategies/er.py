@@ -37,6 +37,7 @@ class ER(Replay):
         return self.State(self.empty(theta))
 
     def loss(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return w CE(B; theta) + (1 - w) CE(R; theta)."""
         old, _ = self.recall(state.memory, batch, batch.noise[1])
         z = self.logits(theta, state, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
         each = losses(z, torch.cat([batch.y, old.y]), torch.cat([batch.active, old.active]))

@@ -46,6 +46,7 @@ class EWC(QuadraticPenalty):
         return Quadratic(hp.lambda_, state.mean, state.precision)
 
     def after_phase(self, phase: str, theta: Tensor, state: Gaussian, hp: Hyper, pool: Pool) -> tuple[Tensor, Gaussian]:
+        """Return theta, and the state with the Fisher information of the task just learnt added."""
         F = diagonal_fisher(
             self, theta, state, hp, pool,
             estimator=self.fisher, samples=self.fisher_samples, batch_size=self.fisher_batch,

@@ -96,11 +96,13 @@ class HAT(Strategy):
         return self.net(theta, x, lambda i, h: h * gates[i][t].view(*h.shape[:2], *[1] * (h.dim() - 2)))
 
     def logits(self, theta: Tensor, state: State, hp: Hyper, x: Tensor, t: Tensor) -> Tensor:
+        """Return the logits (B, outputs) with the final gates of tasks t."""
         return self.gated_logits(theta, self.final_gates(theta, hp), x, t)
 
     # ---------------------------------------------------------------- training
 
     def loss(self, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return L_t + lambda times the share of free units that the task's gates open (eqs. 6 and 7)."""
         gates = [(sharpness(hp, batch) * e).sigmoid() for e in self.embeddings(theta)]
         fit = cross_entropy(self.gated_logits(theta, gates, batch.x, batch.t), batch)
         of_task, free = torch.cat([row(a, batch.stage) for a in gates]), 1 - torch.cat(state.used)
@@ -144,6 +146,7 @@ class HAT(Strategy):
         return free
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta, and the state with the maximum of `used` and the task's gates (eq. 2)."""
         of_task = [row(a, pool.stage) for a in self.final_gates(theta, hp)]
         return theta, self.State(tuple(torch.maximum(u, a) for u, a in zip(state.used, of_task, strict=True)))
 

@@ -121,6 +121,7 @@ class IMM(Strategy):
         return self.State(theta, Gaussian(theta, torch.zeros_like(theta)))
 
     def loss(self, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return L_k(theta) + lambda * ||theta - theta_{k-1}||^2, with drop-transfer in L_k if drop > 0."""
         penalty = hp.lambda_ * (theta - state.last).square().sum()
         if self.drop == 0:
             fit, _ = super().loss(theta, state, hp, batch)
@@ -145,6 +146,7 @@ class IMM(Strategy):
         return scales
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta, and the state with theta_k added to the merge."""
         precision = self.precision(theta, state, hp, pool) * self.could_answer(theta, pool)
         return theta, self.State(theta, state.merged.absorb(theta, precision))
 
@@ -162,6 +164,7 @@ class IMM(Strategy):
         return self.net.layout.flat(pieces | {"head.weight": active[:, None], "head.bias": active})
 
     def deploy(self, theta: Tensor, state: State, hp: Hyper) -> Tensor:
+        """Return the merged parameters theta*; theta where nothing has been merged yet."""
         return torch.where(state.merged.precision > 0, state.merged.mean, theta)
 
     def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:

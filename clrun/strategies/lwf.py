@@ -63,6 +63,7 @@ class LwF(Strategy):
         return self.State(theta, {name: v.to(theta) for name, v in initial.items()})
 
     def loss(self, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return L_t(theta) + lambda * KL, summed over the softmaxes of old tasks."""
         new = self.logits(theta, state, hp, batch.x, batch.t)
         old = self.net.eval_mode(state.statistics)(state.teacher, batch.x)
         factor = hp.lambda_ * hp.temperature.square() if self.temperature_squared else hp.lambda_
@@ -88,6 +89,7 @@ class LwF(Strategy):
         return (outputs & past[:, None]).any(0, keepdim=True), past.any(0, keepdim=True)
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta, and the state with theta as the teacher of the next task."""
         assert self.net.statistics is not None  # the network is in evaluation mode
         return theta, self.State(theta, self.net.statistics)
 

@@ -57,6 +57,7 @@ class MAS(QuadraticPenalty):
         return Quadratic(2 * hp.lambda_, state.anchor, state.importance)
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta, and the state with the mean sensitivity of the task added to Omega (eq. 3)."""
         pool = pool.first(self.samples)
         sensitivity = sum_over_samples(self, theta, state, hp, pool, SENSITIVITY) / pool.weight.sum().clamp(min=1)
         return theta, self.State(theta, state.importance + sensitivity)

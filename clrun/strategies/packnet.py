@@ -51,12 +51,15 @@ class PackNet(Strategy):
         return self.State(owner, torch.zeros((), dtype=torch.long).to(theta.device))
 
     def logits(self, theta: Tensor, state: State, hp: Hyper, x: Tensor, t: Tensor) -> Tensor:
+        """Return f(theta * 1[owner <= t], x), with the t of the first sample."""
         return self.net(torch.where(state.owner <= t[0], theta, 0), x)
 
     def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> Tensor:
+        """Return delta * 1[owner == stage]."""
         return torch.where(state.owner == batch.stage, delta, 0)
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta with pruned weights set to 0, and the state with their next owner."""
         if phase == "retrain":
             return theta, state
         pieces, owners = self.net.layout.view(theta), self.net.layout.view(state.owner)
@@ -66,16 +69,16 @@ class PackNet(Strategy):
         passed_on, pruned = (self.net.layout.flat({name: masks[i] for name, masks in released.items()}) for i in (0, 1))
         return torch.where(pruned, 0, theta), self.State(state.owner + passed_on, pool.stage + 1)
 
-    def released(self, name: str, weight: Tensor, mine: Tensor, hp: Hyper, pool: Pool) -> tuple[Tensor, Tensor]:
+    def released(self, name: str, weight: Tensor, trained: Tensor, hp: Hyper, pool: Pool) -> tuple[Tensor, Tensor]:
         """Return masks of the entries of one parameter that pass on to the next task, and of those set to zero.
 
-        `mine` is the mask of the entries that the task trained. Masks have the shape of `weight`.
+        `trained` is the mask of the entries that the task trained. Masks have the shape of `weight`.
         """
-        none, of_other_outputs = mine & False, mine & False
-        candidates = mine
+        none, of_other_outputs = trained & False, trained & False
+        candidates = trained
         if name.startswith("head."):
             answers, alone = (mask.view(-1, *[1] * (weight.dim() - 1)) for mask in task_outputs(pool))
-            of_other_outputs, candidates = mine & ~answers, mine & answers & ~alone
+            of_other_outputs, candidates = trained & ~answers, trained & answers & ~alone
         if not self.is_packed(name):
             return of_other_outputs, none
         pruned = candidates & ~largest(weight.abs(), candidates, hp.keep)

@@ -60,6 +60,7 @@ class Separate(Strategy):
         return torch.where(trained, theta, state.thetas), statistics
 
     def logits(self, theta: Tensor, state: State, hp: Any, x: Tensor, t: Tensor) -> Tensor:
+        """Return the logits (B, outputs) of each sample by the network of its task t."""
         thetas, statistics = self.networks(theta, state)
         by_task = [{name: v[task] for name, v in statistics.items()} for task in range(self.data.tasks)]
         answers = [self.net.eval_mode(s)(theta, x) for theta, s in zip(thetas, by_task, strict=True)]

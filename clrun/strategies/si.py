@@ -45,13 +45,16 @@ class SI(QuadraticPenalty):
         return Quadratic(2 * hp.c, state.anchor, state.importance)
 
     def gradient(self, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
+        """Return the gradient of L_t alone; aux hands it on to the path integral."""
         g, fit, aux = super().gradient(theta, state, hp, batch)
         return g, fit, aux | {"fit_gradient": g}
 
     def after_move(self, state: State, before: Tensor, after: Tensor, aux: Aux) -> State:
+        """Return the state with -g_i * (change of theta_i) added to omega_i (eq. 3)."""
         return state._replace(path=torch.addcmul(state.path, aux["fit_gradient"], after - before, value=-1))
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta, and the state with omega turned into Omega (eq. 5) and a new anchor."""
         gained = state.path / ((theta - state.anchor).square() + hp.xi)
         return theta, self.State(theta, torch.zeros_like(theta), (state.importance + gained).relu())
 

@@ -106,7 +106,9 @@ class Strategy:
         """
         return []
 
-    objection, complaints = incompatibility, warnings  # the former names: see FORMER_HOOKS
+    # The former names, for one release: see FORMER_HOOKS.
+    objection = incompatibility
+    complaints = warnings
 
     def stored_samples(self, state: Tree) -> int:
         """Return how many samples of past tasks the state has room for; their images count in the run's `state_mb`.

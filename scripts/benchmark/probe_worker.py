@@ -56,7 +56,7 @@ def estimators(spec: Mapping[str, Any]) -> tuple[Callable, Callable, int]:
     import torch
 
     from benchmark import floor
-    from clrun.strategy import fisher as exact
+    from clrun.strategy import diagonal_fisher as exact
 
     stack = engine(spec)
     initialize = stack.initialize()
@@ -69,7 +69,7 @@ def estimators(spec: Mapping[str, Any]) -> tuple[Callable, Callable, int]:
     resting = stack.strategy.eval_mode(initialize.stats)
 
     def ours() -> torch.Tensor:
-        return exact(resting, initialize.theta, initialize.own, stack.hp, pool)
+        return exact(resting, initialize.theta, initialize.state, stack.hp, pool)
 
     @torch.no_grad()
     def theirs() -> torch.Tensor:
