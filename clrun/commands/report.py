@@ -27,18 +27,18 @@ def cli() -> NoReturn:
     end_with(lambda _: command(sys.argv[1:]))
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="clrun-report", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what clrun's outputs= named")
-    parser.add_argument("--sort", default="average_accuracy", metavar="NAME", help="a measure or a key")
-    parser.add_argument("--reverse", action="store_true", help="the other way round")
-    parser.add_argument("--measure", default="average_accuracy", metavar="NAME", help="which to show in full")
-    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
-    parser.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
-    parser.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
-    parser.add_argument("--no-pictures", action="store_true", help="tables alone")
-    return parser.parse_args(list(arguments))
+def parser() -> argparse.ArgumentParser:
+    flags = Parser(prog="clrun-report", description=__doc__, allow_abbrev=False)
+    flags.formatter_class = argparse.RawDescriptionHelpFormatter
+    flags.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what clrun's outputs= named")
+    flags.add_argument("--sort", default="average_accuracy", metavar="NAME", help="a measure or a key")
+    flags.add_argument("--reverse", action="store_true", help="the other way round")
+    flags.add_argument("--measure", default="average_accuracy", metavar="NAME", help="which to show in full")
+    flags.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
+    flags.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
+    flags.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
+    flags.add_argument("--no-pictures", action="store_true", help="tables alone")
+    return flags
 
 
 def amount(typed: str) -> float:
@@ -51,7 +51,7 @@ def amount(typed: str) -> float:
 
 def command(arguments: Sequence[str]) -> None:
     """Write report.csv, report.md, report.tex and pictures into the folder, and print the tables."""
-    asked = parsed(arguments)
+    asked = parser().parse_args(list(arguments))
     if asked.measure not in MEASURES:
         raise UsageError(f"--measure {asked.measure}: there are {', '.join(MEASURES)}.")
     runs = read(asked.folder, asked.grams_per_kwh, asked.price_per_hour)
