@@ -88,7 +88,7 @@ def test_separate_is_a_network_for_every_task(stack_of):
     mixed = torch.cat([stack.streams[0].test[task][:7] + N * task for task in range(3)])
     mixed = mixed[torch.randperm(len(mixed), generator=torch.Generator().manual_seed(0))]
     t = mixed // N
-    x = data.pictures(stack.tables, mixed % N, t)
+    x = data.inputs(stack.tables, mixed % N, t)
     answers = rest.logits(run.theta, run.state, stack.hp, x, t)
     for task in range(3):
         module = trained_by_hand(stack, reborn(stack, task), task)
