@@ -18,9 +18,10 @@ def assign_classes(names: Sequence[str], settings: Values) -> list[list[int]] | 
     if settings["split"] != "classes":
         return None
     lists = settings["split.classes"]
-    tasks = (
-        even(names, settings["tasks"]) if lists is None else [[class_number(c, names) for c in task] for task in lists]
-    )
+    if lists is None:
+        tasks = even(names, settings["tasks"])
+    else:
+        tasks = [[class_number(given, names) for given in task] for task in lists]
     refuse_repeated(tasks, names)
     refuse_small(tasks, names, settings["scenario"])
     refuse_unequal(tasks, settings["scenario"])

@@ -145,7 +145,7 @@ class Data:
         return SampleIndex(rows, weight, mean_weight, image, t, y)
 
     def gather(self, tables: TaskTables, index: SampleIndex, context: StepContext, augment: bool = True) -> Batch:
-        """Return the samples of a step (B,) as one batch, or those of K steps (K, B) as a batch of leaves (K, B, ...)."""
+        """Return the samples of a step (B,) as one batch, or of K steps (K, B) as a batch of leaves (K, B, ...)."""
         noise = context.noise.movedim(-2, 0).flatten(1) if self.augment and augment else None
         x = self.inputs(tables, index.image.flatten(), index.t.flatten(), noise).unflatten(0, index.rows.shape)
         case = context.horizon * len(tables.active) + index.t

@@ -89,7 +89,9 @@ def class_groups(images: Images, settings: Values) -> list[list[int]]:
 
 
 def label_tables(groups: Sequence[Sequence[int]], classes: int, settings: Values) -> tuple[Tensor, Tensor, Tensor]:
-    """Return label (T, K), active (T, T, C) and unlearnt (T, C), which make a stream task-, domain- or class-incremental.
+    """Return label (T, K), active (T, T, C) and unlearnt (T, C).
+
+    This is the one place that distinguishes task-, domain- and class-incremental streams.
 
     task: the outputs of a task alone answer for it. domain: all tasks share the outputs. class: the outputs of all
     classes seen so far answer, or those of all classes (key `active`).

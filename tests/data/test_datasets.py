@@ -631,7 +631,7 @@ def test_a_broken_picture_ends_decoding_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image, "open", slow)
     paths = sorted(map(str, tmp_path.glob("*/*/*.png")))
-    with pytest.raises(UsageError, match="cat/00.png is a broken picture"):
+    with pytest.raises(UsageError, match=r"cat/00\.png is a broken picture"):
         image_folder.decode_all(tmp_path, paths, 32, threads=1, chunk=1)
     assert len(opened) < 15
 
