@@ -75,7 +75,7 @@ def test_equals_loops(stack_of):
     taken = {}  # (layer, i, j) of a hidden weight -> its task
     for stage in (0, 1):
         for phase in ("train", "retrain"):
-            rows, weight, _, _ = stack.deck(0, stage, phase).take(0, 12)
+            rows, weight, _, _ = stack.deck(0, stage, phase).sample(0, 12)
             for row, w in zip(rows, weight, strict=True):
                 row = row[w > 0]
                 image = row % len(data.images)
