@@ -57,7 +57,7 @@ class InPlaceStepper:
 
     def run_steps(self, draws, moments, start, short, tell):
         size, full = draws.rows.shape
-        dealt, log = self.strategy.data.steps(self.tables, draws, moments), []
+        dealt, log = self.strategy.data.batches(self.tables, draws, moments), []
         for step, n in enumerate(short or [full] * size, 1):
             log.append(self.one(next(dealt) if n == full else next(dealt).first(n), is_monitored(start + step)))
             if step % TOLD == 0 or step == size:

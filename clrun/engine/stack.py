@@ -210,11 +210,11 @@ class Stack:
     ) -> dict[str, Tensor]:
         """Some steps, without a word to the host -> signals {name: (R, size)} and "present"."""
         began = perf_counter()
-        taken = [sampler.take(start, size) for sampler in samplers]
+        taken = [sampler.sample(start, size) for sampler in samplers]
         sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()
         report.samples += int(sizes.sum())
         rows, weight, progress, noise = self.gathered(taken)
-        draws = self.lift(self.strategy.data.drawn)(self.tables, rows, weight.to(self.lr.dtype))
+        draws = self.lift(self.strategy.data.index)(self.tables, rows, weight.to(self.lr.dtype))
         at = [torch.tensor(v, device=self.device) for v in (stage, self.horizon(stage))]
         # a new shape is a new compilation; but batch norm must not see what fills a batch up
         short = sizes[0].tolist() if self.alone and not self.replay and (walk.run.stats or not self.compile) else None

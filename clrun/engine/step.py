@@ -23,7 +23,7 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[R
     """The step of one run, pure: (run, lr, hp, deal, draw, moment) -> (run, signals {name: ()})."""
 
     def step(run, lr, hp, tables, draw, moment):
-        batch = strategy.data.gathered(tables, draw, moment)
+        batch = strategy.data.gather(tables, draw, moment)
         g, loss, aux = whole_gradient(strategy, run.theta, run.state, hp, batch)
         delta, opt = optimizer.update(g, run.opt, lr, run.theta)
         theta = run.theta + strategy.restrict(delta, g, run.theta, run.state, hp, batch)

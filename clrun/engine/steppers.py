@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from clrun.data.stream import SampleIndex, StepContext, dealt_out
+from clrun.data.stream import SampleIndex, StepContext, split_steps
 from clrun.engine.state import Run
 
 TOLD = 64  # steps between two words on how far it is
@@ -42,7 +42,7 @@ class EagerStepper:
         self.step, self.run, self.values = step, run, values
 
     def run_steps(self, draws, moments, start, short, tell):
-        dealt = dealt_out(draws, moments)
+        dealt = split_steps(draws, moments)
         if short is not None:
             dealt = (shortened(*one, n) for one, n in zip(dealt, short, strict=True))
         log = [self.one(*one) for one in told(dealt, tell)]

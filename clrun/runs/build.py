@@ -9,7 +9,7 @@ from torch import Tensor
 from clrun.config.settings import Settings
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
-from clrun.data.stream import Data, place
+from clrun.data.stream import Data, make_data
 from clrun.engine.stack import Stack
 from clrun.models import Layout, Net, Network, Statistics, initialize_network
 from clrun.optimizers import Optimizer
@@ -93,7 +93,7 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
     head, settings = stack[0], stack[0].settings
     device = resolve_device(settings["device"])
     tasks, outputs = head.stream.tables.active.shape[1:]
-    data = place(head.images, settings, tasks, outputs, device, dtype)
+    data = make_data(head.images, settings, tasks, outputs, device, dtype)
     network = initialize(settings, head.images.x.shape[1:], outputs)
     pieces = network.parameters() | added(head, network, tasks)
     layout = Layout({name: tuple(v.shape) for name, v in pieces.items()})
