@@ -9,12 +9,11 @@ import pytest
 from conftest import STRATEGIES
 from PIL import Image
 
-from clrun.commands import predict, report, run, tune, verify
+from clrun.commands import predict, report, run, verify
 from clrun.config.catalog import read
 from clrun.report.runs import MEASURES
 from clrun.runs import prepare
 from clrun.system.paths import CONF
-from clrun.tune.question import read as read_question
 
 ROOT = CONF.parent
 README = ROOT / "README.md"
@@ -88,14 +87,6 @@ def test_every_command_is_accepted(workshop, monkeypatch, capfd, page, command):
 
 
 @needs_checkout
-@pytest.mark.parametrize(("page", "command"), commands("clrun-tune"))
-def test_every_search_is_accepted(workshop, page, command):
-    asked = tune.parser().parse_intermixed_args(words(command))
-    question = read_question(asked, read())
-    assert question.axes
-
-
-@needs_checkout
 @pytest.mark.parametrize(("page", "command"), commands("clrun-report"))
 def test_every_report_is_accepted(page, command):
     asked = report.parser().parse_args(words(command))
@@ -120,7 +111,7 @@ def test_every_prediction_is_accepted(page, command):
 
 @needs_checkout
 def test_every_command_is_shown():
-    """So none of the tests above is empty."""
+    """So none of the tests above is empty; searches are tested in tests/tune."""
     for name in ("clrun", "clrun-report", "clrun-tune", "clrun-verify", "clrun-predict"):
         assert commands(name)
 
