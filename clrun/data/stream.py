@@ -95,6 +95,10 @@ class Data:
     kinds: int  # classes, counted once in every task that has them
     augment: bool = False
 
+    def rows(self, images: Tensor, task: int) -> Tensor:
+        """Return the rows of images (n,) as samples of a task: image + N * task."""
+        return images + len(self.images) * task
+
     def kind(self, rows: Tensor) -> Tensor:
         """(B,) -> (B,) int64: one number for each class of each task."""
         image = rows % len(self.images)

@@ -50,7 +50,7 @@ def revived(stack: Stack, saved: Sequence[Checkpoint]) -> Run:
         mine = {name: v for name, v in one.tensors.items() if name.startswith("run")}
         same_form(named(slice_of(form, 0, stack.alone)), mine)
         trees.append(tree_unflatten([mine[name_of(path)] for path, _ in flat], structure))
-    return stack.gathered(trees)
+    return stack.vectorizer.stack_trees(trees)
 
 
 def same_form(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
@@ -98,7 +98,7 @@ def partial_stage_of(stack: Stack, saved: Sequence[Checkpoint]) -> PartialStage 
     place, notes = saved[0].place, [one.notes["half"] for one in saved]
     if not place.passes:
         return None
-    report = stack.blank(place.stage)
+    report = stack.blank_report(place.stage)
     report.samples = round(sum(n["samples"] for n in notes))
     report.seconds = {name: sum(n["seconds"][name] for n in notes) for name in report.seconds}
     evaluations = zip(*(n["over_training"] for n in notes), strict=True)

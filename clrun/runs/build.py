@@ -10,7 +10,9 @@ from clrun.config.settings import Settings
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
 from clrun.data.stream import Data, place
+from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.stack import Stack
+from clrun.engine.vectorize import Vectorizer
 from clrun.models import Layout, Net, Network, Statistics, initialize_network
 from clrun.optimizers import Optimizer
 from clrun.results.outcome import SOURCES
@@ -65,12 +67,10 @@ def added(prepared: Prepared, network: Network, tasks: int) -> dict[str, Tensor]
         return prepared.strategy.trainables(network, tasks, prepared.settings.knobs)
 
 
-def hyper(strategy: type[Strategy], settings: Sequence[Settings], device: torch.device, dtype: torch.dtype) -> Any:
-    """Hyper with leaves (R,)."""
-    knobs = [{spelling(k): v for k, v in s.knobs.items()} for s in settings]
-    return strategy.Hyper(
-        *(torch.tensor([float(k[f]) for k in knobs], dtype=dtype, device=device) for f in strategy.Hyper._fields)
-    )
+def hyper(strategy: type[Strategy], settings: Settings, dtype: torch.dtype) -> Any:
+    """Return one run's Hyper, with leaves ()."""
+    knobs = {spelling(k): v for k, v in settings.knobs.items()}
+    return strategy.Hyper(*(torch.tensor(float(knobs[name]), dtype=dtype) for name in strategy.Hyper._fields))
 
 
 def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def may_be_filled_up(settings: Settings, network: Network) -> bool:
     return settings["drop_last"] or not network.statistics()
 
 
-def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stack:
+def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_steps: int = BLOCK_STEPS) -> Stack:
     """R prepared runs that differ in values only -> the engine's stack."""
     head, settings = stack[0], stack[0].settings
     device = resolve_device(settings["device"])
@@ -98,6 +98,7 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
     pieces = network.parameters() | added(head, network, tasks)
     layout = Layout({name: tuple(v.shape) for name, v in pieces.items()})
     net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])
+    vectorizer = Vectorizer(len(stack), device)
     return Stack(
         strategy=head.strategy(net, data, **choices(head.strategy, settings)),
         optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
@@ -106,13 +107,14 @@ def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stac
         reset=settings["optimizer.reset"],
         seeds=[p.settings["seed"] for p in stack],
         streams=[p.stream for p in stack],
-        hp=hyper(head.strategy, [p.settings for p in stack], device, dtype),
-        lr=torch.tensor([p.settings["lr"] for p in stack], dtype=dtype, device=device),
+        hp=vectorizer.stack_trees([hyper(p.strategy, p.settings, dtype) for p in stack]),
+        lr=vectorizer.stack_trees([torch.tensor(p.settings["lr"], dtype=dtype) for p in stack]),
         initializers=[initializer(p, layout, data, dtype) for p in stack],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
-        replay=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),
+        use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),
         compile=settings["compile"] and device.type == "cuda",
+        block_steps=block_steps,
     )
 
 

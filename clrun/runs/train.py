@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
+from clrun.engine.listener import TrainingListener
 from clrun.engine.stack import Stack
 from clrun.engine.state import PartialStage, Run, StageReport
 from clrun.results import run_files
@@ -165,9 +166,6 @@ def lived(
 ) -> tuple[Run, StageReport | None]:
     """Train a stack from where it is to its end, see `follow`; a checkpoint is also written when it is interrupted."""
     with progress:
-        stack.advance = progress.advance
-        stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
-        stack.rest = keeper.block
         try:
             return follow(stack, outcomes, progress, keeper, *started(stack, runs, outcomes, keeper.spent))
         except (KeyboardInterrupt, SystemExit):
@@ -186,7 +184,7 @@ def started(
             for prepared in runs:
                 checkpoint.set_aside(prepared.directory, str(error), announce)
     run = stack.initialize()
-    enter(stack.untrained(run), outcomes, spent)
+    enter(stack.evaluate_untrained(run), outcomes, spent)
     return run, 0, None
 
 
@@ -196,11 +194,27 @@ def continued(
     """As `started`, from checkpoints of one place; the outcomes know again what they knew. Raises InvalidCheckpoint."""
     saved = [checkpoint.read(one.directory, one.id) for one in runs]
     run, half, place = autosave.revived(stack, saved), autosave.partial_stage_of(stack, saved), saved[0].place
-    stack.step = place.step
+    stack.resume_at(place.step)
     for prepared, outcome, one in zip(runs, outcomes, saved, strict=True):
         autosave.recall(outcome, one.notes)
         announce(f"{prepared.directory.name} continues after {place}.")
     return run, place.stage, half
+
+
+class ProgressAndCheckpoints(TrainingListener):
+    """A listener that shows the steps taken, and offers every block's end to the checkpointer."""
+
+    def __init__(self, progress: Progress, checkpointer: autosave.Checkpointer):
+        self.progress, self.checkpointer = progress, checkpointer
+
+    def pass_started(self, stage: int, steps: int) -> None:
+        self.progress.task(stage + 1, steps)
+
+    def steps_taken(self, steps: int) -> None:
+        self.progress.advance(steps)
+
+    def block_ended(self, run: Run, partial: PartialStage) -> None:
+        self.checkpointer.block(run, partial)
 
 
 def follow(
@@ -219,11 +233,11 @@ def follow(
     for stage in range(first, stack.strategy.data.tasks):
         if all(outcome.status == "diverged" for outcome in outcomes):
             break
-        run, report = stack.learn(run, stage, half)
+        run, report = stack.learn(run, stage, half, ProgressAndCheckpoints(progress, keeper))
         half = None
         enter(report, outcomes, keeper.spent)
         keeper.task(run, stage + 1)
-        seen = stack.horizon(stage) + 1
+        seen = stack.schedule.horizon(stage) + 1
         rows = [outcome.accuracy[stage + 1, :seen] for outcome in outcomes if outcome.status != "diverged"]
         if rows and stack.strategy.visible(stage):
             progress.end_task(stage + 1, np.mean(rows, 0))
@@ -233,5 +247,5 @@ def follow(
 def confusions(stack: Stack, run: Run, last: StageReport | None, outcomes: Sequence[Outcome]) -> Tensor:
     """(R, C, C), as the last examination found them; examined again where that is not known or not of this run."""
     if last is None or any(outcome.status == "diverged" for outcome in outcomes):
-        return stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1))
+        return stack.evaluator.evaluate(run, stack.schedule.horizon(stack.strategy.data.tasks - 1), "test").confusion
     return last.confusion
