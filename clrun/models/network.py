@@ -130,7 +130,7 @@ class SplitTheta(Tensor):
 
     pieces: Mapping[str, Tensor]
 
-    # What is computed from it is a plain tensor: torch.nn.Parameter does the same. PyTorch's stubs disagree about the type.
+    # What is computed from it is a plain tensor, as with torch.nn.Parameter. PyTorch's stubs give it another type.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
