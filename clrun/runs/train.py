@@ -26,7 +26,7 @@ from clrun.system import energy, locks
 from clrun.system.errors import UsageError
 from clrun.system.peak_memory import forget_peak
 from clrun.terminal.console import make_console
-from clrun.terminal.progress import Progress
+from clrun.terminal.progress import Progress, TerminalProgress
 
 
 def prepare_torch(settings: Settings) -> None:
@@ -62,7 +62,7 @@ def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: Progres
     progress: who is told how it goes; by default the terminal, unless quiet.
     """
     console = make_console(stderr=True, quiet=quiet)
-    progress = progress or Progress(console, len(runs[0].stream.train), name_of(runs))
+    progress = progress or TerminalProgress(console, len(runs[0].stream.train), name_of(runs))
     statuses = dict.fromkeys((one.directory for one in runs), "held")
     with disk_trouble(runs[0]), locks.claimed(list(statuses)) as claim:
         for directory, owner in claim.others.items():
@@ -166,7 +166,7 @@ def lived(
     """Train a stack from where it is to its end, see `follow`; a checkpoint is also written when it is interrupted."""
     with progress:
         stack.advance = progress.advance
-        stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
+        stack.begin = lambda stage, steps: progress.begin_task(stage + 1, steps)
         stack.rest = keeper.block
         try:
             return follow(stack, outcomes, progress, keeper, *started(stack, runs, outcomes, keeper.spent))

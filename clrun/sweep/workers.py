@@ -60,7 +60,7 @@ class Relay(Progress):
     def __exit__(self, *_: Any) -> None:
         pass
 
-    def task(self, stage: int, steps: int) -> None:
+    def begin_task(self, stage: int, steps: int) -> None:
         self.steps = 0
         self.tell(("task", stage, steps))
 

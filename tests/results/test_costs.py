@@ -25,7 +25,7 @@ class Refused(Exception):
     """What NVML raises."""
 
 
-class JobQueue:
+class FakeNvml:
     """An NVML with one board. counter, power: what is asked of it, or None where it does not tell."""
 
     NVMLError = Refused
@@ -63,7 +63,7 @@ class JobQueue:
 
 
 def test_the_counter_is_read_from_its_start_on():
-    board = JobQueue(counter=5 * MILLIJOULES, power=10**9)  # the power is not asked where there is a counter
+    board = FakeNvml(counter=5 * MILLIJOULES, power=10**9)  # the power is not asked where there is a counter
     with energy.of_board(board, "GPU-7") as meter:
         assert meter() == 0
         board.counter += MILLIJOULES // 4
@@ -74,7 +74,7 @@ def test_the_counter_is_read_from_its_start_on():
 
 
 def test_a_board_that_stops_answering_is_unknown():
-    board = JobQueue(counter=5 * MILLIJOULES)
+    board = FakeNvml(counter=5 * MILLIJOULES)
     with energy.of_board(board, "GPU-7") as meter:
         board.counter = None
         assert isnan(meter())
@@ -83,7 +83,7 @@ def test_a_board_that_stops_answering_is_unknown():
 def test_the_power_is_integrated_where_there_is_no_counter(monkeypatch):
     monkeypatch.setattr(energy, "PERIOD", 0.005)
     reads = count()
-    board = JobQueue(power=lambda: next(reads) and 250_000)  # 250 W, but for the first look
+    board = FakeNvml(power=lambda: next(reads) and 250_000)  # 250 W, but for the first look
     with energy.of_board(board, "GPU-7") as meter:
         meter()  # after the first look
         before, began = meter(), time.perf_counter()
@@ -102,7 +102,7 @@ def test_the_integral_is_the_trapezoids():
 
 
 @pytest.mark.parametrize(
-    "board, uuid", [(JobQueue(driver=False), "GPU-7"), (JobQueue(counter=1), "GPU-8"), (JobQueue(), "GPU-7")]
+    "board, uuid", [(FakeNvml(driver=False), "GPU-7"), (FakeNvml(counter=1), "GPU-8"), (FakeNvml(), "GPU-7")]
 )
 def test_without_a_driver_a_board_or_an_answer_it_is_unknown(board, uuid):
     with energy.of_board(board, uuid) as meter:
@@ -133,7 +133,7 @@ class Killed(Exception):
 class Working:
     """A progress bar at which every step draws a watt-hour; at the `lives`-th block the process is killed."""
 
-    def __init__(self, board: JobQueue, lives: float = float("inf")) -> None:
+    def __init__(self, board: FakeNvml, lives: float = float("inf")) -> None:
         self.board, self.lives, self.begins = board, lives, False
 
     def __enter__(self):
@@ -142,7 +142,7 @@ class Working:
     def __exit__(self, *_):
         pass
 
-    def task(self, stage, steps):
+    def begin_task(self, stage, steps):
         self.begins = True
 
     def advance(self, steps):
@@ -159,9 +159,9 @@ class Working:
 
 
 @pytest.fixture
-def board(monkeypatch) -> JobQueue:
+def board(monkeypatch) -> FakeNvml:
     """Whatever the device, this board is what a run is measured by."""
-    made = JobQueue(counter=10**12)
+    made = FakeNvml(counter=10**12)
     monkeypatch.setattr(energy, "meter", lambda device: energy.of_board(made, "GPU-7"))
     monkeypatch.setattr(run_files, "SECONDS_BETWEEN_LOOKS", 0)
     monkeypatch.setattr(run_files, "write_final", summary_alone)

@@ -20,7 +20,7 @@ from clrun.system import atomic_files
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.process import graceful_termination
 from clrun.terminal.console import make_console
-from clrun.terminal.progress import Progress
+from clrun.terminal.progress import TerminalProgress
 
 SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health")
@@ -196,7 +196,7 @@ def test_a_data_folder_that_vanishes(settings_of, tmp_path):
 # ---------------------------------------------------------------- signals
 
 
-class Interrupting(Progress):
+class Interrupting(TerminalProgress):
     """Ctrl-C after so many reports of progress."""
 
     def __init__(self, lives: int):
@@ -208,7 +208,7 @@ class Interrupting(Progress):
         if self.lives == 0:
             raise KeyboardInterrupt
 
-    advance = task = end_task = live
+    advance = begin_task = end_task = live
 
 
 @pytest.mark.parametrize("lives", [4, 5, 10, 11])

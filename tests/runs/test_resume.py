@@ -20,7 +20,7 @@ from clrun.runs import checkpoint, train
 from clrun.runs.prepared import Prepared
 from clrun.strategies.ewc import EWC
 from clrun.terminal.console import make_console
-from clrun.terminal.progress import Progress
+from clrun.terminal.progress import TerminalProgress
 
 SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health", "accuracy_over_training")
@@ -31,7 +31,7 @@ class Killed(BaseException):
     """SIGKILL, as seen from within: nothing is cleaned up on purpose."""
 
 
-class Deadly(Progress):
+class Deadly(TerminalProgress):
     """Ends the process after so many reports of progress, by raising `end`."""
 
     def __init__(self, lives: int, end: type[BaseException] = Killed):
@@ -43,7 +43,7 @@ class Deadly(Progress):
         if self.lives == 0:
             raise self.end
 
-    advance = task = end_task = live
+    advance = begin_task = end_task = live
 
 
 @pytest.fixture(autouse=True)
