@@ -549,7 +549,7 @@ def test_a_relay_speaks_now_and_then():
     words = []
     relay = workers.Relay(words.append)
     with relay:
-        relay.task(1, 1000)
+        relay.begin_task(1, 1000)
         for _ in range(1000):
             relay.advance(1)
         relay.end_task(1, [0.5])
