@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -36,12 +36,13 @@ class Line:
     steps: int = 0
     task_began: float = 0.0
 
-    def hear(self, word: Sequence[Any]) -> None:
-        """("task", stage, steps) or ("advance", steps)."""
-        if word[0] == "task":
-            self.stage, self.steps, self.step, self.task_began = word[1], word[2], 0, perf_counter()
-        if word[0] == "advance":
-            self.step += word[1]
+    def begin_task(self, stage: int, steps: int) -> None:
+        """Show a task of this many optimiser steps."""
+        self.stage, self.steps, self.step, self.task_began = stage, steps, 0, perf_counter()
+
+    def advance(self, steps: int) -> None:
+        """Count this many more steps."""
+        self.step += steps
 
     def speed(self) -> float | None:
         """Samples per second since the task began; None before the first step."""
@@ -70,7 +71,7 @@ def clock(seconds: float | None) -> str:
 
 
 class View:
-    """with View(console, runs=40) as view: view.begin("1", Line(...)); view.hear("1", word); view.ended("1", [...])."""
+    """with View(console, runs=40) as view: view.begin("1", Line(...)); view.advance("1", 9); view.ended("1", [...])."""
 
     def __init__(self, console: Console, runs: int) -> None:
         self.console, self.runs, self.done, self.began = console, runs, 0, perf_counter()
@@ -91,8 +92,13 @@ class View:
     def begin(self, worker: str, line: Line) -> None:
         self.lines[worker] = line
 
-    def hear(self, worker: str, word: Sequence[Any]) -> None:
-        self.lines[worker].hear(word)
+    def begin_task(self, worker: str, stage: int, steps: int) -> None:
+        """Show a task of this many optimiser steps in a worker's line."""
+        self.lines[worker].begin_task(stage, steps)
+
+    def advance(self, worker: str, steps: int) -> None:
+        """Show this many more steps in a worker's line."""
+        self.lines[worker].advance(steps)
 
     def ended(self, worker: str, runs: Sequence[str]) -> None:
         """A line for each run that a worker has ended: 'ewc/...: done'."""
