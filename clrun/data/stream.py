@@ -193,7 +193,12 @@ def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def place(
-    images: Images, settings: Mapping[str, Any], tasks: int, outputs: int, device: str, dtype: torch.dtype
+    images: Images,
+    settings: Mapping[str, Any],
+    tasks: int,
+    outputs: int,
+    device: torch.device | str,
+    dtype: torch.dtype,
 ) -> Data:
     """The images on the device."""
     scale, shift = (v.to(device, dtype) for v in normalisation(images, settings["dataset.normalize"]))

@@ -164,7 +164,7 @@ def test_more_trials_later_are_the_same_trials(clrun_tune, monkeypatch):
     assert trials("once").equals(trials("twice"))
     assert len(set(trials("once")["lambda"])) == 13
     trained = []
-    monkeypatch.setattr(train, "train_stack", lambda *runs, **rest: trained.append(runs))
+    monkeypatch.setattr(train, "train_runs", lambda *runs, **rest: trained.append(runs))
     code, out, _ = clrun_tune(*SEARCH, "trials=13", "outputs=once")
     assert code == 0 and not trained and "to train" not in out and command_in(out)
 
