@@ -6,32 +6,30 @@ import resource
 import shutil
 import signal
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from interrupting import InterruptingProgress
 
 from clrun.commands import run
 from clrun.engine import stack as engine_stack
 from clrun.engine import state
-from clrun.results import plots
 from clrun.runs import checkpoint, prepare, train
 from clrun.runs.prepared import Prepared
-from clrun.system import atomic_files
+from clrun.strategies.ewc import EWC
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.process import graceful_termination
-from clrun.terminal.console import make_console
-from clrun.terminal.progress import TerminalProgress
 
-SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2")
+SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "pictures=false")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Short blocks, and no pictures."""
+    """Blocks of 7 steps, three in a task of 20."""
     monkeypatch.setattr(state, "BLOCK", 7)
     monkeypatch.setattr(engine_stack, "BLOCK", 7)
-    monkeypatch.setattr(plots, "draw", lambda directory: None)
 
 
 def tables(directory: Path) -> list[bytes]:
@@ -58,14 +56,14 @@ def one_paragraph(text: str) -> bool:
 
 def failing(monkeypatch, number: int, refuse=lambda path: True) -> None:
     """Every write of a file that `refuse` names fails before its rename, as on a full disk: half of it is there."""
-    replacing = atomic_files.os.replace
+    replacing = os.replace
 
     def full(temporary, path):
         if refuse(Path(path)):
             raise OSError(number, os.strerror(number), str(path))
         replacing(temporary, path)
 
-    monkeypatch.setattr(atomic_files.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
 
 
 @pytest.mark.parametrize("name", ["accuracy_matrix.csv", "health.csv", "config.yaml", "confusion.csv", "summary.csv"])
@@ -196,28 +194,13 @@ def test_a_data_folder_that_vanishes(settings_of, tmp_path):
 # ---------------------------------------------------------------- signals
 
 
-class Interrupting(TerminalProgress):
-    """Ctrl-C after so many reports of progress."""
-
-    def __init__(self, lives: int):
-        super().__init__(make_console(quiet=True), 1)
-        self.lives = lives
-
-    def live(self, *_, **__) -> None:
-        self.lives -= 1
-        if self.lives == 0:
-            raise KeyboardInterrupt
-
-    advance = begin_task = end_task = live
-
-
-@pytest.mark.parametrize("lives", [4, 5, 10, 11])
-def test_ctrl_c_saves_what_the_last_block_reached(prepared_of, capsys, lives):
+@pytest.mark.parametrize("reports", [4, 5, 10, 11])
+def test_ctrl_c_saves_what_the_last_block_reached(prepared_of, capsys, reports):
     """Without checkpoint_every: what is saved is saved because of the signal."""
     prepared = prepared_of(*SMALL)
     whole = uninterrupted(prepared)
     with pytest.raises(KeyboardInterrupt):
-        train.train_runs([prepared], progress=Interrupting(lives))
+        train.train_runs([prepared], progress=InterruptingProgress(reports))
     place = train.position_of(prepared)
     assert place.step > 0 and place.passes
     assert f"saved after {place}; the same command continues from there." in capsys.readouterr().err
@@ -225,12 +208,16 @@ def test_ctrl_c_saves_what_the_last_block_reached(prepared_of, capsys, lives):
     assert tables(prepared.directory) == whole
 
 
-def test_ctrl_c_before_anything_is_trained_is_no_crash(prepared_of, capsys, monkeypatch):
-    def interrupt(*_):
+@dataclass(frozen=True)
+class InterruptedAtOnce(EWC):
+    """Ctrl-C while its state is made."""
+
+    def init(self, theta):
         raise KeyboardInterrupt
 
-    prepared = prepared_of(*SMALL)
-    monkeypatch.setattr(train, "started", interrupt)
+
+def test_ctrl_c_before_anything_is_trained_is_no_crash(prepared_of, capsys):
+    prepared = replace(prepared_of(*SMALL, "strategy=ewc"), strategy=InterruptedAtOnce)
     with pytest.raises(KeyboardInterrupt):
         train.train_runs([prepared], quiet=True)
     assert "saved" not in capsys.readouterr().err and not (prepared.directory / "failed.txt").exists()
@@ -284,7 +271,7 @@ def test_a_hangup_that_is_ignored_stays_so():
 def test_ctrl_c_before_the_first_block_saves_nothing(prepared_of, capsys):
     prepared = prepared_of(*SMALL)
     with pytest.raises(KeyboardInterrupt):
-        train.train_runs([prepared], progress=Interrupting(1))
+        train.train_runs([prepared], progress=InterruptingProgress(1))
     assert not (prepared.directory / checkpoint.NAME).exists()
     assert "saved" not in capsys.readouterr().err
 
@@ -292,23 +279,19 @@ def test_ctrl_c_before_the_first_block_saves_nothing(prepared_of, capsys):
 def test_ctrl_c_while_it_saves_ends_at_once(prepared_of, monkeypatch):
     """The checkpoint before it stays, and no half of the new one."""
     prepared = prepared_of(*SMALL)
-    write = checkpoint.write
-    calls = []
+    replacing, writes = os.replace, []
 
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 1:
-            return write(*arguments)
-        monkeypatch.setattr(atomic_files.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        try:
-            return write(*arguments)
-        finally:
-            monkeypatch.undo()
+    def interrupted_at_the_second(temporary, path):
+        writes.extend([path] if Path(path).name == checkpoint.NAME else [])
+        if len(writes) == 2:
+            raise KeyboardInterrupt
+        replacing(temporary, path)
 
-    monkeypatch.setattr(checkpoint, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train.train_runs([prepared], progress=Interrupting(11))
-    assert len(calls) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_runs([prepared], progress=InterruptingProgress(11))
+    assert len(writes) == 2
     assert train.position_of(prepared) == checkpoint.Position(1, (), 20)
     assert not [name for name in files(prepared.directory) if name.endswith(".tmp")]
 
@@ -316,7 +299,7 @@ def test_ctrl_c_while_it_saves_ends_at_once(prepared_of, monkeypatch):
 def test_a_stack_is_saved_run_by_run(prepared_of):
     stack = [prepared_of(*SMALL, f"seed={seed}") for seed in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        train.train_runs(stack, progress=Interrupting(5))
+        train.train_runs(stack, progress=InterruptingProgress(5))
     assert len({train.position_of(one) for one in stack}) == 1
     assert train.position_of(stack[0]).step > 0
     assert train.train_runs(stack, quiet=True) == ["done"] * 3

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -172,11 +172,21 @@ def test_a_frozen_run_is_named(trained):
     assert "this run stopped learning at task 2 step" in summary["warnings"]
 
 
+@dataclass(frozen=True)
+class WithoutFisher(EWC):
+    """EWC whose Fisher information is zero."""
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        return theta, state.absorb(theta, torch.zeros_like(theta))
+
+
 @pytest.mark.parametrize("cause", ["zero Fisher", "tiny lambda"])
-def test_a_method_that_does_nothing_says_so(trained, monkeypatch, capsys, cause):
+def test_a_method_that_does_nothing_says_so(prepared_of, capsys, cause):
+    prepared = prepared_of(*SHORT, "strategy=ewc", "lambda=1e-20" if cause == "tiny lambda" else "lambda=400")
     if cause == "zero Fisher":
-        monkeypatch.setattr("clrun.strategies.ewc.fisher", lambda strategy, theta, *_, **__: torch.zeros_like(theta))
-    prepared, summary = trained("strategy=ewc", "lambda=1e-20" if cause == "tiny lambda" else "lambda=400")
+        prepared = replace(prepared, strategy=WithoutFisher)
+    train.train_run(prepared, quiet=True)
+    summary = run_files.summary_of(prepared.directory)
     assert "this is finetuning" in summary["warnings"]
     show.show(prepared)
     assert "this is finetuning" in capsys.readouterr().out
@@ -192,16 +202,18 @@ def test_a_method_that_acts_is_not_accused(trained):
     assert pd.isna(summary["warnings"]) or not summary["warnings"]
 
 
-def test_a_crash_leaves_a_reason_that_the_next_try_removes(prepared_of, monkeypatch):
-    prepared = prepared_of(*SHORT)
+@dataclass(frozen=True)
+class Broken(EWC):
+    """EWC that fails after its first task."""
 
-    def broken(*_):
+    def after_phase(self, phase, theta, state, hp, pool):
         raise RuntimeError("the disk is on fire")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(EWC, "after_phase", broken)
-        with pytest.raises(RuntimeError):
-            train.train_run(prepared, quiet=True)
+
+def test_a_crash_leaves_a_reason_that_the_next_try_removes(prepared_of):
+    prepared = prepared_of(*SHORT, "strategy=ewc")
+    with pytest.raises(RuntimeError):
+        train.train_run(replace(prepared, strategy=Broken), quiet=True)
     assert "the disk is on fire" in (prepared.directory / "failed.txt").read_text()
     assert not prepared.finished
     train.train_run(prepared, quiet=True)
@@ -312,13 +324,13 @@ def test_a_diverged_run_ends_apart_from_its_stack(prepared_of):
     assert health == [5, 2]
 
 
-def test_what_another_process_has_finished_is_not_trained_again(prepared_of, monkeypatch):
+def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     """It may have ended between the sweep's look and the claim."""
     prepared = prepared_of(*SHORT)
     train.train_run(prepared, quiet=True)
     before = (prepared.directory / "summary.csv").stat().st_mtime_ns
-    monkeypatch.setattr(train, "trained", lambda *_: pytest.fail("trained again"))
-    assert train.train_run(prepared, quiet=True) == "done"
+    (status,) = train.train_runs([prepared], trainer=lambda *_: pytest.fail("trained again"))
+    assert status == "done"
     assert (prepared.directory / "summary.csv").stat().st_mtime_ns == before
 
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from test_full_disks_and_signals import SMALL, Interrupting, files, quick, tables, uninterrupted  # noqa: F401 (quick is a fixture)
+from interrupting import InterruptingProgress
+from test_full_disks_and_signals import SMALL, files, quick, tables, uninterrupted  # noqa: F401 (quick is a fixture)
 
 from clrun.runs import train
 from clrun.system import locks
@@ -77,7 +78,7 @@ def test_a_run_of_a_host_that_died_is_continued_and_one_that_lives_is_left(prepa
     prepared = prepared_of(*SMALL)
     whole = uninterrupted(prepared)
     with pytest.raises(KeyboardInterrupt):
-        train.train_runs([prepared], progress=Interrupting(10))
+        train.train_runs([prepared], progress=InterruptingProgress(10))
     hold(prepared.directory, age=locks.STALE - 20, host="elsewhere", pid=1)
     with pytest.raises(UsageError, match="another process"):
         train.train_run(prepared, quiet=True)
