@@ -47,7 +47,7 @@ class InPlaceStepper:
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
         size, full = block.samples.rows.shape
         sizes = block.sizes or [full] * size
-        batches, log = self.strategy.data.steps(self.tables, block.samples, block.context), []
+        batches, log = self.strategy.data.batches(self.tables, block.samples, block.context), []
         for k in counting(range(size), on_steps):
             monitored = is_monitored(block.start + k + 1)
             # No variable holds the batch: its memory must be free before the next ones are gathered.

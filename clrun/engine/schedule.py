@@ -22,7 +22,7 @@ class SampleSchedule:
     seeds: Sequence[int]  # [r]
     streams: Sequence[TaskStream]  # [r]
     budget: Budget
-    even: bool  # where several tasks are visible, every batch holds equally many samples of each
+    balanced: bool  # where several tasks are visible, every batch holds equally many samples of each
 
     def horizon(self, stage: int) -> int:
         """Return the newest task seen by the end of a stage. It is the stage itself, except for strategies such as
@@ -36,7 +36,7 @@ class SampleSchedule:
     def sampler(self, r: int, stage: int, phase: str) -> EpochSampler:
         """Return the sampler of run r for one pass of a stage."""
         rows = self.rows(r, stage)
-        return EpochSampler(rows, self.budget, self.even and len(rows) > 1, self.seeds[r], f"stage {stage} {phase}")
+        return EpochSampler(rows, self.budget, self.balanced and len(rows) > 1, self.seeds[r], f"stage {stage} {phase}")
 
     def samplers(self, stage: int, phase: str) -> list[EpochSampler]:
         """Return the samplers [r] of all runs for one pass of a stage."""

@@ -74,7 +74,7 @@ class Stack:
     hp: Any  # the strategy's Hyper, leaves (R,)
     lr: Tensor  # (R,)
     budget: Budget  # of a task
-    even: bool  # where several tasks are visible, every batch holds equally many samples of each
+    balanced: bool  # where several tasks are visible, every batch holds equally many samples of each
     reset: bool  # whether every task begins with a fresh state of the optimiser
     evaluate_every: int = 0  # steps between evaluations within a task; 0: none
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
@@ -86,7 +86,7 @@ class Stack:
     def __post_init__(self) -> None:
         self.vectorizer = Vectorizer(len(self.seeds), self.lr.device)
         self.tables: TaskTables = self.vectorizer.stack_trees([stream.tables for stream in self.streams])
-        self.schedule = SampleSchedule(self.strategy, self.seeds, self.streams, self.budget, self.even)
+        self.schedule = SampleSchedule(self.strategy, self.seeds, self.streams, self.budget, self.balanced)
         self.evaluator = Evaluator(self.strategy, self.vectorizer, self.streams, self.tables, self.hp)
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
@@ -234,11 +234,11 @@ class Stack:
         """
         began = perf_counter()
         with self.timed(partial.report, "train"):
-            taken = [sampler.take(partial.start, size) for sampler in samplers]
+            taken = [sampler.sample(partial.start, size) for sampler in samplers]
             batch_sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()  # (R, size)
             partial.report.samples += int(batch_sizes.sum())
             rows, weight, progress, noise = self.vectorizer.stack_trees(taken)
-            index = self.vectorizer.vectorize(self.strategy.data.drawn)
+            index = self.vectorizer.vectorize(self.strategy.data.index)
             block = Block(
                 index(self.tables, rows, weight.to(self.lr.dtype)),
                 StepContext(*self.stage_and_horizon(partial.report.stage), progress, noise),

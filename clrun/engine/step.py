@@ -31,7 +31,7 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
     def step(
         run: Run, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
     ) -> tuple[Run, Signals]:
-        batch = strategy.data.gathered(tables, samples, context)
+        batch = strategy.data.gather(tables, samples, context)
         g, loss, aux = whole_gradient(strategy, run.theta, run.state, hp, batch)
         delta, opt = optimizer.update(g, run.opt, lr, run.theta)
         theta = run.theta + strategy.restrict(delta, g, run.theta, run.state, hp, batch)

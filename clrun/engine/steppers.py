@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 
-from clrun.data.stream import SampleIndex, StepContext, dealt_out
+from clrun.data.stream import SampleIndex, StepContext, split_steps
 from clrun.engine.state import Run, Signals
 from clrun.engine.step import Step, StepValues
 
@@ -58,7 +58,7 @@ class EagerStepper:
         self.step, self.run, self.values = step, run, values
 
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
-        steps: Iterable[tuple[SampleIndex, StepContext]] = dealt_out(block.samples, block.context)
+        steps: Iterable[tuple[SampleIndex, StepContext]] = split_steps(block.samples, block.context)
         if block.sizes is not None:
             steps = (shortened(*step, n) for step, n in zip(steps, block.sizes, strict=True))
         log = [self.take_step(samples, context) for samples, context in counting(steps, on_steps)]

@@ -9,7 +9,7 @@ from torch import Tensor
 from clrun.config.settings import Settings
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
-from clrun.data.stream import Data, place
+from clrun.data.stream import Data, make_data
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.stack import Stack
 from clrun.engine.vectorize import Vectorizer
@@ -29,7 +29,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
     first, settings = runs[0], runs[0].settings
     device = resolve_device(settings["device"])
     tasks, outputs = first.stream.tables.active.shape[1:]
-    data = place(first.images, settings.values, tasks, outputs, device, dtype)
+    data = make_data(first.images, settings.values, tasks, outputs, device, dtype)
     network = initialize(settings, first.images.x.shape[1:], outputs)
     leaves = network.parameters() | strategy_leaves(first, network, tasks)
     layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
@@ -39,7 +39,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         strategy=first.strategy(net, data, **choices(first.strategy, settings)),
         optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
         budget=budget(settings),
-        even=settings["scenario"] == "task",
+        balanced=settings["scenario"] == "task",
         reset=settings["optimizer.reset"],
         seeds=[run.settings["seed"] for run in runs],
         streams=[run.stream for run in runs],

@@ -45,7 +45,7 @@ def on_meta(stack, batch_size=8):
     strategy = replace(strategy, data=replace(strategy.data, **images))
     R = () if stack.alone else (len(stack.seeds),)
     rows = torch.zeros(*R, batch_size, dtype=torch.long)
-    draws = stack.vectorizer.vectorize(stack.strategy.data.drawn)(
+    draws = stack.vectorizer.vectorize(stack.strategy.data.index)(
         stack.tables, rows, torch.ones_like(rows, dtype=torch.float64)
     )
     when = StepContext(torch.tensor(1), torch.tensor(1), torch.zeros(R), torch.zeros(*R, 6, batch_size))

@@ -23,8 +23,8 @@ def sampler(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=Fals
 
 def test_an_epoch_sees_every_sample_once():
     one = sampler()
-    assert (one.steps, one.epoch_steps, one.width) == (9, 3, 4)
-    rows, weight, progress, _ = one.take(0, 9)
+    assert (one.steps, one.epoch_steps, one.batch_size) == (9, 3, 4)
+    rows, weight, progress, _ = one.sample(0, 9)
     for epoch in range(3):
         span = slice(3 * epoch, 3 * epoch + 3)
         assert sorted(rows[span][weight[span] > 0].tolist()) == list(range(10))
@@ -34,24 +34,24 @@ def test_an_epoch_sees_every_sample_once():
 
 
 def test_drop_last_and_iterations():
-    assert sampler(drop_last=True).take(0, 6)[1].sum(1).tolist() == [4] * 6
+    assert sampler(drop_last=True).sample(0, 6)[1].sum(1).tolist() == [4] * 6
     counted = sampler(epochs=None, iterations=7)
     assert counted.steps == 7
-    assert counted.take(0, 7)[1].sum(1).tolist() == [4, 4, 2, 4, 4, 2, 4]
+    assert counted.sample(0, 7)[1].sum(1).tolist() == [4, 4, 2, 4, 4, 2, 4]
     assert sampler(pools=(10, 10), epochs=None, iterations=7).steps == 14  # a budget for each task that is seen
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 def test_blocks_do_not_matter(size):
-    whole = sampler().take(0, 9)
+    whole = sampler().sample(0, 9)
     again = sampler()
-    parts = [again.take(start, min(size, 9 - start)) for start in range(0, 9, size)]
+    parts = [again.sample(start, min(size, 9 - start)) for start in range(0, 9, size)]
     for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
         assert torch.equal(one, torch.cat(pieces))
 
 
 def test_past_the_end_is_nothing():
-    rows, weight, _, noise = sampler().take(7, 6)
+    rows, weight, _, noise = sampler().sample(7, 6)
     assert weight.sum(1).tolist() == [4, 2, 0, 0, 0, 0]
     assert rows.shape == (6, 4)
     assert noise.shape == (6, 6, 4)
@@ -59,15 +59,15 @@ def test_past_the_end_is_nothing():
 
 def test_even_batches_draw_the_same_from_each_task():
     three = sampler(pools=(10, 3, 5), batch_size=4, even=True, epochs=2)
-    assert three.width == 6  # ceil(4 / 3) from each
-    rows, weight, _, _ = three.take(0, three.steps)
+    assert three.batch_size == 6  # ceil(4 / 3) from each
+    rows, weight, _, _ = three.sample(0, three.steps)
     assert weight.min() == 1
     for batch in rows:
         assert [int(((batch >= a) & (batch < b)).sum()) for a, b in ((0, 10), (10, 13), (13, 18))] == [2, 2, 2]
 
 
 def test_seeds_and_purposes_differ():
-    assert not torch.equal(sampler(seed=0).take(0, 3)[0], sampler(seed=1).take(0, 3)[0])
+    assert not torch.equal(sampler(seed=0).sample(0, 3)[0], sampler(seed=1).sample(0, 3)[0])
 
 
 # ---------------------------------------------------------------- stacks
@@ -183,7 +183,7 @@ def test_joint_sees_everything_first_and_trains_nothing_later(stack_of):
         stack = stack_of("strategy=joint", f"scenario={scenario}", "active=seen", "epochs=8", "batch_size=40")
         sampler = stack.schedule.sampler(0, 0, "train")
         total = sum(len(pool) for pool in stack.streams[0].train)
-        assert sampler.even == even
+        assert sampler.balanced == even
         assert sampler.steps == 8 * -(-total // 40)
         run, reports = live(stack)
         assert [report.samples > 0 for report in reports] == [True] + [False] * 4
@@ -207,7 +207,7 @@ def test_optimizer_reset(stack_of, reset):
 def test_the_last_short_batch_counts_by_its_samples(stack_of):
     """One SGD epoch over 3 batches, the last of them short, by hand."""
     stack = stack_of("strategy=finetune", "optimizer=sgd", "lr=0.1", "epochs=1", "batch_size=100", "tasks=5")
-    rows, weight, _, _ = stack.schedule.sampler(0, 0, "train").take(0, 3)
+    rows, weight, _, _ = stack.schedule.sampler(0, 0, "train").sample(0, 3)
     assert 0 < weight[2].sum() < 100
     theta, data, label = stack.initialize().theta, stack.strategy.data, stack.streams[0].tables.label[0]
     for i in range(3):
@@ -273,7 +273,7 @@ def test_trouble_of_a_second_pass():
 def test_health_is_a_mean_over_steps(stack_of):
     stack = stack_of("strategy=finetune", "optimizer=sgd", "lr=0.1", "iterations=40")
     run, losses = stack.initialize(), []
-    rows, weight, _, _ = stack.schedule.sampler(0, 0, "train").take(0, 40)
+    rows, weight, _, _ = stack.schedule.sampler(0, 0, "train").sample(0, 40)
     data, label, theta = stack.strategy.data, stack.streams[0].tables.label[0], run.theta
     for i in range(40):
         image = rows[i][weight[i] > 0]
@@ -316,7 +316,7 @@ def test_a_short_batch_is_cut_where_it_is_not_filled_up(stack_of, monkeypatch):
     )
     inplace = stack_of(*typed, "lr=0.01")
     stepped = replace(stack_of(*typed, "lr=0.01"), compile=True)
-    assert inplace.schedule.sampler(0, 0, "train").smallest < 100
+    assert inplace.schedule.sampler(0, 0, "train").smallest_batch < 100
     a, b = (stack.train(stack.initialize(), stack.new_stage(0))[0] for stack in (inplace, stepped))
     assert isinstance(stepped.make_stepper(stepped.initialize(), stepped.schedule.samplers(0, "train")), EagerStepper)
     assert (a.theta - b.theta).abs().max() < 1e-12

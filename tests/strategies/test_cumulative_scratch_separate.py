@@ -21,7 +21,7 @@ def trained_by_hand(stack, module, stage):
     data, deck = stack.strategy.data, stack.deck(0, stage, "train")
     module, N = copy.deepcopy(module), len(data.images)
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    for rows, weight, *_ in zip(*deck.take(0, deck.steps), strict=True):
+    for rows, weight, *_ in zip(*deck.sample(0, deck.steps), strict=True):
         losses = []
         for row in rows[weight > 0].tolist():
             task, image = row // N, row % N
@@ -40,7 +40,7 @@ def reborn(stack, stage):
 
 def tasks_of(stack, stage):
     deck = stack.deck(0, stage, "train")
-    rows, weight, *_ = deck.take(0, deck.steps)
+    rows, weight, *_ = deck.sample(0, deck.steps)
     return set((rows[weight > 0] // len(stack.strategy.data.images)).tolist())
 
 
@@ -88,7 +88,7 @@ def test_separate_is_a_network_for_every_task(stack_of):
     mixed = torch.cat([stack.streams[0].test[task][:7] + N * task for task in range(3)])
     mixed = mixed[torch.randperm(len(mixed), generator=torch.Generator().manual_seed(0))]
     t = mixed // N
-    x = data.pictures(stack.tables, mixed % N, t)
+    x = data.inputs(stack.tables, mixed % N, t)
     answers = rest.logits(run.theta, run.state, stack.hp, x, t)
     for task in range(3):
         module = trained_by_hand(stack, reborn(stack, task), task)

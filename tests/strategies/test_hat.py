@@ -24,7 +24,7 @@ def answers_of(stack, run, task):
     strategy = stack.strategy.eval_mode(run.stats)
     rows = stack.rows(stack.streams[0].test[task], task)
     image, t = rows % len(strategy.data.images), torch.full_like(rows, task)
-    x = strategy.data.pictures(stack.tables, image, t)
+    x = strategy.data.inputs(stack.tables, image, t)
     return strategy.logits(run.theta, run.state, stack.hp, x, t)[:, stack.tables.active[task, task]]
 
 
