@@ -39,9 +39,9 @@ from clrun.terminal.progress import Progress, TerminalProgress
 GroupTrainer = Callable[[Sequence[Prepared], Progress], list[RunStatus]]
 
 
-def train_run(prepared: Prepared, quiet: bool = False) -> RunStatus:
+def train_run(prepared: Prepared, quiet: bool = False, trainer: GroupTrainer | None = None) -> RunStatus:
     """Train one run as `train_runs` does. Raise UsageError if another process is training it."""
-    (status,) = train_runs([prepared], quiet)
+    (status,) = train_runs([prepared], quiet, trainer=trainer)
     if status == RunStatus.HELD:
         raise UsageError(f"{prepared.directory} is being trained by another process; wait for it, or end that one.")
     return status

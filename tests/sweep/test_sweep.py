@@ -456,10 +456,10 @@ def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, monkeypatc
         """Killed after a task."""
         learn = stack.Stack.learn
 
-        def until_then(stack, state, stage, half=None):
+        def until_then(stack, run, stage, *rest):
             if stage == task:
                 raise KeyboardInterrupt
-            return learn(stack, state, stage, half)
+            return learn(stack, run, stage, *rest)
 
         with monkeypatch.context() as patch:
             patch.setattr(stack.Stack, "learn", until_then)
