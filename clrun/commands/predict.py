@@ -22,7 +22,7 @@ from clrun.system.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clrun.runs.checkpoint import Saved
+    from clrun.runs.checkpoint import Checkpoint
     from clrun.runs.prepared import Prepared
 
 
@@ -108,25 +108,25 @@ def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: 
     """(class, probability) of every picture. Raises UsageError."""
     import torch
 
+    from clrun.engine.evaluation import deployed_logits
     from clrun.runs import autosave
     from clrun.runs.build import build
 
     saved = kept(prepared, directory)
     stack = build([prepared])
-    state = autosave.revived(stack, [saved])
+    state = autosave.restore_run(stack, [saved])
     data, device = stack.strategy.data, stack.device
     x = pictures(paths, tuple(data.images.shape[1:]), prepared.settings["dataset.pad"])
     # the pictures take the place of the data set's: picture i in task t is row i + n * t
     data = replace(data, images=x.to(device), labels=torch.zeros(len(x), dtype=torch.long, device=device))
-    stack.strategy = replace(stack.strategy, data=data)
     rows = torch.arange(len(x), device=device) + len(x) * task
     seen = torch.tensor(data.tasks - 1, device=device)
-    logits, _ = stack.scores(state, stack.hp, stack.tables, rows, seen)
+    logits, _ = deployed_logits(replace(stack.strategy, data=data), state, stack.hp, stack.tables, rows, seen)
     probability, output = logits.softmax(-1).max(-1)
     return [(prepared.stream.names[o], p) for o, p in zip(output.tolist(), probability.tolist(), strict=True)]
 
 
-def kept(prepared: "Prepared", directory: Path) -> "Saved":
+def kept(prepared: "Prepared", directory: Path) -> "Checkpoint":
     """The checkpoint of a finished run. Raises UsageError."""
     from clrun.results import run_files
     from clrun.runs import checkpoint
@@ -140,7 +140,7 @@ def kept(prepared: "Prepared", directory: Path) -> "Saved":
         and run_files.read_summary(directory / "summary.csv").at[0, "status"] == "diverged"
     ):
         raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
-    if saved is None or saved.place.stage < len(prepared.stream.train):
+    if saved is None or saved.position.stage < len(prepared.stream.train):
         raise UsageError(
             f"{directory} has no final checkpoint: type the run's command again with rerun=true keep_checkpoint=true."
         )

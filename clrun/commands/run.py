@@ -174,11 +174,11 @@ def train_here_or_on_cluster(prepared: "Prepared", where: "Cluster | None") -> N
     from clrun.sweep import cluster
 
     if where is not None:
-        for reason in cluster.train_all([prepared], where).values():
+        for reason in cluster.submit([prepared], where).values():
             raise RunsFailed(f"{reason} ({prepared.directory / 'failed.txt'})")
         return
     try:
-        train.train(prepared, quiet=False)
+        train.train_run(prepared, quiet=False)
     except Exception as error:
         error.add_note(f"The run crashed; this is written to {prepared.directory / 'failed.txt'}.")
         raise

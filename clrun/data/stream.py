@@ -110,6 +110,10 @@ class Data:
     class_count: int  # classes, where a class counts once in every task that has it
     augment: bool = False
 
+    def rows(self, images: Tensor, task: int) -> Tensor:
+        """Return the rows of images (n,) as samples of a task: image + N * task."""
+        return images + len(self.images) * task
+
     def class_ids(self, rows: Tensor) -> Tensor:
         """Return one number for each class of each task: rows (B,) -> (B,) int64."""
         image = rows % len(self.images)
@@ -219,7 +223,9 @@ def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return padded, weight.float()
 
 
-def make_data(images: Images, settings: Values, tasks: int, outputs: int, device: str, dtype: torch.dtype) -> Data:
+def make_data(
+    images: Images, settings: Values, tasks: int, outputs: int, device: torch.device, dtype: torch.dtype
+) -> Data:
     """Return the images on the device, with inputs of type `dtype`."""
     scale, shift = (v.to(device, dtype) for v in normalisation(images, settings["dataset.normalize"]))
     if len(scale) == 1:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ HASHES = ("run", "group", "stream", "commit", *SOURCES)  # text, though "0012345
 BETWEEN_WARNINGS = " | "
 
 
+class RunStatus(StrEnum):
+    """How far a run is. Its text stands in the column `status` of summary.csv, and on the terminal."""
+
+    RUNNING = "running"
+    DONE = "done"
+    DIVERGED = "diverged"  # the loss or the parameters were no longer finite
+    CRASHED = "crashed"
+    HELD = "held"  # another process is training it
+    DONE_ELSEWHERE = "done by another process"
+
+
 @dataclass
 class Outcome:
     """What a run has measured so far. T tasks, C outputs; tasks and stages count from 1."""
@@ -77,7 +89,7 @@ class Outcome:
     health: Sequence[Mapping[str, Any]] = ()  # one row a task learnt
     task_costs: Sequence[Mapping[str, Any]] = ()  # rows of costs.csv: before any training, then one a task learnt
     costs: Mapping[str, Any] = field(default_factory=dict)  # keys: COSTS; a missing one is an empty cell
-    status: str = "running"  # "done" or "diverged" at the end
+    status: RunStatus = RunStatus.RUNNING  # DONE or DIVERGED at the end
     diverged_at: str | None = None
     warnings: Sequence[str] = ()
     forward_transfer_defined: bool = True

@@ -108,12 +108,22 @@ def write_progress(outcome: Outcome) -> None:
 def write_final(outcome: Outcome, pictures: bool = True) -> None:
     """The files of `write_progress`, confusion.csv, the pictures, and summary.csv last: its presence is the end."""
     write_progress(outcome)
-    if outcome.confusion is not None:
-        write_table(outcome.directory / "confusion.csv", confusion_table(outcome))
+    write_confusion(outcome)
     if pictures:
         from clrun.results import plots  # matplotlib costs half a second
 
         plots.draw(outcome.directory)
+    write_summary(outcome)
+
+
+def write_confusion(outcome: Outcome) -> None:
+    """Write confusion.csv, where the confusion of classes was measured."""
+    if outcome.confusion is not None:
+        write_table(outcome.directory / "confusion.csv", confusion_table(outcome))
+
+
+def write_summary(outcome: Outcome) -> None:
+    """Write summary.csv. It is the last file of a run: its presence says that the run has ended."""
     write_table(outcome.directory / "summary.csv", objects([summary_row(outcome)]))
 
 

@@ -128,7 +128,7 @@ class Search:
         print(
             f"Trials {numbers} of {self.question.own['trials']}: {len(every)} runs, {len(todo)} to train.", flush=True
         )
-        train = execution.train_all if where is None else partial(cluster.train_all, cluster=where)
+        train = execution.train_sweep if where is None else partial(cluster.submit, cluster=where)
         errors = train(todo) if todo else {}
         for trial in trials:
             self.tell(trial, prepared[trial.number], errors)
@@ -292,10 +292,10 @@ def width(question: "Question", one: "Prepared") -> int:
     if where is not None:
         jobs = where.at_once or JOBS
         return jobs * (max(1, STACKED // question.own["seeds"]) if where["gpus"] else where["cpus"])
-    if plan.kind(one) == "cuda" and one.settings["stack"] != "off":
+    if plan.device_type(one) == "cuda" and one.settings["stack"] != "off":
         stack = STACKED if one.settings["stack"] == "auto" else one.settings["stack"]
         return max(1, stack // question.own["seeds"])
-    return plan.wanted(one.settings, one.settings["threads"], plan.kind(one))
+    return plan.wanted(one.settings, one.settings["threads"], plan.device_type(one))
 
 
 def opened(folder: Path) -> "Study":

@@ -81,7 +81,7 @@ def interrupt(*_, **__):
 
 
 def test_ctrl_c_is_130(clrun, monkeypatch):
-    monkeypatch.setattr(train, "train_stack", interrupt)
+    monkeypatch.setattr(train, "train_runs", interrupt)
     assert clrun(*SHORT)[0] == 130
     assert clrun("-m", "seed=0,1", *SHORT)[0] == 130
 
@@ -89,7 +89,7 @@ def test_ctrl_c_is_130(clrun, monkeypatch):
 def test_sigterm_is_143_and_leaves_no_temporary_folder(clrun, monkeypatch, tmp_path):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(train, "train_stack", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(train, "train_runs", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     for line in (("-m", "seed=0,1"), ()):
         code, _, err = clrun(*line, *SHORT)
         assert code == 143 and err.splitlines() == ["clrun: terminated; the same command again continues."]

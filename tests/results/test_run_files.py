@@ -20,7 +20,7 @@ from clrun.system import machine
 from clrun.system.errors import UsageError
 from clrun.terminal import run_tables, sweep_tables
 from clrun.terminal.console import make_console, say
-from clrun.terminal.progress import Progress
+from clrun.terminal.progress import TerminalProgress
 
 # As the contract writes them
 SUMMARY = (
@@ -528,17 +528,17 @@ def test_the_best_by_validation_is_named():
 
 def test_progress_says_whose_it_is():
     console = Console(file=io.StringIO(), width=240)
-    with Progress(console, tasks=2, name="ewc lambda=3 seed=0") as progress:
-        progress.task(1, steps=10)
+    with TerminalProgress(console, tasks=2, name="ewc lambda=3 seed=0") as progress:
+        progress.begin_task(1, steps=10)
         progress.end_task(1, [0.981])
     assert console.file.getvalue() == "ewc lambda=3 seed=0: task 1/2 learnt in 0.0 s: 98.1 %\n"
 
 
 def test_progress_in_a_pipe():
     console = Console(file=io.StringIO(), width=240)
-    with Progress(console, tasks=2) as progress:
+    with TerminalProgress(console, tasks=2) as progress:
         for stage, accuracies in [(1, [0.981]), (2, [0.9, float("nan")])]:
-            progress.task(stage, steps=100)
+            progress.begin_task(stage, steps=100)
             progress.advance(50)
             progress.advance(50)
             progress.end_task(stage, accuracies)
@@ -547,15 +547,15 @@ def test_progress_in_a_pipe():
 
 def test_progress_of_tasks_learnt_together():
     console = Console(file=io.StringIO(), width=240)
-    with Progress(console, tasks=3) as progress:
+    with TerminalProgress(console, tasks=3) as progress:
         progress.end_task(1, [0.981, 0.9, 1.0])
     assert re.fullmatch(r"3 tasks together learnt in [\d.]+ s: 98.1 90.0 100.0 %\n", console.file.getvalue())
 
 
 def test_progress_on_a_terminal():
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    with Progress(console, tasks=1) as progress:
-        progress.task(1, steps=80)
+    with TerminalProgress(console, tasks=1) as progress:
+        progress.begin_task(1, steps=80)
         progress.advance(30)
         progress.bar.refresh()
         progress.end_task(1, [0.5] * 20)

@@ -19,7 +19,7 @@ STREAMS = [("scenario=task",), ("scenario=domain", "task_id_at_test=true")]
 def answers_of(stack, run, task):
     """The logits (n, C) of all test pictures of a task."""
     strategy = stack.strategy.eval_mode(run.stats)
-    rows = stack.rows(stack.streams[0].test[task], task)
+    rows = stack.strategy.data.rows(stack.streams[0].test[task], task)
     image, t = rows % len(strategy.data.images), torch.full_like(rows, task)
     x = strategy.data.inputs(stack.tables, image, t)
     logits = strategy.logits(strategy.deploy(run.theta, run.state, stack.hp), run.state, stack.hp, x, t)
@@ -75,7 +75,7 @@ def test_equals_loops(stack_of):
     taken = {}  # (layer, i, j) of a hidden weight -> its task
     for stage in (0, 1):
         for phase in ("train", "retrain"):
-            rows, weight, _, _ = stack.deck(0, stage, phase).sample(0, 12)
+            rows, weight, _, _ = stack.schedule.sampler(0, stage, phase).sample(0, 12)
             for row, w in zip(rows, weight, strict=True):
                 row = row[w > 0]
                 image = row % len(data.images)

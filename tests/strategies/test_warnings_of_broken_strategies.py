@@ -95,7 +95,7 @@ def warnings_of(prepared_of, monkeypatch):
 
     def trained(strategy: str) -> tuple[str, Prepared]:
         prepared = prepared_of(f"strategy={strategy}", *SHORT)
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
         said = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["warnings"]
         return "" if pd.isna(said) else said, prepared
 

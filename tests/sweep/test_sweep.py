@@ -147,7 +147,7 @@ def test_stacks_are_as_equal_as_can_be(n, largest, sizes):
 
 def test_how_many_are_trained_at_once(prepared_of, monkeypatch):
     def planned(*typed):
-        batches = plan.batches([prepared_of(*SHORT, f"seed={seed}", *typed) for seed in range(6)])
+        batches = plan.stacks([prepared_of(*SHORT, f"seed={seed}", *typed) for seed in range(6)])
         return [len(batch) for batch in batches], plan.processes(batches)
 
     monkeypatch.setattr(machine, "cores", lambda: 4)
@@ -193,7 +193,7 @@ def test_a_run_that_does_not_fit_alone_has_failed(prepared_of, monkeypatch):
 
 def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(3)]
-    train.train(runs[1], quiet=True)
+    train.train_run(runs[1], quiet=True)
     before = (runs[1].directory / "summary.csv").stat().st_mtime_ns
     ended = workers.attempt(runs, workers.Relay(lambda word: None))
     assert [one.status for one in ended] == ["done", "done by another process", "done"]
@@ -203,12 +203,12 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
 def test_what_another_process_is_training_is_looked_at_again(clrun, monkeypatch):
     """Seed 0 is held by a process that finishes it, seed 1 by one that dies, while seed 2 is trained."""
     held, looks = {0, 1}, []
-    stacked = train.train_stack
+    stacked = train.train_runs
 
     def seed(directory):
         return int(re.search(r"seed=(\d)", directory.name)[1])
 
-    def train_stack(runs, **rest):
+    def train_runs(runs, **rest):
         return ["held"] if runs[0].settings["seed"] in held else stacked(runs, **rest)
 
     def holder(directory):
@@ -218,7 +218,7 @@ def test_what_another_process_is_training_is_looked_at_again(clrun, monkeypatch)
             held.clear()
         return "another" if seed(directory) in held else None
 
-    monkeypatch.setattr(train, "train_stack", train_stack)
+    monkeypatch.setattr(train, "train_runs", train_runs)
     monkeypatch.setattr(execution, "locks", SimpleNamespace(holder=holder))
     monkeypatch.setattr(execution, "SECONDS_BETWEEN_LOOKS", 0)
     clrun.by_another = lambda *arguments: subprocess.call([sys.executable, "-m", "clrun.commands.run", *arguments])
@@ -456,10 +456,10 @@ def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, monkeypatc
         """Killed after a task."""
         learn = stack.Stack.learn
 
-        def until_then(stack, state, stage, half=None):
+        def until_then(stack, run, stage, *rest):
             if stage == task:
                 raise KeyboardInterrupt
-            return learn(stack, state, stage, half)
+            return learn(stack, run, stage, *rest)
 
         with monkeypatch.context() as patch:
             patch.setattr(stack.Stack, "learn", until_then)
@@ -472,7 +472,7 @@ def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, monkeypatc
     trained = train.trained
 
     def noted(runs, progress):
-        stacks.append(([one.settings["seed"] for one in runs], train.reached(runs[0]).stage))
+        stacks.append(([one.settings["seed"] for one in runs], train.position_of(runs[0]).stage))
         return trained(runs, progress)
 
     with monkeypatch.context() as patch:
@@ -549,7 +549,7 @@ def test_a_relay_speaks_now_and_then():
     words = []
     relay = workers.Relay(words.append)
     with relay:
-        relay.task(1, 1000)
+        relay.begin_task(1, 1000)
         for _ in range(1000):
             relay.advance(1)
         relay.end_task(1, [0.5])

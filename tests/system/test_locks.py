@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from test_full_disks_and_signals import SMALL, Interrupting, files, quick, tables, uninterrupted  # noqa: F401 (quick is a fixture)
+from interrupting import InterruptingProgress
+from test_full_disks_and_signals import SMALL, files, quick, tables, uninterrupted  # noqa: F401 (quick is a fixture)
 
 from clrun.runs import train
 from clrun.system import locks
@@ -77,13 +78,13 @@ def test_a_run_of_a_host_that_died_is_continued_and_one_that_lives_is_left(prepa
     prepared = prepared_of(*SMALL)
     whole = uninterrupted(prepared)
     with pytest.raises(KeyboardInterrupt):
-        train.train_stack([prepared], progress=Interrupting(10))
+        train.train_runs([prepared], progress=InterruptingProgress(10))
     hold(prepared.directory, age=locks.STALE - 20, host="elsewhere", pid=1)
     with pytest.raises(UsageError, match="another process"):
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
     assert "process 1 on elsewhere is training it" in capsys.readouterr().err
     hold(prepared.directory, age=locks.STALE + 20, host="elsewhere", pid=1)
-    assert train.train(prepared, quiet=True) == "done"
+    assert train.train_run(prepared, quiet=True) == "done"
     assert "continues after task 1 " in capsys.readouterr().err
     assert tables(prepared.directory) == whole
 
@@ -138,7 +139,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(prepared_of, neighbour,
     prepared = prepared_of(*SMALL)
     hold(prepared.directory, pid=neighbour, started=locks.started(neighbour))
     with pytest.raises(UsageError, match="is being trained by another process"):
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
     assert f"process {neighbour} on {socket.gethostname()} is training it" in capsys.readouterr().err
     assert files(prepared.directory) == {locks.NAME}
 
@@ -146,7 +147,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(prepared_of, neighbour,
 def test_a_stack_goes_on_with_what_is_free(prepared_of, neighbour):
     stack = [prepared_of(*SMALL, f"seed={seed}") for seed in range(3)]
     hold(stack[1].directory, pid=neighbour, started=locks.started(neighbour))
-    assert train.train_stack(stack, quiet=True) == ["done", "held", "done"]
+    assert train.train_runs(stack, quiet=True) == ["done", "held", "done"]
     assert [one.finished for one in stack] == [True, False, True]
 
 
@@ -154,5 +155,5 @@ def test_a_crash_gives_the_lock_back(prepared_of, monkeypatch):
     prepared = prepared_of(*SMALL)
     monkeypatch.setattr(train, "build", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
     assert files(prepared.directory) == {"failed.txt"}
