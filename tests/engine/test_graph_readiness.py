@@ -92,16 +92,15 @@ def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
 
 def test_a_stack_fills_the_card_and_no_more(prepared_of, monkeypatch):
     runs = [prepared_of("strategy=ewc", f"seed={seed}") for seed in range(6)]
-    monkeypatch.setattr(plan, "kind", lambda one: "cuda")
     from clrun.runs.prepare import bytes_of_run
 
     room = int(4.5 * bytes_of_run(runs[0]) / plan.FILLED) + runs[0].images.x.numel()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (room, 2 * room))
-    assert [len(part) for part in plan.stacks(runs)] == [3, 3]
+    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [3, 3]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 2 * room))
-    assert [len(part) for part in plan.stacks(runs)] == [1] * 6
+    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [1] * 6
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100 * room, 200 * room))
-    assert [len(part) for part in plan.stacks(runs)] == [6]
+    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [6]
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "ewc", "hat"])

@@ -207,7 +207,7 @@ def until(condition, seconds: float = 60.0) -> None:
 
 
 def test_a_crashed_trial_is_tried_again(clrun_tune, monkeypatch):
-    trained = train.trained
+    trained = train.train_group
 
     def crash(runs, progress):
         if runs[0].settings["lambda"] == 10:
@@ -216,7 +216,7 @@ def test_a_crashed_trial_is_tried_again(clrun_tune, monkeypatch):
 
     typed = ("lambda=1,10,100", *SHORT, "at_once=2")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "trained", crash)
+        patch.setattr(train, "train_group", crash)
         code, out, err = clrun_tune(*typed)
     assert code == 1 and command_in(out) and "lambda=10: RuntimeError: no luck" in err
     assert trials().status.tolist() == ["done", "unfinished", "done"]
@@ -225,7 +225,7 @@ def test_a_crashed_trial_is_tried_again(clrun_tune, monkeypatch):
 
 
 def test_a_round_of_crashes_ends_the_search(clrun_tune, monkeypatch):
-    monkeypatch.setattr(train, "trained", lambda *_: 1 / 0)
+    monkeypatch.setattr(train, "train_group", lambda *_: 1 / 0)
     code, out, err = clrun_tune(*SEARCH, "trials=30", "at_once=2")
     assert code == 1 and "2 trials crashed" in err and out.count("to train") == 1
 
@@ -265,7 +265,7 @@ def test_as_many_trials_as_are_trained_at_once(settings_of, monkeypatch):
 
     monkeypatch.setattr(machine, "cores", lambda: 4)
     assert [wide(), wide("workers=3"), wide("threads=2")] == [4, 3, 2]
-    monkeypatch.setattr(plan, "kind", lambda _: "cuda")
+    monkeypatch.setattr(plan, "device_type", lambda _: "cuda")
     assert [wide(), wide(seeds=3), wide("stack=8", seeds=2), wide("stack=off")] == [16, 5, 4, 1]
 
 
