@@ -13,7 +13,7 @@ from clrun.data.stream import Data, place
 from clrun.engine.stack import Stack
 from clrun.models import Layout, Net, Network, Statistics, initialize_network
 from clrun.optimizers import Optimizer
-from clrun.results.outcome import SOURCES
+from clrun.results.columns import SOURCES
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import named_class, python_name
 from clrun.strategy import Strategy
