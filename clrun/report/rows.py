@@ -12,7 +12,7 @@ import pandas as pd
 from clrun.report.runs import MEASURES, REFERENCES, chance, directory, keys_of
 from clrun.report.statistics import Statistic, statistic
 from clrun.results import tables
-from clrun.results.outcome import SOURCES
+from clrun.results.columns import SOURCES
 from clrun.system.errors import UsageError
 
 STREAM = ("dataset", "split", "scenario", "tasks")  # what a stream is called by

@@ -8,7 +8,7 @@ nan becomes an empty cell in the files. Nothing is clamped: a task that improved
 Sources
     Lopez-Paz & Ranzato 2017  Gradient Episodic Memory for Continual Learning, equations 2 to 4: ACC, BWT, FWT
     Rebuffi et al. 2017       iCaRL, experiments: average incremental accuracy
-    Chaudhry et al. 2018      Riemannian Stepper for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
+    Chaudhry et al. 2018      Riemannian Walk for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
     Riemer et al. 2019        Learning to Learn without Forgetting, experiments: learning accuracy
     De Lange et al. 2023      Continual evaluation for lifelong learning (2205.13452): min-ACC, WC-ACC, stability gap
 """
@@ -18,29 +18,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-FORGETTING_COLUMNS = (
-    "task",
-    "accuracy_untrained",
-    "accuracy_when_learned",
-    "best_accuracy",
-    "final_accuracy",
-    "forgetting",
-    "backward_transfer",
-    "forward_transfer",
-)
+from clrun.results.columns import FORGETTING_MEANINGS
 
-
-SUMMARY_METRICS = (
-    "average_accuracy",
-    "average_incremental_accuracy",
-    "learning_accuracy",
-    "forgetting",
-    "backward_transfer",
-    "forward_transfer",
-)
-
-
-CONTINUAL_METRICS = ("min_accuracy", "worst_case_accuracy", "stability_gap")
+FORGETTING_COLUMNS = tuple(FORGETTING_MEANINGS)
 
 
 def mean(values: np.ndarray) -> float:
@@ -149,8 +129,11 @@ def forgetting_table(
 def summary_metrics(
     accuracy: np.ndarray, forgetting_defined: bool = True, forward_transfer_defined: bool = True
 ) -> dict[str, float]:
-    """SUMMARY_METRICS by name. The means run over T-1 tasks (forgetting and backward transfer: all but the last, the
-    newest old task included; forward transfer: all but the first); nan where one of them was not measured."""
+    """Return the columns SUMMARY_METRICS by name.
+
+    Forgetting and backward transfer are means over all tasks but the last, forward transfer over all but the first; a
+    mean is nan where one of its cells was not measured.
+    """
     nan = float("nan")
     return {
         "average_accuracy": average_accuracy(accuracy),
@@ -217,7 +200,7 @@ def stability_gap(accuracy: np.ndarray, over_training: OverTraining) -> float:
 
 
 def continual_metrics(accuracy: np.ndarray, over_training: OverTraining) -> dict[str, float]:
-    """CONTINUAL_METRICS by name."""
+    """The columns CONTINUAL_METRICS by name."""
     return {
         "min_accuracy": min_accuracy(accuracy, over_training),
         "worst_case_accuracy": worst_case_accuracy(accuracy, over_training),

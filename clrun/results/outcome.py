@@ -11,53 +11,6 @@ import numpy as np
 
 from clrun.results import metrics
 
-SOURCES = ("source", "model.source", "optimizer.source")  # columns: of classes that are not clrun's own
-
-
-HEAD = ("run", "group", "status", "strategy", "dataset", "split", "scenario", "tasks", "model", "seed")
-
-
-COSTS = (
-    "train_seconds",
-    "consolidate_seconds",
-    "eval_seconds",
-    "wall_seconds",
-    "samples_per_second",
-    "peak_memory_mb",
-    "state_mb",
-    "energy_wh",
-    "stack_size",
-    "threads",
-    "carbon_g",
-    "money",
-)
-
-
-TASK_COSTS = ("task", "train_seconds", "consolidate_seconds", "eval_seconds", "samples", "energy_wh")  # of costs.csv
-
-
-TIMED = ("summary.csv", "costs.csv")  # the tables of a run in which times stand; two equal runs have all others equal
-
-
-PROVENANCE = ("device", "torch_version", "clrun_version", "commit")
-
-
-TAIL = (
-    *metrics.SUMMARY_METRICS,
-    "validation_accuracy",
-    *metrics.CONTINUAL_METRICS,
-    *COSTS,
-    "diverged_at",
-    "warnings",
-    *PROVENANCE,
-)
-
-
-HASHES = ("run", "group", "stream", "commit", *SOURCES)  # text, though "0012345678" and "12e4567890" look like numbers
-
-
-BETWEEN_WARNINGS = " | "
-
 
 class RunStatus(StrEnum):
     """How far a run is. Its text stands in the column `status` of summary.csv, and on the terminal."""

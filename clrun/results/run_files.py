@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from clrun.results.outcome import HASHES, HEAD, TAIL, TASK_COSTS, Outcome
+from clrun.results.columns import FILES, HASH_COLUMNS, SUMMARY_HEAD, SUMMARY_TAIL
+from clrun.results.outcome import Outcome
 from clrun.results.tables import (
     angles_table,
     confusion_table,
@@ -96,7 +97,7 @@ def write_progress(outcome: Outcome) -> None:
     write_table(directory / "forgetting.csv", forgetting_of(outcome))
     write_table(directory / "accuracy.csv", long_table(outcome))
     write_table(directory / "health.csv", health_table(outcome.health))
-    write_table(directory / "costs.csv", objects(outcome.task_costs, TASK_COSTS))
+    write_table(directory / "costs.csv", objects(outcome.task_costs, list(FILES["costs.csv"])))
     if outcome.task_classes is not None:
         write_table(directory / "tasks.csv", tasks_table(outcome.task_classes))
     if outcome.task_angles is not None:
@@ -143,7 +144,7 @@ def read_summary(path: Path) -> pd.DataFrame:
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     rows_of(path, text)
-    return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(HASHES, str), keep_default_na=False, na_values=[""])
+    return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(HASH_COLUMNS, str), keep_default_na=False, na_values=[""])
 
 
 def summary_of(directory: Path) -> pd.Series:
@@ -178,7 +179,11 @@ def collect(outputs: Path) -> pd.DataFrame:
         seen = present
         if present:
             write_table(outputs / "results.csv", joined(present))
-    return read_summary(outputs / "results.csv") if seen else pd.DataFrame(columns=[*HEAD, "stream", *TAIL])
+    return (
+        read_summary(outputs / "results.csv")
+        if seen
+        else pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", *SUMMARY_TAIL])
+    )
 
 
 def summaries(outputs: Path) -> dict[Path, str]:
@@ -191,7 +196,7 @@ def summaries(outputs: Path) -> dict[Path, str]:
 
 
 def joined(texts: Mapping[Path, str]) -> pd.DataFrame:
-    """The rows of many summaries, cells as they stand: HEAD, the union of the keys between, TAIL."""
+    """The rows of many summaries, cells as they stand: SUMMARY_HEAD, the union of the keys between, SUMMARY_TAIL."""
     rows = [row for path, text in texts.items() for row in rows_of(path, text)]
-    between = dict.fromkeys(key for row in rows for key in row if key not in (*HEAD, *TAIL))
-    return objects(rows, [*HEAD, *between, *TAIL]).fillna("")
+    between = dict.fromkeys(key for row in rows for key in row if key not in (*SUMMARY_HEAD, *SUMMARY_TAIL))
+    return objects(rows, [*SUMMARY_HEAD, *between, *SUMMARY_TAIL]).fillna("")

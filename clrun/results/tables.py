@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from clrun.results import metrics
-from clrun.results.outcome import BETWEEN_WARNINGS, HEAD, TAIL, Outcome
+from clrun.results.columns import FILES, SUMMARY_HEAD, SUMMARY_TAIL, WARNING_SEPARATOR
+from clrun.results.outcome import Outcome
 from clrun.results.provenance import provenance
 
 
@@ -31,7 +32,6 @@ def forgetting_of(outcome: Outcome) -> pd.DataFrame:
 
 def long_table(outcome: Outcome) -> pd.DataFrame:
     """accuracy.csv: one row for each cell that was measured."""
-    columns = ["run", "strategy", "seed", "after_task", "eval_task", "correct", "n", "accuracy"]
     after, task = np.nonzero(np.asarray(outcome.correct) >= 0)
     named = {"run": outcome.run, "strategy": outcome.values["strategy"], "seed": outcome.values["seed"]}
     measured = {
@@ -41,7 +41,7 @@ def long_table(outcome: Outcome) -> pd.DataFrame:
         "n": np.asarray(outcome.counts)[task],
         "accuracy": outcome.accuracy[after, task],
     }
-    return pd.DataFrame(measured).assign(**named)[columns]
+    return pd.DataFrame(measured).assign(**named)[list(FILES["accuracy.csv"])]
 
 
 def confusion_table(outcome: Outcome) -> pd.DataFrame:
@@ -77,19 +77,19 @@ def angles_table(task_angles: Sequence[float]) -> pd.DataFrame:
 
 
 def summary_row(outcome: Outcome) -> dict[str, Any]:
-    """The row of summary.csv, in its order: HEAD, stream, every other checked key, TAIL."""
+    """The row of summary.csv, in its order: SUMMARY_HEAD, stream, every other checked key, SUMMARY_TAIL."""
     identity = {"run": outcome.run, "group": outcome.group, "status": outcome.status}
-    head = identity | {name: outcome.values[name] for name in HEAD if name not in identity}
-    other = {key: cell(value) for key, value in outcome.values.items() if key not in (*HEAD, *TAIL)}
+    head = identity | {name: outcome.values[name] for name in SUMMARY_HEAD if name not in identity}
+    other = {key: cell(value) for key, value in outcome.values.items() if key not in (*SUMMARY_HEAD, *SUMMARY_TAIL)}
     measured = {
         **metrics_of(outcome),
         "threads": outcome.values.get("threads"),
         **outcome.costs,
         "diverged_at": outcome.diverged_at,
-        "warnings": BETWEEN_WARNINGS.join(outcome.warnings) or None,
+        "warnings": WARNING_SEPARATOR.join(outcome.warnings) or None,
         **provenance(outcome.device),
     }
-    return {**head, "stream": outcome.stream, **other, **{name: measured.get(name) for name in TAIL}}
+    return {**head, "stream": outcome.stream, **other, **{name: measured.get(name) for name in SUMMARY_TAIL}}
 
 
 def metrics_of(outcome: Outcome) -> dict[str, float]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from clrun.results import metrics, provenance, run_files, tables
+from clrun.results import columns, provenance, run_files, tables
 from clrun.results.outcome import Outcome
 from clrun.system import machine
 from clrun.system.errors import UsageError
@@ -185,7 +185,7 @@ def test_diverged_keeps_what_it_measured(tmp_path):
     assert len(lines(tmp_path / "accuracy.csv")) == 1 + 2 * 3 + 1
     row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
     assert (row["status"], row["diverged_at"]) == ("diverged", "task 2, step 17")
-    assert row[list(metrics.SUMMARY_METRICS)].isna().all()
+    assert row[list(columns.SUMMARY_METRICS)].isna().all()
 
 
 def test_a_run_just_begun(tmp_path):
