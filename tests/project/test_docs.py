@@ -19,7 +19,7 @@ ROOT = CONF.parent
 README = ROOT / "README.md"
 GUIDES = ROOT / "docs" / "guides"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+PAGES = [page for page in (README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS) if page.is_file()]
 EXAMPLES = {"strategy": "decay", "network": "strided"}  # of the pages your-own-*.md: first yaml, first python block
 needs_checkout = pytest.mark.skipif(not README.is_file(), reason="README.md lies in a checkout alone")
 
