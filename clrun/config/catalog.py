@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
+from clrun.system.text import format_value as format_value  # also found here
 
 # of any knob without a range of its own; float32 ends there
 LARGEST = {
@@ -305,14 +306,3 @@ def complaint(error: Mapping[str, Any]) -> str:
     where = ".".join(str(place) for place in error["loc"])
     said = {"missing": f"the field {where} is missing", "extra_forbidden": f"there is no field {where}"}
     return said.get(error["type"], f"{where}: {error['msg'].removeprefix('Value error, ')}")
-
-
-def format_value(value: Any) -> str:
-    """A value as it is typed."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        return f"{value:.15g}"
-    if isinstance(value, list):
-        return f"[{','.join(map(format_value, value))}]"
-    return str(value)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, format_value
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option
+from clrun.system.text import format_value
 
 EXAMPLES = {
     "clrun": "the default: digits, 5 tasks of 2 classes, strategy=ewc",

@@ -5,7 +5,8 @@ import math
 import re
 from typing import Any
 
-from clrun.config.catalog import GROUPS, LARGEST, Catalog, KeySpec, format_value
+from clrun.config.catalog import GROUPS, LARGEST, Catalog, KeySpec
+from clrun.system.text import format_value
 
 
 def refusal(key: str, value: Any, said: KeySpec) -> str:

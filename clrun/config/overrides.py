@@ -94,7 +94,7 @@ def refuse_option(override: "Override", options: Sequence[str], typed: str) -> N
     """An option that is not there."""
     from hydra.core.override_parser.types import Glob
 
-    from clrun.config.catalog import format_value
+    from clrun.system.text import format_value
 
     if typed.startswith("+") and not override.is_add():
         raise UsageError(f"{override.input_line}: an experiment is added with a plus: +{override.input_line}.")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clrun.config.catalog import GROUPS, format_value
+from clrun.config.catalog import GROUPS
+from clrun.system.text import format_value
 
 FORMAT = 1  # to be raised when equal settings come to mean another run: finished runs are then trained again
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from clrun.config.catalog import GROUPS, Catalog, KeySpec, format_value
+from clrun.config.catalog import GROUPS, Catalog, KeySpec
 from clrun.config.overrides import parsed, refuse_key
 from clrun.system.errors import UsageError
+from clrun.system.text import format_value
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override

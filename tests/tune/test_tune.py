@@ -19,7 +19,7 @@ from test_docs import PAGES, blocks, needs_checkout
 
 from clrun.commands import run, tune
 from clrun.config import catalog
-from clrun.engine import stack
+from clrun.engine.evaluation import Evaluator
 from clrun.results import plots
 from clrun.runs import prepare, train
 from clrun.sweep import plan
@@ -100,15 +100,16 @@ def test_scores_are_the_means_of_the_runs(clrun_tune):
 def test_test_accuracy_changes_nothing(clrun_tune, monkeypatch):
     """The same search where whatever is right on the test samples is wrong, and the other way round."""
     assert clrun_tune(*SEARCH, "trials=4", "outputs=straight")[0] == 0
-    examined = stack.Stack.examined
+    evaluate = Evaluator.evaluate
 
-    def reversed_on_test(stack, state, horizon, part):
-        right, confusion = examined(stack, state, horizon, part)
+    def reversed_on_test(evaluator, run, horizon, part):
+        evaluation = evaluate(evaluator, run, horizon, part)
         if part != "test":
-            return right, confusion
-        return torch.tensor([[len(pool) for pool in stream.test] for stream in stack.streams]) - right, confusion
+            return evaluation
+        counts = torch.tensor([[len(pool) for pool in stream.test] for stream in evaluator.streams])
+        return evaluation._replace(correct=counts - evaluation.correct)
 
-    monkeypatch.setattr(stack.Stack, "examined", reversed_on_test)
+    monkeypatch.setattr(Evaluator, "evaluate", reversed_on_test)
     assert clrun_tune(*SEARCH, "trials=4", "outputs=reversed")[0] == 0
 
     def measured(outputs):
