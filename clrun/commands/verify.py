@@ -99,10 +99,11 @@ def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
 
 def measured(directory: Path, metric: str) -> float:
     """A run's number in percent. UsageError if the run did not end well."""
+    from clrun.results.outcome import RunStatus
     from clrun.results.run_files import read_summary
 
     summary = read_summary(directory / "summary.csv").iloc[0]
-    if summary["status"] != "done":
+    if summary["status"] != RunStatus.DONE:
         raise UsageError(f"{directory} is {summary['status']}: {summary['diverged_at']}; it has no number to compare.")
     if metric == "first_task":
         return 100 * pd.read_csv(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
