@@ -23,7 +23,7 @@ import numpy as np
 from clrun.data.downloads import TORCHVISION, _obtain
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
-from clrun.system.paths import CONF, _cache_home
+from clrun.system.paths import CONF, cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -95,13 +95,13 @@ def class_names(settings: Mapping[str, Any]) -> list[str]:
 def data_folder(named: str | os.PathLike | None) -> Path:
     """The folder of the data: `named`, or the user's cache folder (which need not exist). Raises UsageError."""
     if named is None:
-        return _cache_home() / "clrun"
+        return cache_folder() / "clrun"
     folder = Path(named).expanduser()
     if not os.path.isdir(folder):  # False, too, where it may not be looked at
         what = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise UsageError(
             f"data_dir={named} {what}: make the folder first (mkdir -p {named}), name another one, or leave data_dir "
-            f"(and CLRUN_DATA_DIR) out to use {_cache_home() / 'clrun'}."
+            f"(and CLRUN_DATA_DIR) out to use {cache_folder() / 'clrun'}."
         )
     return folder
 
@@ -181,7 +181,7 @@ def _image_folder(settings: Mapping[str, Any], folder: Path) -> Arrays:
     from clrun.data.image_folder import read
 
     own = (settings["dataset.root"], settings["dataset.size"], settings["dataset.test_fraction"])
-    return Arrays(*read(*own, _cache_home() / "clrun"))  # data_dir is the user's: it may be shared, or read-only
+    return Arrays(*read(*own, cache_folder() / "clrun"))  # data_dir is the user's: it may be shared, or read-only
 
 
 # The MNIST family: four IDX files (format: http://yann.lecun.com/exdb/mnist)

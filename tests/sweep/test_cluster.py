@@ -17,7 +17,7 @@ from clrun.commands import run
 from clrun.sweep import cluster
 from clrun.system import machine
 from clrun.system.paths import PACKAGE
-from clrun.system.process import handled
+from clrun.system.signals import handled
 
 pytest.importorskip("submitit")
 SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu")
