@@ -1,7 +1,12 @@
 """A progress that ends training after so many reports, for tests of what is saved and how a run continues."""
 
+from functools import partial
+
+from clrun.runs.train import train_group
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import TerminalProgress
+
+SHORT_BLOCKS = partial(train_group, block_steps=7)  # a trainer whose blocks are of 7 steps: three in a task of 20
 
 
 class Killed(BaseException):

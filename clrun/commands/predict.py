@@ -108,6 +108,7 @@ def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: 
     """(class, probability) of every picture. Raises UsageError."""
     import torch
 
+    from clrun.engine.evaluation import deployed_logits
     from clrun.runs import autosave
     from clrun.runs.build import build
 
@@ -118,10 +119,9 @@ def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: 
     x = pictures(paths, tuple(data.images.shape[1:]), prepared.settings["dataset.pad"])
     # the pictures take the place of the data set's: picture i in task t is row i + n * t
     data = replace(data, images=x.to(device), labels=torch.zeros(len(x), dtype=torch.long, device=device))
-    stack.strategy = replace(stack.strategy, data=data)
     rows = torch.arange(len(x), device=device) + len(x) * task
     seen = torch.tensor(data.tasks - 1, device=device)
-    logits, _ = stack.scores(state, stack.hp, stack.tables, rows, seen)
+    logits, _ = deployed_logits(replace(stack.strategy, data=data), state, stack.hp, stack.tables, rows, seen)
     probability, output = logits.softmax(-1).max(-1)
     return [(prepared.stream.names[o], p) for o, p in zip(output.tolist(), probability.tolist(), strict=True)]
 

@@ -256,6 +256,10 @@ def dealt(values: Mapping[str, Any], dataset: Option) -> list[list[str]] | None:
 
     if values["data_dir"] is not None:
         datasets.data_folder(values["data_dir"])
-    names = dataset.class_names or datasets.class_names(values)
+    names = dataset.class_names
+    if names is None:
+        from clrun.data.image_folder import find
+
+        names = list(find(values["dataset.root"], values["dataset.test_fraction"]).classes)
     tasks = split.assign_classes(names, values)
     return [[names[k] for k in task] for task in tasks] if values.get("split.classes") else None

@@ -3,7 +3,7 @@
 from clrun.models.cnn import CNN
 from clrun.models.layout import Layout
 from clrun.models.mlp import MLP
-from clrun.models.network import Net, Network, Statistics, Tap, Weights, initialize_network, no_tap
+from clrun.models.network import Net, Network, SplitTheta, Statistics, Tap, Weights, initialize_network, no_tap
 from clrun.models.resnet import ResNet18
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Net",
     "Network",
     "ResNet18",
+    "SplitTheta",
     "Statistics",
     "Tap",
     "Weights",

@@ -54,7 +54,7 @@ def restore_run(stack: Stack, saved: Sequence[Checkpoint]) -> Run:
         tensors = {name: v for name, v in one_run.tensors.items() if name.startswith("run")}
         refuse_other_shapes(named_tensors(run_of_stack(expected, 0, stack.alone)), tensors)
         trees.append(tree_unflatten([tensors[tensor_name(path)] for path, _ in leaves], structure))
-    return stack.gathered(trees)
+    return stack.vectorizer.stack_trees(trees)
 
 
 def refuse_other_shapes(expected: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
@@ -114,7 +114,7 @@ def restore_partial_stage(stack: Stack, saved: Sequence[Checkpoint]) -> PartialS
     position, notes = saved[0].position, [one_run.notes["half"] for one_run in saved]
     if not position.passes:
         return None
-    report = stack.blank(position.stage)
+    report = stack.blank_report(position.stage)
     report.samples = round(sum(n["samples"] for n in notes))
     report.seconds = {name: sum(n["seconds"][name] for n in notes) for name in report.seconds}
     evaluations = zip(*(n["over_training"] for n in notes), strict=True)

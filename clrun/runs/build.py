@@ -9,8 +9,10 @@ from torch import Tensor
 from clrun.config.settings import Settings
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
-from clrun.data.stream import Data, place
+from clrun.data.stream import Data, make_data
+from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.stack import Stack
+from clrun.engine.vectorize import Vectorizer
 from clrun.models import Layout, Net, Network, Statistics, initialize_network
 from clrun.optimizers import Optimizer
 from clrun.results.columns import SOURCES
@@ -22,31 +24,33 @@ from clrun.strategy import Strategy
 AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16}
 
 
-def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stack:
-    """Return the engine's stack of R prepared runs that differ in values only."""
+def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_steps: int = BLOCK_STEPS) -> Stack:
+    """Return the engine's stack of R prepared runs that differ in values only. block_steps: as `Stack` takes it."""
     first, settings = runs[0], runs[0].settings
     device = resolve_device(settings["device"])
     tasks, outputs = first.stream.tables.active.shape[1:]
-    data = place(first.images, settings.values, tasks, outputs, device, dtype)
+    data = make_data(first.images, settings.values, tasks, outputs, device, dtype)
     network = initialize(settings, first.images.x.shape[1:], outputs)
     leaves = network.parameters() | strategy_leaves(first, network, tasks)
     layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
     net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])
+    vectorizer = Vectorizer(len(runs), device)
     return Stack(
         strategy=first.strategy(net, data, **choices(first.strategy, settings)),
         optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
         budget=budget(settings),
-        even=settings["scenario"] == "task",
+        balanced=settings["scenario"] == "task",
         reset=settings["optimizer.reset"],
         seeds=[run.settings["seed"] for run in runs],
         streams=[run.stream for run in runs],
-        hp=hyper(first.strategy, [run.settings for run in runs], device, dtype),
-        lr=torch.tensor([run.settings["lr"] for run in runs], dtype=dtype, device=device),
+        hp=vectorizer.stack_trees([hyper(run.strategy, run.settings, dtype) for run in runs]),
+        lr=vectorizer.stack_trees([torch.tensor(run.settings["lr"], dtype=dtype) for run in runs]),
         initializers=[initializer(run, layout, data, dtype) for run in runs],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
-        replay=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),
+        use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),
         compile=settings["compile"] and device.type == "cuda",
+        block_steps=block_steps,
     )
 
 
@@ -101,13 +105,11 @@ def strategy_leaves(prepared: Prepared, network: Network, tasks: int) -> dict[st
 # ---------------------------------------------------------------- settings as arguments
 
 
-def hyper(strategy: type[Strategy], settings: Sequence[Settings], device: torch.device, dtype: torch.dtype) -> Any:
-    """Return the strategy's Hyper with leaves (R,)."""
-    knobs = [{python_name(key): value for key, value in s.knobs.items()} for s in settings]
+def hyper(strategy: type[Strategy], settings: Settings, dtype: torch.dtype) -> Any:
+    """Return one run's Hyper, with leaves ()."""
+    knobs = {python_name(key): value for key, value in settings.knobs.items()}
     names: tuple[str, ...] = strategy.Hyper._fields
-    return strategy.Hyper(
-        *(torch.tensor([float(values[name]) for values in knobs], dtype=dtype, device=device) for name in names)
-    )
+    return strategy.Hyper(*(torch.tensor(float(knobs[name]), dtype=dtype) for name in names))
 
 
 def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def refuse_batch_of_one(strategy: type[Strategy], stream: TaskStream, settings: 
     for stage in range(len(stream.train)):
         pools = [stream.train[task] for task in unbuilt.visible(stage)]
         even = settings["scenario"] == "task" and len(pools) > 1
-        if pools and EpochSampler(pools, budget(settings), even, settings["seed"], "").smallest == 1:
+        if pools and EpochSampler(pools, budget(settings), even, settings["seed"], "").smallest_batch == 1:
             raise UsageError(
                 f"model.norm=batch with batch_size={settings['batch_size']} leaves task {stage + 1} a batch of one "
                 "picture, which batch norm cannot normalise; type another batch_size"

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
+from clrun.engine.blocks import BLOCK_STEPS
+from clrun.engine.listener import TrainingListener
 from clrun.engine.stack import Stack
 from clrun.engine.state import PartialStage, Run, StageReport
 from clrun.results import run_files
@@ -37,9 +39,9 @@ from clrun.terminal.progress import Progress, TerminalProgress
 GroupTrainer = Callable[[Sequence[Prepared], Progress], list[RunStatus]]
 
 
-def train_run(prepared: Prepared, quiet: bool = False) -> RunStatus:
+def train_run(prepared: Prepared, quiet: bool = False, trainer: GroupTrainer | None = None) -> RunStatus:
     """Train one run as `train_runs` does. Raise UsageError if another process is training it."""
-    (status,) = train_runs([prepared], quiet)
+    (status,) = train_runs([prepared], quiet, trainer=trainer)
     if status == RunStatus.HELD:
         raise UsageError(f"{prepared.directory} is being trained by another process; wait for it, or end that one.")
     return status
@@ -78,12 +80,15 @@ def train_runs(
     return [statuses[prepared.directory] for prepared in runs]
 
 
-def train_group(runs: Sequence[Prepared], progress: Progress) -> list[RunStatus]:
-    """Train runs whose checkpoints are at one position as one stack, from there to their end; write their files."""
+def train_group(runs: Sequence[Prepared], progress: Progress, block_steps: int = BLOCK_STEPS) -> list[RunStatus]:
+    """Train runs whose checkpoints are at one position as one stack, from there to their end; write their files.
+
+    block_steps: the most steps between two points from which an interrupted run can continue.
+    """
     began, settings = perf_counter(), runs[0].settings
     prepare_torch(settings)
     forget_peak()
-    stack = build(runs)
+    stack = build(runs, block_steps=block_steps)
     outcomes = [new_outcome(prepared, stack) for prepared in runs]
     for prepared in runs:
         run_files.write_config(prepared.directory, prepared.settings.nested())
@@ -91,11 +96,11 @@ def train_group(runs: Sequence[Prepared], progress: Progress) -> list[RunStatus]
         costs = ProcessCosts(len(runs), began, meter)
         checkpointer = Checkpointer(stack, outcomes, settings["checkpoint_every"], announce, costs.per_run)
         recorder = Recorder(stack, outcomes, progress, checkpointer, costs)
-        with recorder.listening():
+        with recorder.recording():
             run, first, partial = resume_or_initialize(stack, runs, recorder)
             report = None
             for stage in recorder.stages_to_train(first):
-                run, report = stack.learn(run, stage, partial)
+                run, report = stack.learn(run, stage, partial, recorder)
                 partial = None
                 recorder.end_stage(run, stage, report)
         confusion = confusion_matrices(stack, run, report, outcomes).numpy()
@@ -180,7 +185,7 @@ def resume_or_initialize(
 def initialized(stack: Stack, recorder: "Recorder") -> tuple[Run, int, None]:
     """Return the state of an untrained stack, whose accuracies are recorded."""
     run = stack.initialize()
-    record_stage(stack.untrained(run), recorder.outcomes, recorder.costs)
+    record_stage(stack.evaluate_untrained(run), recorder.outcomes, recorder.costs)
     return run, 0, None
 
 
@@ -202,7 +207,7 @@ def resumed(
         for prepared in runs:
             checkpoint.set_aside(prepared.directory, str(error), announce)
         return None
-    stack.step = position.step
+    stack.resume_at(position.step)
     for prepared, outcome, one_run in zip(runs, outcomes, saved, strict=True):
         restore_outcome(outcome, one_run.notes)
         announce(f"{prepared.directory.name} continues after {position}.")
@@ -213,7 +218,7 @@ def resumed(
 
 
 @dataclass
-class Recorder:
+class Recorder(TrainingListener):
     """A listener of a stack's training: it reports progress, records what was measured, and writes checkpoints."""
 
     stack: Stack
@@ -223,12 +228,9 @@ class Recorder:
     costs: ProcessCosts
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen to the stack while the block runs; if it is interrupted, write checkpoints."""
+    def recording(self) -> Iterator[None]:
+        """Show progress while the block runs; if it is interrupted, write checkpoints."""
         with self.progress, self.checkpointer.writing_on_interrupt():
-            self.stack.begin = self.pass_started
-            self.stack.advance = self.steps_taken
-            self.stack.rest = self.block_ended
             yield
 
     def pass_started(self, stage: int, steps: int) -> None:
@@ -254,7 +256,7 @@ class Recorder:
         """Record and write what a stage was like, write a checkpoint, and report the accuracies."""
         record_stage(report, self.outcomes, self.costs)
         self.checkpointer.end_task(run, stage + 1)
-        seen = self.stack.horizon(stage) + 1
+        seen = self.stack.schedule.horizon(stage) + 1
         rows = [o.accuracy[stage + 1, :seen] for o in self.outcomes if o.status != RunStatus.DIVERGED]
         if rows and self.stack.strategy.visible(stage):
             self.progress.end_task(stage + 1, np.mean(rows, 0).tolist())
@@ -268,7 +270,8 @@ def confusion_matrices(stack: Stack, run: Run, last: StageReport | None, outcome
     or where it is not of this state, as after a divergence."""
     diverged = any(outcome.status == RunStatus.DIVERGED for outcome in outcomes)
     if last is None or last.confusion is None or diverged:
-        return stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1))
+        horizon = stack.schedule.horizon(stack.strategy.data.tasks - 1)
+        return stack.evaluator.evaluate(run, horizon, "test").confusion
     return last.confusion
 
 

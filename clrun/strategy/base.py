@@ -118,10 +118,6 @@ class Strategy:
 
     # ------------------------------------------------------------ not for overriding
 
-    def with_leaves(self, theta: Tensor, leaves: Mapping[str, Tensor]) -> "Strategy":
-        """The same strategy, whose network reads these pieces wherever it is given this very theta."""
-        return replace(self, net=replace(self.net, theta=theta, leaves=leaves))
-
     def eval_mode(self, statistics: Statistics) -> "Strategy":
         """The same strategy with batch norm's running statistics in use."""
         return replace(self, net=self.net.eval_mode(statistics))

@@ -68,13 +68,13 @@ def ranks(kind: Tensor) -> Tensor:
 
 def of_each_class(data: Data, pool: Pool, n: int) -> Tensor:
     """(len(pool.rows),) weights: n samples of each class, at random since the pool is shuffled; all if it has fewer."""
-    kind = torch.where(pool.weight > 0, data.kind(pool.rows), -1)
+    kind = torch.where(pool.weight > 0, data.class_ids(pool.rows), -1)
     return pool.weight * (ranks(kind) < n)
 
 
 def buffer_stats(data: Data, memory: Memory) -> dict[str, Tensor]:
     """How full the memory is, how many classes (of each task) it holds, and how evenly."""
-    rank = ranks(torch.where(memory.used, data.kind(memory.rows), -1))
+    rank = ranks(torch.where(memory.used, data.class_ids(memory.rows), -1))
     taller = torch.zeros_like(rank).scatter_add(0, rank, memory.used.long())  # [r]: classes of more than r samples
     classes = taller[0]
     smallest, largest = (taller == classes).sum(), (taller > 0).sum()
@@ -95,7 +95,7 @@ class Replay(Strategy):
 
     @property
     def slots(self) -> int:
-        return self.memory_size if self.memory_per_class is None else self.memory_per_class * self.data.kinds
+        return self.memory_size if self.memory_per_class is None else self.memory_per_class * self.data.class_count
 
     def empty(self, theta: Tensor) -> Memory:
         rows = torch.zeros(self.slots, dtype=torch.long, device=theta.device)

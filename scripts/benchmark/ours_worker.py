@@ -6,7 +6,8 @@ from typing import Any
 
 from benchmark.worker import Answer, Clock, one_thread, serve
 
-PHASES = {"train": "training", "consolidate": "consolidation", "measure": "evaluation"}  # methods of the engine's Stack
+# methods of the engine's Stack
+PHASES = {"train": "training", "consolidate": "consolidation", "evaluate": "evaluation"}
 
 
 def run(spec: Mapping[str, Any]) -> Answer:

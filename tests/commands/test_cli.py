@@ -56,7 +56,7 @@ def test_tasks_that_are_learnt_together_are_one_line(clrun):
 
 
 def test_what_is_known_to_fail_is_said_before_training(clrun, monkeypatch):
-    monkeypatch.setattr(train, "train", lambda *_, **__: print("TRAINING") or "done")
+    monkeypatch.setattr(train, "train_run", lambda *_, **__: print("TRAINING") or "done")
     monkeypatch.setattr(show, "show", lambda prepared: None)
     code, out, _ = clrun("strategy=ewc", "scenario=class", *SHORT)
     warning = catalog.read().options["strategy"]["ewc"].warns["class"]
@@ -69,7 +69,7 @@ def crash(*_, **__):
 
 
 def test_a_crash_is_a_traceback_and_code_1(clrun, monkeypatch):
-    monkeypatch.setattr(train, "trained", crash)
+    monkeypatch.setattr(train, "train_group", crash)
     code, _, err = clrun(*SHORT)
     assert code == 1 and "Traceback" in err and "ZeroDivisionError: on purpose" in err
     (failed,) = Path().rglob("failed.txt")
@@ -129,15 +129,15 @@ def test_a_wider_sweep_trains_only_what_is_new(clrun):
 
 
 def test_a_crashed_run_leaves_the_others_alone(clrun, monkeypatch):
-    trained = train.trained
+    trained = train.train_group
     monkeypatch.setattr(
-        train, "trained", lambda runs, *rest: (crash if runs[0].settings["seed"] == 1 else trained)(runs, *rest)
+        train, "train_group", lambda runs, *rest: (crash if runs[0].settings["seed"] == 1 else trained)(runs, *rest)
     )
     code, out, err = clrun("-m", "seed=0,1,2", *SHORT)
     assert code == 1 and len(runs()) == 2
     assert "1 of 3 runs crashed" in err and "ZeroDivisionError: on purpose" in err and "failed.txt" in err
     assert "accuracy and forgetting in percent" in out
-    monkeypatch.setattr(train, "trained", trained)
+    monkeypatch.setattr(train, "train_group", trained)
     code, out, _ = clrun("-m", "seed=0,1,2", *SHORT)
     assert code == 0 and "1 to train, 2 done already" in out and not list(Path().rglob("failed.txt"))
 

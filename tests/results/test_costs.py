@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from interrupting import SHORT_BLOCKS
 
 from clrun.results import costs as prices
 from clrun.results import run_files, tables
@@ -201,18 +202,16 @@ def test_a_stack_shares_its_energy(prepared_of, board):
 
 @pytest.mark.parametrize("lives", [2, 4, 7, 10, 14])
 @pytest.mark.parametrize("every", ["checkpoint_every=1e-9", "checkpoint_every=0"])
-def test_an_interrupted_run_adds_up(prepared_of, board, monkeypatch, lives, every):
+def test_an_interrupted_run_adds_up(prepared_of, board, lives, every):
     """Three blocks a task. What was lost since the last checkpoint was drawn in vain, and is not in the run's bill."""
-    monkeypatch.setattr("clrun.engine.state.BLOCK", 7)
-    monkeypatch.setattr("clrun.engine.stack.BLOCK", 7)
     prepared = prepared_of(*SMALL, every, "rerun=true")
-    train.train_runs([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board), trainer=SHORT_BLOCKS)
     whole = costs(prepared)
     with pytest.raises(Killed):
-        train.train_runs([prepared], progress=Working(board, lives))
+        train.train_runs([prepared], progress=Working(board, lives), trainer=SHORT_BLOCKS)
     told = costs(prepared) if (prepared.directory / checkpoint.NAME).is_file() else costs(prepared)[:0]
     board.counter = 3  # another machine
-    train.train_runs([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board), trainer=SHORT_BLOCKS)
     assert summary(prepared)["energy_wh"] == pytest.approx(5 * 20)
     found = costs(prepared)
     assert found["energy_wh"].tolist() == pytest.approx([0, 20, 20, 20, 20, 20])
