@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from clrun.system.errors import RunsFailed, UsageError
-from clrun.system.process import graceful_termination, relax_gc
+from clrun.system.garbage_collection import relax_gc
+from clrun.system.signals import graceful_termination
 
 
 def end_with(action: Callable[[bool], Any]) -> NoReturn:

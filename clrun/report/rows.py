@@ -12,7 +12,8 @@ import pandas as pd
 from clrun.report.runs import MEASURES, REFERENCES, chance, directory, keys_of
 from clrun.report.statistics import Statistic, statistic
 from clrun.results import tables
-from clrun.results.outcome import SOURCES, RunStatus
+from clrun.results.columns import SOURCES
+from clrun.results.outcome import RunStatus
 from clrun.system.errors import UsageError
 
 STREAM = ("dataset", "split", "scenario", "tasks")  # what a stream is called by

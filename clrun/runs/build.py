@@ -15,7 +15,7 @@ from clrun.engine.stack import Stack
 from clrun.engine.vectorize import Vectorizer
 from clrun.models import Layout, Net, Network, Statistics, initialize_network
 from clrun.optimizers import Optimizer
-from clrun.results.outcome import SOURCES
+from clrun.results.columns import SOURCES
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import named_class, python_name
 from clrun.strategy import Strategy

@@ -11,7 +11,7 @@ from typing import TypeVar
 from clrun.config.settings import Settings
 from clrun.models import Network
 from clrun.optimizers import Optimizer
-from clrun.results.outcome import HEAD, TAIL
+from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.strategy import Strategy
 from clrun.system.errors import UsageError
 
@@ -93,7 +93,7 @@ def python_name(knob: str) -> str:
 
 def refuse_unread_knobs(strategy: type[Strategy], settings: Settings) -> None:
     """Raise UsageError where a knob is no field of the strategy and of its Hyper, and so would have no effect."""
-    reserved = [knob for knob in settings.knobs if knob in (*HEAD, *TAIL, "stream", "source")]
+    reserved = [knob for knob in settings.knobs if knob in (*SUMMARY_HEAD, *SUMMARY_TAIL, "stream", "source")]
     if reserved:
         raise UsageError(
             f"strategy={settings['strategy']}: its yaml has a knob named {reserved[0]}, "

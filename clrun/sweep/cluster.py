@@ -30,7 +30,7 @@ from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan
 from clrun.system import atomic_files, locks, machine
 from clrun.system.errors import UsageError
-from clrun.system.process import handled
+from clrun.system.signals import handled
 
 if TYPE_CHECKING:
     import submitit

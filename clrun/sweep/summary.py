@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
-from clrun.results.outcome import SOURCES
+from clrun.results.columns import SOURCES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from clrun.results.outcome import BETWEEN_WARNINGS, RunStatus
+from clrun.results.columns import WARNING_SEPARATOR
+from clrun.results.outcome import RunStatus
 from clrun.results.run_files import read_summary
 from clrun.terminal.console import percent, say, titled, warn
 
@@ -41,7 +42,7 @@ def show(console: Console, directory: Path, outputs: Path, chance: float | None,
 
 def warnings_of(summary: pd.Series) -> list[str]:
     """The run's warnings; that it diverged comes first, unless one of them says so."""
-    said = [] if pd.isna(summary["warnings"]) else str(summary["warnings"]).split(BETWEEN_WARNINGS)
+    said = [] if pd.isna(summary["warnings"]) else str(summary["warnings"]).split(WARNING_SEPARATOR)
     if summary["status"] != RunStatus.DIVERGED or any("diverged" in warning for warning in said):
         return said
     where = "" if pd.isna(summary["diverged_at"]) else f" at {summary['diverged_at']}"

@@ -58,7 +58,9 @@ def best_by_validation(console: Console, summaries: pd.DataFrame, varying: Seque
     """
     keys = [key for key in varying if key != "seed"]
     for _, rows in summaries.groupby(["stream", "strategy"], sort=False):
-        whole = rows.groupby(keys, sort=False, dropna=False).filter(lambda group: (group["status"] == RunStatus.DONE).all())
+        whole = rows.groupby(keys, sort=False, dropna=False).filter(
+            lambda group: (group["status"] == RunStatus.DONE).all()
+        )
         settings = whole.groupby(keys, sort=False, dropna=False)["validation_accuracy"].agg(["mean", "size"]).dropna()
         if len(settings) < 2:
             continue

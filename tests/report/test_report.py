@@ -20,7 +20,7 @@ from clrun.report.rows import table as report_table
 from clrun.report.runs import chance, completed, read, with_derived
 from clrun.report.statistics import Statistic, enough, statistic
 from clrun.results import plots
-from clrun.results.outcome import HEAD, TAIL
+from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.runs import prepare, train
 from clrun.system.errors import UsageError
 
@@ -53,7 +53,7 @@ def by_hand() -> pd.DataFrame:
             seconds = 2.0 if KEYS[group]["strategy"] == "finetune" else 4.0
             costs = {"train_seconds": seconds, "consolidate_seconds": 0.5, "state_mb": 0.1 * seed, "device": "cpu"}
             rows.append({**head, **same, **KEYS[group], **found, **costs, "workers": seed})
-    columns = [*HEAD, "stream", "lambda", "online", "workers", *TAIL]
+    columns = [*SUMMARY_HEAD, "stream", "lambda", "online", "workers", *SUMMARY_TAIL]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from clrun.config import catalog, composition
 from clrun.results import run_files
-from clrun.results.outcome import COSTS
+from clrun.results.columns import COSTS
 from clrun.runs import prepare, train
 from clrun.runs.build import may_be_filled_up, uninitialized_network
 from clrun.sweep import execution, plan, summary, workers
