@@ -1,4 +1,4 @@
-"""`clrun-verify ROW ...`: run a row of the reproduction table (conf/verify/rows.yaml) and compare it with the published numbers.
+"""The command `clrun-verify ROW ...`: train a row of conf/verify/rows.yaml and compare it with published numbers.
 
 Seeds are 2, 3, ... as in van de Ven et al. 2022, from the first on, never chosen. A case is inside when
 
@@ -117,7 +117,8 @@ def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -
         run.command(sweep)
         values = pd.Series([measured(directory, row.metric) for directory in directories(overrides, seeds)])
         command = f"clrun {shlex.join(sweep)}"
-        yield Finding(number, name, case, command, float(values.mean()), float(values.sem()), len(values))
+        standard_error: Any = values.sem()  # a float, of which pandas' stubs are not sure
+        yield Finding(number, name, case, command, float(values.mean()), standard_error, len(values))
 
 
 def table(findings: Sequence[Finding]) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """The tables of docs/reference/files.md, from the columns that clrun/results/columns.py describes."""
 
-from clrun.config.catalog import Catalog
 from clrun.results.columns import FILES
+
+from clrun.config.catalog import Catalog
 from reference import health
 from reference.markdown import code, plain, table
 
