@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from clrun.system.errors import RunsFailed, UsageError
-from clrun.system.process import graceful_termination, relax_gc
+from clrun.system.garbage_collection import relax_gc
+from clrun.system.signals import graceful_termination
 
 
 def end_with(action: Callable[[bool], Any]) -> NoReturn:
@@ -30,7 +31,7 @@ def end_with(action: Callable[[bool], Any]) -> NoReturn:
 
 @contextmanager
 def hydra_errors_raised() -> Iterator[None]:
-    """Set HYDRA_FULL_ERROR meanwhile (a patch of the environment): Hydra prints its errors and exits with 1 without it."""
+    """Set HYDRA_FULL_ERROR meanwhile, a patch of the environment: without it, Hydra prints its errors and exits."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

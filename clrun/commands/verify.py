@@ -1,4 +1,4 @@
-"""`clrun-verify ROW ...`: run a row of the reproduction table (conf/verify/rows.yaml) and compare it with the published numbers.
+"""The command `clrun-verify ROW ...`: train a row of conf/verify/rows.yaml and compare it with published numbers.
 
 Seeds are 2, 3, ... as in van de Ven et al. 2022, from the first on, never chosen. A case is inside when
 
@@ -97,10 +97,11 @@ def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
 
 def measured(directory: Path, metric: str) -> float:
     """Return a run's number in percent. Raise UsageError if the run diverged."""
+    from clrun.results.outcome import RunStatus
     from clrun.results.run_files import read_summary
 
     summary = read_summary(directory / "summary.csv").iloc[0]
-    if summary["status"] != "done":
+    if summary["status"] != RunStatus.DONE:
         raise UsageError(f"{directory} is {summary['status']}: {summary['diverged_at']}; it has no number to compare.")
     if metric == "first_task":
         return 100 * pd.read_csv(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
@@ -116,7 +117,8 @@ def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -
         run.command(sweep)
         values = pd.Series([measured(directory, row.metric) for directory in directories(overrides, seeds)])
         command = f"clrun {shlex.join(sweep)}"
-        yield Finding(number, name, case, command, float(values.mean()), float(values.sem()), len(values))
+        standard_error: Any = values.sem()  # a float, of which pandas' stubs are not sure
+        yield Finding(number, name, case, command, float(values.mean()), standard_error, len(values))
 
 
 def table(findings: Sequence[Finding]) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from clrun.data.downloads import TORCHVISION, obtain
 from clrun.data.values import Values
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
-from clrun.system.paths import CONF, _cache_home
+from clrun.system.paths import CONF, cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -98,13 +98,13 @@ def data_folder(named: str | os.PathLike | None) -> Path:
     Raise UsageError if `named` is not a folder.
     """
     if named is None:
-        return _cache_home() / "clrun"
+        return cache_folder() / "clrun"
     folder = Path(named).expanduser()
     if not os.path.isdir(folder):  # False, too, where permission is denied
         what = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise UsageError(
             f"data_dir={named} {what}: make the folder first (mkdir -p {named}), name another one, or leave data_dir "
-            f"(and CLRUN_DATA_DIR) out to use {_cache_home() / 'clrun'}."
+            f"(and CLRUN_DATA_DIR) out to use {cache_folder() / 'clrun'}."
         )
     return folder
 
@@ -184,7 +184,7 @@ def _image_folder(settings: Values, folder: Path) -> Arrays:
     from clrun.data import image_folder  # only for this data set
 
     root, size, test_fraction = (settings[f"dataset.{key}"] for key in ("root", "size", "test_fraction"))
-    return Arrays(*image_folder.read(root, size, test_fraction, _cache_home() / "clrun"))
+    return Arrays(*image_folder.read(root, size, test_fraction, cache_folder() / "clrun"))
 
 
 # ---------------------------------------------------------------- the MNIST family

@@ -43,7 +43,7 @@ def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
     runs and raise it again, with a note where failed.txt could not be written."""
     for prepared in runs:
         run_files.clear_failed(prepared.directory)
-        run_files.clear_halves(prepared.directory)
+        run_files.clear_temporary_files(prepared.directory)
     try:
         yield
     except Exception as error:

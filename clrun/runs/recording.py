@@ -115,7 +115,7 @@ def record_stage(report: StageReport, outcomes: Sequence[Outcome], costs: Proces
         else:
             start = report.step - round(max(health["steps"] for health in report.health))
             record_over_training(outcome, report, r, before=start + divergence.step)
-        run_files.show_progress(outcome)
+        run_files.write_progress_if_due(outcome)
 
 
 def record_divergence(outcome: Outcome, divergence: Divergence | None, task: int) -> None:

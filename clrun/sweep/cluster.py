@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from clrun.config.catalog import CLUSTER, Catalog
+from clrun.config.catalog import Cluster as ClusterOption
 from clrun.config.check import chosen_cluster
 from clrun.config.settings import Settings
 from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan
 from clrun.system import atomic_files, locks, machine
 from clrun.system.errors import UsageError
-from clrun.system.process import handled
+from clrun.system.signals import handled
 
 if TYPE_CHECKING:
     import submitit
@@ -109,6 +110,7 @@ def of(configs: Sequence[DictConfig], known: Catalog) -> Cluster | None:
     if chosen is None:
         return None
     option, knobs = chosen
+    assert isinstance(option, ClusterOption)  # by clrun.config.catalog.KINDS
     if find_spec("submitit") is None:
         raise UsageError(
             f"cluster={option.name} submits through submitit, which is not installed here; type pip install "

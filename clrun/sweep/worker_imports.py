@@ -3,6 +3,6 @@
 Imports create no garbage, so Python need not look for any meanwhile.
 """
 
-from clrun.system.process import relax_gc
+from clrun.system.garbage_collection import relax_gc
 
 relax_gc()

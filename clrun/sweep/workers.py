@@ -18,7 +18,8 @@ from clrun.config.settings import Settings
 from clrun.results.outcome import RunStatus
 from clrun.sweep.messages import Advanced, Event, GroupBegan, GroupEnded, Message, RunResult, TaskBegan, WorkerDied
 from clrun.system import machine
-from clrun.system.process import graceful_termination, relax_gc
+from clrun.system.garbage_collection import relax_gc
+from clrun.system.signals import graceful_termination
 from clrun.terminal.progress import Progress
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clrun.config import help
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, format_value
-from clrun.tune.question import OWN as SEARCH_KEYS
+from clrun.tune.question import SEARCH_KEYS
 from reference.markdown import code, plain, table
 
 HEADER = ("key", "default", "value", "meaning", "in the identity")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from clrun.results.columns import FILES
 from conftest import STRATEGIES
 
 from clrun.config.catalog import read
+from clrun.results.columns import FILES
 from clrun.system.paths import CONF
 
 ROOT = CONF.parent

@@ -35,7 +35,7 @@ def finished(settings_of, tmp_path_factory):
     for overrides in RUNS.values():
         small = ("model.widths=[8]", "iterations=4", "device=cpu", "pictures=false", f"outputs={folder}")
         prepared = prepare.prepare(settings_of(*overrides, *small))
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
         keys |= set(prepared.settings.values)
     return folder, keys
 

@@ -164,7 +164,7 @@ def board(monkeypatch) -> FakeNvml:
     """Whatever the device, this board is what a run is measured by."""
     made = FakeNvml(counter=10**12)
     monkeypatch.setattr(energy, "meter", lambda device: energy.of_board(made, "GPU-7"))
-    monkeypatch.setattr(run_files, "SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(run_files, "SECONDS_BETWEEN_WRITES", 0)
     monkeypatch.setattr(train, "write_final", summary_alone)
     return made
 

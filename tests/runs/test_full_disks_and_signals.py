@@ -17,7 +17,7 @@ from clrun.runs import checkpoint, prepare, train
 from clrun.runs.prepared import Prepared
 from clrun.strategies.ewc import EWC
 from clrun.system.errors import RunsFailed, UsageError
-from clrun.system.process import graceful_termination
+from clrun.system.signals import graceful_termination
 
 SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "pictures=false")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health")

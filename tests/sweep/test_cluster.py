@@ -14,7 +14,7 @@ import pytest
 from test_sweep import children, living, tables, until
 
 from clrun.sweep import cluster
-from clrun.system.process import handled
+from clrun.system.signals import handled
 
 pytest.importorskip("submitit")
 pytestmark = pytest.mark.usefixtures("empty_folder")

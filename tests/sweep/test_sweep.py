@@ -19,7 +19,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from clrun.results.columns import COSTS
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -28,6 +27,7 @@ from rich.console import Console
 
 from clrun.config import catalog, composition
 from clrun.results import run_files
+from clrun.results.columns import COSTS
 from clrun.runs import prepare, train
 from clrun.runs.build import may_be_filled_up, uninitialized_network
 from clrun.sweep import execution, plan, summary, workers
