@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from clrun.results.outcome import TIMED
+from clrun.results.columns import TIMED_FILES
 
 COMMON = ("device=cpu", "validation=0.1", "evaluate_every=100", "checkpoint_every=0.2")
 RUNS = {"digits": ("dataset=digits", "epochs=150"), "mnist": ("dataset=mnist", "epochs=1", "strategy=ewc")}
@@ -65,7 +65,7 @@ def wait_for(name: str, process: subprocess.Popen, outputs: Path) -> None:
 
 def tables(outputs: Path) -> dict[str, bytes]:
     """All but those in which there are times."""
-    return {path.name: path.read_bytes() for path in outputs.glob("runs/*/*/*.csv") if path.name not in TIMED}
+    return {path.name: path.read_bytes() for path in outputs.glob("runs/*/*/*.csv") if path.name not in TIMED_FILES}
 
 
 def left_alone(outputs: Path, overrides: list[str]) -> Whole:

@@ -64,6 +64,7 @@ def empty_folder(tmp_path, monkeypatch):
     """Every test starts in an empty folder, without settings of the user's."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("MPLCONFIGDIR", os.path.expanduser("~/.cache/matplotlib"))  # its list of fonts takes seconds
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))  # for processes, in a bare checkout
     for name in ("CLRUN_DATA_DIR", "XDG_CACHE_HOME", "HYDRA_FULL_ERROR", "COMP_LINE"):

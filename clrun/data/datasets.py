@@ -1,9 +1,9 @@
-"""Data sets: a name becomes one block of uint8 images in memory, training images first, then test images.
+"""Data sets by name, each read as one block of uint8 images in memory, training images first, then test images.
 
-`digits` lies beside this file; the MNIST family and CIFAR lie under `data_dir` in torchvision's layout and are
-downloaded by torchvision where they are missing; `image_folder` is the user's own pictures (`clrun.pictures`). Whatever
-is wrong with the files is a `UsageError` that says what belongs where. Nothing here imports torch before the images are
-there: this module imports in milliseconds, and `class_names` never imports it.
+The file of `digits` lies beside this one. The MNIST family and CIFAR lie under `data_dir` in torchvision's layout, and
+are downloaded by torchvision where they are missing. `image_folder` reads the user's own images. Whatever is wrong
+with the files is a `UsageError` that states what belongs where. torch is imported where the images become tensors, so
+that this module imports in milliseconds.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from clrun.data.downloads import TORCHVISION, _obtain
+from clrun.data.downloads import TORCHVISION, obtain
+from clrun.data.values import Values
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
-from clrun.system.paths import CONF, _cache_home
+from clrun.system.paths import CONF, cache_folder
 
 if TYPE_CHECKING:
     import torch
 
+# The magic numbers of IDX files: unsigned bytes in 3 dimensions, and in 1 dimension.
+IDX_IMAGES, IDX_LABELS = 0x803, 0x801
 
-IDX_IMAGES, IDX_LABELS = 0x803, 0x801  # unsigned bytes in 3 dimensions, in 1 dimension
-
-
+# The files of the MNIST family, in the order in which they are read.
 IDX_FILES = {
     "train-images-idx3-ubyte": IDX_IMAGES,
     "train-labels-idx1-ubyte": IDX_LABELS,
@@ -42,17 +43,20 @@ IDX_FILES = {
 
 @dataclass(frozen=True)
 class Images:
-    """A data set in memory."""
+    """A data set in memory: N images of C channels, of K classes."""
 
     x: torch.Tensor  # (N, C, H, W) uint8: the training images, then the test images
-    y: torch.Tensor  # (N,) int64 class numbers
-    train: int  # how many of N are for training
-    classes: tuple[str, ...]
-    fingerprint: str  # 10 hex of what was loaded: pixels before padding, labels, split, class names
+    y: torch.Tensor  # (N,) int64: class numbers
+    train: int  # number of training images
+    classes: tuple[str, ...]  # K names
+    fingerprint: str  # 10 hex digits of what was loaded: pixels before padding, labels, split, class names
 
     @cached_property
     def histogram(self) -> torch.Tensor:
-        """(C, 256) int64: how often each value stands in a channel of the training images; counted once a process."""
+        """(C, 256) int64: the number of pixels of each value in each channel of the training images.
+
+        It is counted once, since all runs of a process share the images.
+        """
         import torch
 
         channels = self.x[: self.train].unbind(1)
@@ -60,19 +64,20 @@ class Images:
 
 
 class Arrays(NamedTuple):
-    """What a reader returns: x (N, C, H, W) uint8 and y (N,) int64, training first, and the number for training."""
+    """What a reader returns: a data set as NumPy arrays, before it is checked and padded."""
 
-    x: np.ndarray
-    y: np.ndarray
-    train: int
+    x: np.ndarray  # (N, C, H, W) uint8: the training images, then the test images
+    y: np.ndarray  # (N,) int64: class numbers
+    train: int  # number of training images
     classes: Sequence[str]
 
 
-def load(settings: Mapping[str, Any]) -> Images:
-    """Read the data set `settings["dataset"]`, downloading or decoding it where it must be; zeros are padded on.
+def load(settings: Values) -> Images:
+    """Return the data set `settings["dataset"]`, downloaded or decoded where it has to be, with zeros padded on.
 
-    `settings` answers `dataset`, `dataset.pad` (pixels), `data_dir` (a folder or None) and, for an image folder,
-    `dataset.root`, `dataset.size` (pixels) and `dataset.test_fraction`. Raises UsageError.
+    Besides `dataset`, the keys `data_dir` (a folder or None), `dataset.pad` (pixels on every side) and, for an image
+    folder, `dataset.root`, `dataset.size` (pixels) and `dataset.test_fraction` are read. Raise UsageError where the
+    files are missing or damaged.
     """
     folder = data_folder(settings["data_dir"])
     arrays = _reader(settings["dataset"])(settings, folder)
@@ -80,39 +85,31 @@ def load(settings: Mapping[str, Any]) -> Images:
     return _images(arrays, settings["dataset.pad"])
 
 
-def class_names(settings: Mapping[str, Any]) -> list[str]:
-    """The names of the classes in the order of their numbers, without torch and without opening a picture.
-
-    Raises UsageError for an image folder that cannot be used.
-    """
-    if settings["dataset"] == "image_folder":
-        from clrun.data.image_folder import find
-
-        return list(find(settings["dataset.root"], settings["dataset.test_fraction"]).classes)
-    return _stated_classes(settings["dataset"])
-
-
-def data_folder(named: str | os.PathLike | None) -> Path:
-    """The folder of the data: `named`, or the user's cache folder (which need not exist). Raises UsageError."""
-    if named is None:
-        return _cache_home() / "clrun"
-    folder = Path(named).expanduser()
-    if not os.path.isdir(folder):  # False, too, where it may not be looked at
-        what = "is not a folder" if os.path.exists(folder) else "does not exist"
-        raise UsageError(
-            f"data_dir={named} {what}: make the folder first (mkdir -p {named}), name another one, or leave data_dir "
-            f"(and CLRUN_DATA_DIR) out to use {_cache_home() / 'clrun'}."
-        )
-    return folder
-
-
-def _stated_classes(name: str) -> list[str]:
-    import yaml
+def class_names(name: str) -> list[str]:
+    """Return the class names that the yaml of a built-in data set states, in the order of their numbers."""
+    import yaml  # not needed for images of the user's own
 
     return yaml.safe_load((CONF / "dataset" / f"{name}.yaml").read_text(encoding="utf-8"))["class_names"]
 
 
-def _reader(name: str) -> Callable[[Mapping[str, Any], Path], Arrays]:
+def data_folder(named: str | os.PathLike | None) -> Path:
+    """Return the folder of the data sets: `named`, or a folder in the user's cache, which need not exist.
+
+    Raise UsageError if `named` is not a folder.
+    """
+    if named is None:
+        return cache_folder() / "clrun"
+    folder = Path(named).expanduser()
+    if not os.path.isdir(folder):  # False, too, where permission is denied
+        what = "is not a folder" if os.path.exists(folder) else "does not exist"
+        raise UsageError(
+            f"data_dir={named} {what}: make the folder first (mkdir -p {named}), name another one, or leave data_dir "
+            f"(and CLRUN_DATA_DIR) out to use {cache_folder() / 'clrun'}."
+        )
+    return folder
+
+
+def _reader(name: str) -> Callable[[Values, Path], Arrays]:
     readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
     readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
     if name not in readers:
@@ -121,6 +118,7 @@ def _reader(name: str) -> Callable[[Mapping[str, Any], Path], Arrays]:
 
 
 def _images(arrays: Arrays, pad: int) -> Images:
+    """Return the arrays as tensors, padded; raise UsageError where they do not fit into memory."""
     import torch
 
     count, channels, height, width = arrays.x.shape
@@ -137,14 +135,16 @@ def _images(arrays: Arrays, pad: int) -> Images:
 
 
 def _fingerprint(arrays: Arrays) -> str:
+    """Return 10 hex digits that change with any pixel, label, class name, shape or size of the training part."""
     text = json.dumps([arrays.x.shape, arrays.train, list(arrays.classes)])
     digest = hashlib.blake2b(text.encode(), digest_size=5)
-    digest.update(memoryview(np.ascontiguousarray(arrays.x)).cast("B"))
-    digest.update(memoryview(np.ascontiguousarray(arrays.y, dtype="<i8")).cast("B"))
+    digest.update(np.ascontiguousarray(arrays.x).data.cast("B"))
+    digest.update(np.ascontiguousarray(arrays.y, dtype="<i8").data.cast("B"))
     return digest.hexdigest()
 
 
 def _check(name: str, arrays: Arrays) -> None:
+    """Raise UsageError for a label that is no class, and for a class without a training or test image."""
     outside = np.flatnonzero((arrays.y < 0) | (arrays.y >= len(arrays.classes)))
     if outside.size:
         raise UsageError(
@@ -162,35 +162,39 @@ def _check(name: str, arrays: Arrays) -> None:
             )
 
 
-# The digits
+# ---------------------------------------------------------------- digits
 
 
-def _digits(settings: Mapping[str, Any], folder: Path) -> Arrays:
-    """UCI's "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998, CC BY 4.0), as scikit-learn holds it;
-    a quarter of each class for testing. Training pictures come first."""
-    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as kept:
-        x, y, train = kept["x"], kept["y"], int(kept["train"])
-    x = np.rint(x * (255 / 16)).astype(np.uint8)  # values 0 to 16
-    return Arrays(x[:, None], y.astype(np.int64), train, _stated_classes("digits"))
+def _digits(settings: Values, folder: Path) -> Arrays:
+    """Return UCI's "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998, CC BY 4.0), as in scikit-learn.
+
+    A quarter of each class is for testing.
+    """
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+        x, y, train = file["x"], file["y"], int(file["train"])
+    x = np.rint(x * (255 / 16)).astype(np.uint8)  # the file has values from 0 to 16
+    return Arrays(x[:, None], y.astype(np.int64), train, class_names("digits"))
 
 
-# The user's pictures
+# ---------------------------------------------------------------- images of the user's own
 
 
-def _image_folder(settings: Mapping[str, Any], folder: Path) -> Arrays:
-    from clrun.data.image_folder import read
+def _image_folder(settings: Values, folder: Path) -> Arrays:
+    """Return the images below `dataset.root`. The cache is not in `folder`, which may be shared or read-only."""
+    from clrun.data import image_folder  # only for this data set
 
-    own = (settings["dataset.root"], settings["dataset.size"], settings["dataset.test_fraction"])
-    return Arrays(*read(*own, _cache_home() / "clrun"))  # data_dir is the user's: it may be shared, or read-only
-
-
-# The MNIST family: four IDX files (format: http://yann.lecun.com/exdb/mnist)
+    root, size, test_fraction = (settings[f"dataset.{key}"] for key in ("root", "size", "test_fraction"))
+    return Arrays(*image_folder.read(root, size, test_fraction, cache_folder() / "clrun"))
 
 
-def _idx(settings: Mapping[str, Any], folder: Path) -> Arrays:
+# ---------------------------------------------------------------- the MNIST family
+
+
+def _idx(settings: Values, folder: Path) -> Arrays:
+    """Return a data set of four IDX files (format: http://yann.lecun.com/exdb/mnist)."""
     name = settings["dataset"]
     raw = folder / TORCHVISION[name] / "raw"
-    _obtain(name, folder, raw, list(IDX_FILES), [f"{file}.gz" for file in IDX_FILES])
+    obtain(name, folder, raw, list(IDX_FILES), [f"{file}.gz" for file in IDX_FILES])
     train_x, train_y, test_x, test_y = (_read_idx(name, raw / file, magic) for file, magic in IDX_FILES.items())
     for x, y, part in ((train_x, train_y, "train"), (test_x, test_y, "t10k")):
         if len(x) != len(y):
@@ -198,15 +202,16 @@ def _idx(settings: Mapping[str, Any], folder: Path) -> Arrays:
     if train_x.shape[1:] != test_x.shape[1:]:
         raise _damaged(name, raw, f"training images are {train_x.shape[1:]} and test images {test_x.shape[1:]} pixels")
     y = np.concatenate([train_y, test_y]).astype(np.int64)
-    return Arrays(np.concatenate([train_x, test_x])[:, None], y, len(train_y), _stated_classes(name))
+    return Arrays(np.concatenate([train_x, test_x])[:, None], y, len(train_y), class_names(name))
 
 
 def _read_idx(name: str, path: Path, magic: int) -> np.ndarray:
+    """Return the array in an IDX file; raise UsageError if it has another magic number or another size."""
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise _damaged(name, path, f"it cannot be read ({error.strerror})") from error
-    header = 4 * (1 + magic % 256)  # the last byte of the magic number: how many dimensions
+    header = 4 * (1 + magic % 256)  # bytes; the last byte of the magic number is the number of dimensions
     if data.size < header:
         raise _damaged(name, path, f"it is torn: {data.size} bytes are no IDX file")
     found = int.from_bytes(data[:4].tobytes(), "big")
@@ -221,37 +226,37 @@ def _read_idx(name: str, path: Path, magic: int) -> np.ndarray:
 
 
 def _damaged(name: str, path: Path, what: str) -> UsageError:
+    """Return the error that a file cannot be used; `what` is wrong with it."""
     return UsageError(
         f"dataset={name}: {path} cannot be used: {what}. Remove it and start again to download it, put a good copy in "
         f"its place, or name another folder with data_dir=..."
     )
 
 
-# CIFAR: pickled batches, which torchvision opens only where their checksum is right
+# ---------------------------------------------------------------- CIFAR
 
 
-def _cifar(settings: Mapping[str, Any], folder: Path) -> Arrays:
-    import torchvision
+def _cifar(settings: Values, folder: Path) -> Arrays:
+    """Return a data set of pickled batches, which torchvision opens only where their checksum is right."""
+    import torchvision  # seconds, and only for this data set
 
     name = settings["dataset"]
     kind = getattr(torchvision.datasets, TORCHVISION[name])
     sums = {**dict(kind.train_list), **dict(kind.test_list), kind.meta["filename"]: kind.meta["md5"]}
-    _obtain(name, folder, folder / kind.base_folder, list(sums), [kind.filename])
+    obtain(name, folder, folder / kind.base_folder, list(sums), [kind.filename])
     try:
         train, test = kind(folder, train=True), kind(folder, train=False)
     except OSError as error:
         raise _damaged(name, folder / kind.base_folder, str(error)) from error
-    except RuntimeError as error:  # torchvision's word for a wrong checksum
+    except RuntimeError as error:  # torchvision raises it for a wrong checksum
         raise _damaged(name, _first_wrong(folder / kind.base_folder, sums), "its checksum is wrong") from error
     x = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)  # torchvision's are (N, H, W, C)
     y = np.array(train.targets + test.targets, dtype=np.int64)
-    return Arrays(np.ascontiguousarray(x), y, len(train.targets), _stated_classes(name))
+    return Arrays(np.ascontiguousarray(x), y, len(train.targets), class_names(name))
 
 
-def _first_wrong(folder: Path, sums: Mapping[str, str]) -> Path:
+def _first_wrong(folder: Path, sums: dict[str, str]) -> Path:
+    """Return the first file whose checksum is wrong."""
     from torchvision.datasets.utils import check_integrity
 
     return next((folder / file for file, md5 in sums.items() if not check_integrity(folder / file, md5)), folder)
-
-
-# Getting the files of torchvision's data sets

@@ -1,4 +1,4 @@
-"""Downloads of the built-in data sets through torchvision."""
+"""Downloads of the MNIST family and CIFAR through torchvision."""
 
 from __future__ import annotations
 
@@ -22,29 +22,33 @@ TORCHVISION = {
     "cifar100": "CIFAR100",
 }
 
+# Seconds: a server that is silent for so long counts as no network.
+STALLED_SECONDS = 10.0
 
-STALLED_SECONDS = 10.0  # a server silent for so long counts as no network
 
+def obtain(name: str, folder: Path, place: Path, files: Sequence[str], archives: Sequence[str]) -> None:
+    """Download what is missing of `files` in `place`, a folder below the data folder `folder`.
 
-def _obtain(name: str, folder: Path, place: Path, files: Sequence[str], archives: Sequence[str]) -> None:
-    """Download what is missing of `files` in `place`; archives that are there already are unpacked without network."""
+    Archives that are there already are unpacked without network. Raise UsageError where the files cannot be had.
+    """
     missing = [file for file in files if not os.path.isfile(place / file)]
     if not missing:
         return
     import http.client  # 20 ms, only for the name of its exception
 
     try:
-        with _made(folder), _impatient(), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as stage:
+        with _made(folder), _socket_timeout(), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as stage:
             _download(name, folder, Path(stage), place, archives)
     except (OSError, RuntimeError, EOFError, gzip.BadGzipFile, http.client.HTTPException) as error:
         raise _absent(name, folder, place, missing, archives, error) from error
 
 
 def _download(name: str, folder: Path, stage: Path, place: Path, archives: Sequence[str]) -> None:
-    import torchvision
+    """Let torchvision download into `stage`, and move the files that are missing in `place` there."""
+    import torchvision  # seconds, and only for a download
 
     target = stage / place.relative_to(folder)
-    # torchvision looks for archives beside the files of MNIST, but in data_dir itself for CIFAR
+    # torchvision reads archives beside the files of MNIST, but in the data folder itself for CIFAR
     source, copies = (place, target) if name not in ("cifar10", "cifar100") else (folder, stage)
     for archive in archives:
         if (source / archive).is_file():
@@ -60,6 +64,7 @@ def _download(name: str, folder: Path, stage: Path, place: Path, archives: Seque
 def _absent(
     name: str, folder: Path, place: Path, missing: Sequence[str], archives: Sequence[str], error: Exception
 ) -> UsageError:
+    """Return the error that files are missing and could not be downloaded."""
     reason = " ".join(str(getattr(error, "reason", error)).split())
     cifar = name in ("cifar10", "cifar100")
     packed = f"or {archives[0]} into {folder}" if cifar else "packed (.gz) or not"
@@ -73,7 +78,7 @@ def _absent(
 
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """Make a folder, and where the block fails take away again what was made and is empty."""
+    """Make a folder; where the block fails, remove the folders that were made and are empty."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +90,12 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
+# ---------------------------------------------------------------- patches
+
+
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Let no connection of torchvision's wait for ever: it sets no time limit of its own."""
+def _socket_timeout() -> Iterator[None]:
+    """Give all sockets of the process a timeout meanwhile: torchvision sets none, and takes none as an argument."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALLED_SECONDS)
     try:

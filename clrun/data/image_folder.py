@@ -1,12 +1,20 @@
-"""A folder of the user's pictures, one folder a class, as one block of uint8 images; decoded once and cached.
+"""A folder of the user's images, one folder a class, read as one block of uint8 images; decoded once and cached.
 
-`root/train/<class>/` and `root/test/<class>/`, or `root/<class>/` alone with a stated share of pictures for testing.
+`root/train/<class>/` and `root/test/<class>/`, or `root/<class>/` alone with a stated share of images for testing.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+import secrets
+import struct
+import sys
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,32 +27,24 @@ from clrun.system.machine import refuse_if_too_large
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-import os
-import secrets
-import struct
-import sys
-import time
-import warnings
-import zipfile
-import zlib
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
+# Files and folders that operating systems leave behind; hidden ones are skipped anyway.
+CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")
 
-CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave behind, beside hidden files
+# Images that a thread decodes at a time.
+CHUNK = 64
+
+# Part of a cache file's name. Change it with what `decode` does to an image, so that older caches are not used.
+DECODER = "1"
+
+# What reading a damaged .npz file may raise.
+DAMAGE_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
-CHUNK = 64  # pictures a thread takes at a time
-
-
-DECODER = "1"  # to be changed with what `decode` does to a picture: caches of another one are not used
-
-
-TORN = (OSError, EOFError, ValueError, KeyError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
-
-
-class Layout(NamedTuple):
-    """Where the class folders lie; `test` is None where test pictures are held out of `train`."""
+class FolderLayout(NamedTuple):
+    """Where the class folders lie; `test` is None where test images are held out of `train`."""
 
     root: Path
     classes: tuple[str, ...]
@@ -53,16 +53,16 @@ class Layout(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One file: its path, the number of its class, its size in bytes and the time of its last change in ns."""
+    """An image file."""
 
     path: str
-    label: int
-    bytes: int
-    changed: int
+    label: int  # class number
+    bytes: int  # size
+    changed: int  # time of the last change, in nanoseconds
 
 
-def find(root: str | os.PathLike | None, test_fraction: float | None) -> Layout:
-    """Find the class folders without opening a picture. Raises UsageError."""
+def find(root: str | os.PathLike | None, test_fraction: float | None) -> FolderLayout:
+    """Return where the class folders lie, without opening an image. Raise UsageError if they make no data set."""
     folder = _root(root)
     train, test = folder / "train", folder / "test"
     if _folders(test) and not _folders(train):
@@ -71,9 +71,9 @@ def find(root: str | os.PathLike | None, test_fraction: float | None) -> Layout:
             f"{train}/<class>/, or all pictures into {folder}/<class>/ and state dataset.test_fraction=0.2."
         )
     if not _folders(train):
-        layout = Layout(folder, _folders(folder), folder, None)
+        layout = FolderLayout(folder, _folders(folder), folder, None)
     else:
-        layout = Layout(folder, _folders(train), train, test if _folders(test) else None)
+        layout = FolderLayout(folder, _folders(train), train, test if _folders(test) else None)
     _check_classes(layout)
     _check_test(layout, test_fraction)
     return layout
@@ -82,33 +82,37 @@ def find(root: str | os.PathLike | None, test_fraction: float | None) -> Layout:
 def read(
     root: str | os.PathLike | None, size: int, test_fraction: float | None, cache: Path
 ) -> tuple[np.ndarray, np.ndarray, int, tuple[str, ...]]:
-    """Read a folder of pictures at `size` x `size` pixels; decoded pixels are kept in one file under `cache`.
+    """Return a folder of images at `size` x `size` pixels, as they lie there or in a file below the folder `cache`.
 
-    Returns x (N, 3, size, size) uint8 and y (N,) int64, the training pictures first, how many those are, and the class
-    names. Raises UsageError.
+    The result is x (N, 3, size, size) uint8 and y (N,) int64, training images first, the number of training images,
+    and the class names. Raise UsageError.
     """
     layout = find(root, test_fraction)
     ignored = _strays(layout)
     train = _pictures(layout.train, layout.classes, ignored)
     test = [] if layout.test is None else _pictures(layout.test, layout.classes, ignored)
     y = np.array([picture.label for picture in train + test], dtype=np.int64)
-    order, count = (np.arange(len(y)), len(train)) if layout.test else _held_out(layout, y, test_fraction)
+    order, count = np.arange(len(y)), len(train)
+    if layout.test is None:
+        assert test_fraction is not None  # find() has refused that
+        order, count = _held_out(layout, y, test_fraction)
     x = _cached(layout.root, train + test, size, cache)
-    _say_ignored(ignored)
+    _print_ignored(ignored)
     return (x if layout.test else x[order]), y[order], count, layout.classes
 
 
-# Which folders and files
+# ---------------------------------------------------------------- folders and files
 
 
 def _root(root: str | os.PathLike | None) -> Path:
+    """Return the folder of the images. Raise UsageError if none is named or if it is none."""
     if root is None:
         raise UsageError(
             "dataset=image_folder needs the folder of your pictures: dataset.root=path/to/pictures, with "
             "train/<class>/ and test/<class>/ in it, or one folder a class and dataset.test_fraction=0.2."
         )
     folder = Path(root).expanduser()
-    if not os.path.isdir(folder):  # False, too, where it may not be looked at
+    if not os.path.isdir(folder):  # False, too, where permission is denied
         what = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise UsageError(
             f"dataset.root={root} {what}: name the folder that holds your pictures, with train/<class>/ and "
@@ -118,7 +122,7 @@ def _root(root: str | os.PathLike | None) -> Path:
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
-    """What lies in a folder, sorted, without hidden files and clutter."""
+    """Return the entries of a folder, sorted by name, without hidden files and clutter."""
     try:
         with os.scandir(folder) as entries:
             seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in CLUTTER]
@@ -130,13 +134,14 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 
 def _folders(folder: Path) -> tuple[str, ...]:
-    """The names of the folders in a folder; whole numbers are sorted as such, so that 10 comes after 9."""
+    """Return the names of the folders in a folder; whole numbers are sorted as such, so that 10 comes after 9."""
     names = [entry.name for entry in _entries(folder) if entry.is_dir()] if os.path.isdir(folder) else []
     numbers = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name), name))) if numbers else tuple(names)
 
 
-def _check_classes(layout: Layout) -> None:
+def _check_classes(layout: FolderLayout) -> None:
+    """Raise UsageError where there are fewer than two class folders, or folders that cannot be classes."""
     unprintable = [name for name in layout.classes if not name.isprintable()]
     if unprintable:
         raise UsageError(
@@ -156,7 +161,8 @@ def _check_classes(layout: Layout) -> None:
         )
 
 
-def _check_test(layout: Layout, test_fraction: float | None) -> None:
+def _check_test(layout: FolderLayout, test_fraction: float | None) -> None:
+    """Raise UsageError where there are no test images, or two sources of them."""
     if layout.test is None and test_fraction is None:
         raise UsageError(
             f"dataset.root={layout.root} has no test pictures (classes: {_some(layout.classes)}): put some into "
@@ -173,6 +179,7 @@ def _check_test(layout: Layout, test_fraction: float | None) -> None:
 
 
 def _check_same(train: Path, trained: Sequence[str], test: Path, tested: Sequence[str]) -> None:
+    """Raise UsageError where a class has a folder in one of train and test alone."""
     for there, here, absent in ((train, test, set(trained) - set(tested)), (test, train, set(tested) - set(trained))):
         if absent:
             raise UsageError(
@@ -182,11 +189,12 @@ def _check_same(train: Path, trained: Sequence[str], test: Path, tested: Sequenc
 
 
 def _some(names: Sequence[str]) -> str:
+    """Return the first five names as a phrase, and the number of the others."""
     return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:5])} and {len(names) - 5} more"
 
 
-def _strays(layout: Layout) -> list[str]:
-    """What lies beside the class folders and belongs to none."""
+def _strays(layout: FolderLayout) -> list[str]:
+    """Return the paths that lie beside the class folders and belong to none."""
     used = set() if layout.train == layout.root else {str(layout.train), str(layout.test)}
     beside = [entry for entry in _entries(layout.root) if entry.path not in used]
     if layout.train == layout.root:
@@ -197,8 +205,11 @@ def _strays(layout: Layout) -> list[str]:
 
 
 def _pictures(part: Path, classes: Sequence[str], ignored: list[str]) -> list[Picture]:
-    """The pictures of every class of `part`, class after class, sorted by name; other files go to `ignored`."""
-    found = []
+    """Return the images of every class of `part`, class after class, sorted by name.
+
+    Paths of other files are appended to `ignored`.
+    """
+    images: list[Picture] = []
     for label, name in enumerate(classes):
         entries = _entries(part / name)
         pictures = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES)]
@@ -208,11 +219,12 @@ def _pictures(part: Path, classes: Sequence[str], ignored: list[str]) -> list[Pi
                 f"{part / name} has no pictures: put some there ({_some(SUFFIXES[:5])} ...; folders within a class are "
                 f"not searched), or remove the folder."
             )
-        found += [_picture(entry, label) for entry in pictures]
-    return found
+        images += [_picture(entry, label) for entry in pictures]
+    return images
 
 
 def _picture(entry: os.DirEntry, label: int) -> Picture:
+    """Return an image file. Raise UsageError if it is none, or a link to none."""
     if not os.path.isfile(entry.path):
         raise _broken(entry.path, "it is not a file, or a link to none")
     try:
@@ -222,18 +234,22 @@ def _picture(entry: os.DirEntry, label: int) -> Picture:
     return Picture(entry.path, label, stat.st_size, stat.st_mtime_ns)
 
 
-def _say_ignored(ignored: Sequence[str]) -> None:
+def _print_ignored(ignored: Sequence[str]) -> None:
+    """Print what was ignored to standard error."""
     if ignored:
         what = "one that is" if len(ignored) == 1 else f"{len(ignored)} files and folders that are"
         print(f"image_folder: ignored {what} no picture of a class: {_some(ignored)}", file=sys.stderr)
 
 
-def _held_out(layout: Layout, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, int]:
-    """Hold out a fixed share of every class: the order (N,) of the pictures, training first, and how many train."""
-    chance = np.random.RandomState(0)  # not default_rng, whose stream may change between versions of NumPy
+def _held_out(layout: FolderLayout, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, int]:
+    """Return the order (N,) of the images, training first, and the number of training images.
+
+    A share of each class is held out for testing, always the same images. Raise UsageError where a class has too few.
+    """
+    random = np.random.RandomState(0)  # not default_rng, whose stream may change between versions of NumPy
     train, test = [], []
     for label, name in enumerate(layout.classes):
-        rows = chance.permutation(np.flatnonzero(y == label))
+        rows = random.permutation(np.flatnonzero(y == label))
         held = round(len(rows) * test_fraction)
         if held in (0, len(rows)):
             raise _too_few(layout.train / name, len(rows), test_fraction, "testing" if held == 0 else "training")
@@ -243,28 +259,31 @@ def _held_out(layout: Layout, y: np.ndarray, test_fraction: float) -> tuple[np.n
 
 
 def _too_few(folder: Path, count: int, test_fraction: float, purpose: str) -> UsageError:
+    """Return the error that a class has too few images to be split."""
     return UsageError(
         f"class {folder.name} has too few pictures to split: dataset.test_fraction={test_fraction} of {count} "
         f"leaves none for {purpose}; add pictures to {folder}, or state another dataset.test_fraction."
     )
 
 
-# The cache: one file of pixels for these files at this size
+# ---------------------------------------------------------------- the cache
 
 
 def _cached(root: Path, pictures: Sequence[Picture], size: int, cache: Path) -> np.ndarray:
+    """Return the pixels (N, 3, size, size) uint8 from a cache file, or decode the images and write one."""
     refuse_if_too_large(
         len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
     )
     path = cache / "image_folder" / f"{_key(root, pictures, size)}.npz"
     x = _read_cache(path, (len(pictures), 3, size, size))
     if x is None:
-        x = _decode_all(root, [picture.path for picture in pictures], size)
+        x = decode_all(root, [picture.path for picture in pictures], size)
         _write_cache(path, x)
     return x
 
 
 def _key(root: Path, pictures: Sequence[Picture], size: int) -> str:
+    """Return the name of a cache file: it changes with the size and with any image's path, size or time of change."""
     digest = hashlib.blake2b(f"{DECODER} {size}".encode(), digest_size=10)
     for picture in pictures:
         digest.update(os.fsencode(os.path.relpath(picture.path, root)))
@@ -273,20 +292,20 @@ def _key(root: Path, pictures: Sequence[Picture], size: int) -> str:
 
 
 def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The pixels in a cache file, or None where there is none or it is torn (every .npz carries checksums)."""
+    """Return the pixels in a cache file; None where there is none or it is damaged (every .npz carries checksums)."""
     if not os.path.isfile(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             x = file["x"]
-    except TORN as error:
+    except DAMAGE_ERRORS as error:
         print(f"image_folder: {path} is torn ({error}): decoding again", file=sys.stderr)
         return None
     return x if x.shape == shape and x.dtype == np.uint8 else None
 
 
 def _write_cache(path: Path, x: np.ndarray) -> None:
-    """Write a cache file under another name, then rename it; a folder that cannot be written only costs time."""
+    """Write a cache file under another name, then rename it; print a line where the folder cannot be written."""
     part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -300,15 +319,16 @@ def _write_cache(path: Path, x: np.ndarray) -> None:
             part.unlink()
 
 
-# Decoding
+# ---------------------------------------------------------------- decoding
 
 
 def decode(path: str, size: int) -> np.ndarray:
-    """One picture as (3, size, size) uint8: turned upright, on white where transparent, shorter side resized, cropped.
+    """Return one image as (3, size, size) uint8.
 
-    Raises UsageError, naming the file, whatever is wrong with it.
+    It is turned upright, put on white where it is transparent, resized by its shorter side, and cropped. Raise
+    UsageError, which names the file, whatever is wrong with it.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps  # only where the cache does not hold the pixels
 
     if not os.path.isfile(path):
         raise UsageError(f"{path}: there is no such file.")
@@ -324,11 +344,12 @@ def decode(path: str, size: int) -> np.ndarray:
 
 
 def _broken(path: str, reason: str) -> UsageError:
+    """Return the error that an image file cannot be used."""
     return UsageError(f"{path} is a broken picture ({reason}): mend it, or remove it from the folder.")
 
 
 def _rgb(image: Image) -> Image:
-    """Any picture as RGB: 16 bits scaled to 8 (Pillow would clip them), transparency on white."""
+    """Return an image as RGB: 16 bits scaled to 8 (Pillow would clip them), transparency on white."""
     from PIL import Image
 
     if image.mode.startswith("I"):
@@ -342,39 +363,48 @@ def _rgb(image: Image) -> Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Return values of 16 bits as values of 8. Raise ValueError for larger or negative ones."""
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("its pixels have more than 16 bits; save it with 8 or 16 bits")
     return np.rint(values / 257).astype(np.uint8)
 
 
-def _decode_all(root: Path, paths: Sequence[str], size: int) -> np.ndarray:
-    """All pictures (N, 3, size, size) uint8, by threads (decoders release Python's lock), with a progress bar."""
+def decode_all(
+    root: Path, paths: Sequence[str], size: int, threads: int | None = os.cpu_count(), chunk: int = CHUNK
+) -> np.ndarray:
+    """Return all images (N, 3, size, size) uint8, decoded by threads with a progress bar.
+
+    Threads suffice, since decoders release Python's lock. A broken image ends the iteration over map(), so that no
+    other chunk is started.
+    """
     from PIL import Image
 
     Image.init()  # once, not in every thread
     x = np.empty((len(paths), 3, size, size), np.uint8)
 
     def fill(start: int) -> int:
-        for row, path in enumerate(paths[start : start + CHUNK], start):
+        for row, path in enumerate(paths[start : start + chunk], start):
             x[row] = decode(path, size)
-        return min(CHUNK, len(paths) - start)
+        return min(chunk, len(paths) - start)
 
-    # a broken picture ends the iteration over map(), which then starts no other chunk
-    bar = _progress(root, len(paths), size)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings(), bar as advance:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        warnings.catch_warnings(),
+        _progress_bar(root, len(paths), size) as advance,
+    ):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below Pillow's limit
-        for done in pool.map(fill, range(0, len(paths), CHUNK)):
-            advance(done)
+        for count in pool.map(fill, range(0, len(paths), chunk)):
+            advance(count)
     return x
 
 
 @contextmanager
-def _progress(root: Path, count: int, size: int) -> Iterator:
-    """A bar on a terminal, one line when all is done in a pipe; gives a function that takes how many more are done."""
+def _progress_bar(root: Path, count: int, size: int) -> Iterator[Callable[[int], object]]:
+    """Show a bar on a terminal, which the function that is yielded moves on; print a line at the end in a pipe."""
     what = f"decoding {count} pictures of {root} at {size} x {size}"
     if not sys.stderr.isatty():
         start = time.monotonic()
-        yield lambda done: None
+        yield lambda images: None
         print(f"image_folder: {what} took {time.monotonic() - start:.1f} s", file=sys.stderr)
         return
     from rich.console import Console
@@ -382,4 +412,4 @@ def _progress(root: Path, count: int, size: int) -> Iterator:
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=count)
-        yield lambda done: bar.advance(task, done)
+        yield lambda images: bar.advance(task, images)

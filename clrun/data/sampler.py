@@ -1,4 +1,4 @@
-"""The order in which a run sees its samples: epochs that are functions of the seed and their number alone."""
+"""The order in which a run sees its samples, epoch by epoch."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from clrun.data.seeding import DRAWS, generator
 
 
 class Budget(NamedTuple):
-    """What a task may cost. One of epochs and iterations is None."""
+    """A task's training: how long it lasts, in epochs or in iterations (the other is None), and in what batches."""
 
     epochs: int | None
     iterations: int | None
@@ -18,83 +18,101 @@ class Budget(NamedTuple):
     drop_last: bool
 
 
+class SampledSteps(NamedTuple):
+    """The samples of K successive steps, B a step; samples that are missing have row 0 and weight 0."""
+
+    rows: Tensor  # (K, B) int64: image + N * task
+    weight: Tensor  # (K, B) 1, or 0 where there is no sample
+    progress: Tensor  # (K,) in [0, 1): the part of the epoch that lies behind
+    noise: Tensor  # (K, 6, B) uniform in [0, 1)
+
+
 @dataclass
 class EpochSampler:
-    """One run's samples through one pass over its task, epoch after epoch. An epoch is a function of the seed and its
-    number alone, so a run can start in the middle.
+    """A sampler of one run's training samples, for one phase of one stage.
 
-    pools: rows (n,) of each visible task. even: a batch draws the same number from each of them.
+    An epoch is a function of the seed, the purpose and the epoch's number alone, so a resumed run can start in the
+    middle. `pools` holds the rows (n,) of each task that is trained on. With `balanced`, a batch has the same number
+    of samples from every pool, and small pools are repeated; without it, all pools are shuffled together.
     """
 
     pools: list[Tensor]
     budget: Budget
-    even: bool
+    balanced: bool
     seed: int
     purpose: str
-    kept: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None  # the epoch drawn last
+    cached: tuple[int, SampledSteps] | None = None  # the epoch drawn last, and its number
 
     @property
-    def share(self) -> int:
-        """Samples a batch draws from each pile."""
-        return -(-self.budget.batch_size // len(self.piles))
+    def sources(self) -> list[Tensor]:
+        """The tensors of rows that are shuffled each by itself."""
+        return self.pools if self.balanced else [torch.cat(self.pools)]
 
     @property
-    def piles(self) -> list[Tensor]:
-        return self.pools if self.even else [torch.cat(self.pools)]
+    def samples_per_source(self) -> int:
+        """The samples that a batch draws from each source."""
+        return -(-self.budget.batch_size // len(self.sources))
 
     @property
-    def width(self) -> int:
-        """B."""
-        return self.share * len(self.piles)
+    def batch_size(self) -> int:
+        """B: the batch size of the budget, rounded up to a multiple of the number of sources."""
+        return self.samples_per_source * len(self.sources)
 
     @property
-    def smallest(self) -> int:
-        """Samples of the smallest batch."""
+    def smallest_batch(self) -> int:
+        """The number of samples in the smallest batch of an epoch."""
         n = sum(len(pool) for pool in self.pools)
-        last = self.width if self.even or self.budget.drop_last else n % self.width or self.width
+        drops_none = not self.balanced and not self.budget.drop_last
+        last = (n % self.batch_size or self.batch_size) if drops_none else self.batch_size
         return min(last, n)
 
     @property
     def epoch_steps(self) -> int:
+        """The number of steps in an epoch."""
         n = sum(len(pool) for pool in self.pools)
-        return max(1, n // self.width) if self.budget.drop_last else -(-n // self.width)
+        return max(1, n // self.batch_size) if self.budget.drop_last else -(-n // self.batch_size)
 
     @property
     def steps(self) -> int:
-        """A budget in iterations is one for each visible task, as one in epochs is."""
+        """The number of steps in all epochs. A budget in iterations counts once for each pool."""
         if self.budget.epochs is not None:
             return self.budget.epochs * self.epoch_steps
+        assert self.budget.iterations is not None  # checked with the settings: one of the two is given
         return self.budget.iterations * len(self.pools)
 
-    def epoch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """rows (S, B), weight (S, B), noise (S, 6, B)."""
-        if self.kept is not None and self.kept[0] == number:
-            return self.kept[1]
-        draw = generator(self.seed, f"{self.purpose} epoch {number}")
-        S = self.epoch_steps
-        dealt = [self.shuffled(pile, S * self.share, draw) for pile in self.piles]
-        rows, weight = (torch.cat([d[i].view(S, self.share) for d in dealt], 1) for i in (0, 1))
-        self.kept = number, (rows, weight, torch.rand(S, DRAWS, self.width, generator=draw))
-        return self.kept[1]
+    def epoch(self, number: int) -> SampledSteps:
+        """Return all steps of an epoch."""
+        if self.cached is not None and self.cached[0] == number:
+            return self.cached[1]
+        random = generator(self.seed, f"{self.purpose} epoch {number}")
+        steps, width = self.epoch_steps, self.samples_per_source
+        shuffled = [self.shuffled(source, steps * width, random) for source in self.sources]
+        rows = torch.cat([rows.view(steps, width) for rows, _ in shuffled], 1)
+        weight = torch.cat([weight.view(steps, width) for _, weight in shuffled], 1)
+        noise = torch.rand(steps, DRAWS, self.batch_size, generator=random)
+        self.cached = number, SampledSteps(rows, weight, torch.arange(steps) / steps, noise)
+        return self.cached[1]
 
-    def shuffled(self, pile: Tensor, n: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(n,) rows and weights: the pile in random order, again and again if drawn evenly, else once, then nothing."""
-        times = -(-n // len(pile)) if self.even else 1
-        order = torch.cat([pile[torch.randperm(len(pile), generator=draw)] for _ in range(times)])[:n]
+    def shuffled(self, source: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return n rows and their weights: the source in random order, repeated if balanced, else filled up."""
+        times = -(-n // len(source)) if self.balanced else 1
+        order = torch.cat([source[torch.randperm(len(source), generator=random)] for _ in range(times)])[:n]
         missing = n - len(order)
         weight = torch.cat([torch.ones(len(order)), torch.zeros(missing)])
         return torch.cat([order, order.new_zeros(missing)]), weight
 
-    def take(self, start: int, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """n steps from `start`: rows (n, B), weight (n, B), progress (n,), noise (n, 6, B); empty past the end."""
+    def sample(self, start: int, count: int) -> SampledSteps:
+        """Return `count` steps from step `start` on; those past the last epoch have no samples."""
         parts = []
-        for number in range(start // self.epoch_steps, -(-min(start + n, self.steps) // self.epoch_steps)):
+        for number in range(start // self.epoch_steps, -(-min(start + count, self.steps) // self.epoch_steps)):
             first = number * self.epoch_steps
-            span = slice(max(start - first, 0), min(start + n, self.steps) - first)
-            rows, weight, noise = self.epoch(number)
-            progress = torch.arange(self.epoch_steps)[span] / self.epoch_steps
-            parts.append((rows[span], weight[span], progress, noise[span]))
-        blank = max(0, start + n - max(self.steps, start))
-        shapes = (torch.zeros(blank, self.width, dtype=torch.long), torch.zeros(blank, self.width))
-        parts.append((*shapes, torch.zeros(blank), torch.zeros(blank, DRAWS, self.width)))
-        return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+            span = slice(max(start - first, 0), min(start + count, self.steps) - first)
+            parts.append(SampledSteps(*(part[span] for part in self.epoch(number))))
+        parts.append(self.empty_steps(max(0, start + count - max(self.steps, start))))
+        return SampledSteps(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+    def empty_steps(self, count: int) -> SampledSteps:
+        """Return steps without samples."""
+        rows = torch.zeros(count, self.batch_size, dtype=torch.long)
+        weight = torch.zeros(count, self.batch_size)
+        return SampledSteps(rows, weight, torch.zeros(count), torch.zeros(count, DRAWS, self.batch_size))

@@ -1,14 +1,17 @@
-"""Chance, by purpose: a run's draws follow from its seed alone, whatever else is drawn."""
+"""Random numbers by purpose: what a run draws for one purpose follows from its seed alone, whatever else is drawn."""
 
 import hashlib
 
 import torch
 
+# Uniform numbers for each sample of a step: three for the strategy, then three for the augmentation.
+DRAWS = 6
+
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """The generator of one purpose of one run: no draw of one purpose ever moves another."""
+    """Return the generator of one purpose of one run, such as "class order".
+
+    Each purpose has a generator of its own, so drawing more numbers for one purpose changes no number of another.
+    """
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-
-
-DRAWS = 6  # uniform numbers a sample and step: three for strategies, three for augmentation

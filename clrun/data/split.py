@@ -1,24 +1,27 @@
-"""Which classes go to which task. Pure Python."""
+"""The assignment of classes to tasks, in pure Python, so that a split is refused before torch is imported."""
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from clrun.data.values import Values
 from clrun.system.errors import UsageError
 
 
-def assign_classes(names: Sequence[str], settings: Mapping[str, Any]) -> list[list[int]] | None:
-    """Class numbers a task, in the order written: of the lists in `split.classes`, or evenly in the dataset's order.
+def assign_classes(names: Sequence[str], settings: Values) -> list[list[int]] | None:
+    """Return the class numbers of each task: those of the lists in `split.classes`, or an even split in order.
 
-    (The stream draws the order of an even deal from the seed.) None for permuted and rotated: all tasks have all
-    classes. UsageError: tasks that do not divide the classes, an unknown or repeated class, a task too small or
-    too large for the scenario.
+    None for permuted and rotated splits, in which all tasks have all classes. The order of an even split is the data
+    set's here; `clrun.data.tasks` draws it from the seed. Raise UsageError where the tasks do not divide the classes,
+    for an unknown or repeated class, and for a task that is too small or too large for the scenario.
     """
     if settings["split"] != "classes":
         return None
     lists = settings["split.classes"]
-    tasks = even(names, settings["tasks"]) if lists is None else [[number(c, names) for c in task] for task in lists]
+    if lists is None:
+        tasks = even(names, settings["tasks"])
+    else:
+        tasks = [[class_number(given, names) for given in task] for task in lists]
     refuse_repeated(tasks, names)
     refuse_small(tasks, names, settings["scenario"])
     refuse_unequal(tasks, settings["scenario"])
@@ -26,7 +29,7 @@ def assign_classes(names: Sequence[str], settings: Mapping[str, Any]) -> list[li
 
 
 def even(names: Sequence[str], tasks: int) -> list[list[int]]:
-    """The classes in order, cut into equal parts."""
+    """Return the class numbers in order, cut into equal parts. Raise UsageError where that is impossible."""
     if len(names) % tasks:
         fitting = [str(n) for n in range(1, len(names) + 1) if len(names) % n == 0]
         unequal = unequal_example(names, tasks)
@@ -40,18 +43,24 @@ def even(names: Sequence[str], tasks: int) -> list[list[int]]:
 
 
 def unequal_example(names: Sequence[str], tasks: int) -> str:
-    """Such as [[0,1,2,3],[4,5,6],[7,8,9]]; "" where there are too many to print, or too few to go round."""
+    """Return a nearly even split to type, such as [[0,1,2,3],[4,5,6],[7,8,9]].
+
+    "" where there are too many classes to print, or fewer than tasks.
+    """
     classes = len(names)
-    called = list(map(int, names)) if numbered(names) else list(range(classes))
+    typed = list(map(int, names)) if numbered(names) else list(range(classes))
     if classes > 20 or tasks > classes:
         return ""
     sizes = [classes // tasks + (t < classes % tasks) for t in range(tasks)]
     starts = [sum(sizes[:t]) for t in range(tasks)]
-    return str([called[a : a + n] for a, n in zip(starts, sizes, strict=True)]).replace(" ", "")
+    return str([typed[a : a + n] for a, n in zip(starts, sizes, strict=True)]).replace(" ", "")
 
 
-def number(given: str | int, names: Sequence[str]) -> int:
-    """The number of a class that is given by name or number; where all names are numbers, they are what is meant."""
+def class_number(given: str | int, names: Sequence[str]) -> int:
+    """Return the number of a class that is given by name or number. Raise UsageError for an unknown class.
+
+    Where all names are numbers, as with digits, a number means the class of that name.
+    """
     given = str(given) if numbered(names) else given
     if isinstance(given, int):
         if 0 <= given < len(names):
@@ -65,20 +74,22 @@ def number(given: str | int, names: Sequence[str]) -> int:
 
 
 def numbered(names: Sequence[str]) -> bool:
+    """Return whether all class names are numbers."""
     return all(name.isdecimal() for name in names)
 
 
 def refuse_repeated(tasks: Sequence[Sequence[int]], names: Sequence[str]) -> None:
-    often = [names[k] for k, n in Counter(k for task in tasks for k in task).items() if n > 1]
-    if often:
+    """Raise UsageError for a class that is listed twice."""
+    repeated = [names[k] for k, n in Counter(k for task in tasks for k in task).items() if n > 1]
+    if repeated:
         raise UsageError(
-            f"split.classes: {listed(often, 'and')} cannot be listed twice: each class belongs to one task; "
+            f"split.classes: {listed(repeated, 'and')} cannot be listed twice: each class belongs to one task; "
             f"name another class in one of the places, or leave it out."
         )
 
 
 def refuse_small(tasks: Sequence[Sequence[int]], names: Sequence[str], scenario: str) -> None:
-    """A network with one output that may answer has nothing to learn."""
+    """Raise UsageError where only one output may answer, so that a network has nothing to learn."""
     if sum(map(len, tasks)) < 2:
         raise UsageError("split.classes: one class leaves nothing to tell apart; list two or more.")
     single = next((task for task in tasks if len(task) == 1), None)
@@ -90,6 +101,7 @@ def refuse_small(tasks: Sequence[Sequence[int]], names: Sequence[str], scenario:
 
 
 def refuse_unequal(tasks: Sequence[Sequence[int]], scenario: str) -> None:
+    """Raise UsageError where tasks that share their outputs have different numbers of classes."""
     sizes = [len(task) for task in tasks]
     if scenario == "domain" and len(set(sizes)) > 1:
         raise UsageError(
@@ -99,10 +111,11 @@ def refuse_unequal(tasks: Sequence[Sequence[int]], scenario: str) -> None:
         )
 
 
-def listed(items: Sequence[Any], last: str) -> str:
-    """1, 2 or 5."""
+def listed(items: Sequence[object], last: str) -> str:
+    """Return items as a phrase, such as "1, 2 or 5" with `last` "or"."""
     return f" {last} ".join(filter(None, [", ".join(map(str, items[:-1])), str(items[-1])]))
 
 
 def shortened(names: Sequence[str], most: int = 20) -> str:
+    """Return the first names as a phrase, and how many there are in all."""
     return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "")

@@ -1,13 +1,16 @@
-"""The stream: pictures on the device, and the batches that are gathered from them.
+"""Images on the device, and the batches that are gathered from them.
 
-Every image lies on the device once, as uint8. A sample is named by a row number, image + N * task: one integer says
-which image and which task, in a batch as in a replay memory. What differs between runs (class orders, permutations,
-angles) is a `TaskTables` of tensors; normalising, permuting, rotating and augmenting happen when a batch is gathered.
+Every image lies on the device once, as uint8. A sample is named by a row number, image + N * task, where N is the
+number of images: one integer says which image and which task, in a batch as in a replay memory. What differs between
+runs (class orders, permutations, angles) is a `TaskTables` of tensors; a batch is normalised, permuted, rotated and
+augmented when it is gathered.
+
+Shapes: B samples, C outputs (or channels, of an image), T tasks, K steps, R runs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,185 +19,217 @@ from torch import Tensor
 from clrun.data.datasets import Images
 from clrun.data.tasks import TaskTables
 from clrun.data.transforms import crop_flip, normalisation, turn
+from clrun.data.values import Values
 
-AT_ONCE = 2**17  # pixels gathered at once, where steps need fewer: they stay in the cache
+# Pixels that are gathered at once, where a step needs fewer: so many stay in a processor's cache.
+PIXELS_AT_ONCE = 2**17
 
 
 class StepContext(NamedTuple):
-    """When a step happens, and its share of chance."""
+    """What a step knows besides its samples: where in the stream it happens, and its random numbers."""
 
-    stage: Tensor  # () task now being learnt
-    horizon: Tensor  # () newest task seen so far; stage, but for strategies that see all tasks at once
-    progress: Tensor  # () in [0, 1): how far into the epoch
-    noise: Tensor  # (6, B) uniform in [0, 1), new at every step: chance is data
+    stage: Tensor  # () int64: the task being learnt
+    horizon: Tensor  # () int64: the newest task seen so far; `stage`, but for strategies that see all tasks at once
+    progress: Tensor  # () in [0, 1): the part of the epoch that lies behind
+    noise: Tensor  # (6, B) uniform in [0, 1), new at every step
 
 
 class SampleIndex(NamedTuple):
-    """Which samples a step is dealt. In a stack, a batch that is short or empty for some run is filled up with weight
-    0; `share` is the weight over its sum: a mean over the samples that are there is a product with it."""
+    """Which samples a step trains on.
 
-    rows: Tensor  # (B,) image + N * task
+    In a stack of runs, a batch that is short or empty for one of them is filled up with samples of weight 0.
+    """
+
+    rows: Tensor  # (B,) int64: image + N * task
     weight: Tensor  # (B,) 1, or 0 where there is no sample
-    share: Tensor  # (B,)
-    image: Tensor  # (B,)
-    t: Tensor  # (B,) task number
-    y: Tensor  # (B,) output number
+    mean_weight: Tensor  # (B,) weight / sum of weights: `values @ mean_weight` is the mean over the samples
+    image: Tensor  # (B,) int64: image number
+    t: Tensor  # (B,) int64: task number
+    y: Tensor  # (B,) int64: output number
 
 
 class Batch(NamedTuple):
-    """The samples themselves."""
+    """The samples of a step, with its context."""
 
-    x: Tensor  # (B, C, H, W)
-    y: Tensor  # (B,) output number
-    t: Tensor  # (B,) task number
+    x: Tensor  # (B, C, H, W) images, normalised
+    y: Tensor  # (B,) int64: output number
+    t: Tensor  # (B,) int64: task number
     active: Tensor  # (B, C) bool: the outputs that may answer
     weight: Tensor  # (B,) 1, or 0 where there is no sample
-    share: Tensor  # (B,) weight over its sum
-    rows: Tensor  # (B,) image + N * task
-    stage: Tensor  # ()
-    horizon: Tensor  # ()
-    progress: Tensor  # ()
-    noise: Tensor  # (6, B)
+    mean_weight: Tensor  # (B,) weight / sum of weights
+    rows: Tensor  # (B,) int64: image + N * task
+    stage: Tensor  # () int64: the task being learnt
+    horizon: Tensor  # () int64: the newest task seen so far
+    progress: Tensor  # () in [0, 1): the part of the epoch that lies behind
+    noise: Tensor  # (6, B) uniform in [0, 1): random numbers for the strategy (0 to 2) and the augmentation (3 to 5)
     tables: TaskTables
 
     def mean(self, values: Tensor) -> Tensor:
-        """(B,) -> (): over the samples that are there."""
-        return values @ self.share
+        """Return the mean () of values (B,) over the samples, those of weight 0 left out."""
+        return values @ self.mean_weight
 
     def first(self, n: int) -> "Batch":
-        """Its first n samples."""
-        samples = (v[:n] for v in self[:7])
-        return Batch(*samples, self.stage, self.horizon, self.progress, self.noise[:, :n], self.tables)
+        """Return the batch of the first n samples."""
+        return self._replace(
+            x=self.x[:n],
+            y=self.y[:n],
+            t=self.t[:n],
+            active=self.active[:n],
+            weight=self.weight[:n],
+            mean_weight=self.mean_weight[:n],
+            rows=self.rows[:n],
+            noise=self.noise[:, :n],
+        )
 
 
 class Pool(NamedTuple):
-    """All samples of the task just learnt, shuffled, for one pass at its end."""
+    """All samples of the task that was just learnt, shuffled, for one pass at its end."""
 
-    rows: Tensor  # (n,)
-    weight: Tensor  # (n,)
-    noise: Tensor  # (6, n)
-    stage: Tensor  # ()
-    horizon: Tensor  # ()
+    rows: Tensor  # (n,) int64: image + N * task
+    weight: Tensor  # (n,) 1, or 0 where there is no sample
+    noise: Tensor  # (6, n) uniform in [0, 1)
+    stage: Tensor  # () int64: the task that was learnt
+    horizon: Tensor  # () int64: the newest task seen so far
     tables: TaskTables
 
     def first(self, n: int | None) -> "Pool":
-        """A random n of them (all if None or if there are fewer)."""
+        """Return a random n of the samples; all of them if n is None or if there are fewer."""
         return self._replace(rows=self.rows[:n], weight=self.weight[:n], noise=self.noise[:, :n])
 
 
 @dataclass(frozen=True)
 class Data:
-    """On the device once, shared by all runs."""
+    """A data set on the device, shared by all runs of a stack."""
 
     images: Tensor  # (N, C, H, W) uint8
-    labels: Tensor  # (N,) int64 class numbers
+    labels: Tensor  # (N,) int64: class numbers
     scale: Tensor  # (C, 1, 1), or () for one channel: x = pixel * scale + shift
     shift: Tensor  # like scale
     tasks: int
     outputs: int
-    kinds: int  # classes, counted once in every task that has them
+    class_count: int  # classes, where a class counts once in every task that has it
     augment: bool = False
 
-    def kind(self, rows: Tensor) -> Tensor:
-        """(B,) -> (B,) int64: one number for each class of each task."""
+    def rows(self, images: Tensor, task: int) -> Tensor:
+        """Return the rows of images (n,) as samples of a task: image + N * task."""
+        return images + len(self.images) * task
+
+    def class_ids(self, rows: Tensor) -> Tensor:
+        """Return one number for each class of each task: rows (B,) -> (B,) int64."""
         image = rows % len(self.images)
         return rows - image + self.labels[image]
 
-    def pictures(self, tables: TaskTables, image: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """images and tasks (B,) -> (B, C, H, W), normalised; augmented where noise (6, B) is given."""
+    def inputs(self, tables: TaskTables, image: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the network's inputs (B, C, H, W) for image and task numbers (B,).
+
+        They are permuted, rotated and normalised, and augmented where noise (6, B) is given.
+        """
         x = self.images.index_select(0, image)
         if noise is not None:
             x = crop_flip(x, noise[3:])
         if tables.permutation.shape[-1]:
-            places = tables.permutation.index_select(0, t)[:, None].expand(-1, x.shape[1], -1)
-            x = x.flatten(2).gather(-1, places).view(x.shape)
+            order = tables.permutation.index_select(0, t)[:, None].expand(-1, x.shape[1], -1)
+            x = x.flatten(2).gather(-1, order).view(x.shape)
         x = x.to(self.scale.dtype)
         if tables.angle.shape[-1]:
             x = turn(x, tables.angle[t])
         return x.mul_(self.scale).add_(self.shift)
 
-    def drawn(self, tables: TaskTables, rows: Tensor, weight: Tensor) -> SampleIndex:
-        """rows, weight (..., B): all that can be known of a step's samples, or of many steps', before it is taken."""
-        return self.named(tables, rows, weight, weight / weight.sum(-1, keepdim=True).clamp(min=1))
+    def index(self, tables: TaskTables, rows: Tensor, weight: Tensor, mean_weight: Tensor | None = None) -> SampleIndex:
+        """Return which image, task and output each row (..., B) stands for.
 
-    def named(self, tables: TaskTables, rows: Tensor, weight: Tensor, share: Tensor) -> SampleIndex:
-        """Which picture, task and output number each row (..., B) stands for."""
+        `mean_weight` is weight / sum of weights unless it is given.
+        """
+        if mean_weight is None:
+            mean_weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
         t = rows // len(self.images)
         image = rows - t * len(self.images)
-        place = t * tables.label.shape[-1] + self.labels.index_select(0, image.flatten()).view(image.shape)
-        y = tables.label.flatten().index_select(0, place.flatten()).view(place.shape)
-        return SampleIndex(rows, weight, share, image, t, y)
+        entry = t * tables.label.shape[-1] + self.labels.index_select(0, image.flatten()).view(image.shape)
+        y = tables.label.flatten().index_select(0, entry.flatten()).view(entry.shape)
+        return SampleIndex(rows, weight, mean_weight, image, t, y)
 
-    def gathered(self, tables: TaskTables, draw: SampleIndex, when: StepContext, augment: bool = True) -> Batch:
-        """The samples of a step (B,) as one batch; of K steps (K, B) as one tree of batches."""
-        noise = when.noise.movedim(-2, 0).flatten(1) if self.augment and augment else None
-        x = self.pictures(tables, draw.image.flatten(), draw.t.flatten(), noise).unflatten(0, draw.rows.shape)
-        case = when.horizon * len(tables.active) + draw.t
+    def gather(self, tables: TaskTables, index: SampleIndex, context: StepContext, augment: bool = True) -> Batch:
+        """Return the samples of a step (B,) as one batch, or of K steps (K, B) as a batch of leaves (K, B, ...)."""
+        noise = context.noise.movedim(-2, 0).flatten(1) if self.augment and augment else None
+        x = self.inputs(tables, index.image.flatten(), index.t.flatten(), noise).unflatten(0, index.rows.shape)
+        case = context.horizon * len(tables.active) + index.t
         active = tables.active.flatten(0, 1).index_select(0, case.flatten()).unflatten(0, case.shape)
-        moment = when.stage, when.horizon, when.progress, when.noise
-        return Batch(x, draw.y, draw.t, active, draw.weight, draw.share, draw.rows, *moment, tables)
+        return Batch(
+            x, index.y, index.t, active, index.weight, index.mean_weight, index.rows,
+            context.stage, context.horizon, context.progress, context.noise, tables,
+        )  # fmt: skip
 
-    def steps(self, tables: TaskTables, draws: SampleIndex, moments: StepContext) -> Iterator[Batch]:
-        """The batches of K steps, leaves (K, ...): small ones are gathered several at a time, which gives the same.
+    def batches(
+        self, tables: TaskTables, index: SampleIndex, context: StepContext, pixels: int = PIXELS_AT_ONCE
+    ) -> Iterator[Batch]:
+        """Yield the batches of K steps, from leaves (K, ...).
 
-        What has been dealt is let go of before more is gathered, which then takes its place in the cache.
+        As many steps as have `pixels` pixels together are gathered at once, which gives the same batches. The batches
+        of one gathering are released before the next one, which then takes their place in the cache.
         """
-        several = AT_ONCE // (draws.rows.shape[-1] * self.images[0].numel())
-        if several < 2:
-            yield from (self.gathered(tables, *dealt) for dealt in dealt_out(draws, moments))
+        steps = pixels // (index.rows.shape[-1] * self.images[0].numel())
+        if steps < 2:
+            for one_index, one_context in split_steps(index, context):
+                yield self.gather(tables, one_index, one_context)
             return
-        parts = zip(*(v.split(several) for v in (*draws, moments.progress, moments.noise)), strict=True)
-        for *draw, progress, noise in parts:
-            context = moments._replace(progress=progress, noise=noise)
-            yield from taken_apart(self.gathered(tables, SampleIndex(*draw), context))
+        parts = zip(*(v.split(steps) for v in (*index, context.progress, context.noise)), strict=True)
+        for *samples, progress, noise in parts:
+            yield from unbind_batch(
+                self.gather(tables, SampleIndex(*samples), context._replace(progress=progress, noise=noise))
+            )
 
-    def batch(self, tables: TaskTables, rows: Tensor, weight: Tensor, when: StepContext, augment: bool = True) -> Batch:
-        """The samples at `rows` (B,) as one batch."""
-        return self.gathered(tables, self.drawn(tables, rows, weight), when, augment)
+    def batch(
+        self, tables: TaskTables, rows: Tensor, weight: Tensor, context: StepContext, augment: bool = True
+    ) -> Batch:
+        """Return the samples at `rows` (B,) as one batch."""
+        return self.gather(tables, self.index(tables, rows, weight), context, augment)
 
     def recall(self, rows: Tensor, batch: Batch) -> Batch:
-        """Other rows (B,) at the same moment: what a memory brings back, augmented as the stream is."""
-        draw = self.named(batch.tables, rows, batch.weight, batch.share)
-        return self.gathered(batch.tables, draw, StepContext(batch.stage, batch.horizon, batch.progress, batch.noise))
+        """Return the samples at other rows (B,) in the context of a batch, with its weights and augmented as it is."""
+        index = self.index(batch.tables, rows, batch.weight, batch.mean_weight)
+        return self.gather(batch.tables, index, StepContext(batch.stage, batch.horizon, batch.progress, batch.noise))
 
-    def chunks(self, pool: "Pool", size: int) -> Iterator[Batch]:
-        """The pool in order, `size` samples at a time, unaugmented."""
+    def chunks(self, pool: Pool, size: int) -> Iterator[Batch]:
+        """Yield the pool in order, `size` samples at a time, not augmented."""
         for i in range(0, len(pool.rows), size):
             part = slice(i, i + size)
-            when = StepContext(pool.stage, pool.horizon, torch.zeros_like(pool.weight[0]), pool.noise[:, part])
-            yield self.batch(pool.tables, pool.rows[part], pool.weight[part], when, augment=False)
+            context = StepContext(pool.stage, pool.horizon, torch.zeros_like(pool.weight[0]), pool.noise[:, part])
+            yield self.batch(pool.tables, pool.rows[part], pool.weight[part], context, augment=False)
 
 
-def dealt_out(draws: SampleIndex, moments: StepContext) -> Iterator[tuple[SampleIndex, StepContext]]:
-    """What each of K steps gets; leaves with an axis K behind R."""
-    each = zip(*(v.unbind(-2) for v in draws), strict=True)
-    chances = zip(moments.progress.unbind(-1), moments.noise.unbind(-3), strict=True)
-    for draw, chance in zip(each, chances, strict=True):
-        yield SampleIndex(*draw), StepContext(moments.stage, moments.horizon, *chance)
+def split_steps(index: SampleIndex, context: StepContext) -> Iterator[tuple[SampleIndex, StepContext]]:
+    """Yield the index and the context of each of K steps, from leaves with an axis K behind R."""
+    per_step = zip(*(v.unbind(-2) for v in index), strict=True)
+    random = zip(context.progress.unbind(-1), context.noise.unbind(-3), strict=True)
+    for samples, (progress, noise) in zip(per_step, random, strict=True):
+        yield SampleIndex(*samples), StepContext(context.stage, context.horizon, progress, noise)
 
 
-def taken_apart(together: Batch) -> Iterator[Batch]:
-    """The batches of a tree of batches (K, ...)."""
-    each = [v.unbind(0) for v in (*together[:7], together.progress, together.noise)]
-    for *samples, progress, noise in zip(*each, strict=True):
-        yield Batch(*samples, together.stage, together.horizon, progress, noise, together.tables)
+def unbind_batch(batch: Batch) -> Iterator[Batch]:
+    """Yield the K batches of a batch of leaves (K, B, ...)."""
+    per_sample = (batch.x, batch.y, batch.t, batch.active, batch.weight, batch.mean_weight, batch.rows)
+    steps = zip(*(v.unbind(0) for v in (*per_sample, batch.progress, batch.noise)), strict=True)
+    for x, y, t, active, weight, mean_weight, rows, progress, noise in steps:
+        yield Batch(
+            x, y, t, active, weight, mean_weight, rows, batch.stage, batch.horizon, progress, noise, batch.tables
+        )
 
 
 def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """[(n_r,)] -> rows (R, n), weight (R, n): filled up with row 0 at weight 0."""
+    """Return R tensors (n_r,) as rows (R, n) and weight (R, n), filled up with row 0 at weight 0."""
     n = max(len(r) for r in rows)
     padded = torch.stack([F.pad(r, (0, n - len(r))) for r in rows])
     weight = torch.stack([(torch.arange(n) < len(r)) for r in rows])
     return padded, weight.float()
 
 
-def place(
-    images: Images, settings: Mapping[str, Any], tasks: int, outputs: int, device: str, dtype: torch.dtype
+def make_data(
+    images: Images, settings: Values, tasks: int, outputs: int, device: torch.device, dtype: torch.dtype
 ) -> Data:
-    """The images on the device."""
+    """Return the images on the device, with inputs of type `dtype`."""
     scale, shift = (v.to(device, dtype) for v in normalisation(images, settings["dataset.normalize"]))
     if len(scale) == 1:
         scale, shift = scale[0, 0, 0], shift[0, 0, 0]
     augment = settings["augment"] == "crop_flip"
-    kinds = outputs * tasks if settings["scenario"] == "domain" else outputs
-    return Data(images.x.to(device), images.y.to(device), scale, shift, tasks, outputs, kinds, augment)
+    classes = outputs * tasks if settings["scenario"] == "domain" else outputs
+    return Data(images.x.to(device), images.y.to(device), scale, shift, tasks, outputs, classes, augment)

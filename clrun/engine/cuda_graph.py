@@ -1,83 +1,111 @@
 """The training step as a CUDA graph."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.stream import SampleIndex, StepContext
-from clrun.engine.state import Run
-from clrun.engine.steppers import told
+from clrun.engine.state import Run, Signals
+from clrun.engine.step import Step, StepValues
+from clrun.engine.steppers import Block, counting
+from clrun.strategy import Tree
 
-WARM_UP = 3  # steps before a graph is recorded, in which libraries set themselves up
+WARM_UP_STEPS = 3  # steps before a graph is recorded, in which CUDA's libraries set themselves up
+
+
+class Buffers(NamedTuple):
+    """The tensors that a recorded step reads from and writes to, for the largest block so far."""
+
+    samples: SampleIndex
+    context: StepContext
+    signals: Signals  # {name: (R, K)}
 
 
 class GraphStepper:
-    """The pure step on tensors that stay where they are: what a step needs is picked by a counter on the device, and
-    what it gives is copied over what was. On CUDA it is recorded once, as a graph, and played for every step: one
-    launch a step in place of some hundred. Elsewhere the same body simply runs, which is how it is tested without one.
+    """A stepper that applies the pure step to tensors whose addresses never change, as a CUDA graph demands.
+
+    A counter on the device picks the samples of a step out of those of its block, and the results are copied over the
+    run. On CUDA this is recorded once, as a graph, and replayed for every step. On other devices the same instructions
+    are executed one by one, which is how they are tested without a GPU.
+
+    alone: whether there is one run, whose tensors have no axis R.
     """
 
-    def __init__(self, step: Callable[..., tuple[Run, dict[str, Tensor]]], run: Run, values: tuple, alone: bool):
+    def __init__(self, step: Step, run: Run, values: StepValues, alone: bool):
         self.step, self.run, self.values = step, tree_map(torch.clone, run), values
         self.axis = 0 if alone else 1  # of a block's steps
-        self.clock = torch.zeros(1, dtype=torch.long, device=run.theta.device)
-        self.draws: SampleIndex | None = None
+        self.position = torch.zeros(1, dtype=torch.long, device=run.theta.device)  # of the next step in its block
+        self.buffers: Buffers | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def run_steps(self, draws, moments, start, short, tell):
-        if self.draws is None or self.draws.rows.shape[self.axis] < draws.rows.shape[self.axis]:
-            self.settle(draws, moments)
-        size = draws.rows.shape[self.axis]
-        for there, new in zip(tree_leaves((self.draws, self.moments)), tree_leaves((draws, moments)), strict=True):
-            (there.narrow(self.axis, 0, size) if new.dim() else there).copy_(new)
-        self.clock.zero_()
-        for _ in told(range(size), tell):
-            self.graph.replay() if self.graph is not None else self.body()
-        return {name: v[..., :size].clone() for name, v in self.log.items()}
+    def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
+        size = block.samples.rows.shape[self.axis]
+        buffers = self.filled_buffers(block, size)
+        self.position.zero_()
+        for _ in counting(range(size), on_steps):
+            if self.graph is None:
+                self.take_step(buffers)
+            else:
+                self.graph.replay()
+        return {name: v[..., :size].clone() for name, v in buffers.signals.items()}
 
-    def snapshot(self):
+    def snapshot(self) -> Run:
         return tree_map(torch.clone, self.run)
 
-    def settle(self, draws: SampleIndex, moments: StepContext) -> None:
-        """Places for the largest block so far, and on CUDA a graph that reads them."""
-        self.draws, self.moments = tree_map(torch.clone, (draws, moments))
-        before, self.log = self.snapshot(), {}
-        _, signals = self.step(self.run, *self.values, *self.now())
-        size = draws.rows.shape[self.axis]
-        self.log = {name: v.new_zeros(*v.shape, size) for name, v in signals.items()}
-        if self.clock.is_cuda:
-            self.record()
-            self.put(before)
+    def filled_buffers(self, block: Block, size: int) -> Buffers:
+        """Return buffers that hold the samples of a block of `size` steps; larger ones than before if need be."""
+        if self.buffers is None or self.buffers.samples.rows.shape[self.axis] < size:
+            self.buffers = self.allocate(block, size)
+        held, new = tree_leaves(self.buffers[:2]), tree_leaves((block.samples, block.context))
+        for buffer, values in zip(held, new, strict=True):
+            (buffer.narrow(self.axis, 0, size) if values.dim() else buffer).copy_(values)
+        return self.buffers
 
-    def record(self) -> None:
+    def allocate(self, block: Block, size: int) -> Buffers:
+        """Return buffers for blocks of up to `size` steps. On CUDA, also record the graph that uses them."""
+        samples, context = tree_map(torch.clone, (block.samples, block.context))
+        before = self.snapshot()
+        _, signals = self.step(self.run, *self.values, *self.at_position((samples, context)))
+        buffers = Buffers(samples, context, {name: v.new_zeros(*v.shape, size) for name, v in signals.items()})
+        if self.position.is_cuda:
+            self.graph = self.record(buffers)
+            self.write_run(before)
+        return buffers
+
+    def record(self, buffers: Buffers) -> torch.cuda.CUDAGraph:
+        """Return a graph of one step. Warming up and recording change the run."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self.body()
-                self.clock.zero_()
+            for _ in range(WARM_UP_STEPS):
+                self.take_step(buffers)
+                self.position.zero_()
         torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.body()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.take_step(buffers)
+        return graph
 
-    def body(self) -> None:
-        new, signals = self.step(self.run, *self.values, *self.now())
-        self.put(new)
+    def take_step(self, buffers: Buffers) -> None:
+        """Take the step at `position`: write over the run and into the signals, and move the position on."""
+        new, signals = self.step(self.run, *self.values, *self.at_position(buffers[:2]))
+        self.write_run(new)
         for name, v in signals.items():
-            self.log[name].index_copy_(-1, self.clock, v.detach().unsqueeze(-1))
-        self.clock.add_(1)
+            buffers.signals[name].index_copy_(-1, self.position, v.detach().unsqueeze(-1))
+        self.position.add_(1)
 
-    def put(self, new: Run) -> None:
+    def write_run(self, new: Run) -> None:
+        """Copy the tensors of a run over those of this stepper's."""
         for old, fresh in zip(tree_leaves(self.run), tree_leaves(new), strict=True):
             old.copy_(fresh)
 
-    def now(self) -> tuple[SampleIndex, StepContext]:
-        """What the step that the clock names is dealt."""
+    def at_position(self, of_block: Tree) -> Tree:
+        """Return the part of a block's tensors that belongs to the step at `position`."""
 
         def pick(v: Tensor) -> Tensor:
-            return v.index_select(self.axis, self.clock).squeeze(self.axis) if v.dim() else v
+            return v.index_select(self.axis, self.position).squeeze(self.axis) if v.dim() else v
 
-        return tree_map(pick, (self.draws, self.moments))
+        return tree_map(pick, of_block)

@@ -1,3 +1,93 @@
-"""Accuracy and confusion of every task."""
+"""How many samples of every task a stack classifies correctly, and which classes it confuses."""
 
-EVALUATE = 1024  # test samples a pass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from clrun.data.seeding import DRAWS
+from clrun.data.stream import StepContext, pad_rows
+from clrun.data.tasks import TaskStream, TaskTables
+from clrun.engine.state import Run
+from clrun.engine.vectorize import Vectorizer
+from clrun.strategy import BARRED, Strategy
+
+
+class Evaluation(NamedTuple):
+    """The answers of R runs to the samples of all tasks, counted."""
+
+    correct: Tensor  # (R, T) int64: correct answers on each task
+    confusion: Tensor  # (R, C, C) int64 [true, predicted], over all tasks
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates the runs of a stack on all tasks. It changes no run and draws no random numbers."""
+
+    strategy: Strategy
+    vectorizer: Vectorizer
+    streams: Sequence[TaskStream]  # [r]
+    tables: TaskTables  # of all runs
+    hp: Any  # the strategy's Hyper of all runs
+    chunk_size: int = 1024  # samples per forward pass
+
+    def evaluate(self, run: Run, horizon: int | None, part: str) -> Evaluation:
+        """Return the evaluation of all runs.
+
+        horizon: the newest task seen so far, which decides on the outputs that may answer; None before any training.
+        part: "test" or "validation".
+        """
+        C, correct = self.strategy.data.outputs, []
+        confusion = torch.zeros(self.vectorizer.runs, C * C, dtype=torch.long)
+        for predicted, labels, valid in self.predictions(run, horizon, part):
+            correct.append(((predicted == labels) & valid).sum(-1))
+            confusion.scatter_add_(1, labels * C + predicted, valid.long())
+        return Evaluation(torch.stack(correct, -1), confusion.view(-1, C, C))
+
+    def predictions(self, run: Run, horizon: int | None, part: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield for every task, on the host: predicted outputs (R, n), labels (R, n), and (R, n) bool, False where a
+        run has fewer than n samples."""
+        predict = self.vectorizer.vectorize(partial(predict_outputs, self.strategy), (0, 0, 0, 0, None))
+        last = self.strategy.data.tasks - 1
+        seen = torch.tensor(last if horizon is None else horizon, device=self.vectorizer.device)
+        tables = self.tables if horizon is not None else untrained_tables(self.tables)
+        for task in range(last + 1):
+            images = [getattr(stream, part)[task] for stream in self.streams]
+            padded, valid = pad_rows([self.strategy.data.rows(pool, task) for pool in images])
+            rows = self.vectorizer.stack_trees(list(padded))
+            chunks = [predict(run, self.hp, tables, chunk, seen) for chunk in rows.split(self.chunk_size, -1)]
+            predicted, labels = (self.vectorizer.unstack_to_host(torch.cat(v, -1)) for v in zip(*chunks, strict=True))
+            yield predicted, labels, valid.bool()
+
+
+def untrained_tables(tables: TaskTables) -> TaskTables:
+    """Return the tables for an untrained network: a task is answered by the first task's outputs and its own."""
+    return tables._replace(active=tables.unlearnt.unsqueeze(-3).expand(tables.active.shape))
+
+
+def predict_outputs(
+    strategy: Strategy, run: Run, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return one run's predicted outputs (n,) and the labels (n,) of the samples at `rows` (n,)."""
+    logits, labels = deployed_logits(strategy, run, hp, tables, rows, horizon)
+    return logits.argmax(-1), labels
+
+
+def deployed_logits(
+    strategy: Strategy, run: Run, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return one run's logits (n, C) for the samples at `rows` (n,), and their labels (n,).
+
+    The weights are those that the strategy deploys, and batch norm uses its running statistics. The logit of an output
+    that may not answer, horizon () being the newest task seen, is BARRED.
+    """
+    evaluated = strategy.eval_mode(run.stats)
+    noise = torch.zeros(DRAWS, 0, device=rows.device)
+    context = StepContext(horizon, horizon, torch.zeros((), device=rows.device), noise)
+    batch = evaluated.data.batch(tables, rows, torch.ones_like(rows), context, augment=False)
+    theta = evaluated.deploy(run.theta, run.state, hp)
+    logits = evaluated.logits(theta, run.state, hp, batch.x, batch.t)
+    return logits.masked_fill(~batch.active, BARRED), batch.y

@@ -1,6 +1,15 @@
-"""The training step of one run on a CPU, written over its own memory."""
+"""The training step of one run on a CPU, written over the memory of theta.
 
-from collections.abc import Sequence
+The equation is that of `step.make_step`. A small network's step is bound by the memory that it touches, so
+
+* theta and the optimiser's state stay where they are, and the optimiser's fused kernel writes over them;
+* where a strategy overrides neither `gradient` nor `restrict`, autograd differentiates by the parameters one by one and
+  their gradients are used where autograd has put them: nothing of size P is concatenated;
+* the gradient of a quadratic penalty is added to them in place;
+* the signals that cost a pass over theta are found at some steps only (see `health`).
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,110 +19,126 @@ from torch.utils._pytree import tree_map
 from clrun.data.stream import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
-from clrun.engine.state import QUADRATIC, Run
+from clrun.engine.state import QUADRATIC, Run, Signals
 from clrun.engine.step import signals_of
-from clrun.engine.steppers import TOLD
-from clrun.optimizers import Optimizer
-from clrun.strategy import Strategy, Tree, gradient_by_leaf
+from clrun.engine.steppers import Block, counting
+from clrun.models import SplitTheta
+from clrun.optimizers import Cut, Optimizer
+from clrun.strategy import Quadratic, Strategy, Tree, gradient_by_leaf
 
-
-def norm_of(g: Sequence[Tensor]) -> Tensor:
-    """(): of a gradient in pieces. It overflows where the square of an entry does, as does Adam's second moment."""
-    return torch.stack([torch.dot(v.view(-1), v.view(-1)) for v in g]).sum().sqrt()
+Pieces = list[Tensor]  # a vector (P,), split into its named parts: views of it, or tensors of their shapes
 
 
 class InPlaceStepper:
-    """The same step for one run alone, written over a copy of it: theta and the optimiser's state stay where they lie.
-
-    Where a strategy leaves the gradient to autograd and the optimiser's step as it is, each parameter is a leaf of its
-    own that shares theta's storage, and its gradient is used where autograd has put it. A small network's step is bound
-    by the memory that it touches: nothing of size P is copied, and what only a reader wants is found now and then.
-    """
+    """A stepper for one run alone. It works on a copy of the run that it is given."""
 
     def __init__(self, strategy: Strategy, optimizer: Optimizer, run: Run, lr: Tensor, hp: Any, tables: TaskTables):
-        self.run, self.lr, self.hp, self.tables = copied(run), lr, hp, tables
-        self.restricts, self.watches = overrides(strategy, "restrict"), overrides(strategy, "after_move")
+        self.strategy, self.run, self.lr, self.hp, self.tables = strategy, copied(run), lr, hp, tables
+        self.restricts, self.watches_moves = overrides(strategy, "restrict"), overrides(strategy, "after_move")
         self.by_leaf = not (self.restricts or overrides(strategy, "gradient"))
         layout, theta = strategy.net.layout, self.run.theta
-        self.cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
-        self.theta = theta.detach().requires_grad_() if self.by_leaf else theta
-        self.leaves = [v.detach().requires_grad_() for v in self.cut(theta)] if self.by_leaf else []
-        leaves = dict(zip(layout.shapes, self.leaves, strict=True)) if self.by_leaf else {}
-        self.strategy = strategy.with_leaves(self.theta, leaves) if self.by_leaf else strategy
-        self.move = optimizer.in_place(theta, self.run.opt, self.cut)
-        self.away, self.precision = torch.empty_like(theta), None
-        self.nothing, self.unseen = theta.new_zeros(()), theta.new_tensor(torch.nan)
-        self.hold()
+        self.split: Cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
+        self.split_theta = SplitTheta.of(layout, theta)
+        self.move = optimizer.in_place(theta, self.run.opt, self.split)
+        self.penalty = InPlacePenalty(theta, self.split)
+        self.penalty.update(strategy.quadratic(self.run.state, hp))
+        self.not_monitored = theta.new_tensor(torch.nan)
 
-    def hold(self) -> None:
-        """Look at the state's quadratic; one whose precision is zero, as in the first task, pulls at nothing."""
-        self.quadratic = self.strategy.quadratic(self.run.state, self.hp)
-        if self.quadratic is None:
-            return
-        if self.quadratic.precision is not self.precision:
-            self.precision = self.quadratic.precision
-            self.strength = float(self.quadratic.strength) if self.precision.any() else 0.0
-            self.pulls = list(zip(self.cut(self.precision), self.cut(self.away), strict=True))
+    def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
+        size, full = block.samples.rows.shape
+        sizes = block.sizes or [full] * size
+        batches, log = self.strategy.data.batches(self.tables, block.samples, block.context), []
+        for k in counting(range(size), on_steps):
+            monitored = is_monitored(block.start + k + 1)
+            # No variable holds the batch: its memory must be free before the next ones are gathered.
+            log.append(self.take_step(next(batches) if sizes[k] == full else next(batches).first(sizes[k]), monitored))
+        return {name: torch.stack([signals[name] for signals in log]) for name in log[0]}
 
-    def run_steps(self, draws, moments, start, short, tell):
-        size, full = draws.rows.shape
-        dealt, log = self.strategy.data.steps(self.tables, draws, moments), []
-        for step, n in enumerate(short or [full] * size, 1):
-            log.append(self.one(next(dealt) if n == full else next(dealt).first(n), is_monitored(start + step)))
-            if step % TOLD == 0 or step == size:
-                tell((step - 1) % TOLD + 1)
-        return {name: torch.stack([entry[name] for entry in log]) for name in log[0]}
-
-    def snapshot(self):
+    def snapshot(self) -> Run:
         return copied(self.run)
 
-    def one(self, batch: Batch, look: bool) -> dict[str, Tensor]:
-        """-> signals {name: ()}; look: whether those of `MONITORED` are found, which are nan otherwise."""
+    def take_step(self, batch: Batch, monitored: bool) -> Signals:
+        """Take one step and return its signals {name: ()}; those in `MONITORED` are nan unless `monitored`."""
         strategy, theta, state = self.strategy, self.run.theta, self.run.state
         g, loss, aux = self.gradient(batch)
-        if self.quadratic is not None:
-            g, aux = self.pulled(g, look, aux)
+        if self.penalty.quadratic is not None:
+            g = self.penalty.add_gradient(g, in_place=self.by_leaf)
+            aux = aux | {QUADRATIC: self.penalty.value() if monitored else self.not_monitored}
         stats = strategy.net.updated_statistics(theta, self.run.stats, batch.x)
-        before = theta.clone() if self.restricts or self.watches else theta
+        before = theta.clone() if self.restricts or self.watches_moves else theta
         self.move(g, self.lr)
         if self.restricts:
             theta.copy_(before + strategy.restrict(theta - before, g[0], before, state, self.hp, batch))
         new = strategy.after_step(state, self.hp, batch, aux)
-        new = apart(strategy.after_move(new, before, theta, aux), theta) if self.watches else new
+        new = unaliased(strategy.after_move(new, before, theta, aux), theta) if self.watches_moves else new
         self.run = self.run._replace(stats=stats, state=new)
         if new is not state:
-            self.hold()
-        return signals_of(loss, norm_of(g) if look else self.unseen, aux)
+            self.penalty.update(strategy.quadratic(new, self.hp))
+        return signals_of(loss, norm_of(g) if monitored else self.not_monitored, aux)
 
-    def gradient(self, batch: Batch) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
-        """g, cut as theta is, loss (), aux."""
-        rest = self.run.state, self.hp, batch
+    def gradient(self, batch: Batch) -> tuple[Pieces, Tensor, dict[str, Tensor]]:
+        """Return the gradient of the loss, split as theta is, the loss () and aux."""
+        arguments = self.run.state, self.hp, batch
         if self.by_leaf:
-            return gradient_by_leaf(self.strategy.loss, self.theta, self.leaves, self.cut, *rest)
-        g, loss, aux = self.strategy.gradient(self.theta, *rest)
+            leaves = self.split_theta.leaves
+            return gradient_by_leaf(self.strategy.loss, self.split_theta, leaves, self.split, *arguments)
+        g, loss, aux = self.strategy.gradient(self.run.theta, *arguments)
         return [g], loss, aux
 
-    def pulled(self, g: list[Tensor], look: bool, aux: dict[str, Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """g with the quadratic's gradient, in place where no hook of the strategy has seen g; aux with its value."""
-        if self.strength == 0:
-            return g, aux | {QUADRATIC: self.nothing}
-        torch.sub(self.run.theta, self.quadratic.mean, out=self.away)
-        for i, (precision, away) in enumerate(self.pulls):
-            onto = g[i] if self.by_leaf else g[i].clone()
-            g[i] = onto.addcmul_(precision, away, value=self.strength)
-        return g, aux | {QUADRATIC: self.quadratic.value(self.away) if look else self.unseen}
+
+class InPlacePenalty:
+    """A strategy's quadratic penalty at theta, whose gradient is added to another one without new memory of size P."""
+
+    def __init__(self, theta: Tensor, split: Cut):
+        self.theta, self.split = theta, split
+        self.away = torch.empty_like(theta)  # theta - mean
+        self.away_pieces = split(self.away)
+        self.quadratic: Quadratic | None = None
+        self.precision: Pieces = []
+        self.strength = 0.0  # 0 where the precision is zero, as in the first task
+        self.zero = theta.new_zeros(())
+
+    def update(self, quadratic: Quadratic | None) -> None:
+        """Exchange the penalty, None for none.
+
+        Some strategies' states change at every step, but their precision only at the end of a task: as looking through
+        it is a pass over theta, that is done only for a tensor that is not the one before.
+        """
+        previous, self.quadratic = self.quadratic, quadratic
+        if quadratic is not None and (previous is None or quadratic.precision is not previous.precision):
+            self.strength = float(quadratic.strength) if quadratic.precision.any() else 0.0
+            self.precision = self.split(quadratic.precision)
+
+    def add_gradient(self, g: Pieces, in_place: bool) -> Pieces:
+        """Return g with the gradient of the penalty added. in_place: whether the pieces of g may be written over."""
+        if self.quadratic is None or self.strength == 0:
+            return g
+        torch.sub(self.theta, self.quadratic.mean, out=self.away)
+        pieces = zip(g if in_place else [v.clone() for v in g], self.precision, self.away_pieces, strict=True)
+        return [v.addcmul_(precision, away, value=self.strength) for v, precision, away in pieces]
+
+    def value(self) -> Tensor:
+        """Return the penalty () at the theta of the last `add_gradient`."""
+        return self.zero if self.quadratic is None or self.strength == 0 else self.quadratic.value(self.away)
+
+
+def norm_of(g: Pieces) -> Tensor:
+    """Return the norm () of a gradient in pieces. It overflows where the square of an entry does, as does Adam's second
+    moment: that is how a run is noticed whose optimiser no longer moves."""
+    return torch.stack([torch.dot(v.view(-1), v.view(-1)) for v in g]).sum().sqrt()
 
 
 def copied(run: Run) -> Run:
-    """With a copy of what is written over: the strategy's state and the statistics are exchanged, never changed."""
+    """Return the run with a copy of what steps write over; its state and statistics are exchanged, never changed."""
     return run._replace(theta=run.theta.clone(), opt=tree_map(torch.clone, run.opt))
 
 
 def overrides(strategy: Strategy, hook: str) -> bool:
+    """Return whether the strategy's class has its own version of a hook."""
     return getattr(type(strategy), hook) is not getattr(Strategy, hook)
 
 
-def apart(state: Tree, theta: Tensor) -> Tree:
-    """A state that shares no memory with theta, which is about to be written over."""
-    place = theta.untyped_storage().data_ptr()
-    return tree_map(lambda v: v.clone() if v.untyped_storage().data_ptr() == place else v, state)
+def unaliased(state: Tree, theta: Tensor) -> Tree:
+    """Return the state with copies of what shares memory with theta, which later steps write over."""
+    memory = theta.untyped_storage().data_ptr()
+    return tree_map(lambda v: v.clone() if v.untyped_storage().data_ptr() == memory else v, state)

@@ -1,4 +1,4 @@
-"""The state of a run, and what a stage of training reports."""
+"""The state of a run, and what a stage of training reports about it."""
 
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -9,61 +9,64 @@ from torch import Tensor
 from clrun.models import RunningStatistics
 from clrun.strategy import Tree
 
-BLOCK = 512  # steps whose samples lie ready on the device, at most
+# Names of the signals that cost a pass over theta. They are monitored at some steps only: see `health.is_monitored`.
+NORM, QUADRATIC = MONITORED = ("gradient_norm", "quadratic")
+
+Signals = dict[str, Tensor]  # what the steps of a pass report: {name: (R, S)}; of a single step of one run {name: ()}
 
 
-@dataclass
-class StageReport:
-    """What one stage was like, for every run: [r], or (R, ...)."""
+class Run(NamedTuple):
+    """All that changes while a run is trained. In a stack of R > 1 runs every tensor has a leading axis R."""
 
-    stage: int
-    correct: Tensor  # (R, T) int64
-    validation: Tensor  # (R, T) int64
-    health: list[dict[str, float]]
-    divergence: list["Divergence | None"]
-    over_training: list[tuple[int, Tensor]]  # (step of the run, correct (R, T))
-    confusion: Tensor | None = None  # (R, C, C) int64 [true, predicted], once the stage is over
-    step: int = 0  # of the run, at the end of the stage
-    samples: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "consolidate": 0.0, "eval": 0.0})
-
-
-@dataclass
-class PartialStage:
-    """What a stage has gathered before it is over, so that it can be continued from there."""
-
-    report: StageReport
-    phase: int = 0  # the pass over the task that is under way
-    start: int = 0  # its steps that are done
-    signals: list[dict[str, Tensor]] = field(default_factory=list)  # of each pass {name: (R, S)}, the last so far
+    theta: Tensor  # (P,)
+    opt: Tree  # the optimiser's state
+    stats: RunningStatistics  # batch norm's running statistics
+    state: Tree  # the strategy's state
 
 
 class Divergence(NamedTuple):
     """The first step of a task at which something was not finite."""
 
-    step: int  # from 1
-    diverged: bool  # loss or theta; otherwise the optimiser's state alone, which freezes the run
+    step: int  # counts from 1
+    diverged: bool  # True: loss or theta; False: the optimiser's state alone, after which the run no longer changes
 
 
-def extended(half: PartialStage, signals: dict[str, Tensor], steps: int) -> PartialStage:
-    """One more block of signals {name: (R, steps)}; half itself stays as it is."""
-    *before, last = half.signals if half.start else [*half.signals, {}]
-    longer = {name: torch.cat([last[name], v], 1) if last else v for name, v in signals.items()}
-    return replace(half, start=half.start + steps, signals=[*before, longer])
+@dataclass
+class StageReport:
+    """What was measured in one stage, for every run of a stack: lists are [r], tensors (R, ...), on the host."""
+
+    stage: int  # -1: the evaluation before any training
+    correct: Tensor  # (R, T) int64: test samples of each task that were classified correctly
+    validation: Tensor  # (R, T) int64: the same for the validation samples
+    health: list[dict[str, float]]  # columns of health.csv
+    divergence: list[Divergence | None]
+    over_training: list[tuple[int, Tensor]]  # evaluations within the stage: (step of the run, correct (R, T))
+    confusion: Tensor | None = None  # (R, C, C) int64 [true, predicted], from the evaluation at the stage's end
+    step: int = 0  # steps of the run at the end of the stage
+    samples: int = 0  # samples trained on, of all runs together
+    # wall-clock seconds of the whole stack, by activity
+    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "consolidate": 0.0, "eval": 0.0})
 
 
-def all_diverged(half: PartialStage) -> bool:
-    """Whether all runs have diverged. Asked at multiples of BLOCK alone, so that no interruption changes the answer."""
-    return half.start > 0 and half.start % BLOCK == 0 and not half.signals[-1]["loss"][:, -1].isfinite().any()
+@dataclass(frozen=True)
+class PartialStage:
+    """How far a stage has got, and what it has reported so far: enough, with the `Run`, to continue it from there."""
 
+    report: StageReport
+    phase: int = 0  # index in `strategy.phases` of the pass that is under way
+    start: int = 0  # steps of that pass that are done
+    signals: list[Signals] = field(default_factory=list)  # of each pass so far, "present" (R, S) bool among them
 
-NORM, QUADRATIC = MONITORED = ("gradient_norm", "quadratic")  # signals that cost a pass over theta
+    def extended(self, signals: Signals, steps: int) -> "PartialStage":
+        """Return this stage after `steps` more steps with the given signals {name: (R, steps)}."""
+        *before, last = self.signals if self.start else [*self.signals, {}]
+        longer = {name: torch.cat([last[name], v], 1) if last else v for name, v in signals.items()}
+        return replace(self, start=self.start + steps, signals=[*before, longer])
 
+    def next_phase(self) -> "PartialStage":
+        """Return this stage at the beginning of its next pass."""
+        return replace(self, phase=self.phase + 1, start=0)
 
-class Run(NamedTuple):
-    """One run; in a stack every leaf has a leading R."""
-
-    theta: Tensor  # (P,)
-    opt: Tree
-    stats: RunningStatistics
-    state: Tree
+    def all_diverged(self) -> bool:
+        """Return whether the last loss of the current pass is not finite in any run."""
+        return self.start > 0 and not self.signals[-1]["loss"][:, -1].isfinite().any()

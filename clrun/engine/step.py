@@ -1,9 +1,9 @@
-"""One step of training, and three ways to take many: as it is, in place, and replayed on tensors that stay in place.
+"""The training step of one run, as a pure function of tensors.
 
     g = gradient(theta)      delta = optimiser(g)      theta <- theta + restrict(delta)
 
-`make_step` is that equation as a function of one run. `EagerStepper` calls it again and again, lifted over a stack,
-compiled or not; `InPlaceStepper` is what is fast for one run on a CPU; `GraphStepper` is what a CUDA graph can record.
+`make_step` is that equation. It is what stacked runs and runs on a GPU execute. A run that is trained alone on a CPU
+executes `in_place.InPlaceStepper` instead: the same equation, written over the memory of theta.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,25 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from clrun.data.stream import Batch
-from clrun.engine.state import NORM, QUADRATIC, Run
+from clrun.data.stream import Batch, SampleIndex, StepContext
+from clrun.data.tasks import TaskTables
+from clrun.engine.state import NORM, QUADRATIC, Run, Signals
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy, Tree
 
+StepValues = tuple[Tensor, Any, TaskTables]  # lr (R,), the strategy's Hyper, the tables: the same at every step
 
-def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
-    """The step of one run, pure: (run, lr, hp, deal, draw, moment) -> (run, signals {name: ()})."""
+# (run, lr (), the strategy's Hyper, tables, samples, context) -> the run after the step, signals {name: ()}
+Step = Callable[[Run, Tensor, Any, TaskTables, SampleIndex, StepContext], tuple[Run, Signals]]
 
-    def step(run, lr, hp, tables, draw, moment):
-        batch = strategy.data.gathered(tables, draw, moment)
+
+def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
+    """Return the step of one run. It changes none of its arguments."""
+
+    def step(
+        run: Run, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
+    ) -> tuple[Run, Signals]:
+        batch = strategy.data.gather(tables, samples, context)
         g, loss, aux = whole_gradient(strategy, run.theta, run.state, hp, batch)
         delta, opt = optimizer.update(g, run.opt, lr, run.theta)
         theta = run.theta + strategy.restrict(delta, g, run.theta, run.state, hp, batch)
@@ -37,7 +45,8 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Callable[..., tuple[R
 def whole_gradient(
     strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """g (P,) of the loss and the quadratic, the loss (), aux with the quadratic's value ()."""
+    """Return the gradient g (P,) of loss and quadratic penalty together, the loss () without the penalty, and aux with
+    the value () of the penalty."""
     g, loss, aux = strategy.gradient(theta, state, hp, batch)
     quadratic = strategy.quadratic(state, hp)
     if quadratic is None:
@@ -46,27 +55,21 @@ def whole_gradient(
     return g + quadratic.gradient(away), loss, aux | {QUADRATIC: quadratic.value(away)}
 
 
-def masked(step: Callable[..., tuple[Run, dict[str, Tensor]]]) -> Callable[..., tuple[Run, dict[str, Tensor]]]:
-    """The step, but a run whose batch is empty stays as it is: its task is over before its neighbours'."""
+def skipping_empty_batches(step: Step) -> Step:
+    """Return the step with one exception: a run whose batch is empty stays as it is, with signals of 0. In a stack the
+    task of one run may be over before its neighbours'."""
 
-    def step_or_rest(run, lr, hp, tables, draw, moment):
-        new, signals = step(run, lr, hp, tables, draw, moment)
-        alive = draw.weight.any()
-        signals = {name: torch.where(alive, v, 0) for name, v in signals.items()}
-        return tree_map(lambda fresh, old: torch.where(alive, fresh, old), new, run), signals
+    def step_or_stay(
+        run: Run, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
+    ) -> tuple[Run, Signals]:
+        new, signals = step(run, lr, hp, tables, samples, context)
+        active = samples.weight.any()
+        signals = {name: torch.where(active, v, 0) for name, v in signals.items()}
+        return tree_map(lambda fresh, old: torch.where(active, fresh, old), new, run), signals
 
-    return step_or_rest
+    return step_or_stay
 
 
-def signals_of(loss: Tensor, norm: Tensor, aux: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a step says of itself: {name: ()}."""
+def signals_of(loss: Tensor, norm: Tensor, aux: dict[str, Tensor]) -> Signals:
+    """Return what a step reports about itself, {name: ()}: its loss, the gradient's norm, and the numbers in `aux`."""
     return {"loss": loss, NORM: norm} | {name: v for name, v in aux.items() if v.dim() == 0}
-
-
-# ---------------------------------------------------------------- many steps
-
-
-# ---------------------------------------------------------------- in place
-
-
-# ---------------------------------------------------------------- replayed

@@ -1,71 +1,89 @@
-"""What takes many training steps, one after the other."""
+"""Steppers take the steps of a pass, one after the other. There are three of them, for the sake of speed alone:
+
+* `in_place.InPlaceStepper` takes the steps of one run alone; every run that is trained alone on a CPU uses it. The step
+  of a small network is bound by the memory that it touches, so this one is written over the memory of theta.
+* `cuda_graph.GraphStepper` is used on CUDA, for one run or a stack. There the step of a small network is bound by the
+  launches of some hundred kernels, so it is recorded once, as a CUDA graph, which is launched as a whole.
+* `EagerStepper` calls the pure step: for a stack on a CPU, and on CUDA for a stack, or a compiled step, that cannot be
+  recorded (batch norm must not see the padding of a batch) or is not to be (cuda_graph=off).
+
+`Stack.make_stepper` chooses. Tests hold the three to the same results.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
-from clrun.data.stream import SampleIndex, StepContext, dealt_out
-from clrun.engine.state import Run
+from clrun.data.stream import SampleIndex, StepContext, split_steps
+from clrun.engine.state import Run, Signals
+from clrun.engine.step import Step, StepValues
 
-TOLD = 64  # steps between two words on how far it is
+REPORT_INTERVAL = 64  # steps between two calls that report how many were taken
+
+T = TypeVar("T")
+
+
+class Block(NamedTuple):
+    """What K consecutive steps of a pass need. The axis K lies behind R, which one run alone does not have."""
+
+    samples: SampleIndex  # leaves (R, K, B)
+    context: StepContext  # progress (R, K), noise (R, K, 6, B), stage (), horizon ()
+    start: int  # steps of the pass before this block
+    sizes: (
+        Sequence[int] | None
+    )  # [K] samples of each batch, if batches are to be cut to them; None: B, padding included
 
 
 class Stepper(Protocol):
-    """A run, or a stack of them, that is walked along a pass. run: where it is, written over by the next steps."""
+    """An object that takes the steps of a pass. run: the run (or stack of runs) after the steps so far; the next steps
+    may write over its tensors."""
 
     run: Run
 
-    def run_steps(
-        self,
-        draws: SampleIndex,
-        moments: StepContext,
-        start: int,
-        short: Sequence[int] | None,
-        tell: Callable[[int], None],
-    ) -> dict[str, Tensor]:
-        """A block of K steps -> signals {name: (R, K)}, without the R for one run alone.
+    def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
+        """Take the K steps of a block and return their signals {name: (R, K)}, (K,) for one run alone.
 
-        draws, moments: leaves with an axis K behind R. start: the pass's steps before this block. short [K]: samples a
-        batch, where those of weight 0 can be left out. tell: is told how many steps were taken.
+        on_steps: is called now and then with the number of steps taken since its last call.
         """
 
     def snapshot(self) -> Run:
-        """The run as it is; what is given is never changed."""
+        """Return the run after the steps so far, in tensors that no later step changes."""
 
 
 class EagerStepper:
-    """A pure step, one after the other."""
+    """A stepper that calls a pure step again and again."""
 
-    def __init__(self, step: Callable[..., tuple[Run, dict[str, Tensor]]], run: Run, *values: Any):
+    def __init__(self, step: Step, run: Run, values: StepValues):
         self.step, self.run, self.values = step, run, values
 
-    def run_steps(self, draws, moments, start, short, tell):
-        dealt = dealt_out(draws, moments)
-        if short is not None:
-            dealt = (shortened(*one, n) for one, n in zip(dealt, short, strict=True))
-        log = [self.one(*one) for one in told(dealt, tell)]
-        return {name: torch.stack([entry[name] for entry in log], -1) for name in log[0]}
+    def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
+        steps: Iterable[tuple[SampleIndex, StepContext]] = split_steps(block.samples, block.context)
+        if block.sizes is not None:
+            steps = (shortened(*step, n) for step, n in zip(steps, block.sizes, strict=True))
+        log = [self.take_step(samples, context) for samples, context in counting(steps, on_steps)]
+        return {name: torch.stack([signals[name] for signals in log], -1) for name in log[0]}
 
-    def one(self, draw: SampleIndex, moment: StepContext) -> dict[str, Tensor]:
-        self.run, signals = self.step(self.run, *self.values, draw, moment)
+    def take_step(self, samples: SampleIndex, context: StepContext) -> Signals:
+        """Take one step and return its signals {name: (R,)}."""
+        self.run, signals = self.step(self.run, *self.values, samples, context)
         return signals
 
-    def snapshot(self):
+    def snapshot(self) -> Run:
         return self.run
 
 
-def shortened(draw: SampleIndex, moment: StepContext, n: int) -> tuple[SampleIndex, StepContext]:
-    """What a step is dealt, without the samples beyond its first n."""
-    return SampleIndex(*(v[:n] for v in draw)), moment._replace(noise=moment.noise[:, :n])
+def shortened(samples: SampleIndex, context: StepContext, n: int) -> tuple[SampleIndex, StepContext]:
+    """Return the first n samples of a step of one run."""
+    return SampleIndex(*(v[:n] for v in samples)), context._replace(noise=context.noise[:, :n])
 
 
-def told(steps: Iterable[Any], tell: Callable[[int], None]) -> Iterator[Any]:
-    """The steps, one by one; every now and then, and at the end, how many there were is told."""
-    i = 0
-    for i, step in enumerate(steps, 1):
+def counting(steps: Iterable[T], on_steps: Callable[[int], None]) -> Iterator[T]:
+    """Yield the steps. After every REPORT_INTERVAL of them, and at the end, report how many were taken since."""
+    number = 0
+    for number, step in enumerate(steps, 1):
         yield step
-        if i % TOLD == 0:
-            tell(TOLD)
-    tell(i % TOLD)
+        if number % REPORT_INTERVAL == 0:
+            on_steps(REPORT_INTERVAL)
+    if number % REPORT_INTERVAL:
+        on_steps(number % REPORT_INTERVAL)

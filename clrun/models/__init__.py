@@ -3,7 +3,16 @@
 from clrun.models.cnn import CNN
 from clrun.models.layout import Layout
 from clrun.models.mlp import MLP
-from clrun.models.network import Net, Network, RunningStatistics, Tap, Weights, identity_tap, initialize_network
+from clrun.models.network import (
+    Net,
+    Network,
+    RunningStatistics,
+    SplitTheta,
+    Tap,
+    Weights,
+    identity_tap,
+    initialize_network,
+)
 from clrun.models.resnet import ResNet18
 
 __all__ = [
@@ -14,6 +23,7 @@ __all__ = [
     "Network",
     "ResNet18",
     "RunningStatistics",
+    "SplitTheta",
     "Tap",
     "Weights",
     "identity_tap",

@@ -148,6 +148,32 @@ def initialize_network(seed: int, kind: type[Network], scheme: str, **shape: Any
     return network
 
 
+class SplitTheta(Tensor):
+    """A theta (P,) that brings its pieces with it, each of them a leaf of autograd on theta's own memory.
+
+    A `Net` that is given one reads these pieces. The gradient of a loss by the pieces then is one tensor per parameter,
+    of the parameter's shape, where the gradient by theta would first be concatenated to (P,). Everything else sees an
+    ordinary flat theta: what is computed from a SplitTheta is a plain tensor, and depends on theta itself.
+    """
+
+    pieces: Mapping[str, Tensor]
+
+    # What is computed from it is a plain tensor, as with torch.nn.Parameter. PyTorch's stubs give it another type.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, layout: Layout, theta: Tensor) -> "SplitTheta":
+        """Return theta (P,) with the pieces that the layout names."""
+        split = torch.Tensor._make_subclass(cls, theta.detach(), True)
+        split.pieces = {name: piece.detach().requires_grad_() for name, piece in layout.view(theta).items()}
+        return split
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """The pieces in the order of the layout."""
+        return list(self.pieces.values())
+
+
 @dataclass(frozen=True)
 class Net:
     """A network as a function: net(theta, x, tap, before) -> logits.
@@ -156,7 +182,7 @@ class Net:
     the nonlinearity. `statistics` None means training mode, otherwise they are batch norm's running statistics.
     `reader` makes `Weights` of the pieces of theta and the statistics; it is replaced where a pass has to look inside
     (Fisher information, batch norm). `autocast` is the type of matrix products, None for theta's own type.
-    Given the very tensor `theta`, it reads `leaves` instead: its pieces, each a leaf of its own for autograd.
+    Given a `SplitTheta`, it reads its pieces.
     """
 
     network: Network
@@ -164,11 +190,10 @@ class Net:
     statistics: RunningStatistics | None = None
     reader: Callable[[Mapping[str, Tensor], RunningStatistics | None], Weights] = field(default=Weights)
     autocast: torch.dtype | None = None
-    theta: Tensor | None = None
-    leaves: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, theta: Tensor, x: Tensor, tap: Tap = identity_tap, before: Tap = identity_tap) -> Tensor:
-        weights = self.reader(self.leaves if theta is self.theta else self.layout.view(theta), self.statistics)
+        pieces = theta.pieces if isinstance(theta, SplitTheta) else self.layout.view(theta)
+        weights = self.reader(pieces, self.statistics)
         if self.autocast is None:
             return self.network.forward(weights, x, tap, before)
         with torch.autocast(theta.device.type, self.autocast):

@@ -12,7 +12,8 @@ import pandas as pd
 from clrun.report.runs import MEASURES, REFERENCES, chance, directory, keys_of
 from clrun.report.statistics import Statistic, statistic
 from clrun.results import tables
-from clrun.results.outcome import SOURCES
+from clrun.results.columns import SOURCES
+from clrun.results.outcome import RunStatus
 from clrun.system.errors import UsageError
 
 STREAM = ("dataset", "split", "scenario", "tasks")  # what a stream is called by
@@ -31,11 +32,11 @@ class Row:
 
     @cached_property
     def done(self) -> pd.DataFrame:
-        return self.runs[self.runs["status"] == "done"]
+        return self.runs[self.runs["status"] == RunStatus.DONE]
 
     @cached_property
     def diverged(self) -> int:
-        return int((self.runs["status"] == "diverged").sum())
+        return int((self.runs["status"] == RunStatus.DIVERGED).sum())
 
     def __getitem__(self, measure: str) -> Statistic:
         return statistic(self.done[measure])

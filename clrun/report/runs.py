@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 
 from clrun.config import catalog
-from clrun.results import costs, metrics, run_files
-from clrun.results.outcome import COSTS, HEAD, TAIL
+from clrun.results import columns, costs, run_files
+from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
+from clrun.results.outcome import RunStatus
 from clrun.system.errors import UsageError
 
 REFERENCES = ("joint", "finetune")
@@ -30,14 +31,14 @@ REFERENCES = ("joint", "finetune")
 KEPT = ("accuracy_kept", "kept_per_second", "kept_per_mb", "kept_per_wh")
 
 
-DERIVED = ("total_seconds", "relative_seconds", *KEPT, "gap_closed", "intransigence")
+DERIVED = tuple(columns.REPORT_METRIC_MEANINGS)
 
 
 MEASURES = (
-    *metrics.SUMMARY_METRICS,
+    *columns.SUMMARY_METRICS,
     "validation_accuracy",
-    *metrics.CONTINUAL_METRICS,
-    *(cost for cost in COSTS if cost not in ("stack_size", "threads")),
+    *columns.CONTINUAL_METRICS,
+    *(cost for cost in columns.COSTS if cost not in ("stack_size", "threads")),
     *DERIVED,
 )
 
@@ -74,18 +75,18 @@ def refuse_unreadable(runs: pd.DataFrame, folder: Path) -> None:
 def completed(runs: pd.DataFrame) -> pd.DataFrame:
     """runs with every column that a report looks at. What a table made by hand may leave out follows from its keys:
     the stream from those that belong to no strategy, the group from all but the seed; and its runs are done."""
-    asked = [*HEAD, "stream", *TAIL, *MEASURES]
+    asked = [*SUMMARY_HEAD, "stream", *SUMMARY_TAIL, *MEASURES]
     keys = keys_of(runs)
     said = {"group": hashed(runs, keys), "stream": hashed(runs, [key for key in keys if tells_streams(key)])}
     runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *asked])))
     made = {name: runs[name].astype(object).where(runs[name].notna(), values) for name, values in said.items()}
-    return runs.assign(**made, status=runs["status"].astype(object).fillna("done"))
+    return runs.assign(**made, status=runs["status"].astype(object).fillna(RunStatus.DONE.value))
 
 
 def keys_of(runs: pd.DataFrame) -> list[str]:
     """The columns that say what a run is, but for its seed."""
     private = {key for key, said in catalog.read().root.items() if not said.identity}
-    apart = {"run", "group", "stream", "status", "seed", *TAIL, *MEASURES} | private
+    apart = {"run", "group", "stream", "status", "seed", *SUMMARY_TAIL, *MEASURES} | private
     return [key for key in runs.columns if key not in apart]
 
 
@@ -105,7 +106,7 @@ def with_derived(runs: pd.DataFrame) -> pd.DataFrame:
     """runs with the columns of `DERIVED`, nan where they are not known."""
     runs = runs.assign(**dict.fromkeys(DERIVED, np.nan))
     runs["total_seconds"] = runs["train_seconds"] + runs["consolidate_seconds"].fillna(0)
-    for _, stream in runs[runs["status"] == "done"].groupby("stream"):
+    for _, stream in runs[runs["status"] == RunStatus.DONE].groupby("stream"):
         finetune, joint = (by_seed(stream, name, "average_accuracy") for name in ("finetune", "joint"))
         seconds = by_seed(stream, "finetune", "total_seconds")
         kept = stream["average_accuracy"] - stream["seed"].map(finetune)

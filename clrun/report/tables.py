@@ -13,11 +13,11 @@ from rich.text import Text
 from clrun.report.rows import Row, heading, text
 from clrun.report.runs import KEPT
 from clrun.report.statistics import Statistic
-from clrun.results import metrics
+from clrun.results import columns
 from clrun.terminal import run_tables
 from clrun.terminal.console import say, titled, warn
 
-SHARES = (*metrics.SUMMARY_METRICS, "validation_accuracy", *metrics.CONTINUAL_METRICS, "gap_closed", "intransigence")
+SHARES = (*columns.SUMMARY_METRICS, "validation_accuracy", *columns.CONTINUAL_METRICS, "gap_closed", "intransigence")
 
 
 PERCENT = (*SHARES, "accuracy_kept")

@@ -1,15 +1,20 @@
-"""What a run's energy and time come to, once somebody says what a kilowatt-hour and an hour cost. nan where unknown."""
+"""What the energy and the time of a run come to, given the price of an hour and the carbon of a kilowatt-hour.
+
+An unknown quantity is nan, and so is what follows from it. Numbers are floats or columns of floats.
+"""
 
 from typing import TypeVar
 
-Number = TypeVar("Number")  # a float, or a column of them
+import pandas as pd
+
+Number = TypeVar("Number", float, "pd.Series[float]")
 
 
 def carbon(energy_wh: Number, grams_per_kwh: float) -> Number:
-    """Grams of CO2-equivalent."""
+    """Return grams of CO2-equivalent."""
     return energy_wh / 1000 * grams_per_kwh
 
 
 def money(wall_seconds: Number, price_per_hour: float) -> Number:
-    """In the currency of the price."""
+    """Return an amount in the currency of the price."""
     return wall_seconds / 3600 * price_per_hour

@@ -1,4 +1,4 @@
-"""Metrics of a run, in plain formulas.
+"""The metrics of a run, one formula per function.
 
 Everything starts from the accuracy matrix R, shape (T+1, T): R[k, j] is the accuracy, a fraction in [0, 1], on task j+1
 after k tasks have been learnt; row 0 belongs to the untrained network; nan means "not measured". A metric that needs a
@@ -8,7 +8,7 @@ nan becomes an empty cell in the files. Nothing is clamped: a task that improved
 Sources
     Lopez-Paz & Ranzato 2017  Gradient Episodic Memory for Continual Learning, equations 2 to 4: ACC, BWT, FWT
     Rebuffi et al. 2017       iCaRL, experiments: average incremental accuracy
-    Chaudhry et al. 2018      Riemannian Stepper for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
+    Chaudhry et al. 2018      Riemannian Walk for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
     Riemer et al. 2019        Learning to Learn without Forgetting, experiments: learning accuracy
     De Lange et al. 2023      Continual evaluation for lifelong learning (2205.13452): min-ACC, WC-ACC, stability gap
 """
@@ -18,74 +18,55 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-FORGETTING_COLUMNS = (
-    "task",
-    "accuracy_untrained",
-    "accuracy_when_learned",
-    "best_accuracy",
-    "final_accuracy",
-    "forgetting",
-    "backward_transfer",
-    "forward_transfer",
-)
+from clrun.results.columns import FORGETTING_MEANINGS
 
-
-SUMMARY_METRICS = (
-    "average_accuracy",
-    "average_incremental_accuracy",
-    "learning_accuracy",
-    "forgetting",
-    "backward_transfer",
-    "forward_transfer",
-)
-
-
-CONTINUAL_METRICS = ("min_accuracy", "worst_case_accuracy", "stability_gap")
+FORGETTING_COLUMNS = tuple(FORGETTING_MEANINGS)
 
 
 def mean(values: np.ndarray) -> float:
-    """Arithmetic mean; nan of an empty array, without numpy's warning, and nan where any value is."""
+    """Return the arithmetic mean; nan of an empty array, without NumPy's warning, and nan where any value is nan."""
     return float(values.mean()) if values.size else float("nan")
 
 
 def accuracy_matrix(correct: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """R (T+1, T) from right answers (T+1, T), -1 where not measured, and samples a task (T,); nan where undefined."""
+    """Return R (T+1, T) from the numbers of correctly classified samples (T+1, T), -1 where not measured, and of all
+    samples per task (T,); nan where not measured."""
     correct, counts = np.asarray(correct), np.asarray(counts)
     measured = (correct >= 0) & (counts > 0)
     return np.divide(correct, counts, out=np.full(correct.shape, np.nan), where=measured)
 
 
 def averages_so_far(accuracy: np.ndarray, at_once: bool = False) -> np.ndarray:
-    """(T+1,): A_k = 1/k sum_{j<=k} R[k, j], the mean over the tasks learnt so far; row 0: the mean over all tasks.
+    """Return (T+1,): A_k = 1/k sum_{j<=k} R[k, j], the mean over the tasks learnt so far; A_0 is over all tasks.
 
-    at_once: the first row has learnt them all (joint training), so every row is a mean over all.
+    at_once: the first stage learns all tasks (joint training), so that every A_k is a mean over all tasks.
     """
     learnt = [mean(row if at_once else row[:k]) for k, row in enumerate(accuracy[1:], 1)]
     return np.array([mean(accuracy[0]), *learnt])
 
 
 def average_accuracy(accuracy: np.ndarray) -> float:
-    """A_T = 1/T sum_j R[T, j]: every task counts the same, whatever its number of samples (Lopez-Paz 2017, eq. 2)."""
+    """Return A_T = 1/T sum_j R[T, j]: every task counts the same, whatever its size (Lopez-Paz 2017, eq. 2)."""
     return mean(accuracy[-1])
 
 
 def average_incremental_accuracy(accuracy: np.ndarray, at_once: bool = False) -> float:
-    """1/T sum_k A_k with A_k = 1/k sum_{j<=k} R[k, j] (Rebuffi 2017). Row 0 does not count."""
+    """Return 1/T sum_k A_k with A_k = 1/k sum_{j<=k} R[k, j] (Rebuffi 2017). Row 0 does not count."""
     return mean(averages_so_far(accuracy, at_once)[1:])
 
 
 def learning_accuracy(accuracy: np.ndarray) -> float:
-    """1/T sum_j R[j, j]: the accuracy on each task just after learning it (Riemer 2019)."""
+    """Return 1/T sum_j R[j, j]: the accuracy on each task just after learning it (Riemer 2019)."""
     return mean(accuracy_when_learned(accuracy))
 
 
 def accuracy_when_learned(accuracy: np.ndarray) -> np.ndarray:
-    """(T,): R[j, j], the accuracy on each task just after it was learnt."""
+    """Return (T,): R[j, j], the accuracy on each task just after it was learnt."""
     return np.diagonal(accuracy, offset=-1).copy()
 
 
 def best_accuracy(accuracy: np.ndarray) -> np.ndarray:
-    """(T,): max over rows 1 ... T-1 of R[k, j]; of the last task R[T, T].
+    """Return (T,): max over rows 1 ... T-1 of R[k, j]; of the last task R[T, T].
 
     The rows before task j was learnt count too, as in Chaudhry 2018 (l in 1 ... k-1); the untrained network and
     the final row do not, else forgetting could never be negative.
@@ -97,21 +78,21 @@ def best_accuracy(accuracy: np.ndarray) -> np.ndarray:
 
 
 def forgetting(accuracy: np.ndarray) -> np.ndarray:
-    """(T,): f_j = max_{1<=k<T} R[k, j] - R[T, j], signed (Chaudhry 2018). Undefined for the last task."""
+    """Return (T,): f_j = max_{1<=k<T} R[k, j] - R[T, j], signed (Chaudhry 2018). Undefined for the last task."""
     drop = best_accuracy(accuracy) - accuracy[-1]
     drop[-1] = np.nan
     return drop
 
 
 def backward_transfer(accuracy: np.ndarray) -> np.ndarray:
-    """(T,): R[T, j] - R[j, j] (Lopez-Paz 2017, eq. 3, before its mean). Undefined for the last task."""
+    """Return (T,): R[T, j] - R[j, j] (Lopez-Paz 2017, eq. 3, before its mean). Undefined for the last task."""
     change = accuracy[-1] - accuracy_when_learned(accuracy)
     change[-1] = np.nan
     return change
 
 
 def forward_transfer(accuracy: np.ndarray, defined: bool = True) -> np.ndarray:
-    """(T,): R[j-1, j] - R[0, j], just before learning minus untrained (Lopez-Paz 2017, eq. 4, before its mean).
+    """Return (T,): R[j-1, j] - R[0, j], just before learning minus untrained (Lopez-Paz 2017, eq. 4, before its mean).
 
     Undefined for the first task, and everywhere if not `defined`: with the softmax over the classes seen so far, a task
     that has not been learnt scores 0 by construction.
@@ -124,7 +105,7 @@ def forward_transfer(accuracy: np.ndarray, defined: bool = True) -> np.ndarray:
 def forgetting_table(
     accuracy: np.ndarray, forgetting_defined: bool = True, forward_transfer_defined: bool = True
 ) -> pd.DataFrame:
-    """One row a task, then `average`, the mean over the defined cells of each column; columns FORGETTING_COLUMNS.
+    """Return forgetting.csv: a row per task, and a row `average`, the means of the defined cells of the columns.
 
     `forgetting_defined=False` (joint training has no order in which to forget) leaves forgetting and both transfers
     empty.
@@ -149,8 +130,11 @@ def forgetting_table(
 def summary_metrics(
     accuracy: np.ndarray, forgetting_defined: bool = True, forward_transfer_defined: bool = True
 ) -> dict[str, float]:
-    """SUMMARY_METRICS by name. The means run over T-1 tasks (forgetting and backward transfer: all but the last, the
-    newest old task included; forward transfer: all but the first); nan where one of them was not measured."""
+    """Return the columns SUMMARY_METRICS by name.
+
+    Forgetting and backward transfer are means over all tasks but the last, forward transfer over all but the first; a
+    mean is nan where one of its cells was not measured.
+    """
     nan = float("nan")
     return {
         "average_accuracy": average_accuracy(accuracy),
@@ -162,37 +146,36 @@ def summary_metrics(
     }
 
 
-# Continual evaluation: the accuracy is also measured within the tasks. `over_training` is a list of rows or a DataFrame
-# with the columns step (optimiser steps since the start of the run), stage (the task being learnt, 1 ... T), eval_task
-# (1 ... T) and accuracy; rows of stage 0, the untrained network, count nowhere.
+# ---------------------------------------------------------------- continual evaluation
 
+# Accuracies that are also measured within tasks: rows with the keys, or columns, step (optimizer steps since the start
+# of the run), stage (the task that is being learnt, 1 ... T), eval_task (1 ... T) and accuracy. Rows of stage 0, of the
+# untrained network, do not count.
 
 OverTraining = pd.DataFrame | Sequence[Mapping[str, float]]
 
 
 def stage_minima(accuracy: np.ndarray, over_training: OverTraining) -> np.ndarray:
-    """(T, T): lowest accuracy on each task (column) while each task (row) was learnt, the end of that task included."""
-    rows = pd.DataFrame(over_training, columns=["step", "stage", "eval_task", "accuracy"])
+    """Return (T, T): the lowest accuracy on each task (column) while each task (row) was learnt, the end of that task
+    included."""
+    table = pd.DataFrame(over_training, columns=["step", "stage", "eval_task", "accuracy"])
     minima = accuracy[1:].copy()
-    lowest = (
-        rows[rows["stage"] >= 1]
-        .groupby(["stage", "eval_task"])["accuracy"]
-        .agg(lambda values: values.min(skipna=False))
-    )
-    for (stage, task), value in lowest.items():
-        minima[int(stage) - 1, int(task) - 1] = np.minimum(minima[int(stage) - 1, int(task) - 1], value)
+    trained = table[table["stage"] >= 1]
+    for stage, task, value in zip(trained["stage"], trained["eval_task"], trained["accuracy"], strict=True):
+        cell = (int(stage) - 1, int(task) - 1)
+        minima[cell] = np.minimum(minima[cell], value)  # nan where any of the values is
     return minima
 
 
 def min_accuracy(accuracy: np.ndarray, over_training: OverTraining) -> float:
-    """min-ACC = 1/(T-1) sum_{j<T} min_{n > t_j} A(E_j, f_n): the lowest accuracy on each earlier task at any evaluation
-    after the end t_j of its own training (De Lange 2023). Undefined for T = 1."""
+    """Return min-ACC = 1/(T-1) sum_{j<T} min_{n > t_j} A(E_j, f_n): the lowest accuracy on each earlier task at any
+    evaluation after the end t_j of its own training (De Lange 2023). Undefined for T = 1."""
     minima = stage_minima(accuracy, over_training)
     return mean(np.array([minima[j + 1 :, j].min() for j in range(len(minima) - 1)]))
 
 
 def worst_case_accuracy(accuracy: np.ndarray, over_training: OverTraining) -> float:
-    """WC-ACC = 1/T R[T, T] + (1 - 1/T) min-ACC (De Lange 2023). For T = 1 the final accuracy."""
+    """Return WC-ACC = 1/T R[T, T] + (1 - 1/T) min-ACC (De Lange 2023). For T = 1 the final accuracy."""
     tasks = accuracy.shape[1]
     if tasks == 1:
         return float(accuracy[-1, -1])
@@ -200,10 +183,10 @@ def worst_case_accuracy(accuracy: np.ndarray, over_training: OverTraining) -> fl
 
 
 def stability_gaps(accuracy: np.ndarray, over_training: OverTraining) -> np.ndarray:
-    """(T, T): [k, j] = R[k-1, j] - min over the evaluations while task k was learnt of the accuracy on old task j < k.
+    """Return (T, T): [k, j] = R[k-1, j] - the lowest accuracy on an earlier task j < k while task k was learnt.
 
-    De Lange 2023 describes the gap without fixing a formula; this one is operational: the drop below the
-    accuracy before the switch, signed, whether or not it is made good by the end of task k. nan where j >= k.
+    De Lange 2023 describes the gap without a formula; this one is clrun's: the drop below the accuracy before the
+    change of task, signed, whether or not it is recovered by the end of task k. nan where j >= k.
     """
     gaps = accuracy[:-1] - stage_minima(accuracy, over_training)
     gaps[np.triu_indices(len(gaps))] = np.nan
@@ -211,13 +194,13 @@ def stability_gaps(accuracy: np.ndarray, over_training: OverTraining) -> np.ndar
 
 
 def stability_gap(accuracy: np.ndarray, over_training: OverTraining) -> float:
-    """Mean over the T-1 switches of the mean over the old tasks of `stability_gaps`. Undefined for T = 1."""
+    """Return the mean over the T-1 switches of the mean over the old tasks of `stability_gaps`. Undefined for T = 1."""
     gaps = stability_gaps(accuracy, over_training)
     return mean(np.array([mean(gaps[k, :k]) for k in range(1, len(gaps))]))
 
 
 def continual_metrics(accuracy: np.ndarray, over_training: OverTraining) -> dict[str, float]:
-    """CONTINUAL_METRICS by name."""
+    """Return the columns CONTINUAL_METRICS by name."""
     return {
         "min_accuracy": min_accuracy(accuracy, over_training),
         "worst_case_accuracy": worst_case_accuracy(accuracy, over_training),

@@ -1,8 +1,9 @@
-"""What a run has measured, and the columns of its tables."""
+"""What a run has measured so far, from which its files are written."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -10,82 +11,50 @@ import numpy as np
 
 from clrun.results import metrics
 
-SOURCES = ("source", "model.source", "optimizer.source")  # columns: of classes that are not clrun's own
 
+class RunStatus(StrEnum):
+    """How far a run is. Its text stands in the column `status` of summary.csv, and on the terminal."""
 
-HEAD = ("run", "group", "status", "strategy", "dataset", "split", "scenario", "tasks", "model", "seed")
-
-
-COSTS = (
-    "train_seconds",
-    "consolidate_seconds",
-    "eval_seconds",
-    "wall_seconds",
-    "samples_per_second",
-    "peak_memory_mb",
-    "state_mb",
-    "energy_wh",
-    "stack_size",
-    "threads",
-    "carbon_g",
-    "money",
-)
-
-
-TASK_COSTS = ("task", "train_seconds", "consolidate_seconds", "eval_seconds", "samples", "energy_wh")  # of costs.csv
-
-
-TIMED = ("summary.csv", "costs.csv")  # the tables of a run in which times stand; two equal runs have all others equal
-
-
-PROVENANCE = ("device", "torch_version", "clrun_version", "commit")
-
-
-TAIL = (
-    *metrics.SUMMARY_METRICS,
-    "validation_accuracy",
-    *metrics.CONTINUAL_METRICS,
-    *COSTS,
-    "diverged_at",
-    "warnings",
-    *PROVENANCE,
-)
-
-
-HASHES = ("run", "group", "stream", "commit", *SOURCES)  # text, though "0012345678" and "12e4567890" look like numbers
-
-
-BETWEEN_WARNINGS = " | "
+    RUNNING = "running"
+    DONE = "done"
+    DIVERGED = "diverged"  # the loss or the parameters were no longer finite
+    CRASHED = "crashed"
+    HELD = "held"  # another process is training it
+    DONE_ELSEWHERE = "done by another process"
 
 
 @dataclass
 class Outcome:
-    """What a run has measured so far. T tasks, C outputs; tasks and stages count from 1."""
+    """What a run has measured so far: T tasks, C outputs; tasks and stages count from 1.
+
+    The rows of `over_training`, `health` and `task_costs` have the columns of accuracy_over_training.csv, health.csv
+    and costs.csv; the keys of `costs` are columns of summary.csv. clrun/results/columns.py describes them.
+    """
 
     directory: Path
-    run: str
+    run: str  # identity
     group: str
     stream: str
-    values: Mapping[str, Any]  # every checked key, flat
+    values: Mapping[str, Any]  # every key of the configuration, flat
     class_names: Sequence[str]  # (C,), of the outputs
-    correct: np.ndarray  # (T+1, T) int, -1: not measured
+    correct: np.ndarray  # (T+1, T) int: test samples classified correctly; -1: not measured
     counts: np.ndarray  # (T,) int: test samples
-    validation_correct: np.ndarray | None = None  # (T+1, T) int, -1: not measured
+    validation_correct: np.ndarray | None = None  # (T+1, T) int; -1: not measured
     validation_counts: np.ndarray | None = None  # (T,) int
     confusion: np.ndarray | None = None  # (C, C) int: [true, predicted]
-    over_training: Sequence[Mapping[str, Any]] | None = None  # rows: step (of the run), stage, eval_task, accuracy
-    health: Sequence[Mapping[str, Any]] = ()  # one row a task learnt
-    task_costs: Sequence[Mapping[str, Any]] = ()  # rows of costs.csv: before any training, then one a task learnt
-    costs: Mapping[str, Any] = field(default_factory=dict)  # keys: COSTS; a missing one is an empty cell
-    status: str = "running"  # "done" or "diverged" at the end
-    diverged_at: str | None = None
-    warnings: Sequence[str] = ()
+    over_training: list[dict[str, Any]] | None = None  # one row per evaluation and task; None if not asked for
+    health: list[dict[str, Any]] = field(default_factory=list)  # one row per task that has been learnt
+    task_costs: list[dict[str, Any]] = field(default_factory=list)  # a row before any training, then one per task
+    costs: dict[str, Any] = field(default_factory=dict)  # one that is missing becomes an empty cell
+    status: RunStatus = RunStatus.RUNNING  # DONE or DIVERGED at the end
+    diverged_at: str | None = None  # such as "task 2 step 17"
+    warnings: list[str] = field(default_factory=list)
     forward_transfer_defined: bool = True
-    forgetting_defined: bool = True  # False for joint training: no order in which to forget
-    task_classes: Sequence[Sequence[str]] | None = None  # the classes of each task, where tasks differ by their classes
-    task_angles: Sequence[float] | None = None  # degrees, where tasks differ by how pictures are turned
-    device: str = "cpu"  # as torch names it: "cpu", "cuda", "cuda:0"
-    shown_at: float = -math.inf  # monotonic seconds, when its files were last written
+    forgetting_defined: bool = True  # False for joint training, which has no order in which to forget
+    task_classes: Sequence[Sequence[str]] | None = None  # the classes of each task, where tasks differ by them
+    task_angles: Sequence[float] | None = None  # degrees, where tasks differ by the rotation of their images
+    device: str = "cpu"  # as PyTorch names it: "cpu", "cuda", "cuda:0"
+    written_at: float = -math.inf  # seconds of time.monotonic() at which its tables were last written
 
     @property
     def accuracy(self) -> np.ndarray:
@@ -95,6 +64,6 @@ class Outcome:
     @property
     def validation(self) -> np.ndarray | None:
         """(T+1, T) accuracy on the held-out training samples; None without any."""
-        if self.validation_correct is None:
+        if self.validation_correct is None or self.validation_counts is None:
             return None
         return metrics.accuracy_matrix(self.validation_correct, self.validation_counts)

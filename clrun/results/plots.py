@@ -1,8 +1,9 @@
-"""Pictures of a run, drawn from its CSVs alone. The same CSVs give the same bytes."""
+"""The plots of a run, drawn from its CSV files alone. Equal CSV files give equal PNG files, byte for byte."""
 
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,51 +11,47 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from clrun.system.atomic_files import replacing
 
-# Okabe and Ito's palette: told apart with every common kind of colour blindness
+# Okabe and Ito's palette, whose colours are distinguishable with every common kind of colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-
-NUMBERS_UP_TO = 12  # tasks; a heat map of more has no room for numbers
-
-
+INK = "#333333"  # the colour of axes and of reference lines
 DOTS_PER_INCH = 150
+FAST_PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}  # options of Pillow
 
+NUMBERS_UP_TO = 12  # tasks; a heat map of more tasks has no room for numbers
+TICKS = 20  # labels on an axis of tasks
+LEGEND_ENTRIES = 14  # tasks in a legend
 
-QUICKLY = {"compress_level": 1, "compress_type": zlib.Z_RLE}
-
-
-INK = "#333333"
-
-
-LEFT, BOTTOM, TOP = 0.72, 0.55, 0.15  # inches beside the axes of a run's pictures
-
-
-LEGEND, BAR = 1.15, 0.85  # inches for the legend, and for the bar of colours with its numbers
+# Inches beside the axes of a run's plots; for the legend, and for the colour bar with its numbers.
+LEFT, BOTTOM, TOP = 0.72, 0.55, 0.15
+LEGEND, COLOUR_BAR = 1.15, 0.85
 
 
 def draw(directory: Path) -> None:
-    """Draw accuracy_matrix.png and accuracy_over_tasks.png from the CSVs of the run, each all or nothing."""
+    """Draw accuracy_matrix.png and accuracy_over_tasks.png from the CSV files of a run, each all or nothing."""
     matrix = pd.read_csv(directory / "accuracy_matrix.csv")
-    save(matrix_picture(matrix), directory / "accuracy_matrix.png")
+    save(matrix_figure(matrix), directory / "accuracy_matrix.png")
     path = directory / "accuracy_over_training.csv"
-    curves = training_picture(pd.read_csv(path)) if path.is_file() else tasks_picture(matrix)
+    curves = training_figure(pd.read_csv(path)) if path.is_file() else tasks_figure(matrix)
     save(curves, directory / "accuracy_over_tasks.png")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG without the software's name and date, so that equal pictures are equal files."""
+    """Write a PNG without the name of the software and the date, so that equal figures are equal files."""
     with replacing(path) as temporary, mpl.rc_context({"text.hinting": "none"}):  # hints are for coarser pixels
-        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=QUICKLY)
+        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=FAST_PNG)
 
 
 def canvas(width: float, height: float, right: float | None = None) -> tuple[Figure, Axes]:
-    """An empty figure, in inches, and its axes; without pyplot, which keeps figures and is not safe in threads.
+    """Return an empty figure of a width and a height in inches, and its axes.
 
-    right: the inches that are kept free on that side; without it matplotlib fits the margins, by drawing twice.
+    right: inches that are kept free on that side; without it Matplotlib fits the margins, which draws the figure twice.
+    Pyplot is not used: it keeps every figure and is not safe in threads.
     """
     figure = Figure(figsize=(width, height), layout="constrained" if right is None else None)
     FigureCanvasAgg(figure)
@@ -66,57 +63,65 @@ def canvas(width: float, height: float, right: float | None = None) -> tuple[Fig
     return figure, axes
 
 
-# The matrix
+# ---------------------------------------------------------------- the accuracy matrix
 
 
-def matrix_picture(matrix: pd.DataFrame) -> Figure:
-    """Heat map of accuracy_matrix.csv in percent: rows after each task, columns the tasks; empty cells stay white.
-
-    Where tasks are too many for numbers, a bar of colours stands beside it.
-    """
+def matrix_figure(matrix: pd.DataFrame) -> Figure:
+    """Return a heat map of accuracy_matrix.csv in percent: a row after each task, a column per task; cells that were
+    not measured stay white. Where there are too many tasks for numbers, it has a colour bar."""
     values = 100 * matrix.drop(columns=["after_task", "average"]).to_numpy(float)
     tasks = values.shape[1]
     side = float(np.clip(0.55 * tasks, 1.6, 6.6))
-    right = TOP if tasks <= NUMBERS_UP_TO else BAR
+    right = TOP if tasks <= NUMBERS_UP_TO else COLOUR_BAR
     width, height = side + LEFT + right, side + BOTTOM + TOP
     figure, axes = canvas(width, height, right)
-    image = axes.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
-    axes.spines[:].set_visible(False)
+    image = heat_map(axes, values)
     axes.set_xlabel("accuracy (%) on task")
     axes.set_ylabel("after learning task")
-    label_tasks(axes, tasks)
     if tasks <= NUMBERS_UP_TO:
         write_numbers(axes, values)
     else:
-        beside = figure.add_axes(((width - BAR + 0.1) / width, BOTTOM / height, 0.14 / width, side / height))
+        beside = figure.add_axes(((width - COLOUR_BAR + 0.1) / width, BOTTOM / height, 0.14 / width, side / height))
         figure.colorbar(image, cax=beside, label="accuracy (%)").outline.set_visible(False)
     return figure
 
 
+def heat_map(axes: Axes, values: np.ndarray) -> AxesImage:
+    """Draw an accuracy matrix (T+1, T) in percent, with the numbers of the tasks on both axes."""
+    image = axes.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
+    axes.spines[:].set_visible(False)
+    label_tasks(axes, values.shape[1])
+    return image
+
+
 def label_tasks(axes: Axes, tasks: int) -> None:
-    """Task numbers on both axes, thinned where there are many; row 0 is the untrained network."""
-    step = max(1, int(np.ceil(tasks / 20)))
-    format_value = np.arange(step, tasks + 1, step)
-    axes.set_xticks(format_value - 1, format_value)
-    axes.set_yticks([0, *format_value], ["none", *format_value])
+    """Write task numbers on both axes, thinned where there are many; row 0 is the untrained network."""
+    step = max(1, int(np.ceil(tasks / TICKS)))
+    labelled = np.arange(step, tasks + 1, step)
+    axes.set_xticks(labelled - 1, [str(task) for task in labelled])
+    axes.set_yticks([0, *labelled], ["none", *(str(task) for task in labelled)])
     axes.tick_params(length=0)
 
 
-def write_numbers(axes: Axes, values: np.ndarray) -> None:
-    """Every accuracy in its cell, dark on light and light on dark; bold for the task just learnt."""
+def write_numbers(axes: Axes, values: np.ndarray, decimals: int = 1, fontsize: int = 8, emphasize: bool = True) -> None:
+    """Write every accuracy of a heat map into its cell, light on dark colours and dark on light ones.
+
+    emphasize: print the task that was just learnt in bold. A value that would be rounded to 100.0 is printed as 100.
+    """
     for (after, task), value in np.ndenumerate(values):
         if np.isfinite(value):
-            weight = "bold" if after == task + 1 else "normal"
+            weight = "bold" if emphasize and after == task + 1 else "normal"
             colour = "white" if value < 55 else "black"
-            text = f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
-            axes.text(task, after, text, ha="center", va="center", color=colour, fontsize=8, fontweight=weight)
+            text = f"{value:.0f}" if value >= 99.95 else f"{value:.{decimals}f}"
+            axes.text(task, after, text, ha="center", va="center", color=colour, fontsize=fontsize, fontweight=weight)
 
 
-# The curves
+# ---------------------------------------------------------------- the curves
 
 
-def tasks_picture(matrix: pd.DataFrame) -> Figure:
-    """Accuracy of every task from when it was learnt on, over the tasks learnt; and the average so far."""
+def tasks_figure(matrix: pd.DataFrame) -> Figure:
+    """Return curves of the accuracy on every task, from the point where it was learnt, over the tasks learnt, and of
+    the average so far; from accuracy_matrix.csv."""
     tasks = matrix.shape[1] - 2
     figure, axes = canvas(6.4, 3.8, LEGEND)
     for task, style in enumerate(styles(tasks), start=1):
@@ -131,8 +136,9 @@ def tasks_picture(matrix: pd.DataFrame) -> Figure:
     return finish(figure, axes, tasks)
 
 
-def training_picture(rows: pd.DataFrame) -> Figure:
-    """Accuracy of every task from its own training on, over optimiser steps, with a line at each switch of tasks."""
+def training_figure(rows: pd.DataFrame) -> Figure:
+    """Return curves of the accuracy on every task, from its own training on, over optimizer steps, with a dotted line
+    where a new task begins; from accuracy_over_training.csv."""
     tasks = int(rows["eval_task"].max())
     figure, axes = canvas(8.0, 3.8, LEGEND)
     for switch in rows[rows["stage"] >= 1].groupby("stage")["step"].max().iloc[:-1]:
@@ -146,31 +152,31 @@ def training_picture(rows: pd.DataFrame) -> Figure:
     return finish(figure, axes, tasks)
 
 
-def styles(tasks: int) -> Iterator[dict]:
-    """Colour, width and label of each task's curve; the first task is bold and in front."""
+def styles(tasks: int) -> Iterator[dict[str, Any]]:
+    """Yield the colour, width and label of each task's curve; that of the first task is bold and in front."""
     others = 1.3 if tasks <= len(PALETTE) else 0.8
     for task, colour in enumerate(colours(tasks), start=1):
         width = 2.8 if task == 1 else others
-        look = {"color": colour, "linewidth": width, "markersize": width + 2, "zorder": 4 if task == 1 else 3}
-        yield look | {"label": f"task {task}"}
+        style = {"color": colour, "linewidth": width, "markersize": width + 2, "zorder": 4 if task == 1 else 3}
+        yield style | {"label": f"task {task}"}
 
 
-def colours(tasks: int) -> Sequence:
-    """One colour a task: told apart one by one where they are few, dark to light in their order where they are many."""
+def colours(tasks: int) -> Sequence[Any]:
+    """Return a colour per task: distinct ones where tasks are few, from dark to light where they are many."""
     if tasks <= len(PALETTE):
         return PALETTE[:tasks]
     return [*mpl.colormaps["viridis"](np.linspace(0, 0.92, tasks))]
 
 
 def finish(figure: Figure, axes: Axes, tasks: int) -> Figure:
-    """Percent axis, faint grid, legend beside the curves (the ends and the middle of it where there are many)."""
+    """Add the axis of accuracies, a faint grid, and a legend beside the curves, thinned where tasks are many."""
     axes.set_ylim(-2, 102)
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.set_ylabel("test accuracy")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
-    step = max(1, int(np.ceil(tasks / 14)))
+    step = max(1, int(np.ceil(tasks / LEGEND_ENTRIES)))
     kept = [*range(0, tasks, step), *range(tasks, len(labels))]
     axes.legend(
         [handles[k] for k in kept],

@@ -1,4 +1,4 @@
-"""Where a run was made: device, versions, commit."""
+"""Where a run was made: its device, the versions of PyTorch and clrun, and the commit of clrun."""
 
 import subprocess
 from functools import cache
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import clrun
 from clrun.system.machine import device_name
+from clrun.system.paths import PACKAGE
 
 
 def provenance(device: str = "cpu") -> dict[str, str]:
-    """device (kind and model name), torch_version, clrun_version, commit (of clrun's own checkout, else empty)."""
+    """Return the columns PROVENANCE of summary.csv for a run on this device, as PyTorch names it."""
     return {
         "device": device_name(device),
         "torch_version": version("torch"),
@@ -20,12 +21,13 @@ def provenance(device: str = "cpu") -> dict[str, str]:
 
 
 @cache
-def commit() -> str:
-    """The commit of clrun's own checkout, '+' appended where tracked files differ from it; empty if installed.
+def commit(package: Path = PACKAGE) -> str:
+    """Return the commit of clrun's own checkout, with '+' appended where tracked files differ from it; empty if clrun
+    is installed.
 
-    Only a `.git` beside the package counts: a virtual environment inside somebody's project is not a checkout of clrun.
+    Only a `.git` beside the package counts: a virtual environment inside a user's project is not a checkout of clrun.
     """
-    root = Path(clrun.__file__).resolve().parent.parent
+    root = package.resolve().parent
     if not (root / ".git").exists():
         return ""
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]

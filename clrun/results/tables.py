@@ -1,4 +1,4 @@
-"""The tables of a run: from an Outcome to data frames."""
+"""The tables of a run: from an Outcome to data frames. Their columns are described in clrun/results/columns.py."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,32 +8,28 @@ import numpy as np
 import pandas as pd
 
 from clrun.results import metrics
-from clrun.results.outcome import BETWEEN_WARNINGS, HEAD, TAIL, Outcome
+from clrun.results.columns import FILES, SUMMARY_HEAD, SUMMARY_TAIL, WARNING_SEPARATOR
+from clrun.results.outcome import Outcome
 from clrun.results.provenance import provenance
 
 
 def objects(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Rows as a table that leaves every cell as it is: integers beside empty cells stay integers."""
-    return pd.DataFrame(list(rows), columns=columns, dtype=object)
+    """Return rows as a table that leaves every cell as it is: integers beside empty cells stay integers."""
+    return pd.DataFrame(list(rows), columns=None if columns is None else list(columns), dtype=object)
 
 
 def matrix_table(accuracy: np.ndarray, at_once: bool = False) -> pd.DataFrame:
-    """accuracy (T+1, T) -> after_task, task_1 ... task_T, average (over the tasks learnt so far; row 0: over all)."""
+    """Return accuracy_matrix.csv from accuracies (T+1, T). at_once: the first stage learns all tasks (joint training),
+    so that every average is over all tasks."""
     table = pd.DataFrame(accuracy, columns=[f"task_{j + 1}" for j in range(accuracy.shape[1])])
     table.insert(0, "after_task", range(len(accuracy)))
     return table.assign(average=metrics.averages_so_far(accuracy, at_once))
 
 
-def forgetting_of(outcome: Outcome) -> pd.DataFrame:
-    """forgetting.csv."""
-    return metrics.forgetting_table(outcome.accuracy, outcome.forgetting_defined, outcome.forward_transfer_defined)
-
-
-def long_table(outcome: Outcome) -> pd.DataFrame:
-    """accuracy.csv: one row for each cell that was measured."""
-    columns = ["run", "strategy", "seed", "after_task", "eval_task", "correct", "n", "accuracy"]
+def accuracy_table(outcome: Outcome) -> pd.DataFrame:
+    """Return accuracy.csv: one row for each cell of the accuracy matrix that was measured."""
     after, task = np.nonzero(np.asarray(outcome.correct) >= 0)
-    named = {"run": outcome.run, "strategy": outcome.values["strategy"], "seed": outcome.values["seed"]}
+    identity = {"run": outcome.run, "strategy": outcome.values["strategy"], "seed": outcome.values["seed"]}
     measured = {
         "after_task": after,
         "eval_task": task + 1,
@@ -41,18 +37,18 @@ def long_table(outcome: Outcome) -> pd.DataFrame:
         "n": np.asarray(outcome.counts)[task],
         "accuracy": outcome.accuracy[after, task],
     }
-    return pd.DataFrame(measured).assign(**named)[columns]
+    return pd.DataFrame(measured).assign(**identity)[list(FILES["accuracy.csv"])]
 
 
-def confusion_table(outcome: Outcome) -> pd.DataFrame:
-    """confusion.csv: every pair of outputs, those that never met with count 0."""
-    names = np.array(outcome.class_names, dtype=object)
+def confusion_table(class_names: Sequence[str], confusion: np.ndarray) -> pd.DataFrame:
+    """Return confusion.csv from counts (C, C) [true, predicted]: one row for every pair of classes, also of count 0."""
+    names = np.array(class_names, dtype=object)
     columns = {"true_class": names.repeat(len(names)), "predicted_class": np.tile(names, len(names))}
-    return pd.DataFrame(columns).assign(count=np.asarray(outcome.confusion).ravel())
+    return pd.DataFrame(columns).assign(count=np.asarray(confusion).ravel())
 
 
 def over_training_table(outcome: Outcome) -> pd.DataFrame:
-    """accuracy_over_training.csv."""
+    """Return accuracy_over_training.csv."""
     rows = pd.DataFrame(outcome.over_training, columns=["step", "stage", "eval_task", "accuracy"])
     rows.insert(0, "run", outcome.run)
     rows.insert(1, "seed", outcome.values["seed"])
@@ -60,48 +56,54 @@ def over_training_table(outcome: Outcome) -> pd.DataFrame:
 
 
 def health_table(health: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """health.csv: `task` first, then the strategy's and the engine's own columns."""
+    """Return health.csv: `task` first, then the columns of the engine and of the strategy."""
     rows = [{"task": number, **row} for number, row in enumerate(health, start=1)]
     return objects(rows) if rows else pd.DataFrame(columns=["task"])
 
 
-def tasks_table(task_classes: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """tasks.csv: task, class; one row a class, in the order of the outputs."""
+def classes_table(task_classes: Sequence[Sequence[str]]) -> pd.DataFrame:
+    """Return tasks.csv of tasks that differ by their classes: one row per class, in the order of the outputs."""
     pairs = [{"task": task, "class": name} for task, names in enumerate(task_classes, start=1) for name in names]
     return objects(pairs, ["task", "class"])
 
 
 def angles_table(task_angles: Sequence[float]) -> pd.DataFrame:
-    """tasks.csv of a rotated stream: task, angle (degrees, counter-clockwise)."""
+    """Return tasks.csv of tasks that differ by the rotation of their images, in degrees counter-clockwise."""
     return objects([{"task": task, "angle": angle} for task, angle in enumerate(task_angles, start=1)])
 
 
+def summary_table(outcome: Outcome) -> pd.DataFrame:
+    """Return summary.csv: one row."""
+    return objects([summary_row(outcome)])
+
+
 def summary_row(outcome: Outcome) -> dict[str, Any]:
-    """The row of summary.csv, in its order: HEAD, stream, every other checked key, TAIL."""
-    identity = {"run": outcome.run, "group": outcome.group, "status": outcome.status}
-    head = identity | {name: outcome.values[name] for name in HEAD if name not in identity}
-    other = {key: cell(value) for key, value in outcome.values.items() if key not in (*HEAD, *TAIL)}
+    """Return the row of summary.csv, in its order: SUMMARY_HEAD, stream, every other key, SUMMARY_TAIL."""
+    identity = {"run": outcome.run, "group": outcome.group, "status": str(outcome.status)}
+    head = identity | {name: outcome.values[name] for name in SUMMARY_HEAD if name not in identity}
+    keys = {key: v for key, v in outcome.values.items() if key not in (*SUMMARY_HEAD, *SUMMARY_TAIL)}
     measured = {
         **metrics_of(outcome),
         "threads": outcome.values.get("threads"),
         **outcome.costs,
         "diverged_at": outcome.diverged_at,
-        "warnings": BETWEEN_WARNINGS.join(outcome.warnings) or None,
+        "warnings": WARNING_SEPARATOR.join(outcome.warnings) or None,
         **provenance(outcome.device),
     }
-    return {**head, "stream": outcome.stream, **other, **{name: measured.get(name) for name in TAIL}}
+    tail = {name: measured.get(name) for name in SUMMARY_TAIL}
+    return {**head, "stream": outcome.stream, **{key: cell(v) for key, v in keys.items()}, **tail}
 
 
 def metrics_of(outcome: Outcome) -> dict[str, float]:
-    """The summary's metrics by name; a metric that was not measured is missing or nan."""
-    found = metrics.summary_metrics(outcome.accuracy, outcome.forgetting_defined, outcome.forward_transfer_defined)
+    """Return the metrics of summary.csv by name; a metric that was not measured is missing or nan."""
+    values = metrics.summary_metrics(outcome.accuracy, outcome.forgetting_defined, outcome.forward_transfer_defined)
     if outcome.validation is not None:
-        found["validation_accuracy"] = metrics.average_accuracy(outcome.validation)
+        values["validation_accuracy"] = metrics.average_accuracy(outcome.validation)
     if outcome.over_training is not None and outcome.forgetting_defined:
-        found |= metrics.continual_metrics(outcome.accuracy, outcome.over_training)
-    return found
+        values |= metrics.continual_metrics(outcome.accuracy, outcome.over_training)
+    return values
 
 
 def cell(value: Any) -> Any:
-    """A checked value as one cell: lists as JSON, the rest as it is."""
+    """Return the value of a key as one cell: lists as JSON, all else as it is."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value

@@ -1,7 +1,8 @@
-"""When a checkpoint is written, and how a stack becomes named tensors and back."""
+"""When checkpoints are written, and how the state of a stack becomes named tensors and is restored from them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -9,124 +10,142 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map, tree_unflatten
+from torch.utils._pytree import KeyPath, keystr, tree_flatten_with_path, tree_map, tree_unflatten
 
 from clrun.engine.stack import Stack
 from clrun.engine.state import PartialStage, Run
-from clrun.results.outcome import Outcome
+from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
 from clrun.runs.checkpoint import Checkpoint, InvalidCheckpoint, Position
 
-# of an outcome, JSON as they are
-MEASURED = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
+# Fields of an Outcome that a checkpoint keeps: as JSON, and as integer arrays (or None).
+JSON_FIELDS = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
+ARRAY_FIELDS = ("correct", "validation_correct")
 
 
-COUNTED = ("correct", "validation_correct")  # integer tables, or None
+# ---------------------------------------------------------------- a run's state as named tensors, and back
 
 
-def named(tree: Any) -> dict[str, Tensor]:
-    """Return the leaves of a run by where they lie: "run.theta", "run.opt.m", "run.own[0]" ..."""
-    return {name_of(path): v for path, v in tree_flatten_with_path(tree)[0]}
+def named_tensors(run: Run) -> dict[str, Tensor]:
+    """Return the leaves of a run by their path: "run.theta", "run.opt.m", "run.own[0]" ..."""
+    return {tensor_name(path): v for path, v in tree_flatten_with_path(run)[0]}
 
 
-def name_of(path: Any) -> str:
+def tensor_name(path: KeyPath) -> str:
     """Return the name of a leaf in checkpoints, in which a strategy's state has been called `own` since format 2."""
     place = keystr(path)
     return f"run.own{place.removeprefix('.state')}" if place.startswith(".state") else f"run{place}"
 
 
-def slice_of(tree: Any, r: int, alone: bool) -> Any:
-    """Run r of a stack, on the host; a view where it lies there already."""
-    return tree_map(lambda v: (v if alone else v[r]).detach().cpu(), tree)
+def run_of_stack(run: Run, r: int, alone: bool) -> Run:
+    """Return run r of a stack's state, on the host: views of tensors that are there already."""
+    return tree_map(lambda v: (v if alone else v[r]).detach().cpu(), run)
 
 
-def revived(stack: Stack, saved: Sequence[Checkpoint]) -> Run:
-    """The stack's state from the checkpoints of its runs. Raises InvalidCheckpoint where the strategy's state has
-    another form, as after its code was changed."""
-    form = stack.initialize()
-    flat, structure = tree_flatten_with_path(form)
+def restore_run(stack: Stack, saved: Sequence[Checkpoint]) -> Run:
+    """Return the state of a stack from the checkpoints of its runs.
+
+    Raise InvalidCheckpoint where the state's shapes differ, as after the code of the strategy was changed.
+    """
+    expected = stack.initialize()
+    leaves, structure = tree_flatten_with_path(expected)
     trees = []
-    for one in saved:
-        mine = {name: v for name, v in one.tensors.items() if name.startswith("run")}
-        same_form(named(slice_of(form, 0, stack.alone)), mine)
-        trees.append(tree_unflatten([mine[name_of(path)] for path, _ in flat], structure))
-    return stack.gathered(trees)
+    for one_run in saved:
+        tensors = {name: v for name, v in one_run.tensors.items() if name.startswith("run")}
+        refuse_other_shapes(named_tensors(run_of_stack(expected, 0, stack.alone)), tensors)
+        trees.append(tree_unflatten([tensors[tensor_name(path)] for path, _ in leaves], structure))
+    return stack.vectorizer.stack_trees(trees)
 
 
-def same_form(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    for name in sorted({*expected, *found}):
-        one, other = ((v.shape, v.dtype) if v is not None else None for v in (expected.get(name), found.get(name)))
-        if one != other:
+def refuse_other_shapes(expected: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Raise InvalidCheckpoint where the names, shapes or types of tensors differ."""
+    for name in sorted({*expected, *saved}):
+        if shape_and_type(expected.get(name)) != shape_and_type(saved.get(name)):
             changed = "has the strategy or the network been changed?"
             raise InvalidCheckpoint(f"{name} is not as the code wants it: {changed}")
 
 
-def signals_of(half: PartialStage, r: int) -> dict[str, Tensor]:
-    """The signals of run r so far: "signals.PASS.NAME" (S,)."""
-    passes = enumerate(half.signals)
-    return {f"signals.{i}.{name}": v[r].clone() for i, seen in passes for name, v in seen.items()}
+def shape_and_type(tensor: Tensor | None) -> tuple[torch.Size, torch.dtype] | None:
+    """Return what must be equal for a tensor to take the place of another."""
+    return None if tensor is None else (tensor.shape, tensor.dtype)
 
 
-def noted(outcome: Outcome) -> dict[str, Any]:
-    """What an outcome knows, as JSON."""
-    tables = {name: getattr(outcome, name) for name in COUNTED}
-    plain = {name: v if v is None else v.tolist() for name, v in tables.items()}
-    return json.loads(json.dumps(plain | {name: getattr(outcome, name) for name in MEASURED}))
+# ---------------------------------------------------------------- what has been measured
 
 
-def recall(outcome: Outcome, notes: Mapping[str, Any]) -> None:
-    """Enter what `noted` has kept."""
-    for name in MEASURED:
+def outcome_notes(outcome: Outcome) -> dict[str, Any]:
+    """Return what an outcome has measured so far, as JSON."""
+    arrays = {name: getattr(outcome, name) for name in ARRAY_FIELDS}
+    plain = {name: v if v is None else v.tolist() for name, v in arrays.items()}
+    return json.loads(json.dumps(plain | {name: getattr(outcome, name) for name in JSON_FIELDS}))
+
+
+def restore_outcome(outcome: Outcome, notes: Mapping[str, Any]) -> None:
+    """Write into an outcome what `outcome_notes` has returned."""
+    for name in JSON_FIELDS:
         setattr(outcome, name, notes[name])
-    for name in COUNTED:
+    outcome.status = RunStatus(outcome.status)
+    for name in ARRAY_FIELDS:
         setattr(outcome, name, None if notes[name] is None else np.array(notes[name]))
 
 
-def partial_stage_notes(half: PartialStage, runs: int) -> list[dict[str, Any]]:
-    """[r]: each run's share of a stage that is under way, as JSON."""
-    report = half.report
-    shared = {"samples": report.samples / runs, "seconds": {name: s / runs for name, s in report.seconds.items()}}
-    shared["signals"] = [list(seen) for seen in half.signals]  # in their order, which the file of tensors does not keep
+def partial_stage_notes(partial: PartialStage, runs: int) -> list[dict[str, Any]]:
+    """Return [r]: each run's share of what an incomplete stage has gathered, as JSON."""
+    report = partial.report
+    shared: dict[str, Any] = {
+        "samples": report.samples / runs,
+        "seconds": {name: s / runs for name, s in report.seconds.items()},
+        "signals": [list(signals) for signals in partial.signals],  # in their order, which the file does not keep
+    }
     return [
         shared | {"over_training": [[step, correct[r].tolist()] for step, correct in report.over_training]}
         for r in range(runs)
     ]
 
 
-def partial_stage_of(stack: Stack, saved: Sequence[Checkpoint]) -> PartialStage | None:
-    """What a stage had gathered, from the checkpoints of a stack's runs; None between stages."""
-    place, notes = saved[0].place, [one.notes["half"] for one in saved]
-    if not place.passes:
+def named_signals(partial: PartialStage, r: int) -> dict[str, Tensor]:
+    """Return the signals of run r so far: "signals.PASS.NAME" (S,)."""
+    passes = enumerate(partial.signals)
+    return {f"signals.{i}.{name}": v[r].clone() for i, signals in passes for name, v in signals.items()}
+
+
+def restore_partial_stage(stack: Stack, saved: Sequence[Checkpoint]) -> PartialStage | None:
+    """Return what an incomplete stage had gathered, from the checkpoints of a stack's runs; None between stages."""
+    position, notes = saved[0].position, [one_run.notes["half"] for one_run in saved]
+    if not position.passes:
         return None
-    report = stack.blank(place.stage)
+    report = stack.blank_report(position.stage)
     report.samples = round(sum(n["samples"] for n in notes))
     report.seconds = {name: sum(n["seconds"][name] for n in notes) for name in report.seconds}
     evaluations = zip(*(n["over_training"] for n in notes), strict=True)
     report.over_training = [(each[0][0], torch.tensor([row for _, row in each])) for each in evaluations]
     signals = [
-        {name: torch.stack([one.tensors[f"signals.{i}.{name}"] for one in saved]) for name in names}
+        {name: torch.stack([one_run.tensors[f"signals.{i}.{name}"] for one_run in saved]) for name in names}
         for i, names in enumerate(notes[0]["signals"])
     ]
-    return PartialStage(report, len(place.passes) - 1, place.passes[-1], signals)
+    return PartialStage(report, len(position.passes) - 1, position.passes[-1], signals)
 
 
-@dataclass
-class Point:
-    """A point that a stack can be continued from. Its tensors are never changed; all else here is a copy."""
+# ---------------------------------------------------------------- when a checkpoint is written
 
-    place: Position
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A point from which a stack can continue. Its tensors are never changed; all else in it is a copy."""
+
+    position: Position
     run: Run
-    notes: list[dict[str, Any]]
-    half: PartialStage | None
+    notes: Sequence[Mapping[str, Any]]  # [r]
+    partial: PartialStage | None
 
 
 class Checkpointer:
-    """Knows the last point that a stack can be continued from, and writes it: after every task, every `every` seconds
-    within one (0: never), and when the process is told to end.
+    """An object that keeps the latest point from which a stack can continue, and writes it to the disk.
 
-    A checkpoint that cannot be written (a full disk) is said and does not end the run: the one before it stays.
+    It writes after every task, every `every` seconds within a task (0: never), and when the process is interrupted. A
+    checkpoint that cannot be written (a full disk) is reported and does not end the run: the one before it stays.
 
-    spent: costs of this process's time that are not in the outcomes yet, a run's share.
+    unrecorded_costs: returns the costs of this process's time that are not in the outcomes yet, per run.
     """
 
     def __init__(
@@ -134,61 +153,78 @@ class Checkpointer:
         stack: Stack,
         outcomes: Sequence[Outcome],
         every: float,
-        say: Callable[[str], None],
-        spent: Callable[[], Mapping[str, float]],
-    ):
-        self.stack, self.outcomes, self.every, self.say, self.spent = stack, outcomes, every, say, spent
-        self.written_at = monotonic()
-        self.latest: Point | None = None
-        self.written: Point | None = None
+        report: Callable[[str], None],
+        unrecorded_costs: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self.stack, self.outcomes, self.every = stack, outcomes, every
+        self.report, self.unrecorded_costs = report, unrecorded_costs
+        self.written_at = monotonic()  # seconds
+        self.latest: ResumePoint | None = None
+        self.written: ResumePoint | None = None
 
-    def start(self, run: Run, stage: int, half: PartialStage | None) -> None:
-        """`stage` tasks are over, and of the next this much; all that is on the disk."""
-        self.arrive(run, stage)
-        if half is not None:
-            self.block(run, half)
+    def start(self, run: Run, stage: int, partial: PartialStage | None) -> None:
+        """Remember the point from which training starts, which needs no writing. `stage` tasks are over."""
+        self.latest = point = self.after_tasks(run, stage)
+        if partial is not None:
+            self.latest = self.within_task(point, run, partial)
         self.written = self.latest
 
-    def task(self, run: Run, stage: int) -> None:
-        """`stage` tasks are over."""
-        self.arrive(run, stage)
-        self.write()
+    def end_task(self, run: Run, stage: int) -> None:
+        """Write a checkpoint: `stage` tasks are over."""
+        self.latest = self.after_tasks(run, stage)
+        self.write(self.latest)
 
-    def arrive(self, run: Run, stage: int) -> None:
-        self.latest = Point(Position(stage, (), self.stack.step), run, [noted(o) for o in self.outcomes], None)
-
-    def block(self, run: Run, half: PartialStage) -> None:
-        """Within a task; what was measured is as it was at the task's start."""
-        passes = tuple(seen["loss"].shape[1] for seen in half.signals)
-        shares = partial_stage_notes(half, len(self.outcomes))
-        notes = [n | {"half": share} for n, share in zip(self.latest.notes, shares, strict=True)]
-        self.latest = Point(Position(self.latest.place.stage, passes, self.stack.step), run, notes, half)
+    def end_block(self, run: Run, partial: PartialStage) -> None:
+        """Remember a point within a task, and write it if the last checkpoint is older than `every` seconds."""
+        if self.latest is None:
+            raise RuntimeError("the checkpointer was not started")
+        self.latest = self.within_task(self.latest, run, partial)
         if self.every and monotonic() - self.written_at >= self.every:
-            self.write()
+            self.write(self.latest)
 
-    def rescue(self) -> None:
-        """The process is to end: what is not yet written is written now, and how far that is is said."""
-        if self.latest is None or self.latest.place == Position():
-            return
-        if self.latest is self.written or self.write():
-            self.say(f"saved after {self.latest.place}; the same command continues from there.")
+    @contextmanager
+    def writing_on_interrupt(self) -> Iterator[None]:
+        """Write the latest point if the block is interrupted: by Ctrl-C, or a signal that raises SystemExit."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            if self.latest is not None and self.latest.position != Position():
+                self.write_unwritten(self.latest)
+            raise
 
-    def write(self) -> bool:
-        """Every run's checkpoint into its directory; whether that succeeded."""
-        point = self.latest
+    def write_unwritten(self, point: ResumePoint) -> None:
+        """Write a point unless that is done, and report it."""
+        if point is self.written or self.write(point):
+            self.report(f"saved after {point.position}; the same command continues from there.")
+
+    def after_tasks(self, run: Run, stage: int) -> ResumePoint:
+        """Return the point at which `stage` tasks are over."""
+        position = Position(stage, (), self.stack.step)
+        return ResumePoint(position, run, [outcome_notes(outcome) for outcome in self.outcomes], None)
+
+    def within_task(self, start: ResumePoint, run: Run, partial: PartialStage) -> ResumePoint:
+        """Return a point within a task. What the outcomes have measured is as it was at the start of the task."""
+        passes = tuple(signals["loss"].shape[1] for signals in partial.signals)
+        shares = partial_stage_notes(partial, len(self.outcomes))
+        notes = [{**n, "half": share} for n, share in zip(start.notes, shares, strict=True)]
+        return ResumePoint(Position(start.position.stage, passes, self.stack.step), run, notes, partial)
+
+    def write(self, point: ResumePoint) -> bool:
+        """Write the checkpoint of every run into its directory, and return whether that succeeded."""
         try:
             for r, outcome in enumerate(self.outcomes):
-                checkpoint.write(outcome.directory, outcome.run, self.of(point, r))
+                checkpoint.write(outcome.directory, outcome.run, self.checkpoint_of(point, r))
             self.written = point
         except OSError as error:
-            self.say(f"no checkpoint could be written ({error}); the run goes on without a new one.")
+            self.report(f"no checkpoint could be written ({error}); the run goes on without a new one.")
         self.written_at = monotonic()
         return self.written is point
 
-    def of(self, point: Point, r: int) -> Checkpoint:
-        """Run r's part of a point."""
-        tensors = named(slice_of(point.run, r, self.stack.alone))
-        signals = signals_of(point.half, r) if point.half else {}
-        notes = dict(point.notes[r])
-        notes["costs"] = notes["costs"] | {name: notes["costs"][name] + more for name, more in self.spent().items()}
-        return Checkpoint(point.place, tensors | signals, {"half": None} | notes)
+    def checkpoint_of(self, point: ResumePoint, r: int) -> Checkpoint:
+        """Return run r's part of a point."""
+        tensors = named_tensors(run_of_stack(point.run, r, self.stack.alone))
+        signals = named_signals(point.partial, r) if point.partial else {}
+        costs = dict(point.notes[r]["costs"])
+        for name, value in self.unrecorded_costs().items():
+            costs[name] += value
+        return Checkpoint(point.position, tensors | signals, {"half": None, **point.notes[r], "costs": costs})

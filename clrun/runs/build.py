@@ -1,4 +1,4 @@
-"""From prepared runs to the engine's stack."""
+"""From prepared runs to the engine's stack: the network, the data on the device, the strategy and its strengths."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,119 +9,133 @@ from torch import Tensor
 from clrun.config.settings import Settings
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
-from clrun.data.stream import Data, place
+from clrun.data.stream import Data, make_data
+from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.stack import Stack
+from clrun.engine.vectorize import Vectorizer
 from clrun.models import Layout, Net, Network, RunningStatistics, initialize_network
 from clrun.optimizers import Optimizer
-from clrun.results.outcome import SOURCES
+from clrun.results.columns import SOURCES
 from clrun.runs.prepared import Prepared
-from clrun.runs.targets import named_class, spelling
+from clrun.runs.targets import named_class, python_name
 from clrun.strategy import Strategy
 
+# The type of matrix products by the key `precision`; None: that of the parameters.
 AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16}
 
 
+def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_steps: int = BLOCK_STEPS) -> Stack:
+    """Return the engine's stack of R prepared runs that differ in values only. block_steps: as `Stack` takes it."""
+    first, settings = runs[0], runs[0].settings
+    device = resolve_device(settings["device"])
+    tasks, outputs = first.stream.tables.active.shape[1:]
+    data = make_data(first.images, settings.values, tasks, outputs, device, dtype)
+    network = initialize(settings, first.images.x.shape[1:], outputs)
+    leaves = network.parameters() | strategy_leaves(first, network, tasks)
+    layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
+    net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])
+    vectorizer = Vectorizer(len(runs), device)
+    return Stack(
+        strategy=first.strategy(net, data, **choices(first.strategy, settings)),
+        optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
+        budget=budget(settings),
+        balanced=settings["scenario"] == "task",
+        reset=settings["optimizer.reset"],
+        seeds=[run.settings["seed"] for run in runs],
+        streams=[run.stream for run in runs],
+        hp=vectorizer.stack_trees([hyper(run.strategy, run.settings, dtype) for run in runs]),
+        lr=vectorizer.stack_trees([torch.tensor(run.settings["lr"], dtype=dtype) for run in runs]),
+        initializers=[initializer(run, layout, data, dtype) for run in runs],
+        evaluate_every=settings["evaluate_every"],
+        validate=settings["validation"] > 0,
+        use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),
+        compile=settings["compile"] and device.type == "cuda",
+        block_steps=block_steps,
+    )
+
+
 def resolve_device(asked: str) -> torch.device:
+    """Return the device that the key `device` names; "auto" is CUDA where there is a card."""
     return torch.device("cuda" if asked == "auto" and torch.cuda.is_available() else asked.replace("auto", "cpu"))
 
 
+# ---------------------------------------------------------------- parameters
+
+
 def initialize(settings: Settings, shape: Sequence[int], outputs: int, stage: int = 0) -> Network:
-    """The run's network; a strategy that starts afresh gets another at every stage."""
-    own = model_settings(settings)
-    scheme = own.pop("init", "torch")
+    """Return the run's network with initial values; a strategy that restarts gets others at every stage.
+
+    shape: of an image (C, H, W).
+    """
+    arguments = settings_of_group("model", settings)
+    scheme = arguments.pop("init", "torch")
     seed = settings["seed"] if stage == 0 else generator(settings["seed"], f"birth {stage}").initial_seed()
-    kind = named_class(settings, "model", Network)
-    return initialize_network(seed, kind, scheme, inputs=shape, outputs=outputs, **own)
+    network = named_class(settings, "model", Network)
+    return initialize_network(seed, network, scheme, inputs=shape, outputs=outputs, **arguments)
 
 
 def uninitialized_network(settings: Settings, shape: Sequence[int], outputs: int) -> Network:
-    """The run's network without its initial values."""
-    own = {k: v for k, v in model_settings(settings).items() if k != "init"}
-    return named_class(settings, "model", Network)(inputs=shape, outputs=outputs, **own)
-
-
-def model_settings(settings: Settings) -> dict[str, Any]:
-    return knobs_of("model", settings)
+    """Return the run's network without its initial values."""
+    arguments = {k: v for k, v in settings_of_group("model", settings).items() if k != "init"}
+    network: Callable[..., Network] = named_class(settings, "model", Network)
+    return network(inputs=shape, outputs=outputs, **arguments)
 
 
 def initializer(
     prepared: Prepared, layout: Layout, data: Data, dtype: torch.dtype
 ) -> Callable[[int], tuple[Tensor, RunningStatistics]]:
-    """stage -> theta (P,), statistics."""
+    """Return a function from a stage to new parameters theta (P,) and the statistics of batch norm."""
 
-    def fresh(stage: int) -> tuple[Tensor, RunningStatistics]:
+    def new_parameters(stage: int) -> tuple[Tensor, RunningStatistics]:
         network = initialize(prepared.settings, prepared.images.x.shape[1:], data.outputs, stage)
-        pieces = network.parameters() | added(prepared, network, data.tasks)
+        leaves = network.parameters() | strategy_leaves(prepared, network, data.tasks)
         statistics = {name: v.to(dtype) for name, v in network.statistics().items()}
-        return layout.flat(pieces).to(dtype), statistics
+        return layout.flat(leaves).to(dtype), statistics
 
-    return fresh
+    return new_parameters
 
 
-def added(prepared: Prepared, network: Network, tasks: int) -> dict[str, Tensor]:
-    """What the strategy adds to theta, drawn from a generator of its own."""
+def strategy_leaves(prepared: Prepared, network: Network, tasks: int) -> dict[str, Tensor]:
+    """Return the leaves that the strategy adds to theta, drawn from a random generator for them alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(prepared.settings["seed"], "added").initial_seed())
         return prepared.strategy.trainables(network, tasks, prepared.settings.knobs)
 
 
-def hyper(strategy: type[Strategy], settings: Sequence[Settings], device: torch.device, dtype: torch.dtype) -> Any:
-    """Hyper with leaves (R,)."""
-    knobs = [{spelling(k): v for k, v in s.knobs.items()} for s in settings]
-    return strategy.Hyper(
-        *(torch.tensor([float(k[f]) for k in knobs], dtype=dtype, device=device) for f in strategy.Hyper._fields)
-    )
+# ---------------------------------------------------------------- settings as arguments
+
+
+def hyper(strategy: type[Strategy], settings: Settings, dtype: torch.dtype) -> Any:
+    """Return one run's Hyper, with leaves ()."""
+    knobs = {python_name(key): value for key, value in settings.knobs.items()}
+    names: tuple[str, ...] = strategy.Hyper._fields
+    return strategy.Hyper(*(torch.tensor(float(knobs[name]), dtype=dtype) for name in names))
 
 
 def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:
-    """The strategy's fixed choices: its knobs that are fields of the class."""
-    return {spelling(k): v for k, v in settings.knobs.items() if spelling(k) not in strategy.Hyper._fields}
+    """Return the strategy's fixed choices: its knobs that are fields of the class, not of its Hyper."""
+    named = {python_name(key): value for key, value in settings.knobs.items()}
+    return {name: value for name, value in named.items() if name not in strategy.Hyper._fields}
 
 
 def budget(settings: Settings) -> Budget:
+    """Return how long a task is trained."""
     return Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"])
 
 
 def may_be_filled_up(settings: Settings, network: Network) -> bool:
-    """Whether a short batch may be filled up with samples of weight 0, as stacks and graphs do: batch norm would take
-    their mean too."""
+    """Return whether a short batch may be filled up with samples of weight 0, as stacks and CUDA graphs do. Batch norm
+    would include them in its mean."""
     return settings["drop_last"] or not network.statistics()
 
 
-def build(stack: Sequence[Prepared], dtype: torch.dtype = torch.float32) -> Stack:
-    """R prepared runs that differ in values only -> the engine's stack."""
-    head, settings = stack[0], stack[0].settings
-    device = resolve_device(settings["device"])
-    tasks, outputs = head.stream.tables.active.shape[1:]
-    data = place(head.images, settings, tasks, outputs, device, dtype)
-    network = initialize(settings, head.images.x.shape[1:], outputs)
-    pieces = network.parameters() | added(head, network, tasks)
-    layout = Layout({name: tuple(v.shape) for name, v in pieces.items()})
-    net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])
-    return Stack(
-        strategy=head.strategy(net, data, **choices(head.strategy, settings)),
-        optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
-        budget=budget(settings),
-        even=settings["scenario"] == "task",
-        reset=settings["optimizer.reset"],
-        seeds=[p.settings["seed"] for p in stack],
-        streams=[p.stream for p in stack],
-        hp=hyper(head.strategy, [p.settings for p in stack], device, dtype),
-        lr=torch.tensor([p.settings["lr"] for p in stack], dtype=dtype, device=device),
-        initializers=[initializer(p, layout, data, dtype) for p in stack],
-        evaluate_every=settings["evaluate_every"],
-        validate=settings["validation"] > 0,
-        replay=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),
-        compile=settings["compile"] and device.type == "cuda",
-    )
-
-
 def optimizer_settings(settings: Settings) -> dict[str, Any]:
-    """What its equation reads."""
-    return {name: v for name, v in knobs_of("optimizer", settings).items() if name not in ("name", "reset")}
+    """Return the arguments of the optimiser's class."""
+    arguments = settings_of_group("optimizer", settings)
+    return {name: value for name, value in arguments.items() if name not in ("name", "reset")}
 
 
-def knobs_of(group: str, settings: Settings) -> dict[str, Any]:
-    """What a group's class is told, by the knob's own name."""
-    own = {key: v for key, v in settings.values.items() if key.startswith(f"{group}.") and key not in SOURCES}
-    return {key.removeprefix(f"{group}."): v for key, v in own.items()}
+def settings_of_group(group: str, settings: Settings) -> dict[str, Any]:
+    """Return the values under a group's keys by the part of the key after the dot."""
+    values = {key: v for key, v in settings.values.items() if key.startswith(f"{group}.") and key not in SOURCES}
+    return {key.removeprefix(f"{group}."): v for key, v in values.items()}

@@ -1,10 +1,11 @@
-"""What a run has reached, in its directory, so that the same command continues it: `checkpoint.safetensors`.
+"""The file `checkpoint.safetensors` in a run's directory, from which the same command continues the run.
 
-Tensors by name: the leaves of the engine's `Run`, and within a task the signals of the steps so far. All else (what has
-been measured, counted and warned of) is JSON, itself kept as bytes in the tensor `notes`. No generator is saved: the
-samples of an epoch follow from the seed and its number. Nothing in the file is code, so reading one runs none.
+It holds tensors by name: the leaves of the engine's `Run`, and within a task the signals of the steps so far. All else
+(what has been measured, counted and warned of) is JSON, kept as bytes in the tensor `notes`. The state of random
+generators is not saved: the samples of an epoch follow from the seed and the epoch's number. Nothing in the file is
+code, so reading a checkpoint executes none.
 
-Torch's forms are those of one run; a stack writes each of its runs into the run's own directory.
+The shapes of the tensors are those of one run; every run of a stack has a checkpoint in its own directory.
 """
 
 import json
@@ -23,18 +24,20 @@ from torch import Tensor
 
 from clrun.system.atomic_files import replacing
 
-FORMAT = 2  # to be raised when a checkpoint comes to mean something else: older ones are then set aside
-
+# Version of the file's contents. Raise it when they change their meaning: older checkpoints are then set aside.
+FORMAT = 2
 
 NAME = "checkpoint.safetensors"
 
 
 class Position(NamedTuple):
-    """How far a run is. Runs at one place can go on as one stack."""
+    """How far a run has been trained. Runs at the same position can continue as one stack."""
 
     stage: int = 0  # tasks that are over
-    passes: tuple[int, ...] = ()  # steps of each pass over the next task, the last one under way; () at its start
-    step: int = 0  # steps of the run
+    passes: tuple[
+        int, ...
+    ] = ()  # steps of each pass over the next task, the last pass being incomplete; () at its start
+    step: int = 0  # optimiser steps of the run so far
 
     def __str__(self) -> str:
         within = f" and {sum(self.passes)} steps of task {self.stage + 1}" if self.passes else ""
@@ -42,46 +45,43 @@ class Position(NamedTuple):
 
 
 class InvalidCheckpoint(Exception):
-    """Why a checkpoint cannot be continued from."""
+    """An error whose text says why a run cannot continue from a checkpoint."""
 
 
 @dataclass
 class Checkpoint:
-    """One run's checkpoint."""
+    """The contents of one run's checkpoint."""
 
-    place: Position
+    position: Position
     tensors: dict[str, Tensor]  # "run.theta", "run.own.mean", ..., "signals.0.loss", ...
-    notes: dict[str, Any]
-
-
-# ---------------------------------------------------------------- the file
+    notes: dict[str, Any]  # JSON
 
 
 def write(directory: Path, identity: str, saved: Checkpoint) -> None:
-    """All or nothing, and on the disk when this returns. Raises OSError."""
+    """Write the checkpoint of the run with this identity, all or nothing, and flush it to the disk. Raise OSError."""
     notes = torch.from_numpy(np.frombuffer(json.dumps(saved.notes).encode(), dtype=np.uint8).copy())
     tensors = {name: v.contiguous() for name, v in saved.tensors.items()} | {"notes": notes}
-    head = {"format": FORMAT, "identity": identity, "place": saved.place, "checksum": checksum(tensors)}
+    header = {"format": FORMAT, "identity": identity, "place": saved.position, "checksum": checksum(tensors)}
     with replacing(directory / NAME) as temporary:
-        save(tensors, {"clrun": json.dumps(head)}, temporary)
+        save_tensors(tensors, {"clrun": json.dumps(header)}, temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
 
 
-def save(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
-    """From where the tensors lie into a new file, with no copy in between. Raises OSError."""
+def save_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
+    """Write tensors to a new file, without copying them first. Raise OSError."""
     path.touch()
     mode = path.stat().st_mode
     try:
         safetensors.torch.save_file(dict(tensors), path, dict(metadata))
-    except safetensors.SafetensorError as error:  # of the disk too
+    except safetensors.SafetensorError as error:  # the library wraps errors of the disk, too
         raise OSError(str(error)) from error
-    path.chmod(mode)  # the library lets nobody but the owner read it
+    path.chmod(mode)  # the library would let only the owner read it
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[safetensors.safe_open]:
-    """A file of tensors. Raises InvalidCheckpoint if it is none, or not whole."""
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open a file of tensors as `safetensors.safe_open` does. Raise InvalidCheckpoint if it is damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             yield file
@@ -89,84 +89,80 @@ def opened(path: Path) -> Iterator[safetensors.safe_open]:
         raise InvalidCheckpoint(f"it is cut short or damaged ({error})") from None
 
 
-def place(directory: Path, identity: str) -> Position | None:
-    """How far the run with this identity is, from its checkpoint's first bytes; None without any.
+def read_position(directory: Path, identity: str) -> Position | None:
+    """Return the position of the run with this identity, from the first bytes of its checkpoint; None without any.
 
-    Raises InvalidCheckpoint."""
+    Raise InvalidCheckpoint.
+    """
     if not (directory / NAME).is_file():
         return None
-    with opened(directory / NAME) as file:
-        stage, passes, step = checked(file.metadata(), identity)["place"]
+    with open_tensors(directory / NAME) as file:
+        stage, passes, step = header_of(file.metadata(), identity)["place"]
     return Position(stage, tuple(passes), step)
 
 
 def read(directory: Path, identity: str) -> Checkpoint | None:
-    """The checkpoint of the run with this identity, None without any. Raises InvalidCheckpoint."""
-    reached = place(directory, identity)
-    if reached is None:
+    """Return the checkpoint of the run with this identity; None without any. Raise InvalidCheckpoint."""
+    position = read_position(directory, identity)
+    if position is None:
         return None
-    with opened(directory / NAME) as file:
+    with open_tensors(directory / NAME) as file:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if checksum(tensors) != checked(file.metadata(), identity)["checksum"]:
+        if checksum(tensors) != header_of(file.metadata(), identity)["checksum"]:
             raise InvalidCheckpoint("it is damaged: its checksum is wrong")
-    return Checkpoint(reached, tensors, json.loads(tensors.pop("notes").numpy().tobytes()))
+    notes = json.loads(tensors.pop("notes").numpy().tobytes())
+    return Checkpoint(position, tensors, notes)
 
 
-def checked(metadata: Mapping[str, str] | None, identity: str) -> dict[str, Any]:
-    """The head of a file. Raises InvalidCheckpoint if it is not one of ours, of this format and this run."""
+def header_of(metadata: Mapping[str, str] | None, identity: str) -> dict[str, Any]:
+    """Return clrun's header of a file. Raise InvalidCheckpoint if it has none of this format and this run."""
     try:
-        head = json.loads((metadata or {}).get("clrun", "{}"))
+        header = json.loads((metadata or {}).get("clrun", "{}"))
     except ValueError:
-        head = None
-    if not isinstance(head, dict) or not {"format", "identity", "place", "checksum"} <= head.keys():
+        header = None
+    if not isinstance(header, dict) or not {"format", "identity", "place", "checksum"} <= header.keys():
         raise InvalidCheckpoint(
             "it does not begin as one of clrun's: another program, or another version of clrun, wrote it"
         )
-    if head["format"] != FORMAT:
-        raise InvalidCheckpoint(f"it is of format {head['format']}, not {FORMAT}: another version of clrun wrote it")
-    if head["identity"] != identity:
-        raise InvalidCheckpoint(f"it belongs to another configuration ({head['identity']}, not {identity})")
-    return head
+    if header["format"] != FORMAT:
+        raise InvalidCheckpoint(f"it is of format {header['format']}, not {FORMAT}: another version of clrun wrote it")
+    if header["identity"] != identity:
+        raise InvalidCheckpoint(f"it belongs to another configuration ({header['identity']}, not {identity})")
+    return header
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 over names, shapes, types and bytes."""
+    """Return the CRC-32 of the names, shapes, types and bytes of tensors."""
     total = 0
     for name, v in sorted(tensors.items()):
         total = zlib.crc32(f"{name} {tuple(v.shape)} {v.dtype}".encode(), total)
-        total = zlib.crc32(v.reshape(-1).view(torch.uint8).numpy(), total) if v.numel() else total
+        if v.numel():
+            total = zlib.crc32(v.reshape(-1).view(torch.uint8).numpy().data, total)
     return total
 
 
-def find(directory: Path, identity: str, say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint to continue from; one that cannot be used is renamed to *.bad, and `say` is told why."""
+def set_aside_if_invalid(directory: Path, identity: str, report: Callable[[str], None]) -> None:
+    """Rename the checkpoint of a run if the run cannot continue from it, and `report` why."""
     try:
-        return read(directory, identity)
+        read(directory, identity)
     except InvalidCheckpoint as error:
-        set_aside(directory, str(error), say)
-        return None
+        set_aside(directory, str(error), report)
 
 
-def set_aside(directory: Path, reason: str, say: Callable[[str], None]) -> None:
-    """Out of the way, but not lost."""
+def set_aside(directory: Path, reason: str, report: Callable[[str], None]) -> None:
+    """Rename a checkpoint to *.bad, so that it is neither used nor lost, and `report` the reason."""
     bad = directory / f"{NAME}.bad"
     os.replace(directory / NAME, bad)
-    say(f"{directory.name}: the checkpoint cannot be continued from: {reason}. It is now {bad}; the run starts again.")
+    report(
+        f"{directory.name}: the checkpoint cannot be continued from: {reason}. It is now {bad}; the run starts again."
+    )
 
 
 def remove(directory: Path) -> None:
+    """Delete the checkpoint of a run, if there is one."""
     (directory / NAME).unlink(missing_ok=True)
 
 
-def grouped(places: Sequence[Position]) -> list[list[int]]:
-    """The indices of the runs that can go on as one stack, the least advanced first."""
-    return [[r for r, place in enumerate(places) if place == one] for one in sorted(set(places))]
-
-
-# ---------------------------------------------------------------- a run as named tensors, and back
-
-
-# ---------------------------------------------------------------- what has been measured
-
-
-# ---------------------------------------------------------------- when it is written
+def group_by_position(positions: Sequence[Position]) -> list[list[int]]:
+    """Return the indices of the runs that can continue as one stack, the least advanced first."""
+    return [[r for r, position in enumerate(positions) if position == common] for common in sorted(set(positions))]

@@ -1,44 +1,72 @@
-"""What remains of a run that failed: failed.txt, and the error of a disk as one paragraph."""
+"""What remains of a run that failed: failed.txt, and an error of the disk as one paragraph."""
 
 import errno
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clrun.results import run_files
-from clrun.runs.prepared import Prepared
 from clrun.system.errors import RunsFailed, UsageError
 
+if TYPE_CHECKING:
+    from clrun.runs.prepared import Prepared
 
-def leave_reason(directory: Path, error: Exception, told: str) -> None:
-    """failed.txt; where even that cannot be written, a note to the error."""
+NO_TRACEBACK = "(no traceback: the process ended before it could leave one)"
+
+# Errors of a disk that has no room or fails, and of one that this user may not write to.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
+
+def write_reason(directory: Path, reason: str, trace: str) -> OSError | None:
+    """Write failed.txt: why a run has failed, and the traceback. Return the error that kept it from being written."""
     try:
-        run_files.write_failed(directory, f"{type(error).__name__}: {error}", told)
-    except OSError as second:
-        error.add_note(f"{directory / 'failed.txt'} could not be written: {second}")
+        run_files.write_failed(directory, reason, trace)
+    except OSError as error:
+        return error
+    return None
+
+
+def write_reason_for(prepared: "Prepared", reason: str, trace: str = NO_TRACEBACK) -> None:
+    """Write failed.txt of a run whose process could not; where that is impossible, say so on standard error."""
+    error = write_reason(prepared.directory, reason, trace)
+    if error is not None:  # the command prints the reason when it ends, all the same
+        print(f"clrun: {prepared.directory / 'failed.txt'} could not be written: {error.strerror}", file=sys.stderr)
 
 
 @contextmanager
-def disk_trouble(prepared: Prepared) -> Iterator[None]:
-    """An error of the disk as one paragraph: RunsFailed where it is full, UsageError where it lets nobody write."""
+def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
+    """Remove what an earlier attempt has left of a failure; if the block raises an exception, write failed.txt of all
+    runs and raise it again, with a note where failed.txt could not be written."""
+    for prepared in runs:
+        run_files.clear_failed(prepared.directory)
+        run_files.clear_temporary_files(prepared.directory)
+    try:
+        yield
+    except Exception as error:
+        trace = traceback.format_exc()
+        for prepared in runs:
+            second = write_reason(prepared.directory, f"{type(error).__name__}: {error}", trace)
+            if second is not None:
+                error.add_note(f"{prepared.directory / 'failed.txt'} could not be written: {second}")
+        raise
+
+
+@contextmanager
+def disk_trouble(prepared: "Prepared") -> Iterator[None]:
+    """Raise an error of the disk as one paragraph: RunsFailed where it is full, UsageError where it is not writable."""
     try:
         yield
     except OSError as error:
         where = f"outputs={prepared.settings['outputs']}: {error.filename or prepared.directory}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE):
+        if error.errno in DISK_FULL:
             text = f"{where} could not be written: {error.strerror}. What was there is as it was; make room and type "
             raise RunsFailed(f"{text}the same command again, which continues from the last checkpoint.") from error
-        barred = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-        if error.errno in barred or (error.errno == errno.ENOENT and not Path(prepared.settings["outputs"]).exists()):
+        no_folder = error.errno == errno.ENOENT and not Path(prepared.settings["outputs"]).exists()
+        if error.errno in NOT_WRITABLE or no_folder:
             text = f"{where} cannot be written: {error.strerror}."
             raise UsageError(f"{text} Type outputs=FOLDER, of a folder that you may write to.") from error
         raise
-
-
-def write_reason(one: "Prepared", reason: str) -> None:
-    """failed.txt of a run whose process could not write it itself."""
-    try:
-        run_files.write_failed(one.directory, reason, "(no traceback: the process ended before it could leave one)")
-    except OSError as error:  # the reason is said at the sweep's end all the same
-        print(f"clrun: {one.directory / 'failed.txt'} could not be written: {error.strerror}", file=sys.stderr)

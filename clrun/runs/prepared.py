@@ -1,4 +1,4 @@
-"""A run that could start."""
+"""A run that can start."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from clrun.strategy import Strategy
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that could start: everything that can be refused has been looked at, nothing has been written."""
+    """A run that can start: everything that can be refused has been checked, and nothing has been written."""
 
     settings: Settings
     images: Images
@@ -21,14 +21,17 @@ class Prepared:
 
     @property
     def id(self) -> str:
+        """The identity of the run: ten hexadecimal digits."""
         return self.settings.identity(self.images.fingerprint)
 
     @property
     def directory(self) -> Path:
+        """The folder of the run's files."""
         return self.settings.directory(self.images.fingerprint)
 
     @property
     def finished(self) -> bool:
+        """Whether the run has ended, in whichever process."""
         return run_files.finished(self.directory)
 
     @property

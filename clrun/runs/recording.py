@@ -1,4 +1,4 @@
-"""From what the engine reports to what a run's files say: accuracies, health, trouble, costs."""
+"""From what the engine reports to what a run's files say: accuracies, health, divergence, warnings, costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,30 +12,36 @@ from clrun.engine.stack import Stack
 from clrun.engine.state import Divergence, Run, StageReport
 from clrun.results import run_files
 from clrun.results.costs import carbon, money
-from clrun.results.outcome import Outcome
+from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs.prepared import Prepared
 from clrun.system.energy import Meter
 from clrun.system.peak_memory import peak_memory
 
-# of a run's costs, those that are added up as it goes on, also over its interruptions
-ADDED = ("train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "samples", "energy_wh")
+# Costs that are added up while a run is trained, over all its interruptions.
+ACCUMULATED = ("train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "samples", "energy_wh")
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What this process has spent on a stack that is not in the outcomes yet, a run's share. What a run that was
-    interrupted has cost before is in its outcome already."""
+class ProcessCosts:
+    """The costs of this process for a stack that are not in the outcomes yet.
+
+    What an interrupted run has cost before is in its outcome already.
+    """
 
     runs: int
-    began: float  # perf_counter()
+    began: float  # seconds, of perf_counter()
     meter: Meter
 
-    def __call__(self) -> dict[str, float]:
+    def per_run(self) -> dict[str, float]:
+        """Return the share of one run."""
         return {"wall_seconds": (perf_counter() - self.began) / self.runs, "energy_wh": self.meter() / self.runs}
 
 
-def blank(prepared: Prepared, stack: Stack) -> Outcome:
-    """An outcome in which nothing is measured yet."""
+# ---------------------------------------------------------------- before training
+
+
+def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
+    """Return an outcome in which nothing is measured yet."""
     settings, T, fingerprint = prepared.settings, len(prepared.stream.train), prepared.images.fingerprint
     unmeasured = np.full((T + 1, T), -1)
     validate = settings["validation"] > 0
@@ -52,9 +58,9 @@ def blank(prepared: Prepared, stack: Stack) -> Outcome:
         validation_counts=np.array([len(pool) for pool in prepared.stream.validation]) if validate else None,
         over_training=[] if settings["evaluate_every"] else None,
         health=[],
-        costs=dict.fromkeys(ADDED, 0.0),
+        costs=dict.fromkeys(ACCUMULATED, 0.0),
         task_costs=[],
-        warnings=standing_warnings(settings),
+        warnings=initial_warnings(settings),
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
         task_classes=task_classes(prepared),
@@ -64,100 +70,111 @@ def blank(prepared: Prepared, stack: Stack) -> Outcome:
 
 
 def task_classes(prepared: Prepared) -> list[list[str]] | None:
-    """The classes of each task, where tasks differ by their classes."""
+    """Return the classes of each task, in the order of its outputs; None where tasks do not differ by their classes."""
     if prepared.settings["split"] != "classes":
         return None
-    labels, names = prepared.images.y, prepared.images.classes
-    by_place = prepared.stream.tables.label
+    labels, names, outputs = prepared.images.y, prepared.images.classes, prepared.stream.tables.label
     return [
-        [names[k] for k in sorted(labels[pool].unique().tolist(), key=by_place[task].tolist().__getitem__)]
+        [names[k] for k in sorted(labels[pool].unique().tolist(), key=outputs[task].tolist().__getitem__)]
         for task, pool in enumerate(prepared.stream.train)
     ]
 
 
 def task_angles(prepared: Prepared) -> list[float] | None:
-    """By how many degrees the pictures of each task are turned, where they are."""
+    """Return by how many degrees the images of each task are rotated; None where they are not."""
     radians = prepared.stream.tables.angle
     return [round(v, 1) for v in radians.rad2deg().tolist()] if radians.numel() else None
 
 
-def standing_warnings(settings: Settings) -> list[str]:
-    """What is known before any training."""
-    known = [settings.warns[settings["scenario"]]] if settings["scenario"] in settings.warns else []
-    told = settings["task_id_at_test"] and settings.needs_task_id and settings["scenario"] != "task"
-    return known + ["the task's number was given at test time (task_id_at_test=true)"] * told
+def initial_warnings(settings: Settings) -> list[str]:
+    """Return the warnings that are due before any training."""
+    warnings = [settings.warns[settings["scenario"]]] if settings["scenario"] in settings.warns else []
+    if settings["task_id_at_test"] and settings.needs_task_id and settings["scenario"] != "task":
+        warnings.append("the task's number was given at test time (task_id_at_test=true)")
+    return warnings
 
 
-def enter(report: StageReport, outcomes: Sequence[Outcome], spent: Spent) -> None:
-    """What a stage was like for each run that is still alive, into its outcome and its files."""
-    energy = spent()["energy_wh"]
+# ---------------------------------------------------------------- after a stage
+
+
+def record_stage(report: StageReport, outcomes: Sequence[Outcome], costs: ProcessCosts) -> None:
+    """Record what a stage was like in the outcome and the files of each run that has not diverged before."""
+    energy = costs.per_run()["energy_wh"]
     for r, outcome in enumerate(outcomes):
-        if outcome.status == "diverged":
+        if outcome.status == RunStatus.DIVERGED:
             continue
+        divergence = report.divergence[r]
         if report.stage >= 0:
             outcome.health.append({"task": report.stage + 1} | report.health[r])
-            name_divergence(outcome, report.divergence[r], report.stage + 1)
-        charge(outcome, report, energy)
-        if outcome.status != "diverged":
-            note(outcome, report, r)
-        elif outcome.over_training is not None:
-            began = report.step - max(health["steps"] for health in report.health)
-            note_over_training(outcome, report, r, before=began + report.divergence[r].step)
-        run_files.show_progress(outcome)
+            record_divergence(outcome, divergence, report.stage + 1)
+        record_costs(outcome, report, energy)
+        if divergence is None or not divergence.diverged:
+            record_accuracy(outcome, report, r)
+        else:
+            start = report.step - round(max(health["steps"] for health in report.health))
+            record_over_training(outcome, report, r, before=start + divergence.step)
+        run_files.write_progress_if_due(outcome)
 
 
-def name_divergence(outcome: Outcome, trouble: Divergence | None, task: int) -> None:
+def record_divergence(outcome: Outcome, divergence: Divergence | None, task: int) -> None:
     """Mark a run in which something was no longer finite."""
-    if trouble is None:
+    if divergence is None:
         return
-    where = f"task {task} step {trouble.step}"
-    if trouble.diverged:
-        outcome.status, outcome.diverged_at = "diverged", where
+    where = f"task {task} step {divergence.step}"
+    if divergence.diverged:
+        outcome.status, outcome.diverged_at = RunStatus.DIVERGED, where
         outcome.warnings.append(f"diverged at {where}: loss or parameters were no longer finite")
     else:
         outcome.warnings.append(f"this run stopped learning at {where}: the optimiser's state overflowed")
 
 
-def note(outcome: Outcome, report: StageReport, r: int) -> None:
-    """Enter what run r of a stage's report measured."""
+def record_accuracy(outcome: Outcome, report: StageReport, r: int) -> None:
+    """Record the accuracies of run r after a stage."""
     row = report.stage + 1
     outcome.correct[row] = report.correct[r].numpy()
     if outcome.validation_correct is not None:
         outcome.validation_correct[row] = report.validation[r].numpy()
-    if outcome.over_training is not None:
-        note_over_training(outcome, report, r)
+    record_over_training(outcome, report, r)
 
 
-def note_over_training(outcome: Outcome, report: StageReport, r: int, before: int | None = None) -> None:
-    """Enter what was measured within a stage and at its end; of one that diverged, before that step of the run."""
-    ends = dict(report.over_training) | {report.step: report.correct}
+def record_over_training(outcome: Outcome, report: StageReport, r: int, before: int | None = None) -> None:
+    """Record the accuracies of run r within a stage and at its end, where they are wanted.
+
+    before: the step of the run at which it has diverged; later accuracies are left out.
+    """
+    if outcome.over_training is None:
+        return
+    evaluations = dict(report.over_training) | {report.step: report.correct}
     outcome.over_training.extend(
         {"step": step, "stage": report.stage + 1, "eval_task": task + 1, "accuracy": right / outcome.counts[task]}
-        for step, correct in ends.items()
+        for step, correct in evaluations.items()
         if before is None or step < before
         for task, right in enumerate(correct[r].tolist())
     )
 
 
-def charge(outcome: Outcome, report: StageReport, energy: float) -> None:
-    """Add a stage's costs; in a stack a run's share. energy: Wh, of this process so far."""
+def record_costs(outcome: Outcome, report: StageReport, energy: float) -> None:
+    """Add the costs of a stage, of which each run of a stack has its share. energy: Wh, of this process so far."""
     runs = len(report.health)
-    row = {f"{what}_seconds": seconds / runs for what, seconds in report.seconds.items()}
+    row = {f"{activity}_seconds": seconds / runs for activity, seconds in report.seconds.items()}
     row["samples"] = report.samples / runs
     for name, value in row.items():
         outcome.costs[name] += value
-    before = sum(one["energy_wh"] for one in outcome.task_costs)
+    before = sum(stage["energy_wh"] for stage in outcome.task_costs)
     row["energy_wh"] = outcome.costs["energy_wh"] + energy - before
     outcome.task_costs.append({"task": report.stage + 1} | row)
 
 
-def conclude(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, spent: Mapping[str, float]) -> None:
-    """Status, costs and complaints of a run that is over; of what its stack cost, its share."""
+# ---------------------------------------------------------------- at the end of a run
+
+
+def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, spent: Mapping[str, float]) -> None:
+    """Record the status, costs and warnings of a run that has ended. `spent` is its share of its stack's costs."""
     settings = prepared.settings
-    if outcome.status != "diverged":
-        outcome.status = "done"
+    if outcome.status != RunStatus.DIVERGED:
+        outcome.status = RunStatus.DONE
         outcome.warnings += prepared.strategy.warnings(outcome.health, settings.knobs)
-    costs = outcome.costs | {name: outcome.costs[name] + more for name, more in spent.items()}
+    costs = {**outcome.costs, **{name: outcome.costs[name] + value for name, value in spent.items()}}
     samples = costs.pop("samples")
     outcome.costs = costs | {
         "samples_per_second": samples / costs["train_seconds"] if costs["train_seconds"] > 0 else None,
@@ -172,15 +189,15 @@ def conclude(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, 
         outcome.costs["money"] = money(costs["wall_seconds"], settings["price_per_hour"])
 
 
-def kept(stack: Stack, run: Run, prepared: Prepared) -> int:
-    """Bytes that a run of a stack must keep beside its network: the strategy's tensors, and the pictures that it comes
-    back to, those in its memory and those of other tasks than the one that arrives."""
-    remembered = stack.strategy.stored_samples(run.state)
-    return stack.state_bytes(run) + (remembered + revisited(prepared, stack)) * prepared.images.x[0].numel()
+def state_bytes(stack: Stack, run: Run, prepared: Prepared) -> int:
+    """Return the bytes that a run of a stack must keep beside its network: the strategy's tensors, and the images that
+    it trains on again: those in its memory, and those of tasks other than the stage's own."""
+    stored = stack.strategy.stored_samples(run.state)
+    return stack.state_bytes(run) + (stored + revisited(prepared, stack)) * prepared.images.x[0].numel()
 
 
 def revisited(prepared: Prepared, stack: Stack) -> int:
-    """The most pictures of tasks other than its own that a stage trains on."""
+    """Return the largest number of images, of tasks other than its own, that a stage trains on."""
     sizes = [len(pool) for pool in prepared.stream.train]
     seen = [stack.strategy.visible(stage) for stage in range(len(sizes))]
     return max(sum(sizes[task] for task in tasks if task != stage) for stage, tasks in enumerate(seen))

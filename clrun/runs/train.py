@@ -1,10 +1,14 @@
-"""One run, or a stack of runs, from its settings to its files: lock, continue or start, train, write."""
+"""The training of runs, from their settings to their files.
+
+`train_runs` claims the locks of runs and puts those at one checkpoint position into groups; `train_group` trains a
+group as one stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and a stepper takes its steps.
+"""
 
 import os
 import sys
-import traceback
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -13,225 +17,271 @@ from torch import Tensor
 
 from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
+from clrun.engine.blocks import BLOCK_STEPS
+from clrun.engine.listener import TrainingListener
 from clrun.engine.stack import Stack
 from clrun.engine.state import PartialStage, Run, StageReport
 from clrun.results import run_files
-from clrun.results.outcome import Outcome
-from clrun.runs import autosave, checkpoint
+from clrun.results.outcome import Outcome, RunStatus
+from clrun.runs import checkpoint
+from clrun.runs.autosave import Checkpointer, restore_outcome, restore_partial_stage, restore_run
 from clrun.runs.build import build
-from clrun.runs.failures import disk_trouble, leave_reason
+from clrun.runs.checkpoint import InvalidCheckpoint, Position
+from clrun.runs.failures import disk_trouble, reason_written
 from clrun.runs.prepared import Prepared
-from clrun.runs.recording import Spent, blank, conclude, enter, kept
+from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage, state_bytes
 from clrun.system import energy, locks
 from clrun.system.errors import UsageError
 from clrun.system.peak_memory import forget_peak
 from clrun.terminal.console import make_console
-from clrun.terminal.progress import Progress
+from clrun.terminal.progress import Progress, TerminalProgress
+
+GroupTrainer = Callable[[Sequence[Prepared], Progress], list[RunStatus]]
+
+
+def train_run(prepared: Prepared, quiet: bool = False, trainer: GroupTrainer | None = None) -> RunStatus:
+    """Train one run as `train_runs` does. Raise UsageError if another process is training it."""
+    (status,) = train_runs([prepared], quiet, trainer=trainer)
+    if status == RunStatus.HELD:
+        raise UsageError(f"{prepared.directory} is being trained by another process; wait for it, or end that one.")
+    return status
+
+
+def train_runs(
+    runs: Sequence[Prepared],
+    quiet: bool = False,
+    progress: Progress | None = None,
+    trainer: GroupTrainer | None = None,
+) -> list[RunStatus]:
+    """Train runs that differ in values only, and write their files. Return the status of each: DONE, DIVERGED, or HELD
+    where another process is training it, which is reported.
+
+    An interrupted run continues from its checkpoint. Runs whose checkpoints are at different positions are trained as
+    several stacks, one after another. A crash writes failed.txt of all runs of its stack and is raised again: as
+    RunsFailed where the disk is to blame. Ctrl-C and SystemExit (a signal) write checkpoints first.
+
+    progress: receives reports of progress; by default the terminal, unless quiet. trainer: by default `train_group`.
+    """
+    console = make_console(stderr=True, quiet=quiet)
+    progress = progress or TerminalProgress(console, len(runs[0].stream.train), name_of(runs))
+    statuses = dict.fromkeys((prepared.directory for prepared in runs), RunStatus.HELD)
+    with disk_trouble(runs[0]), locks.claimed(list(statuses)) as claim:
+        for directory, owner in claim.others.items():
+            announce(f"{directory.name}: {owner} is training it; left to that one.")
+        claimed = [prepared for prepared in runs if prepared.directory in claim.mine]
+        statuses |= {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
+        remaining = [prepared for prepared in claimed if statuses[prepared.directory] == RunStatus.HELD]
+        for prepared in remaining:  # a damaged checkpoint is set aside before runs are grouped by their positions
+            checkpoint.set_aside_if_invalid(prepared.directory, prepared.id, announce)
+        for group in grouped_by_position(remaining):
+            with reason_written(group):
+                ended = (trainer or train_group)(group, progress)
+            statuses |= zip([prepared.directory for prepared in group], ended, strict=True)
+    return [statuses[prepared.directory] for prepared in runs]
+
+
+def train_group(runs: Sequence[Prepared], progress: Progress, block_steps: int = BLOCK_STEPS) -> list[RunStatus]:
+    """Train runs whose checkpoints are at one position as one stack, from there to their end; write their files.
+
+    block_steps: the most steps between two points from which an interrupted run can continue.
+    """
+    began, settings = perf_counter(), runs[0].settings
+    prepare_torch(settings)
+    forget_peak()
+    stack = build(runs, block_steps=block_steps)
+    outcomes = [new_outcome(prepared, stack) for prepared in runs]
+    for prepared in runs:
+        run_files.write_config(prepared.directory, prepared.settings.nested())
+    with energy.meter(stack.device) as meter:
+        costs = ProcessCosts(len(runs), began, meter)
+        checkpointer = Checkpointer(stack, outcomes, settings["checkpoint_every"], announce, costs.per_run)
+        recorder = Recorder(stack, outcomes, progress, checkpointer, costs)
+        with recorder.recording():
+            run, first, partial = resume_or_initialize(stack, runs, recorder)
+            report = None
+            for stage in recorder.stages_to_train(first):
+                run, report = stack.learn(run, stage, partial, recorder)
+                partial = None
+                recorder.end_stage(run, stage, report)
+        confusion = confusion_matrices(stack, run, report, outcomes).numpy()
+        spent = costs.per_run()
+    for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
+        outcome.confusion = confusion[r]
+        finish(outcome, prepared, len(runs), state_bytes(stack, run, prepared), spent)
+        write_final(outcome, prepared.settings["pictures"])
+        if not prepared.settings["keep_checkpoint"]:
+            checkpoint.remove(prepared.directory)
+    return [outcome.status for outcome in outcomes]
+
+
+# ---------------------------------------------------------------- before training
 
 
 def prepare_torch(settings: Settings) -> None:
-    """What PyTorch keeps for the whole process."""
+    """Set what PyTorch keeps for the whole process: threads, determinism, and the precision of matrix products."""
     torch.set_num_threads(settings["threads"])
-    if settings["deterministic"]:  # cuBLAS repeats its bits in a workspace of its own; it reads this when it starts
+    if settings["deterministic"]:  # cuBLAS is deterministic with a workspace of this size; it reads this when it starts
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.are_deterministic_algorithms_enabled() != settings["deterministic"]:  # the call imports the compiler
         torch.use_deterministic_algorithms(settings["deterministic"], warn_only=True)  # a warning where there is none
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["precision"] == "tf32"
 
 
-def train(prepared: Prepared, quiet: bool = False) -> str:
-    """Train one run, or what is left of it, and write its files; "done" or "diverged".
-
-    A crash leaves failed.txt and is raised again. UsageError if another process is training it.
-    """
-    (status,) = train_stack([prepared], quiet)
-    if status == "held":
-        raise UsageError(f"{prepared.directory} is being trained by another process; wait for it, or end that one.")
-    return status
-
-
-def train_stack(runs: Sequence[Prepared], quiet: bool = False, progress: Progress | None = None) -> list[str]:
-    """Train runs that differ in values only as one stack; the status of each: "done", "diverged", or "held" where
-    another process is training it (which is said).
-
-    A run that was interrupted goes on from its checkpoint. Runs of one stack may have got to different places; they are
-    then trained as several stacks, one after another, as `regrouped` says. A crash leaves failed.txt in all runs of
-    its stack and is raised again: as RunsFailed where the disk is to blame. Ctrl-C and SystemExit (a signal) write
-    checkpoints first.
-
-    progress: who is told how it goes; by default the terminal, unless quiet.
-    """
-    console = make_console(stderr=True, quiet=quiet)
-    progress = progress or Progress(console, len(runs[0].stream.train), name_of(runs))
-    statuses = dict.fromkeys((one.directory for one in runs), "held")
-    with disk_trouble(runs[0]), locks.claimed(list(statuses)) as claim:
-        for directory, owner in claim.others.items():
-            announce(f"{directory.name}: {owner} is training it; left to that one.")
-        mine = [one for one in runs if one.directory in claim.mine and not ended_elsewhere(one, statuses)]
-        for one in mine:  # what is damaged is set aside before the runs are told apart by it
-            checkpoint.find(one.directory, one.id, announce)
-        for group in regrouped(mine):
-            statuses |= zip([one.directory for one in group], attempt(group, progress), strict=True)
-    return [statuses[one.directory] for one in runs]
-
-
 def name_of(runs: Sequence[Prepared]) -> str:
-    """'ewc lambda=100 seed=0'; '8 runs of ewc'."""
+    """Return how messages name runs: 'ewc lambda=100 seed=0'; '8 runs of ewc'."""
     settings = runs[0].settings
     if len(runs) > 1:
         return f"{len(runs)} runs of {settings['strategy']}"
-    told = [f"{key}={format_value(value)}" for key, value in settings.unusual.items() if key in settings.knobs]
-    return " ".join([settings["strategy"], *told, f"seed={settings['seed']}"])
+    knobs = [f"{key}={format_value(value)}" for key, value in settings.unusual.items() if key in settings.knobs]
+    return " ".join([settings["strategy"], *knobs, f"seed={settings['seed']}"])
 
 
-def ended_elsewhere(prepared: Prepared, statuses: dict[Path, str]) -> bool:
-    """Whether another process has finished a run before it could be claimed; its status is then entered."""
-    if prepared.settings["rerun"] or not prepared.finished:
-        return False
-    statuses[prepared.directory] = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["status"]
-    return True
+def ended_elsewhere(prepared: Prepared) -> bool:
+    """Return whether another process has finished a run before this one could claim it."""
+    return prepared.finished and not prepared.settings["rerun"]
+
+
+def status_on_disk(prepared: Prepared) -> RunStatus:
+    """Return the status of a finished run, from its summary.csv."""
+    return RunStatus(run_files.summary_of(prepared.directory)["status"])
 
 
 def announce(line: str) -> None:
-    """To standard error, whatever else is quiet."""
-    sys.stderr.write(f"clrun: {line}\n")  # in one piece, as workers share it
+    """Write a line to standard error, even where all else is quiet."""
+    sys.stderr.write(f"clrun: {line}\n")  # in one piece, since workers share standard error
     sys.stderr.flush()
 
 
-def regrouped(runs: Sequence[Prepared]) -> list[list[Prepared]]:
-    """The runs by how far their checkpoints are: each list can be trained as one stack. Changes nothing."""
-    places = [reached(one) for one in runs]
-    return [[runs[r] for r in group] for group in checkpoint.grouped(places)]
+def grouped_by_position(runs: Sequence[Prepared]) -> list[list[Prepared]]:
+    """Return the runs by the position of their checkpoints: each list can be trained as one stack. Change nothing."""
+    positions = [position_of(prepared) for prepared in runs]
+    return [[runs[r] for r in group] for group in checkpoint.group_by_position(positions)]
 
 
-def reached(prepared: Prepared) -> checkpoint.Position:
-    """How far the checkpoint of a run is; the beginning where there is none to continue from."""
+def position_of(prepared: Prepared) -> Position:
+    """Return the position from which a run will continue; the beginning where it has no usable checkpoint."""
     try:
-        place = checkpoint.place(prepared.directory, prepared.id)
-    except checkpoint.InvalidCheckpoint:
-        return checkpoint.Position()
-    return checkpoint.Position() if place is None or over(prepared, place) else place
+        position = checkpoint.read_position(prepared.directory, prepared.id)
+    except InvalidCheckpoint:
+        return Position()
+    return Position() if position is None or kept_after_the_end(prepared, position) else position
 
 
-def over(prepared: Prepared, place: checkpoint.Position) -> bool:
-    """Whether a checkpoint is one that a finished run has kept, from which `rerun=true` does not continue."""
-    return prepared.finished and place.stage == len(prepared.stream.train)
+def kept_after_the_end(prepared: Prepared, position: Position) -> bool:
+    """Return whether a checkpoint is that of a finished run, from which `rerun=true` does not continue."""
+    return prepared.finished and position.stage == len(prepared.stream.train)
 
 
-def attempt(runs: Sequence[Prepared], progress: Progress) -> list[str]:
-    """Train a stack of runs that are at one place."""
-    for prepared in runs:
-        run_files.clear_failed(prepared.directory)
-        run_files.clear_halves(prepared.directory)
-    try:
-        return trained(runs, progress)
-    except Exception as error:
-        told = traceback.format_exc()
-        for prepared in runs:
-            leave_reason(prepared.directory, error, told)
-        raise
-
-
-def trained(runs: Sequence[Prepared], progress: Progress) -> list[str]:
-    """Train a stack of runs that are at one place, from there to their end."""
-    began = perf_counter()
-    prepare_torch(runs[0].settings)
-    forget_peak()
-    stack = build(runs)
-    outcomes = [blank(prepared, stack) for prepared in runs]
-    for prepared in runs:
-        run_files.write_config(prepared.directory, prepared.settings.nested())
-    with energy.meter(stack.device) as meter:
-        spent = Spent(len(runs), began, meter)
-        keeper = autosave.Checkpointer(stack, outcomes, runs[0].settings["checkpoint_every"], announce, spent)
-        run, last = lived(stack, runs, outcomes, progress, keeper)
-        confusion = confusions(stack, run, last, outcomes).numpy()
-        bill = spent()
-    for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
-        outcome.confusion = confusion[r]
-        conclude(outcome, prepared, len(runs), kept(stack, run, prepared), bill)
-        run_files.write_final(outcome, prepared.settings["pictures"])
-        if not prepared.settings["keep_checkpoint"]:
-            checkpoint.remove(prepared.directory)
-    return [outcome.status for outcome in outcomes]
-
-
-def lived(
-    stack: Stack,
-    runs: Sequence[Prepared],
-    outcomes: Sequence[Outcome],
-    progress: Progress,
-    keeper: autosave.Checkpointer,
-) -> tuple[Run, StageReport | None]:
-    """Train a stack from where it is to its end, see `follow`; a checkpoint is also written when it is interrupted."""
-    with progress:
-        stack.advance = progress.advance
-        stack.begin = lambda stage, steps: progress.task(stage + 1, steps)
-        stack.rest = keeper.block
-        try:
-            return follow(stack, outcomes, progress, keeper, *started(stack, runs, outcomes, keeper.spent))
-        except (KeyboardInterrupt, SystemExit):
-            keeper.rescue()
-            raise
-
-
-def started(
-    stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[Outcome], spent: Spent
+def resume_or_initialize(
+    stack: Stack, runs: Sequence[Prepared], recorder: "Recorder"
 ) -> tuple[Run, int, PartialStage | None]:
-    """Where a stack is -> run, the next stage, what has been gathered of that one: from checkpoints, or the start."""
-    if reached(runs[0]) != checkpoint.Position():
-        try:
-            return continued(stack, runs, outcomes)
-        except checkpoint.InvalidCheckpoint as error:
-            for prepared in runs:
-                checkpoint.set_aside(prepared.directory, str(error), announce)
+    """Return the state of a stack, the stage to train next, and what that stage has gathered already: from the
+    checkpoints of the runs, or newly initialised."""
+    run, first, partial = resumed(stack, runs, recorder.outcomes) or initialized(stack, recorder)
+    recorder.checkpointer.start(run, first, partial)
+    return run, first, partial
+
+
+def initialized(stack: Stack, recorder: "Recorder") -> tuple[Run, int, None]:
+    """Return the state of an untrained stack, whose accuracies are recorded."""
     run = stack.initialize()
-    enter(stack.untrained(run), outcomes, spent)
+    record_stage(stack.evaluate_untrained(run), recorder.outcomes, recorder.costs)
     return run, 0, None
 
 
-def continued(
+def resumed(
     stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[Outcome]
-) -> tuple[Run, int, PartialStage | None]:
-    """As `started`, from checkpoints of one place; the outcomes know again what they knew. Raises InvalidCheckpoint."""
-    saved = [checkpoint.read(one.directory, one.id) for one in runs]
-    run, half, place = autosave.revived(stack, saved), autosave.partial_stage_of(stack, saved), saved[0].place
-    stack.step = place.step
-    for prepared, outcome, one in zip(runs, outcomes, saved, strict=True):
-        autosave.recall(outcome, one.notes)
-        announce(f"{prepared.directory.name} continues after {place}.")
-    return run, place.stage, half
+) -> tuple[Run, int, PartialStage | None] | None:
+    """Return the state of a stack from checkpoints of one position, and restore what the outcomes have measured.
+
+    Return None if there are no checkpoints, or if one cannot be used; then all are set aside.
+    """
+    position = position_of(runs[0])
+    if position == Position():
+        return None
+    try:
+        found = [checkpoint.read(prepared.directory, prepared.id) for prepared in runs]
+        saved = [one_run for one_run in found if one_run is not None]  # all of them, as all are at this position
+        run, partial = restore_run(stack, saved), restore_partial_stage(stack, saved)
+    except InvalidCheckpoint as error:
+        for prepared in runs:
+            checkpoint.set_aside(prepared.directory, str(error), announce)
+        return None
+    stack.resume_at(position.step)
+    for prepared, outcome, one_run in zip(runs, outcomes, saved, strict=True):
+        restore_outcome(outcome, one_run.notes)
+        announce(f"{prepared.directory.name} continues after {position}.")
+    return run, position.stage, partial
 
 
-def follow(
-    stack: Stack,
-    outcomes: Sequence[Outcome],
-    progress: Progress,
-    keeper: autosave.Checkpointer,
-    run: Run,
-    first: int,
-    half: PartialStage | None,
-) -> tuple[Run, StageReport | None]:
-    """Train stage after stage, writing what is known after each; stop when every run has diverged. -> the run, the
-    report of the last stage, None where there was none left to train."""
-    report = None
-    keeper.start(run, first, half)
-    for stage in range(first, stack.strategy.data.tasks):
-        if all(outcome.status == "diverged" for outcome in outcomes):
-            break
-        run, report = stack.learn(run, stage, half)
-        half = None
-        enter(report, outcomes, keeper.spent)
-        keeper.task(run, stage + 1)
-        seen = stack.horizon(stage) + 1
-        rows = [outcome.accuracy[stage + 1, :seen] for outcome in outcomes if outcome.status != "diverged"]
-        if rows and stack.strategy.visible(stage):
-            progress.end_task(stage + 1, np.mean(rows, 0))
-    return run, report
+# ---------------------------------------------------------------- while a stack is trained
 
 
-def confusions(stack: Stack, run: Run, last: StageReport | None, outcomes: Sequence[Outcome]) -> Tensor:
-    """(R, C, C), as the last examination found them; examined again where that is not known or not of this run."""
-    if last is None or any(outcome.status == "diverged" for outcome in outcomes):
-        return stack.confusion(run, stack.horizon(stack.strategy.data.tasks - 1))
+@dataclass
+class Recorder(TrainingListener):
+    """A listener of a stack's training: it reports progress, records what was measured, and writes checkpoints."""
+
+    stack: Stack
+    outcomes: Sequence[Outcome]
+    progress: Progress
+    checkpointer: Checkpointer
+    costs: ProcessCosts
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Show progress while the block runs; if it is interrupted, write checkpoints."""
+        with self.progress, self.checkpointer.writing_on_interrupt():
+            yield
+
+    def pass_started(self, stage: int, steps: int) -> None:
+        """Report a pass of this many steps over a task."""
+        self.progress.begin_task(stage + 1, steps)
+
+    def steps_taken(self, steps: int) -> None:
+        """Report that this many more steps are done."""
+        self.progress.advance(steps)
+
+    def block_ended(self, run: Run, partial: PartialStage) -> None:
+        """Let the checkpointer know a point within a task from which training can continue."""
+        self.checkpointer.end_block(run, partial)
+
+    def stages_to_train(self, first: int) -> Iterator[int]:
+        """Yield the stages from `first` to the last, but none after every run has diverged."""
+        for stage in range(first, self.stack.strategy.data.tasks):
+            if all(outcome.status == RunStatus.DIVERGED for outcome in self.outcomes):
+                return
+            yield stage
+
+    def end_stage(self, run: Run, stage: int, report: StageReport) -> None:
+        """Record and write what a stage was like, write a checkpoint, and report the accuracies."""
+        record_stage(report, self.outcomes, self.costs)
+        self.checkpointer.end_task(run, stage + 1)
+        seen = self.stack.schedule.horizon(stage) + 1
+        rows = [o.accuracy[stage + 1, :seen] for o in self.outcomes if o.status != RunStatus.DIVERGED]
+        if rows and self.stack.strategy.visible(stage):
+            self.progress.end_task(stage + 1, np.mean(rows, 0).tolist())
+
+
+# ---------------------------------------------------------------- after training
+
+
+def confusion_matrices(stack: Stack, run: Run, last: StageReport | None, outcomes: Sequence[Outcome]) -> Tensor:
+    """Return (R, C, C) counts [true, predicted]: of the last stage's evaluation, or evaluated anew where there was none
+    or where it is not of this state, as after a divergence."""
+    diverged = any(outcome.status == RunStatus.DIVERGED for outcome in outcomes)
+    if last is None or last.confusion is None or diverged:
+        horizon = stack.schedule.horizon(stack.strategy.data.tasks - 1)
+        return stack.evaluator.evaluate(run, horizon, "test").confusion
     return last.confusion
+
+
+def write_final(outcome: Outcome, pictures: bool) -> None:
+    """Write all tables of a run, draw its plots where they are wanted, and write summary.csv last: its presence says
+    that the run has ended."""
+    run_files.write_progress(outcome)
+    run_files.write_confusion(outcome)
+    if pictures:
+        from clrun.results import plots  # matplotlib takes half a second to import
+
+        plots.draw(outcome.directory)
+    run_files.write_summary(outcome)

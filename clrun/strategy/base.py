@@ -195,10 +195,6 @@ class Strategy:
 
     # ---------------------------------------------------------------- for the engine: not to be overridden
 
-    def with_leaves(self, theta: Tensor, leaves: Mapping[str, Tensor]) -> "Strategy":
-        """The same strategy, whose network reads these pieces wherever it is given this very theta."""
-        return replace(self, net=replace(self.net, theta=theta, leaves=leaves))
-
     def eval_mode(self, statistics: RunningStatistics) -> "Strategy":
         """Return the strategy with the network in evaluation mode, with these running statistics for batch norm."""
         return replace(self, net=self.net.eval_mode(statistics))

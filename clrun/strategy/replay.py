@@ -26,7 +26,7 @@ def class_subset(data: Data, pool: Pool, n: int) -> Tensor:
 
     The first n are kept, which are random ones since the pool is shuffled.
     """
-    class_of_task = torch.where(pool.weight > 0, data.kind(pool.rows), -1)
+    class_of_task = torch.where(pool.weight > 0, data.class_ids(pool.rows), -1)
     return pool.weight * (ranks(class_of_task) < n)
 
 
@@ -36,7 +36,7 @@ def buffer_stats(data: Data, memory: Memory) -> dict[str, Tensor]:
     `memory_fill` is the share of slots in use, `memory_classes` the number of classes (of each task) that are stored,
     `memory_balance` the number of samples of the smallest class over that of the largest.
     """
-    rank = ranks(torch.where(memory.used, data.kind(memory.rows), -1))
+    rank = ranks(torch.where(memory.used, data.class_ids(memory.rows), -1))
     classes_above = torch.zeros_like(rank).scatter_add(0, rank, memory.used.long())  # [r]: of more than r samples
     classes = classes_above[0]
     smallest, largest = (classes_above == classes).sum(), (classes_above > 0).sum()
@@ -62,7 +62,7 @@ class Replay(Strategy):
     @property
     def slots(self) -> int:
         """The number M of slots."""
-        return self.memory_size if self.memory_per_class is None else self.memory_per_class * self.data.kinds
+        return self.memory_size if self.memory_per_class is None else self.memory_per_class * self.data.class_count
 
     def empty(self, theta: Tensor) -> Memory:
         """Return an empty memory of M slots on the device of theta."""

@@ -1,10 +1,10 @@
 """`cluster=slurm`, `cluster=local`: the runs of a sweep as jobs of the submitit library, each job a group of runs.
 
-A job does what a sweep does on the machine that it is given: it trains in stacks on a GPU, in workers on a CPU, takes
-the locks of its runs and writes their files. The process that submits it waits, and reads files alone.
+A job does what a sweep does on the machine that it gets: it trains in stacks on a GPU, in workers on a CPU, takes the
+locks of its runs and writes their files. The process that submits it waits, and only reads files.
 
-A job that is about to end (its time is up, or another takes its place) is told so by a signal. What it trains then
-writes checkpoints, and only after that submitit puts it back into the queue, where it begins with what is not finished.
+A job that is about to end (its time is up, or another takes its place) receives a signal. The training then writes
+checkpoints, and only after that submitit puts the job back into the queue, where it begins with what is not finished.
 """
 
 import json
@@ -13,69 +13,69 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
 from clrun.config.catalog import CLUSTER, Catalog
+from clrun.config.catalog import Cluster as ClusterOption
 from clrun.config.check import chosen_cluster
 from clrun.config.settings import Settings
-from clrun.results import run_files
+from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan
 from clrun.system import atomic_files, locks, machine
 from clrun.system.errors import UsageError
-from clrun.system.process import handled
+from clrun.system.signals import handled
 
 if TYPE_CHECKING:
     import submitit
 
     from clrun.runs.prepared import Prepared
 
+SHUTDOWN_SECONDS = 30.0  # that jobs of this machine are given to write checkpoints and end
 
-PATIENCE = 30.0  # seconds that jobs of this machine are given to write checkpoints and end
+POLL_SECONDS = 1.0  # between two checks of the submitted jobs
 
+MAX_REQUEUES = 100  # times that a job whose time is up is queued again
 
-BETWEEN_LOOKS = 1.0  # seconds, at the jobs that run
+VERDICT_SECONDS = 300.0  # after SIGTERM, within which a cluster that wants the job back says so
 
+FORGOTTEN = "UNKNOWN"  # the state of a job that the cluster has forgotten
 
-MAX_REQUEUES = 100  # how often a job whose time is up is queued again
-
-
-GRACE = 300.0  # seconds between SIGTERM and what a cluster does next
-
-
-GONE = "UNKNOWN"  # the state of a job that the cluster has forgotten
+KILLED = "(a process that is killed leaves no trace)"  # in place of a traceback
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs go."""
+    """Where jobs are submitted to, and what they ask for."""
 
     executor: str  # "slurm" or "local"
     knobs: Mapping[str, Any]  # of conf/cluster/*.yaml
+    cores: int = field(default_factory=machine.cores)  # of this machine
 
     def __getitem__(self, knob: str) -> Any:
         return self.knobs.get(knob)
 
     @property
     def waits(self) -> bool:
+        """Whether the command waits for its jobs."""
         return self["wait"] is not False
 
     @property
     def at_once(self) -> int | None:
-        """Jobs that run at the same time; None where the cluster decides."""
+        """The number of jobs that run at the same time; None where the cluster decides."""
         if self["jobs"] is not None or self.executor != "local":
             return self["jobs"]
-        return 1 if self["gpus"] else max(1, machine.cores() // self["cpus"])
+        return 1 if self["gpus"] else max(1, self.cores // self["cpus"])
 
     def parameters(self) -> dict[str, Any]:
-        """In submitit's words."""
+        """Return what a job asks for, by the names of submitit's parameters."""
         common = {
             "name": "clrun",
             "timeout_min": max(1, round(60 * self["hours"])),
@@ -84,12 +84,13 @@ class Cluster:
             "mem_gb": self["memory_gb"],
             "stderr_to_stdout": True,
         }
-        own = {f"slurm_{key}": self[key] for key in ("partition", "account", "qos", "constraint")}
-        own |= {"slurm_array_parallelism": self["jobs"], "slurm_additional_parameters": self.options()}
-        return {key: value for key, value in (common | own).items() if value is not None}
+        slurm = {f"slurm_{key}": self[key] for key in ("partition", "account", "qos", "constraint")}
+        slurm |= {"slurm_array_parallelism": self["jobs"], "slurm_additional_parameters": self.options()}
+        return {key: value for key, value in (common | slurm).items() if value is not None}
 
     def options(self) -> dict[str, Any] | None:
-        """{"exclude": "n1"} for --exclude=n1; True where there is no value. UsageError."""
+        """Return the options for sbatch: {"exclude": "n1"} for --exclude=n1, True where there is no value. Raise
+        UsageError."""
         if self["options"] is None:
             return None
         words = [word.removeprefix("--").partition("=") for word in shlex.split(self["options"])]
@@ -99,87 +100,92 @@ class Cluster:
 
 
 def of(configs: Sequence[DictConfig], known: Catalog) -> Cluster | None:
-    """Where the jobs of a sweep go; None: nowhere, they are trained here. UsageError."""
-    nodes = [OmegaConf.to_container(cfg[CLUSTER], resolve=True) if cfg.get(CLUSTER) else None for cfg in configs]
+    """Return the cluster that the jobs of a sweep are submitted to; None if they are trained here. Raise UsageError."""
+    nodes: list[Any] = [
+        OmegaConf.to_container(cfg[CLUSTER], resolve=True) if cfg.get(CLUSTER) else None for cfg in configs
+    ]
     if any(node != nodes[0] for node in nodes):
         raise UsageError("cluster: a sweep goes to one cluster; type one value.")
-    found = chosen_cluster(nodes[0], known)
-    if found is None:
+    chosen = chosen_cluster(nodes[0], known)
+    if chosen is None:
         return None
+    option, knobs = chosen
+    assert isinstance(option, ClusterOption)  # by clrun.config.catalog.KINDS
     if find_spec("submitit") is None:
         raise UsageError(
-            f"cluster={found[0].name} submits through submitit, which is not installed here; type pip install "
+            f"cluster={option.name} submits through submitit, which is not installed here; type pip install "
             "'clrun[cluster]', or leave cluster out."
         )
-    cluster = Cluster(found[0].executor, found[1])
-    cluster.options()
+    cluster = Cluster(option.executor, knobs)
+    cluster.options()  # refused here, before any job is submitted
     return cluster
 
 
 # ---------------------------------------------------------------- in a job
 
 
-class Ending(SystemExit):
-    """The job is about to be ended. As Ctrl-C does, it makes what is being trained write checkpoints."""
+class JobEnding(SystemExit):
+    """The exit of a job that is about to be ended. As Ctrl-C does, it makes the training write checkpoints."""
 
 
 @dataclass
 class PreemptionHandler:
-    """Of the end: the first signal ends the training, those that come while it writes checkpoints are remembered."""
+    """A handler of the signals that a job is about to be ended: the first one ends the training, and those that arrive
+    while it writes checkpoints are only recorded."""
 
-    heard: list[int] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.heard.append(number)
-        if len(self.heard) == 1:
-            raise Ending(143)
+        self.received.append(number)
+        if len(self.received) == 1:
+            raise JobEnding(143)
 
 
 @dataclass
 class Job:
-    """What a job does; submitit calls it, and again after every interruption."""
+    """A function that submitit calls in a job, and again after every interruption."""
 
     settings: list[Settings]
 
     def __call__(self) -> dict[str, str]:
-        """Train what is not finished; id -> why it crashed."""
-        soon, notice = notice_signal(), PreemptionHandler()
-        with suppress(Ending), handled(notice, soon, signal.SIGTERM):
-            return self.train(soon)
-        if soon not in notice.heard:
+        """Train what is not finished. Return the reason of each crash by the run's id."""
+        warning, handler = warning_signal(), PreemptionHandler()
+        with suppress(JobEnding), handled(handler, warning, signal.SIGTERM):
+            return self.train(warning)
+        if warning not in handler.received:
             self.await_verdict()
-        theirs = signal.getsignal(soon)
-        return theirs(soon, None)  # submitit's: it asks for a checkpoint(), queues that, and exits
+        requeue: Any = signal.getsignal(warning)  # submitit's: it asks for a checkpoint(), queues that, and exits
+        return requeue(warning, None)
 
     def checkpoint(self) -> Any:
-        """What is put into the queue: the same once more."""
+        """Return what submitit is to queue: the same job once more."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(Job(self.settings))
 
-    def train(self, soon: signal.Signals) -> dict[str, str]:
+    def train(self, warning: signal.Signals) -> dict[str, str]:
+        """Train the runs that are not finished, as a sweep on this machine."""
         from clrun.runs import prepare
         from clrun.sweep import execution, workers
 
         if len(self.settings) > 1 and self.settings[0]["workers"] != 1:
-            with handled(
-                signal.SIG_IGN, soon
-            ):  # the whole job may be sent it, but it is this process that ends workers
+            # the whole job may be sent the warning, but it is this process that ends the workers
+            with handled(signal.SIG_IGN, warning):
                 workers.warm_up()
         prepared = [prepare.prepare(settings) for settings in self.settings]
-        return execution.train_all([one for one in prepared if not one.finished])
+        return execution.train_sweep([run for run in prepared if not run.finished])
 
-    def await_verdict(self) -> None:
-        """After SIGTERM: a cluster that wants the job back says so by the other signal, which submitit handles."""
+    def await_verdict(self) -> NoReturn:
+        """After SIGTERM, wait for the signal with which a cluster takes the job back, which submitit handles."""
         import submitit
 
         if submitit.JobEnvironment().cluster == "slurm":
-            time.sleep(GRACE)
+            time.sleep(VERDICT_SECONDS)
         raise RuntimeError("the job was ended by SIGTERM; the same command goes on from its checkpoints")
 
 
-def notice_signal() -> signal.Signals:
-    """What submitit tells a job by that its time is nearly up."""
+def warning_signal() -> signal.Signals:
+    """Return the signal by which submitit tells a job that its time is nearly up."""
     from submitit import JobEnvironment
 
     return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
@@ -188,69 +194,71 @@ def notice_signal() -> signal.Signals:
 # ---------------------------------------------------------------- in the process that submits
 
 
+def submit(todo: Sequence["Prepared"], cluster: Cluster) -> dict[str, str]:
+    """Train runs in jobs, and wait for the jobs unless the settings say otherwise. Return the reason of each crash by
+    the run's id. Raise UsageError."""
+    if any(run.settings["rerun"] for run in todo):
+        raise UsageError("rerun=true with a cluster: a job that is queued again would begin anew; type outputs=FOLDER.")
+    if not todo:
+        return {}
+    queue = JobQueue(cluster, Path(todo[0].settings["outputs"]) / "cluster", len(todo))
+    queue.running = queue.queued_before(todo)
+    queued = {run.id for submitted in queue.running for run in submitted.runs}
+    queue.waiting = groups_of_jobs([run for run in todo if run.id not in queued], cluster)
+    if not cluster.waits:
+        queue.running += queue.send(queue.waiting)
+        print(f"Submitted: {queue.description()}. The same command again shows what is done and waits for the rest.")
+        return {}
+    with queue.ended_with_this_process():
+        return queue.watch()
+
+
+def groups_of_jobs(todo: Sequence["Prepared"], cluster: Cluster) -> list[list["Prepared"]]:
+    """Return the runs of each job: a group of those that differ in values only, or a piece of it."""
+    return [job for group in plan.groups(todo) for job in plan.cut(group, cluster["runs"] or len(group))]
+
+
 @dataclass
 class SubmittedJob:
     """A job, and its runs."""
 
-    job: "submitit.Job"
+    job: "submitit.Job[dict[str, str]]"
     runs: Sequence["Prepared"]
 
-    def told(self) -> dict[str, str]:
-        """What a job that is done has come to: id -> why it crashed, also of runs that it has left unfinished."""
-        there = self.job.paths.result_pickle.exists()
-        error = self.job.exception() if there else None
-        errors = self.job.result() if there and error is None else {}
-        lost = [one for one in self.runs if not one.finished and one.id not in errors]
-        return {one.id: errors[one.id] for one in self.runs if one.id in errors} | {
-            one.id: self.leave_reason(one, error) for one in lost
+    def errors(self) -> dict[str, str]:
+        """Return the reason of each crash of a job that is done, by the run's id; also of runs that it has left
+        unfinished, whose failed.txt is written here."""
+        returned = self.job.paths.result_pickle.exists()
+        error = self.job.exception() if returned else None
+        errors = self.job.result() if returned and error is None else {}
+        unfinished = [run for run in self.runs if not run.finished and run.id not in errors]
+        return {run.id: errors[run.id] for run in self.runs if run.id in errors} | {
+            run.id: self.write_reason(run, error) for run in unfinished
         }
 
-    def leave_reason(self, one: "Prepared", error: Exception | None) -> str:
-        """Why a job brought nothing of a run, written to its failed.txt unless somebody else is at it."""
+    def write_reason(self, run: "Prepared", error: BaseException | None) -> str:
+        """Write failed.txt of a run that the job has left unfinished, unless another process is training it. Return the
+        reason."""
         log = f"its log is {self.job.paths.stdout}"
         reason = f"Killed: job {self.job.job_id} ended without a word; {log}"
         if error is not None:
             last = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
             reason = f"job {self.job.job_id}: {last[-1] if last else 'it failed'}; {log}"
-        if locks.holder(one.directory) is None:
-            run_files.write_failed(one.directory, reason, str(error or "(a process that is killed leaves no trace)"))
+        if locks.holder(run.directory) is None:
+            write_reason_for(run, reason, str(error or KILLED))
         return reason
-
-
-def train_all(todo: Sequence["Prepared"], cluster: Cluster) -> dict[str, str]:
-    """Train them in jobs, and wait for the jobs unless told not to. id -> why it crashed. UsageError."""
-    if any(one.settings["rerun"] for one in todo):
-        raise UsageError("rerun=true with a cluster: a job that is queued again would begin anew; type outputs=FOLDER.")
-    if not todo:
-        return {}
-    board = JobQueue(cluster, Path(todo[0].settings["outputs"]) / "cluster", len(todo))
-    sent = board.queued_before(todo)
-    there = {one.id for job in sent for one in job.runs}
-    board.waiting = jobs_of([one for one in todo if one.id not in there], cluster)
-    if not cluster.waits:
-        board.running = [*sent, *board.send(board.waiting)]
-        print(f"Submitted: {board.numbers()}. The same command again shows what is done and waits for the rest.")
-        return {}
-    board.running = sent
-    with board.ending():
-        return board.watch()
-
-
-def jobs_of(todo: Sequence["Prepared"], cluster: Cluster) -> list[list["Prepared"]]:
-    """The runs by job: a group of those that differ in values only, or pieces of it."""
-    return [job for group in plan.groups(todo) for job in plan.cut(group, cluster["runs"] or len(group))]
 
 
 @dataclass
 class JobQueue:
-    """Jobs that run, and groups of runs that wait until there is room for another job."""
+    """The jobs that are submitted, and the groups of runs that wait until there is room for another job."""
 
     cluster: Cluster
     folder: Path  # of submitit's files
-    runs: int
+    runs: int  # number of all runs
     waiting: list[list["Prepared"]] = field(default_factory=list)
     running: list[SubmittedJob] = field(default_factory=list)
-    done: set[str] = field(default_factory=set)  # runs that have been told of
+    reported: set[str] = field(default_factory=set)  # ids of runs whose end has been printed
 
     # ------------------------------------------------------------ submitting
 
@@ -260,106 +268,104 @@ class JobQueue:
 
         if not groups:
             return []
-        lives = {f"{self.cluster.executor}_max_num_timeout": MAX_REQUEUES}
-        executor = AutoExecutor(self.folder, cluster=self.cluster.executor, **lives)
+        requeues = {f"{self.cluster.executor}_max_num_timeout": MAX_REQUEUES}
+        executor = AutoExecutor(self.folder, cluster=self.cluster.executor, **requeues)
         executor.update_parameters(**self.cluster.parameters())
-        work = [Job([self.in_job(one.settings) for one in group]) for group in groups]
-        with (
-            handled(signal.SIG_IGN, signal.SIGINT),
-            executor.batch(),
-        ):  # Ctrl-C is ours: jobs are ended by a word of ours
-            jobs = [executor.submit(one) for one in work]
+        work = [Job([self.settings_in_job(run.settings) for run in group]) for group in groups]
+        # jobs ignore Ctrl-C: this process decides whether they end
+        with handled(signal.SIG_IGN, signal.SIGINT), executor.batch():
+            jobs = [executor.submit(job) for job in work]
         sent = [SubmittedJob(job, group) for job, group in zip(jobs, groups, strict=True)]
-        for one in sent:
-            note = {"executor": self.cluster.executor, "runs": [run.id for run in one.runs]}
-            atomic_files.write_text(self.note(one.job), json.dumps(note) + "\n")
+        for submitted in sent:
+            note = {"executor": self.cluster.executor, "runs": [run.id for run in submitted.runs]}
+            atomic_files.write_text(self.note(submitted.job), json.dumps(note) + "\n")
         return sent
 
-    def in_job(self, settings: Settings) -> Settings:
-        """A run's settings as a job gets them: with as many workers as it has cores."""
+    def settings_in_job(self, settings: Settings) -> Settings:
+        """Return a run's settings for its job: with as many workers as the job has cores."""
         if settings["workers"] != "auto" or self.cluster["gpus"]:
             return settings
         workers = max(1, self.cluster["cpus"] // settings["threads"])
         return replace(settings, values={**settings.values, "workers": workers})
 
-    def note(self, job: "submitit.Job") -> Path:
-        """Where it is written which runs a job has."""
+    def note(self, job: "submitit.Job[dict[str, str]]") -> Path:
+        """Return the path of the file that says which runs a job has."""
         return self.folder / f"{job.job_id}_runs.json"
 
     def queued_before(self, todo: Sequence["Prepared"]) -> list[SubmittedJob]:
-        """Jobs of an earlier command that have some of these runs and are still in the queue."""
+        """Return the jobs of an earlier command that have some of these runs and are still in the queue."""
         from submitit import SlurmJob
 
         found = []
         for path in sorted(self.folder.glob("*_runs.json")) if self.cluster.executor == "slurm" else []:
             note = json.loads(path.read_text())
-            job = SlurmJob(self.folder, path.name.removesuffix("_runs.json"))
-            runs = [one for one in todo if one.id in note["runs"]]
+            job: submitit.Job[dict[str, str]] = SlurmJob(self.folder, path.name.removesuffix("_runs.json"))
+            runs = [run for run in todo if run.id in note["runs"]]
             if note["executor"] != "slurm" or job.done(force_check=True):
                 path.unlink()
-            elif runs and job.state != GONE:
+            elif runs and job.state != FORGOTTEN:
                 found.append(SubmittedJob(job, runs))
         if found:
-            print(f"In the queue already: {', '.join(one.job.job_id for one in found)}.")
+            print(f"In the queue already: {', '.join(submitted.job.job_id for submitted in found)}.")
         return found
 
-    def numbers(self) -> str:
-        return ", ".join(f"job {one.job.job_id} ({len(one.runs)} runs)" for one in self.running) or "nothing"
+    def description(self) -> str:
+        """Return the numbers of the submitted jobs and of their runs."""
+        return ", ".join(f"job {s.job.job_id} ({len(s.runs)} runs)" for s in self.running) or "nothing"
 
     # ------------------------------------------------------------ waiting
 
-    def watch(self) -> dict[str, str]:
-        """Submit and look until all jobs are done, saying which runs are."""
+    def watch(self, poll_seconds: float = POLL_SECONDS) -> dict[str, str]:
+        """Submit jobs as there is room, print which runs have ended, and return when all have. Return the reason of
+        each crash by the run's id."""
         errors: dict[str, str] = {}
         while self.waiting or self.running:
             room = self.room()
             new, self.waiting = self.waiting[:room], self.waiting[room:]
             self.running += self.send(new)
-            ended = [one for one in self.running if one.job.done()]
-            self.running = [one for one in self.running if one not in ended]
-            for one in ended:
-                errors |= one.told()
-                self.note(one.job).unlink(missing_ok=True)
-            self.tell([*self.running, *ended], errors)
-            time.sleep(BETWEEN_LOOKS if self.running else 0)
+            ended = [submitted for submitted in self.running if submitted.job.done()]
+            self.running = [submitted for submitted in self.running if submitted not in ended]
+            for submitted in ended:
+                errors |= submitted.errors()
+                self.note(submitted.job).unlink(missing_ok=True)
+            self.report([*self.running, *ended], errors)
+            time.sleep(poll_seconds if self.running else 0)
         return errors
 
     def room(self) -> int:
-        """Jobs that may be submitted now; a cluster has a queue of its own."""
+        """Return the number of jobs that may be submitted now; a cluster has a queue, so all may."""
         if self.cluster.executor != "local":
             return len(self.waiting)
         return max(0, (self.cluster.at_once or len(self.waiting)) - len(self.running))
 
-    def tell(self, jobs: Sequence[SubmittedJob], errors: Mapping[str, str]) -> None:
-        """A line for each run that has ended since the last look."""
-        for job in jobs:
-            for one in job.runs:
-                if one.id not in self.done and (one.finished or one.id in errors):
-                    self.done.add(one.id)
-                    how = f"crashed: {errors[one.id]}" if one.id in errors else f"done (job {job.job.job_id})"
-                    print(
-                        f"[{len(self.done)}/{self.runs}] {one.settings['strategy']}/{one.directory.name}: {how}",
-                        flush=True,
-                    )
+    def report(self, jobs: Iterable[SubmittedJob], errors: Mapping[str, str]) -> None:
+        """Print a line for each run that has ended since the last report."""
+        for submitted in jobs:
+            for run in submitted.runs:
+                if run.id not in self.reported and (run.finished or run.id in errors):
+                    self.reported.add(run.id)
+                    how = f"crashed: {errors[run.id]}" if run.id in errors else f"done (job {submitted.job.job_id})"
+                    name = f"{run.settings['strategy']}/{run.directory.name}"
+                    print(f"[{len(self.reported)}/{self.runs}] {name}: {how}", flush=True)
 
     @contextmanager
-    def ending(self) -> Iterator[None]:
-        """If this process is ended, so are jobs of this machine; those of a cluster go on."""
+    def ended_with_this_process(self) -> Iterator[None]:
+        """If the block is interrupted, end the jobs of this machine; those of a cluster go on, and are named."""
         try:
             yield
         except BaseException:
             if self.cluster.executor == "local":
                 self.end()
             elif self.running:
-                numbers = " ".join(one.job.job_id for one in self.running)
+                numbers = " ".join(submitted.job.job_id for submitted in self.running)
                 print(f"The jobs go on; scancel {numbers} ends them, the same command waits for them.", flush=True)
             raise
 
     def end(self) -> None:
         """Let local jobs write checkpoints and end."""
-        for one in self.running:
+        for submitted in self.running:
             with suppress(ProcessLookupError):
-                os.kill(int(one.job.job_id), signal.SIGTERM)  # of what has started the job, which hands it on
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end and not all(one.job.done() for one in self.running):
+                os.kill(int(submitted.job.job_id), signal.SIGTERM)  # to what has started the job, which passes it on
+        end = time.monotonic() + SHUTDOWN_SECONDS
+        while time.monotonic() < end and not all(submitted.job.done() for submitted in self.running):
             time.sleep(0.1)

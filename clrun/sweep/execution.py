@@ -1,13 +1,16 @@
-"""The training of a sweep: in stacks (clrun/plan.py), in this process or in workers (clrun/workers.py)."""
+"""The training of a sweep on this machine: in stacks (clrun/sweep/plan.py), in this process or in workers
+(clrun/sweep/workers.py)."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from time import sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from clrun.runs.failures import write_reason
+from clrun.results.outcome import RunStatus
+from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan, workers
+from clrun.sweep.messages import Advanced, Event, GroupBegan, GroupEnded, RunResult, TaskBegan, WorkerDied
 from clrun.system import locks
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Line, View
@@ -15,90 +18,98 @@ from clrun.terminal.progress import Line, View
 if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
 
+POLL_SECONDS = 1.0  # between two checks of the runs that other processes are training
 
-SECONDS_BETWEEN_LOOKS = 1.0  # at runs that other processes are training
 
+def train_sweep(
+    todo: Sequence["Prepared"], view: View | None = None, sleep: Callable[[float], None] = time.sleep
+) -> dict[str, str]:
+    """Train runs in stacks and workers. Return the reason of each crash by the run's id; a crash does not affect the
+    other runs.
 
-def train_all(todo: Sequence["Prepared"]) -> dict[str, str]:
-    """Train them in stacks and workers; one that crashes leaves the others alone. id -> why it crashed.
-
-    What another process is training is left to it, and looked at again when all else is done.
+    Runs that other processes are training are left to them until all else is done; those that they have not finished
+    then are trained here. view: by default on the terminal. sleep: how to wait for other processes.
     """
     errors: dict[str, str] = {}
-    with View(make_console(), len(todo)) as view:
-        held = train_free(todo, view, errors)
+    with view or View(make_console(), len(todo)) as shown:
+        held = train_free(todo, shown, errors)
         while held:
-            sleep(SECONDS_BETWEEN_LOOKS)
-            free = [one for one in held if locks.holder(one.directory) is None]
-            held = [one for one in held if one not in free] + train_free(free, view, errors)
+            sleep(POLL_SECONDS)
+            free = [run for run in held if locks.holder(run.directory) is None]
+            held = [run for run in held if run not in free] + train_free(free, shown, errors)
     return errors
 
 
 def train_free(todo: Sequence["Prepared"], view: View, errors: dict[str, str]) -> list["Prepared"]:
-    """Train those that no other process is training; returns the others. errors: id -> why it crashed, added to."""
-    sweep = Sweep(plan.batches(todo), view, errors)
-    count = plan.processes(sweep.batches)
-    with closing(sweep.here() if count < 2 else sweep.in_workers(count)) as said:
-        for worker, number, word in said:
-            sweep.hear(worker, number, word)
+    """Train the runs that no other process is training, and return the others. Add reasons of crashes to `errors`."""
+    sweep = Sweep(plan.stacks(todo), view, errors)
+    count = plan.processes(sweep.groups)
+    with closing(sweep.train_here() if count < 2 else sweep.train_in_workers(count)) as events:
+        for event in events:
+            sweep.handle(event)
     return sweep.held
 
 
 @dataclass
 class Sweep:
-    """Batches being trained, and what comes of them."""
+    """Groups of runs, each trained as one stack, and how they have ended so far."""
 
-    batches: Sequence[Sequence["Prepared"]]
+    groups: Sequence[Sequence["Prepared"]]
     view: View
-    errors: dict[str, str]  # id -> why it crashed
-    held: list["Prepared"] = field(default_factory=list)
+    errors: dict[str, str]  # id -> why the run crashed
+    held: list["Prepared"] = field(default_factory=list)  # runs that another process is training
 
-    def here(self) -> Iterator[workers.Said]:
-        """Train them in this process, one after another."""
-        for number, batch in enumerate(self.batches):
-            yield "1", number, ("began",)
-            yield "1", number, ("ended", workers.attempt(batch, workers.Relay(lambda word: self.view.hear("1", word))))
+    def train_here(self) -> Generator[Event, None, None]:
+        """Train the groups in this process, one after another."""
+        for number, group in enumerate(self.groups):
+            yield Event("1", number, GroupBegan())
+            yield Event("1", number, GroupEnded(workers.train_unfinished(group, self.relay(number))))
 
-    def in_workers(self, count: int) -> Iterator[workers.Said]:
-        """Train them in so many others."""
-        return workers.work([[one.settings for one in batch] for batch in self.batches], count)
+    def relay(self, number: int) -> workers.Relay:
+        """Return the progress of a group that is trained in this process."""
+        return workers.Relay(lambda message: self.handle(Event("1", number, message)))
 
-    def hear(self, worker: str, number: int, word: tuple[Any, ...]) -> None:
-        """What a worker says of its batch."""
-        batch = self.batches[number]
-        if word[0] == "began":
-            self.view.begin(worker, Line(label(batch), len(batch[0].stream.train), samples_a_step(batch)))
-        elif word[0] == "ended":
-            self.conclude(worker, batch, word[1])
-        elif word[0] == "killed":
-            for one in batch:
-                write_reason(one, f"Killed: {word[1]}")
-            self.conclude(worker, batch, [workers.Ended("crashed", f"Killed: {word[1]}")] * len(batch))
-        else:
-            self.view.hear(worker, word)
+    def train_in_workers(self, count: int) -> Generator[Event, None, None]:
+        """Train the groups in so many worker processes."""
+        return workers.train_in_workers([[run.settings for run in group] for group in self.groups], count)
 
-    def conclude(self, worker: str, batch: Sequence["Prepared"], ended: Sequence[workers.Ended]) -> None:
-        """How the runs of a batch have ended."""
-        told = []
-        for one, (status, reason) in zip(batch, ended, strict=True):
-            if status == "held":
-                self.held.append(one)
+    def handle(self, event: Event) -> None:
+        """Show what a worker reports, and record how its runs have ended."""
+        group = self.groups[event.group]
+        match event.message:
+            case GroupBegan():
+                self.view.begin(event.worker, line_of(group))
+            case TaskBegan(stage, steps):
+                self.view.begin_task(event.worker, stage, steps)
+            case Advanced(steps):
+                self.view.advance(event.worker, steps)
+            case GroupEnded(results):
+                self.end_group(event.worker, group, results)
+            case WorkerDied(cause):
+                reason = f"Killed: {cause}"
+                for run in group:
+                    write_reason_for(run, reason)
+                self.end_group(event.worker, group, [RunResult(RunStatus.CRASHED, reason)] * len(group))
+
+    def end_group(self, worker: str, group: Sequence["Prepared"], results: Sequence[RunResult]) -> None:
+        """Record and show how the runs of a group have ended."""
+        lines = []
+        for run, (status, reason) in zip(group, results, strict=True):
+            if status == RunStatus.HELD:
+                self.held.append(run)
                 continue
             if reason is not None:
-                self.errors[one.id] = reason
-                if not (one.directory / "failed.txt").is_file():  # it never came to training
-                    write_reason(one, reason)
+                self.errors[run.id] = reason
+                if not (run.directory / "failed.txt").is_file():  # it crashed before its training began
+                    write_reason_for(run, reason)
             why = "" if reason is None else f": {reason}"
-            told.append(f"{one.settings['strategy']}/{one.directory.name}: {status}{why}")
-        self.view.ended(worker, told)
+            lines.append(f"{run.settings['strategy']}/{run.directory.name}: {status}{why}")
+        self.view.ended(worker, lines)
 
 
-def label(batch: Sequence["Prepared"]) -> str:
-    """What a worker is at: 'ewc lambda=100 seed=0'."""
-    from clrun.runs import train
+def line_of(group: Sequence["Prepared"]) -> Line:
+    """Return the line of the live view for a group, such as 'ewc lambda=100 seed=0'."""
+    from clrun.runs.train import name_of  # torch
 
-    return train.name_of(batch)
-
-
-def samples_a_step(batch: Sequence["Prepared"]) -> int:
-    return len(batch) * batch[0].settings["batch_size"]
+    samples_per_step = len(group) * group[0].settings["batch_size"]
+    return Line(name_of(group), len(group[0].stream.train), samples_per_step)

@@ -1,9 +1,9 @@
-"""The Hydra launcher: all jobs of a sweep are composed and checked before any runs, and equal jobs run once.
+"""The Hydra launcher: all jobs of a sweep are composed and checked before any is trained, and equal jobs run once.
 
-What is to be trained then goes to clrun/sweep.py.
+The runs that are not finished are then trained by clrun/sweep/execution.py, or as jobs by clrun/sweep/cluster.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,22 +26,23 @@ if TYPE_CHECKING:
 
     from clrun.runs.prepared import Prepared
 
-
 Jobs = Sequence[tuple[Sequence[str], DictConfig]]  # a job's overrides, and what they compose to
 
 
 class StackedLauncher(Launcher):
-    """What `-m` runs its jobs with."""
+    """The launcher that `-m` uses; conf/hydra/launcher/stacked.yaml names it."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: Callable[[Any], Any], config: DictConfig) -> None:
+        """Keep what `launch` needs, and let Hydra compose each job only once: its sweeper composes all of them too."""
         self.context, self.config = hydra_context, config
         loader = hydra_context.config_loader
-        loader.load_sweep_config = remembering(loader.load_sweep_config)
+        loader.load_sweep_config = remembering(loader.load_sweep_config)  # type: ignore # a patch of the sweeper's loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Train what is not finished, print a table of all.
+        """Train what is not finished, and print a table of all runs.
 
-        UsageError: one of the jobs cannot be; then none has run. RunsFailed: some crashed, all others are done.
+        Raise UsageError if a job cannot be trained; then none has been. Raise RunsFailed if some have crashed; then all
+        others are done.
         """
         setup_globals()
         refuse_empty(self.config.hydra.overrides.task, job_overrides)
@@ -49,32 +50,16 @@ class StackedLauncher(Launcher):
             (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         known, typed = composed_from(self.config.hydra)
-        settings = settings_of(jobs, known, typed)
-        # pandas, from here on
-        from clrun.results import run_files
-        from clrun.sweep import cluster, execution, summary, workers
-
-        where = cluster.of([cfg for _, cfg in jobs], known)
-        if where is None:
-            workers.warm_up_if_several(settings)
-        prepared = prepare_all(settings)
-        runs = list({one.id: one for one in prepared}.values())
-        todo = unfinished(runs, len(jobs))
-        errors = execution.train_all(todo) if where is None else cluster.train_all(todo, where)
-        ended = {one.id: run_files.summary_of(one.directory) for one in runs if one.id not in errors and one.finished}
-        trouble = summary.show([one for one in runs if one.id in ended], ended)
-        print(summary.tally(len(runs), ended, len(errors)))
-        if errors:
-            trouble = [summary.failures([one for one in runs if one.id in errors], errors, len(runs)), *trouble]
-        if trouble:
-            raise RunsFailed("\n".join(trouble))
+        prepared, errors = train_jobs(jobs, known, typed)
+        summaries = report(list({run.id: run for run in prepared}.values()), errors)
         return [
-            job_return(overrides, cfg, one, ended[one.id])
-            for (overrides, cfg), one in zip(jobs, prepared, strict=True)
-            if one.id in ended
+            job_return(overrides, cfg, run, summaries[run.id])
+            for (overrides, cfg), run in zip(jobs, prepared, strict=True)
+            if run.id in summaries  # not those of a cluster that the command does not wait for
         ]
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        """Return the configuration of a job."""
         cfg = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         if "hydra" in cfg:
             with open_dict(cfg):
@@ -83,100 +68,132 @@ class StackedLauncher(Launcher):
 
 
 def register() -> None:
-    """Make Hydra accept a launcher that lives in this package."""
+    """Make Hydra accept a launcher that is part of this package. It changes Hydra's class for the whole process."""
     accepted = getattr(Plugins, "is_in_toplevel_plugins_module", None)
     if accepted:  # Hydra 1.3 insists on the module name `hydra_plugins.`; 1.4 takes any registered class
-        Plugins.is_in_toplevel_plugins_module = staticmethod(
-            lambda name: name == f"{__name__}.StackedLauncher" or accepted(name)
-        )
+        name = f"{__name__}.{StackedLauncher.__name__}"
+        patched = staticmethod(lambda plugin: plugin == name or accepted(plugin))
+        Plugins.is_in_toplevel_plugins_module = patched  # type: ignore # a patch: there is no other way to register it
     Plugins.instance().register(StackedLauncher)
+
+
+def train_jobs(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> tuple[list["Prepared"], dict[str, str]]:
+    """Check and prepare all jobs, then train their runs that are not finished, here or on a cluster. Return the run of
+    each job, and the reason of each crash by the run's id. Raise UsageError before any is trained."""
+    settings = settings_of(jobs, known, typed)
+    from clrun.sweep import cluster, execution, workers  # pandas, from here on
+
+    target = cluster.of([cfg for _, cfg in jobs], known)
+    if target is None:
+        workers.warm_up_if_several(settings)
+    prepared = prepare_all(settings)
+    todo = unfinished(list({run.id: run for run in prepared}.values()), len(jobs))
+    errors = execution.train_sweep(todo) if target is None else cluster.submit(todo, target)
+    return prepared, errors
+
+
+def report(runs: Sequence["Prepared"], errors: Mapping[str, str]) -> dict[str, "pd.Series"]:
+    """Print how the runs of a sweep have ended. Return the rows of their summary.csv by the runs' ids. Raise RunsFailed
+    if some have crashed (errors: id -> reason), or where results could not be written."""
+    from clrun.results import run_files
+    from clrun.sweep import summary
+
+    ended = [run for run in runs if run.id not in errors and run.finished]
+    summaries = {run.id: run_files.summary_of(run.directory) for run in ended}
+    failures = summary.show(ended, summaries)
+    print(summary.tally(len(runs), summaries, len(errors)))
+    if errors:
+        crashed = [run for run in runs if run.id in errors]
+        failures = [summary.failures(crashed, errors, len(runs)), *failures]
+    if failures:
+        raise RunsFailed("\n".join(failures))
+    return summaries
 
 
 # ---------------------------------------------------------------- before anything runs
 
 
 def refuse_empty(texts: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
-    """A list without values, as seed=range(0), leaves no job."""
-    if not jobs:
-        parser = OverridesParser.create()
-        read = {text: parser.parse_override(text) for text in texts}
-        swept = [text for text, one in read.items() if one.is_sweep_override() and not isinstance(one.value(), Glob)]
-        empty = [text for text in swept if not list(parser.parse_override(text).sweep_iterator())] or swept
-        raise UsageError(f"{' '.join(empty)} has no values, so there is nothing to run; range(5) counts from 0 to 4.")
+    """Raise UsageError where a list without values, such as seed=range(0), leaves no job."""
+    if jobs:
+        return
+    parser = OverridesParser.create()
+    overrides = {text: parser.parse_override(text) for text in texts}
+    swept = [text for text, o in overrides.items() if o.is_sweep_override() and not isinstance(o.value(), Glob)]
+    empty = [text for text in swept if not list(parser.parse_override(text).sweep_iterator())] or swept
+    raise UsageError(f"{' '.join(empty)} has no values, so there is nothing to run; range(5) counts from 0 to 4.")
 
 
 def settings_of(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> list[Settings]:
-    """All jobs checked. A knob that some job's strategy takes is dropped in those whose strategy does not.
+    """Return the checked settings of all jobs. A knob is dropped in the jobs whose strategy does not take it.
 
-    UsageError: a job cannot be, or none takes a knob.
+    Raise UsageError where a job cannot be trained, or where no job takes a knob.
     """
-    taken = {key for _, cfg in jobs for key in keys_taken(cfg, known)}
-    refuse_foreign([key for key in typed if key not in taken], jobs, known)
+    accepted = {key for _, cfg in jobs for key in keys_taken(cfg, known)}
+    refuse_unsupported([key for key in typed if key not in accepted], jobs, known)
     dropped: dict[str, None] = {}
     settings = []
     for overrides, cfg in jobs:
         try:
-            settings.append(check(cfg, taken, known, typed))
+            settings.append(check(cfg, accepted, known, typed))
         except UsageError as error:
             text = " ".join(filter_overrides(overrides))
             raise UsageError(f"{error} (In the job {text}; no job was started.)") from None
-        idle = [key for key in taken - keys_taken(cfg, known) if OmegaConf.select(cfg, key) is not None]
-        dropped |= dict.fromkeys(f"{key} ({', '.join(sorted(owners(cfg, key, known)))})" for key in sorted(idle))
+        unused = [key for key in accepted - keys_taken(cfg, known) if OmegaConf.select(cfg, key) is not None]
+        dropped |= dict.fromkeys(f"{key} ({', '.join(sorted(owners(cfg, key, known)))})" for key in sorted(unused))
     if dropped:
         print(f"Left out where it is not taken: {'; '.join(dropped)}.")
     return settings
 
 
-def refuse_foreign(keys: Sequence[str], jobs: Jobs, known: Catalog) -> None:
-    """A knob that none of the options takes that the jobs choose."""
-    own = [key for key in keys if any(group in GROUPS for group, _ in known.takers(key))]
-    given = [key for key in own if any(OmegaConf.select(cfg, key) is not None for _, cfg in jobs)]
+def refuse_unsupported(keys: Sequence[str], jobs: Jobs, known: Catalog) -> None:
+    """Raise UsageError where a typed knob belongs to options, of strategies, models ..., that no job chooses."""
+    of_options = [key for key in keys if any(group in GROUPS for group, _ in known.takers(key))]
+    given = [key for key in of_options if any(OmegaConf.select(cfg, key) is not None for _, cfg in jobs)]
     if given:
         chosen = [dict.fromkeys(str(OmegaConf.select(cfg, f"{group}.name")) for _, cfg in jobs) for group in GROUPS]
         raise UsageError(unsupported(given[0], known, tuple(",".join(names) for names in chosen)))
 
 
 def keys_taken(cfg: DictConfig, known: Catalog) -> set[str]:
-    """The knobs of a job's options; empty for a job that check() will refuse."""
+    """Return the knobs that a job's options take; none for a job that `check` will refuse."""
     chosen = [(group, OmegaConf.select(cfg, f"{group}.name")) for group in GROUPS]
     return {key for group, name in chosen if name in known.options[group] for key in known.knobs(group, name)}
 
 
 def owners(cfg: DictConfig, key: str, known: Catalog) -> set[str]:
-    """The job's options that could have taken a key, such as strategy=finetune."""
+    """Return the job's options that could have taken a key, such as strategy=finetune."""
     return {f"{group}={cfg[group].name}" for group, _ in known.takers(key)}
 
 
 def prepare_all(settings: Sequence[Settings]) -> list["Prepared"]:
-    """All jobs prepared, equal ones once. UsageError before anything has run."""
+    """Return the run of each job; jobs with equal settings share one. Raise UsageError before any is trained."""
     from clrun.runs import prepare  # torch, from here on
 
-    seen: dict[str, Prepared] = {}
-    return [
-        seen.setdefault(key, seen.get(key) or prepare.prepare(one)) for one in settings for key in [repr(one.values)]
-    ]
-
-
-# ---------------------------------------------------------------- running
+    by_values: dict[str, Prepared] = {}
+    for job in settings:
+        if repr(job.values) not in by_values:
+            by_values[repr(job.values)] = prepare.prepare(job)
+    return [by_values[repr(job.values)] for job in settings]
 
 
 def unfinished(runs: Sequence["Prepared"], jobs: int) -> list["Prepared"]:
-    """Those that remain to be trained; says how many there are."""
+    """Return the runs that remain to be trained, and print how many there are, and what they are known to fail in."""
     from clrun.runs.show import warn
     from clrun.sweep.summary import counted
 
-    todo = [one for one in runs if one.settings["rerun"] or not one.finished]
+    todo = [run for run in runs if run.settings["rerun"] or not run.finished]
     coincide = f", of {jobs} jobs" if jobs != len(runs) else ""
     print(f"{counted(len(runs))}{coincide}: {len(todo)} to train, {len(runs) - len(todo)} done already.")
     warn(todo)
     return todo
 
 
+# ---------------------------------------------------------------- afterwards
+
+
 def job_return(overrides: Sequence[str], cfg: DictConfig, prepared: "Prepared", summary: "pd.Series") -> JobReturn:
-    """What a sweeper wants to know: the average accuracy."""
+    """Return what a sweeper of Hydra's asks for: the average accuracy."""
     done = JobReturn(overrides=list(overrides), cfg=cfg, working_dir=str(prepared.directory), task_name="clrun")
     done.return_value, done.status = float(summary["average_accuracy"]), JobStatus.COMPLETED
     return done
-
-
-# ---------------------------------------------------------------- afterwards

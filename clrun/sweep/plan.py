@@ -1,6 +1,6 @@
 """Which runs of a sweep are trained together, and in how many processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -10,90 +10,116 @@ from clrun.system import machine
 if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
 
-
-FILLED = 0.8  # of the card's free memory, the rest being for what libraries keep for themselves
-
-
-def groups(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
-    """The runs by what makes a stack: those of a list differ in values only (the seed, the learning rate, the
-    strategy's strengths), and agree in all that is static, in their data and in the shapes of their tasks."""
-    found: dict[str, list[Prepared]] = {}
-    for one in runs:
-        found.setdefault(repr(static(one)), []).append(one)
-    return list(found.values())
+FILLED = 0.8  # share of the card's free memory that a stack may take; the rest is for what libraries keep
 
 
-def static(one: "Prepared") -> list[Any]:
-    """What the runs of a stack must agree in."""
-    from clrun.runs.targets import spelling
-
-    settings = one.settings
-    swept = {knob for knob in settings.knobs if spelling(knob) in one.strategy.Hyper._fields}
-    apart = (settings.private - {"device"}) | swept | {"seed", "lr"}
-    values = {key: value for key, value in settings.values.items() if key not in apart}
-    shapes = [tuple(table.shape) for table in one.stream.tables]
-    # evaluated every so many steps, by one clock: then all are at the same step of the same task
-    lengths = [len(pool) for pool in one.stream.train] if settings["evaluate_every"] else None
-    return [dict(settings.targets), values, one.images.fingerprint, shapes, len(one.stream.names), lengths]
+# ---------------------------------------------------------------- the machine
 
 
-def batches(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
-    """The runs as they are trained: one by one, or in stacks as large as `stack` says of runs that are equally far."""
-    from clrun.runs.train import regrouped
+def device_type(prepared: "Prepared") -> str:
+    """Return the kind of device that a run is trained on: "cpu" or "cuda"."""
+    from clrun.runs.build import resolve_device
 
-    parts = [part for group in groups(runs) for part in regrouped(group)]
-    return [batch for part in parts for batch in cut(part, size(part))]
-
-
-def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
-    """Into as few pieces as that makes, of sizes as equal as can be."""
-    pieces = -(-len(group) // largest)
-    ends = [len(group) * i // pieces for i in range(pieces + 1)]
-    return [list(group[start:end]) for start, end in pairwise(ends)]
+    return resolve_device(prepared.settings["device"]).type
 
 
-def size(group: Sequence["Prepared"]) -> int:
-    """Runs a stack."""
-    from clrun.runs.build import may_be_filled_up, uninitialized_network
-
-    one, asked = group[0], group[0].settings["stack"]
-    if asked in ("off", 1) or (asked == "auto" and kind(one) != "cuda"):
-        return 1
-    network = uninitialized_network(one.settings, one.images.x.shape[1:], len(one.stream.names))
-    if not may_be_filled_up(one.settings, network):
-        return 1
-    return min(len(group), fitting(one)) if asked == "auto" else asked
-
-
-def fitting(one: "Prepared") -> int:
-    """As many runs as there is room for on the card, at least one; where the estimate was too bold, a stack that runs
-    out of memory is halved."""
+def runs_that_fit(prepared: "Prepared") -> int:
+    """Return how many runs like this the card's memory has room for, at least 1. The estimate may be too large: a stack
+    that runs out of memory is halved."""
     import torch
 
     from clrun.runs.prepare import bytes_of_run
 
     free, _ = torch.cuda.mem_get_info()
-    images = one.images.x.numel()  # uint8, on the card once
-    return max(1, int(FILLED * (free - images)) // bytes_of_run(one))
+    images = prepared.images.x.numel()  # bytes, on the card once for all runs
+    return max(1, int(FILLED * (free - images)) // bytes_of_run(prepared))
 
 
-def processes(batches: Sequence[Sequence["Prepared"]]) -> int:
-    """Workers for these batches; 1 is this process, 0 is none for no batches."""
-    if not batches:
+# ---------------------------------------------------------------- stacks
+
+
+def stacks(
+    runs: Sequence["Prepared"],
+    device_type: Callable[["Prepared"], str] = device_type,
+    runs_that_fit: Callable[["Prepared"], int] = runs_that_fit,
+) -> list[list["Prepared"]]:
+    """Return the runs as they are trained: one by one, or in stacks as large as the key `stack` says, of runs whose
+    checkpoints are at one position."""
+    from clrun.runs.train import grouped_by_position
+
+    parts = [part for group in groups(runs) for part in grouped_by_position(group)]
+    return [stack for part in parts for stack in cut(part, stack_size(part, device_type, runs_that_fit))]
+
+
+def groups(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
+    """Return the runs by what makes a stack: those of a group differ in values only (the seed, the learning rate, the
+    strategy's strengths), and agree in all that is static, in their data and in the shapes of their tasks."""
+    by_static_part: dict[str, list[Prepared]] = {}
+    for run in runs:
+        by_static_part.setdefault(repr(static_part(run)), []).append(run)
+    return list(by_static_part.values())
+
+
+def static_part(prepared: "Prepared") -> list[Any]:
+    """Return what the runs of a stack must agree in."""
+    from clrun.runs.targets import python_name
+
+    settings = prepared.settings
+    strengths = {knob for knob in settings.knobs if python_name(knob) in prepared.strategy.Hyper._fields}
+    free = (settings.private - {"device"}) | strengths | {"seed", "lr"}
+    values = {key: value for key, value in settings.values.items() if key not in free}
+    shapes = [tuple(table.shape) for table in prepared.stream.tables]
+    # a stack counts steps for all its runs, so those evaluated every so many steps must be at the same step of a task
+    lengths = [len(pool) for pool in prepared.stream.train] if settings["evaluate_every"] else None
+    return [
+        dict(settings.targets), values, prepared.images.fingerprint, shapes, len(prepared.stream.names), lengths
+    ]  # fmt: skip
+
+
+def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
+    """Return a group in as few pieces as possible, none above `largest`, of sizes as equal as possible."""
+    pieces = -(-len(group) // largest)
+    ends = [len(group) * i // pieces for i in range(pieces + 1)]
+    return [list(group[start:end]) for start, end in pairwise(ends)]
+
+
+def stack_size(
+    group: Sequence["Prepared"],
+    device_type: Callable[["Prepared"], str] = device_type,
+    runs_that_fit: Callable[["Prepared"], int] = runs_that_fit,
+) -> int:
+    """Return the largest number of runs of a group that are trained as one stack."""
+    from clrun.runs.build import may_be_filled_up, uninitialized_network
+
+    first, asked = group[0], group[0].settings["stack"]
+    if asked in ("off", 1) or (asked == "auto" and device_type(first) != "cuda"):
+        return 1
+    network = uninitialized_network(first.settings, first.images.x.shape[1:], len(first.stream.names))
+    if not may_be_filled_up(first.settings, network):
+        return 1
+    return min(len(group), runs_that_fit(first)) if asked == "auto" else asked
+
+
+# ---------------------------------------------------------------- processes
+
+
+def processes(
+    stacks: Sequence[Sequence["Prepared"]],
+    device_type: Callable[["Prepared"], str] = device_type,
+    cores: int | None = None,
+) -> int:
+    """Return the number of worker processes for these stacks; 1 is this process, 0 is none for no stacks.
+
+    cores: CPU cores to use; by default those that this process may use.
+    """
+    if not stacks:
         return 0
-    threads = max(batch[0].settings["threads"] for batch in batches)
-    return min(wanted(batches[0][0].settings, threads, kind(batches[0][0])), len(batches))
+    first, threads = stacks[0][0], max(stack[0].settings["threads"] for stack in stacks)
+    return min(wanted(first.settings, threads, device_type(first), cores), len(stacks))
 
 
-def wanted(settings: Settings, threads: int, kind: str) -> int:
-    """Workers, if there is enough to do."""
+def wanted(settings: Settings, threads: int, device: str, cores: int | None = None) -> int:
+    """Return the number of workers, if there is enough to do. threads: of a worker; device: "cpu" or "cuda"."""
     if settings["workers"] != "auto":
         return settings["workers"]
-    return 1 if kind == "cuda" else max(1, machine.cores() // threads)
-
-
-def kind(one: "Prepared") -> str:
-    """ "cpu" or "cuda"."""
-    from clrun.runs.build import resolve_device
-
-    return resolve_device(one.settings["device"]).type
+    return 1 if device == "cuda" else max(1, (cores or machine.cores()) // threads)

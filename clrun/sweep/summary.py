@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
-from clrun.results.outcome import SOURCES
+from clrun.results.columns import SOURCES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,32 +14,35 @@ if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
 
 
-DATA = {"data_dir", "dataset.root"}  # no part of the identity, which knows what lies there
+DATA = {"data_dir", "dataset.root"}  # not part of the identity, which has a digest of the data that are there
 
 
 def counted(runs: int) -> str:
+    """Return '1 run', '2 runs'."""
     return f"{runs} run{'s' if runs != 1 else ''}"
 
 
 def failures(failed: Sequence["Prepared"], errors: Mapping[str, str], runs: int) -> str:
-    """Which runs crashed, why, and where it is written."""
+    """Return which runs have crashed, why, and the files that say so. errors: id -> reason; runs: number of all."""
     lines = [f"{len(failed)} of {runs} runs crashed; the same command again tries only these:"]
-    for one in failed:
-        lines.append(f"  {errors[one.id]} ({one.directory / 'failed.txt'})")
+    for prepared in failed:
+        lines.append(f"  {errors[prepared.id]} ({prepared.directory / 'failed.txt'})")
     return "\n".join(lines)
 
 
 def varying(settings: Sequence[Settings]) -> list[str]:
-    """The keys of the identity that differ between runs, but for the strategy; and where their data lie."""
-    told = {"strategy", *SOURCES}  # a class has one source here
-    keys = dict.fromkeys(key for one in settings for key in one.values if key not in one.private - DATA | told)
-    return [key for key in keys if len({repr(one.values[key]) for one in settings if key in one.values}) > 1]
+    """Return the keys of the identity that differ between runs, except the strategy; and those of where data lie."""
+    left_out = {"strategy", *SOURCES}  # in one sweep, a class has one source
+    keys = dict.fromkeys(key for run in settings for key in run.values if key not in run.private - DATA | left_out)
+    return [key for key in keys if len({repr(run.values[key]) for run in settings if key in run.values}) > 1]
 
 
-def show(runs: Sequence["Prepared"], ended: Mapping[str, "pd.Series"]) -> list[str]:
-    """A table of the runs, what differs between them and what came out; with several seeds the means over them too.
+def show(runs: Sequence["Prepared"], summaries: Mapping[str, "pd.Series"]) -> list[str]:
+    """Print a table of the runs, of what differs between them and what they measured; with several seeds also the means
+    over them. Return the errors of the disk that kept plots or results.csv from being written.
 
-    Returns why something of it is not written."""
+    summaries: id -> the row of summary.csv.
+    """
     if not runs:
         return []
     import pandas as pd
@@ -48,22 +51,22 @@ def show(runs: Sequence["Prepared"], ended: Mapping[str, "pd.Series"]) -> list[s
     from clrun.terminal import sweep_tables
     from clrun.terminal.console import make_console
 
-    trouble = [show.pictured(one) for one in runs]
-    trouble += [show.collected(one) for one in {one.settings["outputs"]: one for one in runs}.values()]
-    keys = ["strategy", *varying([one.settings for one in runs])]
-    told = [{key: format_value(one.settings[key]) for key in keys if key in one.settings.values} for one in runs]
-    table = pd.DataFrame([{**ended[one.id], **values} for one, values in zip(runs, told, strict=True)])
-    table = table.assign(**{key: [values.get(key, "") for values in told] for key in keys})
+    errors = [show.draw_missing_plots(run) for run in runs]
+    errors += [show.update_results(run) for run in {run.settings["outputs"]: run for run in runs}.values()]
+    keys = ["strategy", *varying([run.settings for run in runs])]
+    texts = [{key: format_value(run.settings[key]) for key in keys if key in run.settings.values} for run in runs]
+    table = pd.DataFrame([{**summaries[run.id], **cells} for run, cells in zip(runs, texts, strict=True)])
+    table = table.assign(**{key: [cells.get(key, "") for cells in texts] for key in keys})
     console = make_console()
     sweep_tables.runs_table(console, table, keys)
     if "seed" in keys:
         sweep_tables.sweep_table(console, table, keys)
     sweep_tables.best_by_validation(console, table, keys)
-    return [str(error) for error in trouble if error is not None]
+    return [str(error) for error in errors if error is not None]
 
 
-def tally(runs: int, ended: Mapping[str, "pd.Series"], failed: int) -> str:
-    """Such as "30 runs: 22 done, 5 diverged, 3 crashed or killed."."""
-    counts = Counter(row["status"] for row in ended.values())
+def tally(runs: int, summaries: Mapping[str, "pd.Series"], failed: int) -> str:
+    """Return how the runs have ended, such as "30 runs: 22 done, 5 diverged, 3 crashed or killed."."""
+    counts = Counter(str(row["status"]) for row in summaries.values())
     counts["crashed or killed"] = failed
-    return f"{counted(runs)}: {', '.join(f'{n} {what}' for what, n in counts.items() if n)}."
+    return f"{counted(runs)}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}."

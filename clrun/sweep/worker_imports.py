@@ -1,8 +1,8 @@
-"""What a worker needs, for the process that workers are forked from: to be imported there, and nowhere else.
+"""Imported by the server process from which workers are forked, and nowhere else: see `workers.process_context`.
 
-Nothing of this is garbage, so Python looks for none meanwhile.
+Imports create no garbage, so Python need not look for any meanwhile.
 """
 
-from clrun.system.process import relax_gc
+from clrun.system.garbage_collection import relax_gc
 
 relax_gc()

@@ -1,185 +1,194 @@
-"""Runs trained in processes of their own, each worker taking one batch after another, so that start-up is paid once.
+"""Runs trained in processes of their own, each worker training one group after another, so that start-up is paid once.
 
-A batch is a list of runs that are trained as one stack; on a CPU mostly one run. A worker that is killed loses what it
-has in its hands and nothing else: there is no queue that it could break, only a pipe between it and us.
+A group is a list of runs that are trained as one stack; on a CPU mostly one run. A worker that is killed loses only the
+group that it is training: workers share no queue, each has a pipe to the process that started it.
 """
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver, get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from clrun.config.settings import Settings
+from clrun.results.outcome import RunStatus
+from clrun.sweep.messages import Advanced, Event, GroupBegan, GroupEnded, Message, RunResult, TaskBegan, WorkerDied
 from clrun.system import machine
-from clrun.system.process import graceful_termination, relax_gc
+from clrun.system.garbage_collection import relax_gc
+from clrun.system.signals import graceful_termination
 from clrun.terminal.progress import Progress
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
     from clrun.runs.prepared import Prepared
+    from clrun.runs.train import GroupTrainer
+
+SHUTDOWN_SECONDS = 20.0  # that a worker is given to write a checkpoint and end
+
+MESSAGE_SECONDS = 0.2  # at least between two messages on the steps of a task
 
 
-def warm_up_if_several(settings: Sequence[Settings]) -> None:
-    """Let workers begin to import, while this process does, where it looks as if there will be some."""
-    several = len({repr(one.values) for one in settings}) > 1 and machine.cores() > 1
-    if several and settings[0]["workers"] != 1 and settings[0]["device"] != "cuda":
-        warm_up()
+class Relay:
+    """A `Progress` that sends messages: `TaskBegan` and `Advanced`, the latter at intervals of at least `seconds`."""
 
+    def __init__(self, send: Callable[[Message], None], seconds: float = MESSAGE_SECONDS) -> None:
+        self.send, self.seconds = send, seconds
+        self.unsent, self.sent_at = 0, perf_counter()
 
-PATIENCE = 20.0  # seconds that a worker is given to write a checkpoint and end
-
-
-SECONDS_BETWEEN_WORDS = 0.2  # of a worker to us, while it trains
-
-
-# (worker, batch, word); a word is ("began",), ("task", stage, steps), ("advance", steps), and last ("ended", [Ended])
-# or ("killed", cause)
-Said = tuple[str, int, tuple[Any, ...]]
-
-
-class Ended(NamedTuple):
-    """How a run ended: "done", "diverged", or "crashed" and why."""
-
-    status: str
-    reason: str | None = None
-
-
-class Relay(Progress):
-    """Tells how training goes, not to the terminal but to a function: ("task", stage, steps), ("advance", steps)."""
-
-    def __init__(self, tell: Callable[[tuple[Any, ...]], None]) -> None:
-        self.tell, self.steps, self.spoke = tell, 0, perf_counter()
-
-    def __enter__(self) -> "Relay":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         pass
 
-    def task(self, stage: int, steps: int) -> None:
-        self.steps = 0
-        self.tell(("task", stage, steps))
+    def begin_task(self, stage: int, steps: int) -> None:
+        """Send that a task of this many steps begins."""
+        self.unsent = 0
+        self.send(TaskBegan(stage, steps))
 
     def advance(self, steps: int) -> None:
-        self.steps += steps
-        if perf_counter() - self.spoke >= SECONDS_BETWEEN_WORDS:
-            self.tell(("advance", self.steps))
-            self.steps, self.spoke = 0, perf_counter()
+        """Count this many more steps, and send their number now and then."""
+        self.unsent += steps
+        if perf_counter() - self.sent_at >= self.seconds:
+            self.send(Advanced(self.unsent))
+            self.unsent, self.sent_at = 0, perf_counter()
 
     def end_task(self, stage: int, accuracies: Sequence[float]) -> None:
-        self.tell(("advance", self.steps))
-        self.steps = 0
+        """Send the steps that are not sent yet."""
+        self.send(Advanced(self.unsent))
+        self.unsent = 0
 
 
-# ---------------------------------------------------------------- one batch
+# ---------------------------------------------------------------- training a group
 
 
-def attempt(runs: Sequence["Prepared"], progress: Progress) -> list[Ended]:
-    """Train a batch; how each run ended. Where memory does not suffice for the stack, its halves one after the other.
+def train_unfinished(
+    group: Sequence["Prepared"], progress: Progress, trainer: "GroupTrainer | None" = None
+) -> list[RunResult]:
+    """Train those runs of a group that no other process has finished meanwhile, and return how each run has ended.
 
-    What another process has finished since the sweep began is not trained again.
+    trainer: as of `clrun.runs.train.train_runs`.
     """
-    todo = [one for one in runs if one.settings["rerun"] or not one.finished]
-    ended = iter(train_or_halve(todo, progress)) if todo else iter(())
-    return [next(ended) if one in todo else Ended("done by another process") for one in runs]
+    todo = [run for run in group if run.settings["rerun"] or not run.finished]
+    results = dict(zip([run.id for run in todo], train_or_halve(todo, progress, trainer) if todo else [], strict=True))
+    return [results.get(run.id, RunResult(RunStatus.DONE_ELSEWHERE)) for run in group]
 
 
-def train_or_halve(runs: Sequence["Prepared"], progress: Progress) -> list[Ended]:
-    """Train a stack; how each run ended."""
+def train_or_halve(group: Sequence["Prepared"], progress: Progress, trainer: "GroupTrainer | None") -> list[RunResult]:
+    """Train a group as one stack, or where the card's memory does not suffice its halves, one after the other."""
     import torch
 
     from clrun.runs import train
 
     try:
-        return [Ended(status) for status in train.train_stack(runs, progress=progress)]
-    except Exception as error:  # any: it is reported at the end, and written to failed.txt by train_stack
+        return [RunResult(status) for status in train.train_runs(group, progress=progress, trainer=trainer)]
+    except Exception as error:  # any: the command reports it at its end, and train_runs has written failed.txt
         reason = f"{type(error).__name__}: {error}"
-        halve = len(runs) > 1 and isinstance(error, torch.cuda.OutOfMemoryError)
+        halve = len(group) > 1 and isinstance(error, torch.cuda.OutOfMemoryError)
     if not halve:
-        return [Ended("crashed", reason)] * len(runs)
-    torch.cuda.empty_cache()  # out here the error is gone, and with it the frames that held the tensors
-    middle = len(runs) // 2
-    return train_or_halve(runs[:middle], progress) + train_or_halve(runs[middle:], progress)
+        return [RunResult(RunStatus.CRASHED, reason)] * len(group)
+    torch.cuda.empty_cache()  # the error is gone here, and with it the frames that held the tensors
+    middle = len(group) // 2
+    return train_or_halve(group[:middle], progress, trainer) + train_or_halve(group[middle:], progress, trainer)
 
 
 # ---------------------------------------------------------------- in a worker
 
 
 def serve(pipe: Connection) -> None:
-    """What a worker does: batch after batch, until it is ended or nobody is left to listen."""
+    """Train the groups that arrive through a pipe, until this worker is ended or the other end is closed."""
     relax_gc()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; ours ends its workers
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does a terminal's end
-    with graceful_termination(), suppress(EOFError, BrokenPipeError):  # the process that started us is gone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the sweep ends workers
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does the closing of a terminal
+    with graceful_termination(), suppress(EOFError, BrokenPipeError):  # raised when the process of the sweep is gone
         while True:
-            pipe.send(("ended", prepare_and_attempt(pipe.recv(), Relay(pipe.send))))
+            pipe.send(GroupEnded(prepare_and_train(pipe.recv(), Relay(pipe.send))))
 
 
-def prepare_and_attempt(batch: Sequence[Settings], progress: Progress) -> list[Ended]:
-    """As `attempt`; what could be prepared when the sweep began may be gone by now, such as the data."""
+def prepare_and_train(group: Sequence[Settings], progress: Progress) -> list[RunResult]:
+    """Prepare the runs of a group and train them. What could be prepared when the sweep began, such as the data, may be
+    gone by now: then all have crashed."""
     from clrun.runs import prepare
 
     try:
-        runs = [prepare.prepare(settings) for settings in batch]
-    except Exception as error:  # any: it is reported at the end, like a crash
-        return [Ended("crashed", f"{type(error).__name__}: {error}")] * len(batch)
-    return attempt(runs, progress)
+        runs = [prepare.prepare(settings) for settings in group]
+    except Exception as error:  # any: the command reports it at its end, like a crash
+        return [RunResult(RunStatus.CRASHED, f"{type(error).__name__}: {error}")] * len(group)
+    return train_unfinished(runs, progress)
 
 
-# ---------------------------------------------------------------- in the process that starts them
+# ---------------------------------------------------------------- starting processes
 
 
-def context() -> BaseContext:
-    """How workers are started: forked from a process that has imported everything and done nothing, where there is such
-    a thing; that process is started once, so that torch is imported once for all workers."""
+def process_context() -> "ForkServerContext | SpawnContext":
+    """Return how workers are started: forked from a server process that has imported everything and done nothing, where
+    the system has such a thing. It is started once, so that torch is imported once for all workers."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
-    found = get_context("forkserver")
-    found.set_forkserver_preload(["clrun.sweep.worker_imports"])
-    return found
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["clrun.sweep.worker_imports"])
+    return context
 
 
 def warm_up() -> None:
     """Begin to import what workers need, in the background."""
-    if context().get_start_method() == "forkserver":
+    if process_context().get_start_method() == "forkserver":
         forkserver.ensure_running()
 
 
+def warm_up_if_several(settings: Sequence[Settings]) -> None:
+    """Begin to import what workers need where these runs are likely to be trained by several."""
+    several = len({repr(run.values) for run in settings}) > 1 and machine.cores() > 1
+    if several and settings[0]["workers"] != 1 and settings[0]["device"] != "cuda":
+        warm_up()
+
+
+# ---------------------------------------------------------------- in the process of the sweep
+
+
 class Worker:
-    """A process, and the batch that it has in its hands."""
+    """A process that trains groups, and the index of the group that it is training."""
 
     def __init__(self, name: str) -> None:
-        method = context()
-        self.name, self.batch = name, None
-        self.pipe, theirs = method.Pipe()
-        self.process = method.Process(target=serve, args=(theirs,), name=name, daemon=True)
+        context = process_context()
+        self.name = name
+        self.group: int | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs,), name=name, daemon=True)
         self.process.start()
         theirs.close()
 
-    def take(self, number: int, batch: Sequence[Settings]) -> None:
-        self.batch = number
-        with suppress(BrokenPipeError):  # it was killed while it idled; the end of the pipe says so next
-            self.pipe.send(list(batch))
+    def assign(self, number: int, group: Sequence[Settings]) -> None:
+        """Give an idle worker a group."""
+        self.group = number
+        with suppress(BrokenPipeError):  # it was killed while it was idle, which `receive` will report
+            self.pipe.send(list(group))
 
-    def hear(self) -> tuple[Any, ...]:
-        """Its next word; ("killed", by what) if there will be none."""
+    def receive(self) -> Message:
+        """Return its next message, WorkerDied if there will be none."""
         try:
             return self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            return "killed", exit_reason(self.process.exitcode)
+            return WorkerDied(exit_reason(self.process.exitcode))
 
     def stop(self) -> None:
-        """End it; what it has begun unwinds, an idle one has nothing to unwind."""
-        self.process.kill() if self.batch is None else self.process.terminate()
+        """Tell it to end: a worker that trains writes checkpoints first, an idle one has nothing to write."""
+        if self.group is None:
+            self.process.kill()
+        else:
+            self.process.terminate()
 
-    def gone(self) -> None:
-        """Wait for its end, not for ever."""
-        self.process.join(PATIENCE)
+    def await_end(self, seconds: float = SHUTDOWN_SECONDS) -> None:
+        """Wait for its end, and kill it if it takes longer than this."""
+        self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -187,7 +196,7 @@ class Worker:
 
 
 def exit_reason(exitcode: int | None) -> str:
-    """What to say of a worker that ended without a word."""
+    """Return what to say of a worker that has ended without a message."""
     if exitcode == -signal.SIGKILL:
         return "its process was killed by SIGKILL, as a system out of memory does; try fewer workers"
     if exitcode is not None and exitcode < 0:
@@ -195,61 +204,66 @@ def exit_reason(exitcode: int | None) -> str:
     return f"its process ended with exit code {exitcode}"
 
 
-class Pool:
-    """Workers, and the batches that none of them has taken yet."""
+class WorkerPool:
+    """Workers, and the indices of the groups that are not assigned to one yet."""
 
-    def __init__(self, batches: Sequence[Sequence[Settings]], count: int) -> None:
-        self.batches, self.waiting = batches, deque(range(len(batches)))
-        self.workers = [Worker(str(i)) for i in range(1, min(count, len(batches)) + 1)]
+    def __init__(self, groups: Sequence[Sequence[Settings]], count: int) -> None:
+        self.groups, self.waiting = groups, deque(range(len(groups)))
+        self.workers = [Worker(str(i)) for i in range(1, min(count, len(groups)) + 1)]
 
-    def words(self) -> Iterator[Said]:
-        """What the workers say, until all batches have ended."""
+    def events(self) -> Iterator[Event]:
+        """Yield the messages of the workers, until all groups have ended."""
         for worker in self.workers:
-            yield from self.begin(worker)
-        while busy := {worker.pipe: worker for worker in self.workers if worker.batch is not None}:
+            yield from self.assign_next(worker)
+        while busy := self.busy():
             for pipe in wait(list(busy)):
-                yield from self.heard(busy[pipe], busy[pipe].hear())
+                yield from self.handle(busy[pipe], busy[pipe].receive())
 
-    def begin(self, worker: Worker) -> Iterator[Said]:
-        """Give an idle worker the next batch, if there is one."""
+    def busy(self) -> dict[Any, Worker]:
+        """Return the workers that are training, by their pipes."""
+        return {worker.pipe: worker for worker in self.workers if worker.group is not None}
+
+    def assign_next(self, worker: Worker) -> Iterator[Event]:
+        """Give an idle worker the next group, if there is one."""
         if self.waiting:
             number = self.waiting.popleft()
-            worker.take(number, self.batches[number])
-            yield worker.name, number, ("began",)
+            worker.assign(number, self.groups[number])
+            yield Event(worker.name, number, GroupBegan())
 
-    def heard(self, worker: Worker, word: tuple[Any, ...]) -> Iterator[Said]:
-        """Pass a word on; after a last word, go on to the next batch."""
-        yield worker.name, worker.batch, word
-        if word[0] in ("ended", "killed"):
-            worker.batch = None
-            yield from self.begin(self.successor(worker) if word[0] == "killed" else worker)
+    def handle(self, worker: Worker, message: Message) -> Iterator[Event]:
+        """Yield a message; after the last one on a group, give the worker the next group."""
+        if worker.group is not None:
+            yield Event(worker.name, worker.group, message)
+        if isinstance(message, GroupEnded | WorkerDied):
+            worker.group = None
+            yield from self.assign_next(self.successor(worker) if isinstance(message, WorkerDied) else worker)
 
     def successor(self, dead: Worker) -> Worker:
-        """A process in place of one that is dead, if there is work for it."""
-        dead.gone()
+        """Start a process in place of one that has died, if there is work for it."""
+        dead.await_end()
         if not self.waiting:
             return dead
-        self.workers[self.workers.index(dead)] = living = Worker(dead.name)
-        return living
+        self.workers[self.workers.index(dead)] = worker = Worker(dead.name)
+        return worker
 
     def end(self) -> None:
-        """No process is left behind. What is interrupted while it waits for them (a second Ctrl-C) kills them."""
+        """End all processes. If this is interrupted while it waits for them (a second Ctrl-C), it kills them."""
         living = [worker for worker in self.workers if worker.process.is_alive()]
         try:
             for worker in living:
                 worker.stop()
             for worker in living:
-                worker.gone()
+                worker.await_end()
         except BaseException:
             for worker in living:
                 worker.process.kill()
             raise
 
 
-def work(batches: Sequence[Sequence[Settings]], count: int) -> Iterator[Said]:
-    """Have batches trained by so many workers; to be closed, which ends them."""
-    pool = Pool(batches, count)
+def train_in_workers(groups: Sequence[Sequence[Settings]], count: int) -> Generator[Event, None, None]:
+    """Have groups trained by so many workers, and yield their messages; closing the generator ends the workers."""
+    pool = WorkerPool(groups, count)
     try:
-        yield from pool.words()
+        yield from pool.events()
     finally:
         pool.end()

@@ -1,9 +1,9 @@
-"""One process a run: whoever trains it stands in `lock.json` in the run's directory.
+"""Locks of runs: the process that trains a run is named in `lock.json` in the directory of the run.
 
-The file says host and process, and its time of change is a heartbeat, renewed while the process lives. A lock whose
-process is dead (seen from the same host), or whose heartbeat is older than a minute (from another host, on a shared
-disk), is taken over. Looking at a lock and taking it is one act, under a lock of the `filelock` library that is held
-for that moment alone; nobody waits for a run, so nobody can wait for each other.
+The file names host and process. Its time of modification is a heartbeat, which the process renews. A lock is taken
+over if its process is dead (seen from the same host), or if its heartbeat is older than a minute (seen from another
+host, on a shared disk). Reading a lock and taking it is one atomic operation: a lock of the library `filelock`, the
+gate, is held for that moment alone. No process waits for a run, so there is no deadlock.
 """
 
 import json
@@ -21,47 +21,45 @@ from clrun.system.atomic_files import write_text
 from clrun.system.errors import UsageError
 
 NAME = "lock.json"
+GATE = ".lock"  # the file of the gate, in the folder of the runs of a strategy
 
-
-GATE = ".lock"  # filelock's, beside the runs of a strategy
-
-
-BEAT = 15.0  # seconds between heartbeats
-
-
-STALE = 60.0  # seconds without one, after which a process on another host is taken for dead
-
-
-PATIENCE = 30.0  # seconds for the gate, which is held for milliseconds
+HEARTBEAT_SECONDS = 15.0  # between two heartbeats
+STALE_SECONDS = 60.0  # without a heartbeat, after which a process on another host is taken for dead
+GATE_TIMEOUT_SECONDS = 30.0  # to wait for the gate, which is held for milliseconds
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, anywhere. `space` and `started` tell it from a later one of the same number."""
+    """A process on some host. `space` and `started` distinguish it from a later process with the same number.
+
+    The fields are the keys of lock.json, which other versions of clrun read.
+    """
 
     host: str
-    space: str  # boot of the machine, and the container's space of process numbers
+    space: str  # see `process_namespace`
     pid: int
-    started: str  # in the kernel's clock ticks; "" where the system does not say
+    started: str  # see `start_time`
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
-def myself() -> Owner:
-    """This process."""
-    return Owner(socket.gethostname(), space(), os.getpid(), started(os.getpid()))
+def this_process() -> Owner:
+    """Return the owner that stands for this process."""
+    return Owner(socket.gethostname(), process_namespace(), os.getpid(), start_time(os.getpid()))
 
 
-def space() -> str:
-    """What must be equal for process numbers to be comparable, as far as the system says."""
-    boot, numbers = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    told = boot.read_text().strip() if boot.is_file() else ""
-    return f"{told} {os.readlink(numbers)}" if numbers.is_symlink() else told
+def process_namespace() -> str:
+    """Return the boot of the machine and the container's namespace of process numbers, as far as the system states
+    them: process numbers are comparable only if both are equal."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    boot_id = boot.read_text().strip() if boot.is_file() else ""
+    return f"{boot_id} {os.readlink(namespace)}" if namespace.is_symlink() else boot_id
 
 
-def started(pid: int) -> str:
-    """When a process was started; "" where the system does not say or there is none."""
+def start_time(pid: int) -> str:
+    """Return when a process was started, in clock ticks of the kernel; "" if the system does not state it, or if there
+    is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -70,38 +68,39 @@ def started(pid: int) -> str:
 
 
 def alive(owner: Owner) -> bool:
-    """Whether a process of this host lives."""
+    """Return whether a process of this host is running."""
     try:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is somebody else's, so it is there
+    except PermissionError:  # it belongs to another user, so it exists
         pass
-    return not owner.started or started(owner.pid) == owner.started
+    return not owner.started or start_time(owner.pid) == owner.started
 
 
 # ---------------------------------------------------------------- one lock
 
 
 def holder(directory: Path) -> Owner | None:
-    """Who trains the run in this directory: another, living process; None if nobody does, or this one."""
-    path, me = directory / NAME, myself()
+    """Return the other, living process that trains the run in this directory; None if there is none, or if it is this
+    process."""
+    path, me = directory / NAME, this_process()
     try:
-        with path.open(encoding="utf-8") as file:  # opened, so that a shared disk asks its server for the time
-            owner, beaten = Owner(**json.load(file)), os.fstat(file.fileno()).st_mtime
+        with path.open(encoding="utf-8") as file:  # open() makes a shared disk fetch the current time
+            owner, heartbeat = Owner(**json.load(file)), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError):  # no JSON, or other fields: not ours, and no owner whom it could tell
+    except (ValueError, TypeError):  # no JSON, or other fields: not written by clrun, so it names no owner
         return None
     if owner == me:
         return None
     if (owner.host, owner.space) == (me.host, me.space):
         return owner if alive(owner) else None
-    return owner if disk_time(directory) - beaten < STALE else None
+    return owner if disk_time(directory) - heartbeat < STALE_SECONDS else None
 
 
 def disk_time(directory: Path) -> float:
-    """Now, by the clock that stamps files there; hosts' own clocks differ."""
+    """Return the present time in seconds by the clock of the disk, since the clocks of hosts differ."""
     probe = directory / f".{NAME}.{os.getpid()}.time"
     try:
         probe.touch()
@@ -111,80 +110,92 @@ def disk_time(directory: Path) -> float:
 
 
 @contextmanager
-def gate(directory: Path) -> Iterator[None]:
-    """Nobody else looks at or changes a lock beside this one meanwhile. UsageError if somebody never lets go."""
+def gate(directory: Path, timeout: float = GATE_TIMEOUT_SECONDS) -> Iterator[None]:
+    """Keep other processes from reading or changing the locks of this strategy's runs while the block runs.
+
+    Raises UsageError if another process holds the gate for `timeout` seconds.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory.parent / GATE
     try:
-        with FileLock(path, timeout=PATIENCE):
+        with FileLock(path, timeout=timeout):
             yield
     except Timeout:
         raise UsageError(
-            f"{path} has been held by another process for {PATIENCE:.0f} s; is one stopped? End it, or delete the file."
+            f"{path} has been held by another process for {timeout:.0f} s; is one stopped? End it, or delete the file."
         ) from None
 
 
 def claim(directory: Path) -> Owner | None:
-    """Take a run for this process: None if that is done, else who has it. Raises UsageError, OSError."""
+    """Take the lock of a run for this process; return None, or the process that holds it.
+
+    Raises UsageError, OSError.
+    """
     with gate(directory):
         other = holder(directory)
         try:
             if other is None:
-                write_text(directory / NAME, json.dumps(asdict(myself())) + "\n")
+                write_text(directory / NAME, json.dumps(asdict(this_process())) + "\n")
         finally:
-            tidy(directory)
+            remove_if_empty(directory)
         return other
 
 
 def release(directory: Path) -> None:
-    """Give a run back, unless another process has taken it over; a directory in which there is nothing else goes."""
+    """Give the lock of a run back, unless another process has taken it over; remove its directory if it is empty."""
     with gate(directory):
         if holder(directory) is None:
             (directory / NAME).unlink(missing_ok=True)
-        tidy(directory)
+        remove_if_empty(directory)
 
 
-def tidy(directory: Path) -> None:
-    """Leave no empty directory behind."""
+def remove_if_empty(directory: Path) -> None:
+    """Remove a directory if it is empty."""
     if not any(directory.iterdir()):
         directory.rmdir()
 
 
-# ---------------------------------------------------------------- many
+# ---------------------------------------------------------------- the locks of many runs
 
 
 @dataclass
 class Claim:
-    """Which runs are this process's, and who has the others."""
+    """The runs of this process, and the owners of the others."""
 
     mine: list[Path]
     others: dict[Path, Owner]
 
 
 @contextmanager
-def claimed(directories: Sequence[Path]) -> Iterator[Claim]:
-    """Take what is free of these runs, keep it while the block runs, and give it back. Raises UsageError, OSError."""
-    taken = Claim([], {})
+def claimed(directories: Sequence[Path], heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[Claim]:
+    """Take the locks of those of these runs that are free, and give them back when the block ends.
+
+    Raises UsageError, OSError.
+    """
+    result = Claim([], {})
     stop = threading.Event()
+    arguments = (result.mine, stop, heartbeat_seconds)
+    heartbeat = threading.Thread(target=renew_heartbeats, args=arguments, daemon=True, name="clrun heartbeat")
     try:
         for directory in directories:
             other = claim(directory)
             if other is None:
-                taken.mine.append(directory)
+                result.mine.append(directory)
             else:
-                taken.others[directory] = other
-        threading.Thread(target=beat, args=(taken.mine, stop), daemon=True, name="clrun heartbeat").start()
-        yield taken
+                result.others[directory] = other
+        heartbeat.start()
+        yield result
     finally:
         stop.set()
-        for directory in taken.mine:
+        for directory in result.mine:
             release(directory)
 
 
-def beat(directories: Sequence[Path], stop: threading.Event) -> None:
-    """Renew the heartbeats until told to stop. One that another process has taken over meanwhile is left alone."""
-    while not stop.wait(BEAT):
+def renew_heartbeats(directories: Sequence[Path], stop: threading.Event, seconds: float) -> None:
+    """Renew the heartbeats of these locks until the event is set. A lock that another process has taken over meanwhile
+    is left alone."""
+    while not stop.wait(seconds):
         for directory in directories:
-            with suppress(OSError):  # one that is missed, as on a disk that stalls, is made up for by the next
+            with suppress(OSError):  # a heartbeat that is missed, as on a slow disk, is made up for by the next one
                 if holder(directory) is None:
                     os.utime(directory / NAME)

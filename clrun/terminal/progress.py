@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -36,12 +36,13 @@ class Line:
     steps: int = 0
     task_began: float = 0.0
 
-    def hear(self, word: Sequence[Any]) -> None:
-        """("task", stage, steps) or ("advance", steps)."""
-        if word[0] == "task":
-            self.stage, self.steps, self.step, self.task_began = word[1], word[2], 0, perf_counter()
-        if word[0] == "advance":
-            self.step += word[1]
+    def begin_task(self, stage: int, steps: int) -> None:
+        """Show a task of this many optimiser steps."""
+        self.stage, self.steps, self.step, self.task_began = stage, steps, 0, perf_counter()
+
+    def advance(self, steps: int) -> None:
+        """Count this many more steps."""
+        self.step += steps
 
     def speed(self) -> float | None:
         """Samples per second since the task began; None before the first step."""
@@ -70,7 +71,7 @@ def clock(seconds: float | None) -> str:
 
 
 class View:
-    """with View(console, runs=40) as view: view.begin("1", Line(...)); view.hear("1", word); view.ended("1", [...])."""
+    """with View(console, runs=40) as view: view.begin("1", Line(...)); view.advance("1", 9); view.ended("1", [...])."""
 
     def __init__(self, console: Console, runs: int) -> None:
         self.console, self.runs, self.done, self.began = console, runs, 0, perf_counter()
@@ -91,8 +92,13 @@ class View:
     def begin(self, worker: str, line: Line) -> None:
         self.lines[worker] = line
 
-    def hear(self, worker: str, word: Sequence[Any]) -> None:
-        self.lines[worker].hear(word)
+    def begin_task(self, worker: str, stage: int, steps: int) -> None:
+        """Show a task of this many optimiser steps in a worker's line."""
+        self.lines[worker].begin_task(stage, steps)
+
+    def advance(self, worker: str, steps: int) -> None:
+        """Show this many more steps in a worker's line."""
+        self.lines[worker].advance(steps)
 
     def ended(self, worker: str, runs: Sequence[str]) -> None:
         """A line for each run that a worker has ended: 'ewc/...: done'."""
@@ -120,13 +126,36 @@ class View:
 SHOWN_A_LINE = 12  # with more accuracies than this a progress line tells their mean
 
 
-class Progress:
-    """Says how training goes: a bar on a terminal and one line a task; in a pipe the lines alone. name: of the run.
+class Progress(Protocol):
+    """What training reports its progress to: the terminal, a pipe to another process, or a test.
 
-    with Progress(console, tasks=5, name="ewc seed=0") as progress:
-        progress.task(stage=1, steps=1000)        # stages count from 1
-        progress.advance(50)                      # every now and then, not every step
+    with progress:
+        progress.begin_task(stage=1, steps=1000)  # stages count from 1
+        progress.advance(50)                      # at intervals, not after every step
         progress.end_task(stage=1, accuracies=[.981])
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def begin_task(self, stage: int, steps: int) -> None:
+        """A task of this many optimiser steps begins."""
+
+    def advance(self, steps: int) -> None:
+        """This many more steps are done."""
+
+    def end_task(self, stage: int, accuracies: Sequence[float]) -> None:
+        """A task has been learnt and evaluated; `accuracies` are fractions, of the tasks learnt so far. Where there are
+        more of them than `stage`, these tasks have been learnt together."""
+
+
+class TerminalProgress:
+    """A `Progress` that draws a bar on a terminal and prints a line per task; in a pipe it prints the lines alone.
+
+    `tasks` is the number of tasks of the stream; `name`, of the run, begins every line.
     """
 
     def __init__(self, console: Console, tasks: int, name: str = "") -> None:
@@ -148,18 +177,17 @@ class Progress:
         if self.console.is_terminal:
             self.bar.stop()
 
-    def task(self, stage: int, steps: int) -> None:
-        """A task of that many optimiser steps begins."""
+    def begin_task(self, stage: int, steps: int) -> None:
+        """Show an empty bar for a task of this many optimiser steps."""
         self.started = time.perf_counter()
         self.bar.reset(self.line, total=steps, description=f"{self.name}task {stage}/{self.tasks}", visible=True)
 
     def advance(self, steps: int) -> None:
-        """That many more steps are done."""
+        """Move the bar by this many steps."""
         self.bar.advance(self.line, steps)
 
     def end_task(self, stage: int, accuracies: Sequence[float]) -> None:
-        """A task has been learnt and evaluated: `accuracies`, fractions, of the tasks learnt so far. Where these are
-        more than `stage`, they have been learnt together."""
+        """Print how long the task took and the accuracies of the tasks learnt so far."""
         seconds = time.perf_counter() - self.started
         told = brief(accuracies)
         learnt = f"task {stage}/{self.tasks}" if len(accuracies) <= stage else f"{len(accuracies)} tasks together"

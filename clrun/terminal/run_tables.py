@@ -11,7 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from clrun.results.outcome import BETWEEN_WARNINGS
+from clrun.results.columns import WARNING_SEPARATOR
+from clrun.results.outcome import RunStatus
 from clrun.results.run_files import read_summary
 from clrun.terminal.console import percent, say, titled, warn
 
@@ -41,8 +42,8 @@ def show(console: Console, directory: Path, outputs: Path, chance: float | None,
 
 def warnings_of(summary: pd.Series) -> list[str]:
     """The run's warnings; that it diverged comes first, unless one of them says so."""
-    said = [] if pd.isna(summary["warnings"]) else str(summary["warnings"]).split(BETWEEN_WARNINGS)
-    if summary["status"] != "diverged" or any("diverged" in warning for warning in said):
+    said = [] if pd.isna(summary["warnings"]) else str(summary["warnings"]).split(WARNING_SEPARATOR)
+    if summary["status"] != RunStatus.DIVERGED or any("diverged" in warning for warning in said):
         return said
     where = "" if pd.isna(summary["diverged_at"]) else f" at {summary['diverged_at']}"
     return [f"this run diverged{where}: its loss or its parameters are no longer finite", *said]
@@ -162,7 +163,7 @@ def reference(summary: pd.Series, outputs: Path, strategy: str) -> pd.Series | N
         return None
     rows = read_summary(outputs / "results.csv")
     same = (rows["stream"] == summary["stream"]) & (rows["seed"] == summary["seed"])
-    rows = rows[same & (rows["strategy"] == strategy) & (rows["status"] == "done")]
+    rows = rows[same & (rows["strategy"] == strategy) & (rows["status"] == RunStatus.DONE)]
     return None if rows.empty else rows.iloc[0]
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from clrun.results.outcome import RunStatus
 from clrun.terminal.console import mean_and_deviation, percent, say, titled
 
 
@@ -26,7 +27,7 @@ def runs_table(console: Console, runs: pd.DataFrame, keys: Sequence[str]) -> Non
 
 def ended(row: pd.Series) -> str:
     """Such as "diverged at task 2 step 31"."""
-    return f"diverged at {row['diverged_at']}" if row["status"] == "diverged" else str(row["status"])
+    return f"diverged at {row['diverged_at']}" if row["status"] == RunStatus.DIVERGED else str(row["status"])
 
 
 def plainly(value: object) -> str:
@@ -44,7 +45,7 @@ def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str
     for name in [*keys, "runs", "diverged", "average accuracy", "forgetting", "learning accuracy"]:
         table.add_column(name.replace(" ", "\n"), justify="left" if name in keys else "right", overflow="fold")
     for values, rows in summaries.groupby(keys, sort=False, dropna=False):
-        diverged = (rows["status"] == "diverged").sum()
+        diverged = (rows["status"] == RunStatus.DIVERGED).sum()
         means = [mean_and_deviation(rows[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")]
         table.add_row(*(Text(plainly(v)) for v in values), str(len(rows)), str(diverged) if diverged else "", *means)
     console.print(table)
@@ -57,7 +58,9 @@ def best_by_validation(console: Console, summaries: pd.DataFrame, varying: Seque
     """
     keys = [key for key in varying if key != "seed"]
     for _, rows in summaries.groupby(["stream", "strategy"], sort=False):
-        whole = rows.groupby(keys, sort=False, dropna=False).filter(lambda group: (group["status"] == "done").all())
+        whole = rows.groupby(keys, sort=False, dropna=False).filter(
+            lambda group: (group["status"] == RunStatus.DONE).all()
+        )
         settings = whole.groupby(keys, sort=False, dropna=False)["validation_accuracy"].agg(["mean", "size"]).dropna()
         if len(settings) < 2:
             continue

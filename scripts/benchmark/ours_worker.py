@@ -6,7 +6,8 @@ from typing import Any
 
 from benchmark.worker import Answer, Clock, one_thread, serve
 
-PHASES = {"train": "training", "consolidate": "consolidation", "measure": "evaluation"}  # methods of the engine's Stack
+# methods of the engine's Stack
+PHASES = {"train": "training", "consolidate": "consolidation", "evaluate": "evaluation"}
 
 
 def run(spec: Mapping[str, Any]) -> Answer:
@@ -19,14 +20,14 @@ def run(spec: Mapping[str, Any]) -> Answer:
 
     from clrun.config import composition
     from clrun.runs.prepare import prepare
-    from clrun.runs.train import train_stack
+    from clrun.runs.train import train_runs
 
     clock = Clock(torch.cuda.synchronize if spec["device"] == "cuda" else lambda: None)
     with tempfile.TemporaryDirectory(prefix="clrun-bench-") as outputs, watched(clock):
         with clock.phase("load"):
             prepared = prepare(composition.compose(*spec["overrides"], f"outputs={outputs}"))
         with clock.phase("whole"):
-            (status,) = train_stack([prepared], quiet=True)
+            (status,) = train_runs([prepared], quiet=True)
         if status != "done":
             raise RuntimeError(f"{spec['overrides']}: the run ended as {status}")
         folder = Path(prepared.directory)

@@ -101,9 +101,8 @@ def growth(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
         for stage in range(T):
             early = copied(run) if stage == 1 else early
             late = copied(run)
-            report = stack.blank(stage)
-            run, half = stack.train(run, stage, "train", report)
-            run = stack.consolidate(run, stage, "train", report)
+            run, half = stack.train(run, stack.new_stage(stage))
+            run = stack.consolidate(run, half)
             clock.count("whole", half.start)
     unit = 1e6 if sys.platform == "darwin" else 1e3
     memory = {
@@ -130,7 +129,7 @@ def steps(stack, starts: Mapping[int, Any], rounds: int) -> list[dict[str, Any]]
         for task, start in PASSES * list(starts.items()):
             run, phase = copied(start), f"step of task {task}"
             with clock.phase(phase):
-                _, half = stack.train(run, task - 1, "train", stack.blank(task - 1))
+                _, half = stack.train(run, stack.new_stage(task - 1))
             clock.count(phase, half.start)
         rows += [row("W6 tasks", "clrun", phase, number, spent) for phase, spent in clock.phases.items()]
     return rows

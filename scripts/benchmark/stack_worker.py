@@ -15,7 +15,7 @@ def run(spec: Mapping[str, Any]) -> Answer:
 
     from clrun.config import composition
     from clrun.runs.prepare import prepare
-    from clrun.runs.train import train_stack
+    from clrun.runs.train import train_runs
     from clrun.sweep import plan
 
     cuda = spec["device"] == "cuda"
@@ -27,8 +27,8 @@ def run(spec: Mapping[str, Any]) -> Answer:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         with clock.phase("whole"):
-            for stack in plan.batches(prepared) if spec["stacked"] else [[one] for one in prepared]:
-                train_stack(stack, quiet=True)
+            for stack in plan.stacks(prepared) if spec["stacked"] else [[one] for one in prepared]:
+                train_runs(stack, quiet=True)
         found = [pd.read_csv(one.directory / "summary.csv")["average_accuracy"].item() for one in prepared]
     cpu, wall, _ = clock.phases["whole"]
     memory = torch.cuda.max_memory_allocated() / 1e6 if cuda else None

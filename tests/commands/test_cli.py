@@ -56,7 +56,7 @@ def test_tasks_that_are_learnt_together_are_one_line(clrun):
 
 
 def test_what_is_known_to_fail_is_said_before_training(clrun, monkeypatch):
-    monkeypatch.setattr(train, "train", lambda *_, **__: print("TRAINING") or "done")
+    monkeypatch.setattr(train, "train_run", lambda *_, **__: print("TRAINING") or "done")
     monkeypatch.setattr(show, "show", lambda prepared: None)
     code, out, _ = clrun("strategy=ewc", "scenario=class", *SHORT)
     warning = catalog.read().options["strategy"]["ewc"].warns["class"]
@@ -69,7 +69,7 @@ def crash(*_, **__):
 
 
 def test_a_crash_is_a_traceback_and_code_1(clrun, monkeypatch):
-    monkeypatch.setattr(train, "trained", crash)
+    monkeypatch.setattr(train, "train_group", crash)
     code, _, err = clrun(*SHORT)
     assert code == 1 and "Traceback" in err and "ZeroDivisionError: on purpose" in err
     (failed,) = Path().rglob("failed.txt")
@@ -81,7 +81,7 @@ def interrupt(*_, **__):
 
 
 def test_ctrl_c_is_130(clrun, monkeypatch):
-    monkeypatch.setattr(train, "train_stack", interrupt)
+    monkeypatch.setattr(train, "train_runs", interrupt)
     assert clrun(*SHORT)[0] == 130
     assert clrun("-m", "seed=0,1", *SHORT)[0] == 130
 
@@ -89,7 +89,7 @@ def test_ctrl_c_is_130(clrun, monkeypatch):
 def test_sigterm_is_143_and_leaves_no_temporary_folder(clrun, monkeypatch, tmp_path):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(train, "train_stack", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(train, "train_runs", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     for line in (("-m", "seed=0,1"), ()):
         code, _, err = clrun(*line, *SHORT)
         assert code == 143 and err.splitlines() == ["clrun: terminated; the same command again continues."]
@@ -129,15 +129,15 @@ def test_a_wider_sweep_trains_only_what_is_new(clrun):
 
 
 def test_a_crashed_run_leaves_the_others_alone(clrun, monkeypatch):
-    trained = train.trained
+    trained = train.train_group
     monkeypatch.setattr(
-        train, "trained", lambda runs, *rest: (crash if runs[0].settings["seed"] == 1 else trained)(runs, *rest)
+        train, "train_group", lambda runs, *rest: (crash if runs[0].settings["seed"] == 1 else trained)(runs, *rest)
     )
     code, out, err = clrun("-m", "seed=0,1,2", *SHORT)
     assert code == 1 and len(runs()) == 2
     assert "1 of 3 runs crashed" in err and "ZeroDivisionError: on purpose" in err and "failed.txt" in err
     assert "accuracy and forgetting in percent" in out
-    monkeypatch.setattr(train, "trained", trained)
+    monkeypatch.setattr(train, "train_group", trained)
     code, out, _ = clrun("-m", "seed=0,1,2", *SHORT)
     assert code == 0 and "1 to train, 2 done already" in out and not list(Path().rglob("failed.txt"))
 
@@ -294,7 +294,7 @@ def test_help_lists_everything_that_can_be_typed(clrun, my_folder):
     for options in known.options.values():
         for name, option in options.items():
             assert f"{name} " in out and option.about[:40] in out
-    assert all(f"{key}=" in out for key in known.typeable())
+    assert all(f"{key}=" in out for key in known.all_keys())
     assert "lambda=400" in out and "exact|empirical|sampled|batched" in out and "myknob=1" in out
 
 
@@ -336,7 +336,7 @@ from clrun.cli import cli
 try:
     cli()
 finally:
-    print("IMPORTED", *({"torch", "hydra", "pandas"} & set(sys.modules)))
+    print("IMPORTED", *({"torch", "hydra", "pandas", "clrun.sweep.launcher"} & set(sys.modules)))
 """
 
 
@@ -344,6 +344,13 @@ finally:
 def test_torch_is_imported_late(arguments, imported):
     done = subprocess.run([sys.executable, "-c", TELL, *arguments], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1].split() == ["IMPORTED", *imported.split()]
+
+
+@pytest.mark.parametrize(("arguments", "launcher"), [((), False), (("-m",), True), (("hydra.mode=MULTIRUN",), True)])
+def test_the_launcher_is_imported_for_sweeps_alone(arguments, launcher):
+    line = [sys.executable, "-c", TELL, *arguments, *SHORT]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert ("clrun.sweep.launcher" in done.stdout.splitlines()[-1]) == launcher and len(runs()) == 1
 
 
 def test_help_is_quick():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clrun.commands import predict
 from clrun.results import plots
-from clrun.runs.train import train as train_run
+from clrun.runs.train import train_run
 
 SMALL = ("model.widths=[16]", "device=cpu", "iterations=30", "tasks=2", "keep_checkpoint=true")
 

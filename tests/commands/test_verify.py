@@ -123,7 +123,7 @@ def test_data_that_is_missing_is_one_paragraph(monkeypatch, capfd, tmp_path):
 
 def test_accuracy_on_the_first_task(tmp_path):
     prepared = prepare.prepare(compose("iterations=5", "model.widths=[8]", "device=cpu", f"outputs={tmp_path}"))
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     matrix = (prepared.directory / "accuracy_matrix.csv").read_text().splitlines()[-1].split(",")
     assert verify.measured(prepared.directory, "first_task") == pytest.approx(100 * float(matrix[1]))
     assert verify.measured(prepared.directory, "average_accuracy") == pytest.approx(100 * float(matrix[-1]))

@@ -73,9 +73,8 @@ def test_statement(name):
 def test_class_names_are_read_without_torch(tmp_path):
     make_folder(tmp_path, {"train": {"cat": 1, "dog": 1}, "test": {"cat": 1, "dog": 1}})
     program = (
-        "import sys; from clrun.data.datasets import class_names\n"
-        "print(class_names({'dataset': 'digits'}), class_names({'dataset': 'image_folder', "
-        f"'dataset.root': {str(tmp_path)!r}, 'dataset.test_fraction': None}}))\n"
+        "import sys; from clrun.data.datasets import class_names; from clrun.data.image_folder import find\n"
+        f"print(class_names('digits'), list(find({str(tmp_path)!r}, None).classes))\n"
         "assert not {'torch', 'torchvision', 'sklearn', 'PIL'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=CONF.parent.parent)
@@ -187,7 +186,7 @@ def test_idx_files_are_used_as_they_lie(name, tmp_path, offline):
     images = datasets.load(settings(name, str(tmp_path)))
     assert np.array_equal(images.x[:, 0].numpy(), np.concatenate([train_x, test_x]))
     assert images.y.tolist() == [*train_y.tolist(), *test_y.tolist()] and images.y.dtype == torch.int64
-    assert images.train == 30 and list(images.classes) == datasets.class_names(settings(name))
+    assert images.train == 30 and list(images.classes) == datasets.class_names(name)
     assert tree(tmp_path) == before
 
 
@@ -291,7 +290,7 @@ def test_cifar_batches_are_used_as_they_lie(name, tmp_path, monkeypatch, offline
     assert np.array_equal(images.x.numpy(), pixels) and images.x.is_contiguous()
     classes, train = (10, 50) if name == "cifar10" else (100, 100)
     assert images.train == train and images.y.tolist() == list(range(classes)) * (len(pixels) // classes)
-    assert list(images.classes) == datasets.class_names(settings(name)) and len(images.classes) == classes
+    assert list(images.classes) == datasets.class_names(name) and len(images.classes) == classes
     assert tree(tmp_path) == before
 
 
@@ -622,13 +621,18 @@ def test_a_huge_picture_is_refused_by_pillows_limit(tmp_path, monkeypatch, recwa
 def test_a_broken_picture_ends_decoding_at_once(tmp_path, monkeypatch):
     make_folder(tmp_path, {"train": {"cat": 30, "dog": 1}, "test": {"cat": 1, "dog": 1}})
     (tmp_path / "train" / "cat" / "00.png").write_bytes(b"")
-    monkeypatch.setattr(image_folder, "CHUNK", 1)
-    monkeypatch.setattr(image_folder.os, "cpu_count", lambda: 1)
-    opened, decode = [], image_folder.decode
-    monkeypatch.setattr(
-        image_folder, "decode", lambda path, size: (opened.append(path), time.sleep(0.01), decode(path, size))[2]
-    )
     assert "cat/00.png is a broken picture" in refused_folder(tmp_path)
+    opened, open_image = [], Image.open
+
+    def slow(path):
+        opened.append(path)
+        time.sleep(0.01)
+        return open_image(path)
+
+    monkeypatch.setattr(Image, "open", slow)
+    paths = sorted(map(str, tmp_path.glob("*/*/*.png")))
+    with pytest.raises(UsageError, match=r"cat/00\.png is a broken picture"):
+        image_folder.decode_all(tmp_path, paths, 32, threads=1, chunk=1)
     assert len(opened) < 15
 
 
@@ -693,9 +697,14 @@ def test_a_large_jpeg_keeps_its_look(tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The paths of the pictures that were decoded."""
-    paths, decode = [], image_folder.decode
-    monkeypatch.setattr(image_folder, "decode", lambda path, size: (paths.append(path), decode(path, size))[1])
+    """The paths of the pictures that were opened."""
+    paths, open_image = [], Image.open
+
+    def counted(path):
+        paths.append(path)
+        return open_image(path)
+
+    monkeypatch.setattr(Image, "open", counted)
     return paths
 
 

@@ -36,7 +36,7 @@ def streams(draw) -> tuple[Images, dict, TaskStream]:
     """A data set dealt to tasks: evenly, by lists that may leave classes out, permuted or rotated."""
     images = draw(data_sets())
     K = len(images.classes)
-    told = {
+    values = {
         "split": draw(st.sampled_from(["classes", "classes", "classes", "permuted", "rotated"])),
         "scenario": draw(st.sampled_from(["task", "domain", "class"])),
         "active": draw(st.sampled_from(["seen", "all"])),
@@ -51,13 +51,13 @@ def streams(draw) -> tuple[Images, dict, TaskStream]:
         "batch_size": draw(st.integers(1, 9)),
         "tasks": draw(st.sampled_from([t for t in range(1, K + 1) if K % t == 0])),
     }
-    if told["split"] == "classes" and draw(st.booleans()):
+    if values["split"] == "classes" and draw(st.booleans()):
         order = draw(st.permutations(range(K)))
         cuts = sorted(draw(st.sets(st.integers(1, K - 1), max_size=3)))
         lists = [list(order[a:b]) for a, b in zip([0, *cuts], [*cuts, K], strict=True)]
-        told |= {"split.classes": lists, "split.order": "fixed", "tasks": len(lists)}
+        values |= {"split.classes": lists, "split.order": "fixed", "tasks": len(lists)}
     try:
-        return images, told, make_tasks(images, told)
+        return images, values, make_tasks(images, values)
     except UsageError:  # too small or unequal for its scenario, or no picture to validate with: said, not dealt
         assume(False)
         raise
@@ -66,12 +66,12 @@ def streams(draw) -> tuple[Images, dict, TaskStream]:
 @settings(deadline=None, max_examples=80)
 @given(streams())
 def test_every_class_is_in_one_task_and_every_picture_used_once(stream):
-    images, told, stream = stream
+    images, values, stream = stream
     for part, numbers in (("train", range(images.train)), ("test", range(images.train, len(images.y)))):
         pools = [pool.tolist() for pool in getattr(stream, part)]
         if part == "train":
             pools = [pool + held.tolist() for pool, held in zip(pools, stream.validation, strict=True)]
-        if told["split"] != "classes":
+        if values["split"] != "classes":
             assert all(sorted(pool) == list(numbers) for pool in pools)
             continue
         classes = [{int(images.y[i]) for i in pool} for pool in pools]
@@ -83,13 +83,13 @@ def test_every_class_is_in_one_task_and_every_picture_used_once(stream):
 @given(streams())
 def test_every_class_of_every_task_has_an_output_of_its_own(stream):
     """(In domain-incremental streams tasks share outputs.) The right answer is always among those that may be given."""
-    images, told, stream = stream
+    images, values, stream = stream
     meant: dict[int, set] = {}
     for task, pool in enumerate(stream.test):
         for k in sorted(set(images.y[pool].tolist())):
             output = int(stream.tables.label[task, k])
             assert stream.tables.active[task:, task, output].all() and stream.tables.unlearnt[task, output]
-            owner = (task if told["scenario"] == "domain" else None, output)
+            owner = (task if values["scenario"] == "domain" else None, output)
             meant.setdefault(owner, set()).add((task, k))
     assert all(len(classes) == 1 for classes in meant.values())
 
@@ -98,19 +98,19 @@ def test_every_class_of_every_task_has_an_output_of_its_own(stream):
 @given(streams(), st.booleans(), st.integers(1, 3))
 def test_nothing_but_training_pictures_is_ever_trained_on(stream, union, epochs):
     """All batches of a task, or of all tasks: no test picture, no validation picture; in an uneven pass each once."""
-    images, told, stream = stream
+    images, values, stream = stream
     N, held = len(images.y), {i for pool in stream.validation for i in pool.tolist()}
-    groups = [range(told["tasks"])] if union else [[task] for task in range(told["tasks"])]
+    groups = [range(values["tasks"])] if union else [[task] for task in range(values["tasks"])]
     for group in groups:
         pools = [stream.train[task] + N * task for task in group]
-        even = told["scenario"] == "task" and len(pools) > 1
-        deck = EpochSampler(pools, Budget(epochs, None, told["batch_size"], False), even, told["seed"], "test")
-        rows, weight, _, _ = deck.take(0, deck.steps)
+        balanced = values["scenario"] == "task" and len(pools) > 1
+        sampler = EpochSampler(pools, Budget(epochs, None, values["batch_size"], False), balanced, values["seed"], "")
+        rows, weight, _, _ = sampler.sample(0, sampler.steps)
         drawn = rows[weight > 0].tolist()
         allowed = {row for pool in pools for row in pool.tolist()}
         assert set(drawn) <= allowed
         assert all(row % N < images.train and row % N not in held for row in drawn)
-        if not even:
+        if not balanced:
             assert sorted(drawn) == sorted([*allowed] * epochs)
 
 

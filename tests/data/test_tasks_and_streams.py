@@ -12,7 +12,7 @@ from PIL import Image
 
 from clrun.data.datasets import load
 from clrun.data.seeding import generator
-from clrun.data.stream import StepContext, place
+from clrun.data.stream import StepContext, make_data
 from clrun.data.tasks import hold_out, make_tasks
 from clrun.data.transforms import crop_flip, normalisation, turn
 from clrun.system.errors import UsageError
@@ -24,7 +24,7 @@ def digits(settings_of):
 
 
 @pytest.fixture
-def hand_of(settings_of, digits):
+def tasks_of(settings_of, digits):
     return lambda *overrides: make_tasks(digits, settings_of(*overrides))
 
 
@@ -35,7 +35,7 @@ def data_of(settings_of, digits):
     def build(*overrides):
         settings = settings_of(*overrides)
         stream = make_tasks(digits, settings)
-        return place(digits, settings, *stream.tables.active.shape[1:], "cpu", torch.float64), stream
+        return make_data(digits, settings, *stream.tables.active.shape[1:], "cpu", torch.float64), stream
 
     return build
 
@@ -53,8 +53,8 @@ def moment(rows, horizon=0):
 @pytest.mark.parametrize(
     "overrides", [("tasks=5",), ("tasks=2",), ("split.classes=[[3,1],[0],[9,2,5]]", "scenario=class")]
 )
-def test_every_class_is_in_one_task(hand_of, digits, overrides):
-    stream = hand_of(*overrides)
+def test_every_class_is_in_one_task(tasks_of, digits, overrides):
+    stream = tasks_of(*overrides)
     for part, first, last in (("train", 0, digits.train), ("test", digits.train, len(digits.y))):
         pools = getattr(stream, part)
         classes = [set(digits.y[pool].tolist()) for pool in pools]
@@ -74,8 +74,8 @@ def test_held_out_and_kept_are_all(share, counts, seed):
         assert abs((labels[held] == k).sum().item() - share * n) <= 1
 
 
-def test_validation_comes_from_training_alone(hand_of, digits):
-    plain, held = hand_of(), hand_of("validation=0.2")
+def test_validation_comes_from_training_alone(tasks_of, digits):
+    plain, held = tasks_of(), tasks_of("validation=0.2")
     for whole, train, validation in zip(plain.train, held.train, held.validation, strict=True):
         assert torch.equal(torch.cat([train, validation]).sort().values, whole)
         assert (validation < digits.train).all()
@@ -83,11 +83,11 @@ def test_validation_comes_from_training_alone(hand_of, digits):
         assert torch.equal(one, other)
 
 
-def test_order_belongs_to_the_seed(hand_of):
-    names = [tuple(hand_of(f"seed={seed}").names) for seed in range(4)]
+def test_order_belongs_to_the_seed(tasks_of):
+    names = [tuple(tasks_of(f"seed={seed}").names) for seed in range(4)]
     assert len(set(names)) == 4
-    assert hand_of("seed=1", "split.seed=3").names == list(names[3])
-    assert hand_of("seed=1", "split.order=fixed").names == [str(k) for k in range(10)]
+    assert tasks_of("seed=1", "split.seed=3").names == list(names[3])
+    assert tasks_of("seed=1", "split.order=fixed").names == [str(k) for k in range(10)]
 
 
 def test_a_class_of_one_picture_refused_where_validation_starves_a_task(settings_of, digits):
@@ -98,26 +98,26 @@ def test_a_class_of_one_picture_refused_where_validation_starves_a_task(settings
         make_tasks(replace(digits, x=x, y=y, train=10), settings_of("validation=0.5"))
 
 
-def test_drop_last_that_drops_everything_is_refused(hand_of):
+def test_drop_last_that_drops_everything_is_refused(tasks_of):
     with pytest.raises(UsageError, match="drop_last=false"):
-        hand_of("drop_last=true", "batch_size=1000")
+        tasks_of("drop_last=true", "batch_size=1000")
 
 
 # ---------------------------------------------------------------- the active table
 
 
-def test_active_tables(hand_of):
+def test_active_tables(tasks_of):
     fixed = ("split.classes=[[0,1,2],[3],[4,5]]",)
-    three = hand_of(*fixed, "scenario=class").tables
+    three = tasks_of(*fixed, "scenario=class").tables
     own = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1]], dtype=torch.bool)
     seen = torch.stack([own[0], own[0] | own[1], own.any(0)])
     assert torch.equal(three.active, seen[:, None].expand(3, 3, 6))
     assert torch.equal(three.unlearnt, own[0] | own)
-    assert hand_of(*fixed, "scenario=class", "active=all").tables.active.all()
-    task = hand_of("split.classes=[[0,1],[2,3,4]]").tables
+    assert tasks_of(*fixed, "scenario=class", "active=all").tables.active.all()
+    task = tasks_of("split.classes=[[0,1],[2,3,4]]").tables
     own = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 1, 1]], dtype=torch.bool)
     assert torch.equal(task.active, own.expand(2, 2, 5))
-    domain = hand_of("scenario=domain").tables
+    domain = tasks_of("scenario=domain").tables
     assert domain.active.shape == (5, 5, 2)
     assert domain.active.all()
 
@@ -136,10 +136,10 @@ def test_labels(data_of, digits):
             assert batch.t.tolist() == [task] * 3
 
 
-def test_permuted_and_rotated_keep_all_classes(hand_of, digits):
+def test_permuted_and_rotated_keep_all_classes(tasks_of, digits):
     for split in ("permuted", "rotated"):
         for scenario, outputs in (("task", 30), ("domain", 10), ("class", 30)):
-            stream = hand_of(f"split={split}", f"scenario={scenario}", "tasks=3")
+            stream = tasks_of(f"split={split}", f"scenario={scenario}", "tasks=3")
             assert stream.tables.active.shape == (3, 3, outputs)
             assert len(stream.names) == outputs
             assert all(torch.equal(pool, torch.arange(digits.train)) for pool in stream.train)
@@ -193,11 +193,11 @@ def test_rotation_is_pillows():
         assert abs(ours - theirs)[2:-2, 2:-2].max() < 1
 
 
-def test_angles(hand_of):
-    drawn = hand_of("split=rotated", "split.max_angle=90", "tasks=4").tables.angle
+def test_angles(tasks_of):
+    drawn = tasks_of("split=rotated", "split.max_angle=90", "tasks=4").tables.angle
     assert ((drawn >= 0) & (drawn < math.pi / 2)).all()
     assert len(set(drawn.tolist())) == 4
-    fixed = hand_of("split=rotated", "split.max_angle=180", "tasks=4", "split.order=fixed").tables.angle
+    fixed = tasks_of("split=rotated", "split.max_angle=180", "tasks=4", "split.order=fixed").tables.angle
     assert fixed.tolist() == pytest.approx([0, math.pi / 4, math.pi / 2, 3 * math.pi / 4])
 
 
@@ -226,16 +226,15 @@ def test_augmentation_only_where_asked(data_of, digits):
 @pytest.mark.parametrize(
     "overrides", [(), ("split=permuted", "tasks=3"), ("split=rotated", "tasks=3"), ("augment=crop_flip",)]
 )
-def test_steps_gathered_together_are_those_gathered_alone(data_of, monkeypatch, overrides, at_once):
-    monkeypatch.setattr("clrun.data.stream.AT_ONCE", at_once)
+def test_steps_gathered_together_are_those_gathered_alone(data_of, overrides, at_once):
     data, stream = data_of(
         "scenario=class" if overrides[:1] == ("augment=crop_flip",) else "scenario=domain", *overrides
     )
     draw = torch.Generator().manual_seed(1)
     rows = torch.randint(3 * len(data.images), (5, 20), generator=draw)
-    draws = data.drawn(stream.tables, rows, torch.ones(5, 20, dtype=torch.float64))
+    index = data.index(stream.tables, rows, torch.ones(5, 20, dtype=torch.float64))
     when = StepContext(*[torch.tensor(1)] * 2, torch.rand(5, generator=draw), torch.rand(5, 6, 20, generator=draw))
-    batches = list(data.steps(stream.tables, draws, when))
+    batches = list(data.batches(stream.tables, index, when, at_once))
     assert len(batches) == 5
     for k, batch in enumerate(batches):
         then = when._replace(progress=when.progress[k], noise=when.noise[k])

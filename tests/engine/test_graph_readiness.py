@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.stream import StepContext
 from clrun.engine.cuda_graph import GraphStepper
+from clrun.engine.stack import STEP_DIMS
 from clrun.engine.step import make_step
 from clrun.sweep import plan
 
@@ -44,7 +45,9 @@ def on_meta(stack, batch_size=8):
     strategy = replace(strategy, data=replace(strategy.data, **images))
     R = () if stack.alone else (len(stack.seeds),)
     rows = torch.zeros(*R, batch_size, dtype=torch.long)
-    draws = stack.lift(stack.strategy.data.drawn)(stack.tables, rows, torch.ones_like(rows, dtype=torch.float64))
+    draws = stack.vectorizer.vectorize(stack.strategy.data.index)(
+        stack.tables, rows, torch.ones_like(rows, dtype=torch.float64)
+    )
     when = StepContext(torch.tensor(1), torch.tensor(1), torch.zeros(R), torch.zeros(*R, 6, batch_size))
     return (
         strategy,
@@ -59,7 +62,7 @@ def on_meta(stack, batch_size=8):
 def test_a_step_has_nothing_to_do_with_the_host(stack_of, strategy, seeds):
     stack = stack_of(f"strategy={strategy}", seeds=seeds)
     moved, run, values, dealt = on_meta(stack)
-    step = stack.lift(make_step(moved, stack.optimizer), (0, 0, 0, 0, 0, StepContext(None, None, 0, 0)))
+    step = stack.vectorizer.vectorize(make_step(moved, stack.optimizer), STEP_DIMS)
     with OnTheHost() as found:
         step(run, *values, *dealt)
     assert not found.seen
@@ -73,44 +76,38 @@ def test_what_waits_or_lies_on_the_host_is_found():
         assert found.seen == {"arange"}
 
 
-def test_a_larger_block_finds_a_larger_place(stack_of):
+def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
     """Blocks grow once it is known how long a step takes."""
-    stack = stack_of("strategy=er", "iterations=30")
-    stack.replay = True
-    walk = stack.walker(stack.initialize(), [stack.sampler(0, 0, "train")])
-    assert isinstance(walk, GraphStepper)
-    report = stack.blank(0)
-    sizes = [5, 20, 5]
-    signals = [
-        stack.block(walk, [stack.sampler(0, 0, "train")], sum(sizes[:i]), n, 0, report) for i, n in enumerate(sizes)
-    ]
+    stack = replace(stack_of("strategy=er", "iterations=30"), use_graph=True)
+    samplers = stack.schedule.samplers(0, "train")
+    stepper, partial = stack.make_stepper(stack.initialize(), samplers), stack.new_stage(0)
+    assert isinstance(stepper, GraphStepper)
+    for size in (5, 20, 5):
+        partial = partial.extended(stack.train_block(stepper, samplers, partial, size), size)
     other = stack_of("strategy=er", "iterations=30")
-    _, half = other.train(other.initialize(), 0, "train", other.blank(0))
-    played = torch.cat([block["loss"] for block in signals], 1)
-    torch.testing.assert_close(played, half.signals[0]["loss"], rtol=0, atol=1e-9)
+    run, expected = other.train(other.initialize(), other.new_stage(0))
+    torch.testing.assert_close(partial.signals[0]["loss"], expected.signals[0]["loss"], rtol=0, atol=1e-9)
+    torch.testing.assert_close(stepper.run.theta, run.theta, rtol=0, atol=1e-9)
 
 
 def test_a_stack_fills_the_card_and_no_more(prepared_of, monkeypatch):
     runs = [prepared_of("strategy=ewc", f"seed={seed}") for seed in range(6)]
-    monkeypatch.setattr(plan, "kind", lambda one: "cuda")
     from clrun.runs.prepare import bytes_of_run
 
     room = int(4.5 * bytes_of_run(runs[0]) / plan.FILLED) + runs[0].images.x.numel()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (room, 2 * room))
-    assert [len(part) for part in plan.batches(runs)] == [3, 3]
+    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [3, 3]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 2 * room))
-    assert [len(part) for part in plan.batches(runs)] == [1] * 6
+    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [1] * 6
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100 * room, 200 * room))
-    assert [len(part) for part in plan.batches(runs)] == [6]
+    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [6]
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "ewc", "hat"])
 def test_a_compiled_step_is_the_step(stack_of, monkeypatch, strategy):
     monkeypatch.setattr(torch, "compile", lambda step, **_: compile_eagerly(step))
     plain = stack_of(f"strategy={strategy}")
-    compiled = stack_of(f"strategy={strategy}")
-    compiled.compile = True
-    compiled.steps = {ragged: compiled.lifted_step(ragged) for ragged in (False, True)}
+    compiled = replace(stack_of(f"strategy={strategy}"), compile=True)
     one, _ = plain.learn(plain.initialize(), 0)
     other, _ = compiled.learn(compiled.initialize(), 0)
     torch.testing.assert_close(one.theta, other.theta, rtol=0, atol=1e-9)

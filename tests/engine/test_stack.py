@@ -1,5 +1,7 @@
 """The engine: the order of samples, budgets, stacks of unequal tasks, what is measured and when."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import live
@@ -21,8 +23,8 @@ def sampler(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=Fals
 
 def test_an_epoch_sees_every_sample_once():
     one = sampler()
-    assert (one.steps, one.epoch_steps, one.width) == (9, 3, 4)
-    rows, weight, progress, _ = one.take(0, 9)
+    assert (one.steps, one.epoch_steps, one.batch_size) == (9, 3, 4)
+    rows, weight, progress, _ = one.sample(0, 9)
     for epoch in range(3):
         span = slice(3 * epoch, 3 * epoch + 3)
         assert sorted(rows[span][weight[span] > 0].tolist()) == list(range(10))
@@ -32,24 +34,24 @@ def test_an_epoch_sees_every_sample_once():
 
 
 def test_drop_last_and_iterations():
-    assert sampler(drop_last=True).take(0, 6)[1].sum(1).tolist() == [4] * 6
+    assert sampler(drop_last=True).sample(0, 6)[1].sum(1).tolist() == [4] * 6
     counted = sampler(epochs=None, iterations=7)
     assert counted.steps == 7
-    assert counted.take(0, 7)[1].sum(1).tolist() == [4, 4, 2, 4, 4, 2, 4]
+    assert counted.sample(0, 7)[1].sum(1).tolist() == [4, 4, 2, 4, 4, 2, 4]
     assert sampler(pools=(10, 10), epochs=None, iterations=7).steps == 14  # a budget for each task that is seen
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 def test_blocks_do_not_matter(size):
-    whole = sampler().take(0, 9)
+    whole = sampler().sample(0, 9)
     again = sampler()
-    parts = [again.take(start, min(size, 9 - start)) for start in range(0, 9, size)]
+    parts = [again.sample(start, min(size, 9 - start)) for start in range(0, 9, size)]
     for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
         assert torch.equal(one, torch.cat(pieces))
 
 
 def test_past_the_end_is_nothing():
-    rows, weight, _, noise = sampler().take(7, 6)
+    rows, weight, _, noise = sampler().sample(7, 6)
     assert weight.sum(1).tolist() == [4, 2, 0, 0, 0, 0]
     assert rows.shape == (6, 4)
     assert noise.shape == (6, 6, 4)
@@ -57,15 +59,15 @@ def test_past_the_end_is_nothing():
 
 def test_even_batches_draw_the_same_from_each_task():
     three = sampler(pools=(10, 3, 5), batch_size=4, even=True, epochs=2)
-    assert three.width == 6  # ceil(4 / 3) from each
-    rows, weight, _, _ = three.take(0, three.steps)
+    assert three.batch_size == 6  # ceil(4 / 3) from each
+    rows, weight, _, _ = three.sample(0, three.steps)
     assert weight.min() == 1
     for batch in rows:
         assert [int(((batch >= a) & (batch < b)).sum()) for a, b in ((0, 10), (10, 13), (13, 18))] == [2, 2, 2]
 
 
 def test_seeds_and_purposes_differ():
-    assert not torch.equal(sampler(seed=0).take(0, 3)[0], sampler(seed=1).take(0, 3)[0])
+    assert not torch.equal(sampler(seed=0).sample(0, 3)[0], sampler(seed=1).sample(0, 3)[0])
 
 
 # ---------------------------------------------------------------- stacks
@@ -106,12 +108,12 @@ def test_diverged_lambda_leaves_its_neighbours_bit_for_bit(stack_of):
 def test_a_run_that_is_done_rests(stack_of):
     """Its parameters, optimiser and state stay bit for bit while a longer neighbour goes on."""
     stack = stack_of("strategy=ewc", "epochs=1", "batch_size=2", seeds=(0, 1), dtype=torch.float32)
-    samplers = [stack.sampler(r, 0, "train") for r in range(2)]
+    samplers = [stack.schedule.sampler(r, 0, "train") for r in range(2)]
     short = min((0, 1), key=lambda r: samplers[r].steps)
     assert samplers[short].steps < samplers[1 - short].steps
-    run, _ = stack.train(stack.initialize(), 0, "train", stack.blank(0))
+    run, _ = stack.train(stack.initialize(), stack.new_stage(0))
     alone = stack_of("strategy=ewc", "epochs=1", "batch_size=2", seeds=[short])
-    assert run.opt.n[short] == samplers[short].steps == alone.sampler(0, 0, "train").steps
+    assert run.opt.n[short] == samplers[short].steps == alone.schedule.sampler(0, 0, "train").steps
     assert run.opt.n[1 - short] == samplers[1 - short].steps
 
 
@@ -144,7 +146,7 @@ def test_accuracy_is_counted_one_by_one(stack_of):
 def test_untrained_row_uses_the_tasks_own_outputs(stack_of):
     stack = stack_of("strategy=finetune", "scenario=class")
     run = stack.initialize()
-    report = stack.untrained(run)
+    report = stack.evaluate_untrained(run)
     data, stream = stack.strategy.data, stack.streams[0]
     for task in range(5):
         x = data.images[stream.test[task]].double() * data.scale + data.shift
@@ -166,7 +168,7 @@ def test_measuring_within_tasks_changes_no_bit(stack_of):
 def test_confusion_adds_up(stack_of):
     stack = stack_of("strategy=finetune", "scenario=class", "iterations=10")
     run, reports = live(stack)
-    confusion = stack.confusion(run, 4)[0]
+    confusion = stack.evaluator.evaluate(run, 4, "test").confusion[0]
     assert confusion.sum() == sum(len(pool) for pool in stack.streams[0].test)
     assert confusion.diagonal().sum() == reports[-1].correct.sum()
     for task in range(5):
@@ -179,9 +181,9 @@ def test_confusion_adds_up(stack_of):
 def test_joint_sees_everything_first_and_trains_nothing_later(stack_of):
     for scenario, even in (("task", True), ("domain", False), ("class", False)):
         stack = stack_of("strategy=joint", f"scenario={scenario}", "active=seen", "epochs=8", "batch_size=40")
-        sampler = stack.sampler(0, 0, "train")
+        sampler = stack.schedule.sampler(0, 0, "train")
         total = sum(len(pool) for pool in stack.streams[0].train)
-        assert sampler.even == even
+        assert sampler.balanced == even
         assert sampler.steps == 8 * -(-total // 40)
         run, reports = live(stack)
         assert [report.samples > 0 for report in reports] == [True] + [False] * 4
@@ -192,7 +194,7 @@ def test_joint_sees_everything_first_and_trains_nothing_later(stack_of):
 
 def test_joint_in_iterations_has_the_budget_of_all(stack_of):
     stack = stack_of("strategy=joint", "iterations=3")
-    assert stack.sampler(0, 0, "train").steps == 15
+    assert stack.schedule.sampler(0, 0, "train").steps == 15
 
 
 @pytest.mark.parametrize("reset", ["true", "false"])
@@ -205,7 +207,7 @@ def test_optimizer_reset(stack_of, reset):
 def test_the_last_short_batch_counts_by_its_samples(stack_of):
     """One SGD epoch over 3 batches, the last of them short, by hand."""
     stack = stack_of("strategy=finetune", "optimizer=sgd", "lr=0.1", "epochs=1", "batch_size=100", "tasks=5")
-    rows, weight, _, _ = stack.sampler(0, 0, "train").take(0, 3)
+    rows, weight, _, _ = stack.schedule.sampler(0, 0, "train").sample(0, 3)
     assert 0 < weight[2].sum() < 100
     theta, data, label = stack.initialize().theta, stack.strategy.data, stack.streams[0].tables.label[0]
     for i in range(3):
@@ -214,7 +216,7 @@ def test_the_last_short_batch_counts_by_its_samples(stack_of):
         logits = stack.strategy.net(leaf, data.images[image].double() * data.scale + data.shift)[:, :2]
         loss = torch.nn.functional.cross_entropy(logits, label[data.labels[image]])
         theta = theta - 0.1 * torch.autograd.grad(loss, leaf)[0]
-    ours, _ = stack.train(stack.initialize(), 0, "train", stack.blank(0))
+    ours, _ = stack.train(stack.initialize(), stack.new_stage(0))
     assert (ours.theta - theta).abs().max() < 1e-12
 
 
@@ -233,15 +235,20 @@ def test_adam_under_a_huge_lambda_is_found_frozen(stack_of):
 def test_where_trouble_began():
     signals = {"loss": torch.tensor([1.0, 2.0, 3.0]), "gradient_norm": torch.tensor([1.0, torch.inf, 1.0])}
     every = torch.ones(3)
-    assert first_divergence(signals, every, whole=True, sound=True) is None  # the norm alone overflowed
-    assert first_divergence(signals, every, whole=True, sound=False) == (2, False)  # the optimiser's state with it
-    assert first_divergence(signals, every, whole=False, sound=False) == (2, True)
+    assert (
+        first_divergence(signals, every, theta_finite=True, optimizer_finite=True) is None
+    )  # the norm alone overflowed
+    assert first_divergence(signals, every, theta_finite=True, optimizer_finite=False) == (
+        2,
+        False,
+    )  # the optimiser's state with it
+    assert first_divergence(signals, every, theta_finite=False, optimizer_finite=False) == (2, True)
     fine = signals | {"gradient_norm": torch.ones(3)}
-    assert first_divergence(fine, every, whole=False, sound=True) == (3, True)  # the last step of all
+    assert first_divergence(fine, every, theta_finite=False, optimizer_finite=True) == (3, True)  # the last step of all
     all_diverged = fine | {"loss": torch.tensor([1.0, 2.0, torch.nan])}  # by what the second step made of theta
-    assert first_divergence(all_diverged, every, whole=False, sound=True) == (2, True)
+    assert first_divergence(all_diverged, every, theta_finite=False, optimizer_finite=True) == (2, True)
     never = fine | {"loss": torch.tensor([torch.nan, torch.nan, torch.nan])}
-    assert first_divergence(never, every, whole=False, sound=True) == (1, True)
+    assert first_divergence(never, every, theta_finite=False, optimizer_finite=True) == (1, True)
 
 
 def test_every_pass_over_a_task_is_looked_at_anew(stack_of):
@@ -258,13 +265,15 @@ def test_trouble_of_a_second_pass():
     weights = torch.cat([monitoring_weights(21), monitoring_weights(21)])
     norm = torch.where(weights > 0, 1.0, torch.nan)
     loss = torch.cat([torch.ones(40), torch.tensor([torch.nan, torch.nan])])
-    assert first_divergence({"loss": loss, "gradient_norm": norm}, weights, whole=False, sound=True) == (40, True)
+    assert first_divergence(
+        {"loss": loss, "gradient_norm": norm}, weights, theta_finite=False, optimizer_finite=True
+    ) == (40, True)
 
 
 def test_health_is_a_mean_over_steps(stack_of):
     stack = stack_of("strategy=finetune", "optimizer=sgd", "lr=0.1", "iterations=40")
     run, losses = stack.initialize(), []
-    rows, weight, _, _ = stack.sampler(0, 0, "train").take(0, 40)
+    rows, weight, _, _ = stack.schedule.sampler(0, 0, "train").sample(0, 40)
     data, label, theta = stack.strategy.data, stack.streams[0].tables.label[0], run.theta
     for i in range(40):
         image = rows[i][weight[i] > 0]
@@ -285,16 +294,17 @@ def test_batch_norm_statistics_move_in_training_alone(stack_of):
     small = ("model=resnet18", "model.width=2", "model.norm=batch", "split.classes=[[0,1],[2,3]]", "iterations=2")
     stack = stack_of("strategy=ewc", "fisher_samples=8", *small)
     run = stack.initialize()
-    trained, _ = stack.train(run, 0, "train", stack.blank(0))
-    after = stack.consolidate(trained, 0, "train", stack.blank(0))
-    stack.correct(after, 0, "test")
+    trained, _ = stack.train(run, stack.new_stage(0))
+    after = stack.consolidate(trained, stack.new_stage(0))
+    stack.evaluator.evaluate(after, 0, "test")
     moved = tree_map(lambda a, b: not torch.equal(a, b), run.stats, trained.stats)
     assert all(moved.values())
     assert all(torch.equal(after.stats[name], v) for name, v in trained.stats.items())
 
 
-def test_a_short_batch_is_cut_where_it_is_not_filled_up(stack_of):
+def test_a_short_batch_is_cut_where_it_is_not_filled_up(stack_of, monkeypatch):
     """Step by step, as a compiled step is taken, batch norm sees the same samples as in place."""
+    monkeypatch.setattr(torch, "compile", lambda step, **_: step)  # the stepper of a compiled step, without compiling
     typed = (
         "model=resnet18",
         "model.width=2",
@@ -304,10 +314,10 @@ def test_a_short_batch_is_cut_where_it_is_not_filled_up(stack_of):
         "optimizer=sgd",
         "tasks=2",
     )
-    inplace, stepped = (stack_of(*typed, "lr=0.01") for _ in range(2))
-    stepped.compile = True  # the walk of a compiled step, with the step as it was built
-    assert inplace.sampler(0, 0, "train").smallest < 100
-    a, b = (stack.train(stack.initialize(), 0, "train", stack.blank(0))[0] for stack in (inplace, stepped))
-    assert isinstance(stepped.walker(stepped.initialize(), [stepped.sampler(0, 0, "train")]), EagerStepper)
+    inplace = stack_of(*typed, "lr=0.01")
+    stepped = replace(stack_of(*typed, "lr=0.01"), compile=True)
+    assert inplace.schedule.sampler(0, 0, "train").smallest_batch < 100
+    a, b = (stack.train(stack.initialize(), stack.new_stage(0))[0] for stack in (inplace, stepped))
+    assert isinstance(stepped.make_stepper(stepped.initialize(), stepped.schedule.samplers(0, "train")), EagerStepper)
     assert (a.theta - b.theta).abs().max() < 1e-12
     assert all((a.stats[name] - v).abs().max() < 1e-12 for name, v in b.stats.items())

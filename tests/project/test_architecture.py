@@ -1,6 +1,7 @@
 """The order of clrun's packages: imports run downward only, and no module imports itself on any way around."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +69,45 @@ def test_a_package_states_its_purpose(package):
     assert ast.get_docstring(tree)
     if package not in ("strategy", "models", "config"):  # the faces; and the late import of config.compose
         assert len(tree.body) == 1
+
+
+# ---------------------------------------------------------------- docs/development/architecture.md
+
+PAGE = PACKAGE.parent / "docs" / "development" / "architecture.md"
+needs_page = pytest.mark.skipif(not PAGE.is_file(), reason="docs/ lies in a checkout alone")
+TEXT = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+ROWS = re.findall(r"^\| [^|]*\| `(clrun/[^`|]*\.py)` \| ([^|]*) \|$", TEXT, re.M)  # file, names
+
+
+def defined_in(tree: ast.AST) -> set[str]:
+    """What a module defines: functions, classes, their methods as Class.method, and constants."""
+    names = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names |= {node.name} | {f"{node.name}.{inner}" for inner in defined_in(node)}
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+@needs_page
+@pytest.mark.parametrize(("file", "names"), sorted(set(ROWS)))
+def test_what_the_page_names_is_there(file, names):
+    known = defined_in(ast.parse((PACKAGE.parent / file).read_text(encoding="utf-8")))
+    named = re.findall(r"`([^`]*)`", names)
+    assert named
+    for name in named:
+        assert name in known, f"{file} defines no {name}"
+
+
+@needs_page
+def test_the_page_shows_the_levels():
+    shown = re.findall(r"^\| (\d) \| `(\w+)` \|", TEXT, re.M)
+    assert {(int(level), package) for level, package in shown} == {(LEVEL[name] + 1, name) for name in LEVEL}
+    assert len(ROWS) > 40
+
+
+@needs_page
+def test_all_files_that_the_page_names_are_there():
+    for path in re.findall(r"`((?:clrun|conf|tests|scripts)/[\w/.-]*)`", TEXT):
+        assert (PACKAGE.parent / path).exists(), path

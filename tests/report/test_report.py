@@ -20,7 +20,7 @@ from clrun.report.rows import table as report_table
 from clrun.report.runs import chance, completed, read, with_derived
 from clrun.report.statistics import Statistic, enough, statistic
 from clrun.results import plots
-from clrun.results.outcome import HEAD, TAIL
+from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.runs import prepare, train
 from clrun.system.errors import UsageError
 
@@ -53,7 +53,7 @@ def by_hand() -> pd.DataFrame:
             seconds = 2.0 if KEYS[group]["strategy"] == "finetune" else 4.0
             costs = {"train_seconds": seconds, "consolidate_seconds": 0.5, "state_mb": 0.1 * seed, "device": "cpu"}
             rows.append({**head, **same, **KEYS[group], **found, **costs, "workers": seed})
-    columns = [*HEAD, "stream", "lambda", "online", "workers", *TAIL]
+    columns = [*SUMMARY_HEAD, "stream", "lambda", "online", "workers", *SUMMARY_TAIL]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
@@ -436,7 +436,7 @@ def six_runs(tmp_path_factory) -> Path:
     outputs = tmp_path_factory.mktemp("outputs")
     for options in ("strategy=finetune", "strategy=joint", *(f"lambda={x}" for x in (0, 10, 1000))):
         for seed in (0, 1) if options == "lambda=10" else (0,):
-            train.train(
+            train.train_run(
                 prepare.prepare(composition.compose(*TINY, f"seed={seed}", options, f"outputs={outputs}")), quiet=True
             )
     return outputs
@@ -477,7 +477,7 @@ def test_guessing_does_not_press_the_curves_together(chance, label, seen):
 
 
 def test_several_streams_have_a_folder_each(trained, prepared_of):
-    train.train(prepared_of(*TINY, "scenario=class"), quiet=True)
+    train.train_run(prepared_of(*TINY, "scenario=class"), quiet=True)
     report.command([str(trained)])
     names = sorted(path.name.rpartition("-")[0] for path in (trained / "report").iterdir())
     assert names == ["digits-classes-class-5tasks", "digits-classes-task-5tasks"]
@@ -549,5 +549,5 @@ def test_rows_that_are_too_many_are_said_to_be_left_out(many, tmp_path):
 )
 def test_chance_is_what_the_run_itself_says(prepared_of, tmp_path, options, expected):
     prepared = prepared_of("iterations=1", "model.widths=[4]", "device=cpu", "strategy=finetune", *options)
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     assert chance(prepared.directory) == pytest.approx(prepared.chance) == pytest.approx(expected)

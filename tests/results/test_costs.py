@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from interrupting import SHORT_BLOCKS
 
 from clrun.results import costs as prices
 from clrun.results import run_files, tables
@@ -25,7 +26,7 @@ class Refused(Exception):
     """What NVML raises."""
 
 
-class JobQueue:
+class FakeNvml:
     """An NVML with one board. counter, power: what is asked of it, or None where it does not tell."""
 
     NVMLError = Refused
@@ -63,7 +64,7 @@ class JobQueue:
 
 
 def test_the_counter_is_read_from_its_start_on():
-    board = JobQueue(counter=5 * MILLIJOULES, power=10**9)  # the power is not asked where there is a counter
+    board = FakeNvml(counter=5 * MILLIJOULES, power=10**9)  # the power is not asked where there is a counter
     with energy.of_board(board, "GPU-7") as meter:
         assert meter() == 0
         board.counter += MILLIJOULES // 4
@@ -74,7 +75,7 @@ def test_the_counter_is_read_from_its_start_on():
 
 
 def test_a_board_that_stops_answering_is_unknown():
-    board = JobQueue(counter=5 * MILLIJOULES)
+    board = FakeNvml(counter=5 * MILLIJOULES)
     with energy.of_board(board, "GPU-7") as meter:
         board.counter = None
         assert isnan(meter())
@@ -83,7 +84,7 @@ def test_a_board_that_stops_answering_is_unknown():
 def test_the_power_is_integrated_where_there_is_no_counter(monkeypatch):
     monkeypatch.setattr(energy, "PERIOD", 0.005)
     reads = count()
-    board = JobQueue(power=lambda: next(reads) and 250_000)  # 250 W, but for the first look
+    board = FakeNvml(power=lambda: next(reads) and 250_000)  # 250 W, but for the first look
     with energy.of_board(board, "GPU-7") as meter:
         meter()  # after the first look
         before, began = meter(), time.perf_counter()
@@ -102,7 +103,7 @@ def test_the_integral_is_the_trapezoids():
 
 
 @pytest.mark.parametrize(
-    "board, uuid", [(JobQueue(driver=False), "GPU-7"), (JobQueue(counter=1), "GPU-8"), (JobQueue(), "GPU-7")]
+    "board, uuid", [(FakeNvml(driver=False), "GPU-7"), (FakeNvml(counter=1), "GPU-8"), (FakeNvml(), "GPU-7")]
 )
 def test_without_a_driver_a_board_or_an_answer_it_is_unknown(board, uuid):
     with energy.of_board(board, uuid) as meter:
@@ -133,7 +134,7 @@ class Killed(Exception):
 class Working:
     """A progress bar at which every step draws a watt-hour; at the `lives`-th block the process is killed."""
 
-    def __init__(self, board: JobQueue, lives: float = float("inf")) -> None:
+    def __init__(self, board: FakeNvml, lives: float = float("inf")) -> None:
         self.board, self.lives, self.begins = board, lives, False
 
     def __enter__(self):
@@ -142,7 +143,7 @@ class Working:
     def __exit__(self, *_):
         pass
 
-    def task(self, stage, steps):
+    def begin_task(self, stage, steps):
         self.begins = True
 
     def advance(self, steps):
@@ -159,12 +160,12 @@ class Working:
 
 
 @pytest.fixture
-def board(monkeypatch) -> JobQueue:
+def board(monkeypatch) -> FakeNvml:
     """Whatever the device, this board is what a run is measured by."""
-    made = JobQueue(counter=10**12)
+    made = FakeNvml(counter=10**12)
     monkeypatch.setattr(energy, "meter", lambda device: energy.of_board(made, "GPU-7"))
-    monkeypatch.setattr(run_files, "SECONDS_BETWEEN_LOOKS", 0)
-    monkeypatch.setattr(run_files, "write_final", summary_alone)
+    monkeypatch.setattr(run_files, "SECONDS_BETWEEN_WRITES", 0)
+    monkeypatch.setattr(train, "write_final", summary_alone)
     return made
 
 
@@ -187,32 +188,30 @@ def costs(prepared: Prepared) -> pd.DataFrame:
 
 def test_energy_of_a_run_and_of_its_tasks(prepared_of, board):
     prepared = prepared_of(*SMALL)
-    train.train_stack([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board))
     assert summary(prepared)["energy_wh"] == pytest.approx(5 * 20)
     assert costs(prepared)["energy_wh"].tolist() == [0, 20, 20, 20, 20, 20]
 
 
 def test_a_stack_shares_its_energy(prepared_of, board):
     stack = [prepared_of(*SMALL, f"seed={seed}") for seed in range(4)]
-    train.train_stack(stack, progress=Working(board))
+    train.train_runs(stack, progress=Working(board))
     assert [summary(one)["energy_wh"] for one in stack] == pytest.approx([5 * 20 / 4] * 4)
     assert costs(stack[0])["energy_wh"].tolist() == [0, 5, 5, 5, 5, 5]
 
 
 @pytest.mark.parametrize("lives", [2, 4, 7, 10, 14])
 @pytest.mark.parametrize("every", ["checkpoint_every=1e-9", "checkpoint_every=0"])
-def test_an_interrupted_run_adds_up(prepared_of, board, monkeypatch, lives, every):
+def test_an_interrupted_run_adds_up(prepared_of, board, lives, every):
     """Three blocks a task. What was lost since the last checkpoint was drawn in vain, and is not in the run's bill."""
-    monkeypatch.setattr("clrun.engine.state.BLOCK", 7)
-    monkeypatch.setattr("clrun.engine.stack.BLOCK", 7)
     prepared = prepared_of(*SMALL, every, "rerun=true")
-    train.train_stack([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board), trainer=SHORT_BLOCKS)
     whole = costs(prepared)
     with pytest.raises(Killed):
-        train.train_stack([prepared], progress=Working(board, lives))
+        train.train_runs([prepared], progress=Working(board, lives), trainer=SHORT_BLOCKS)
     told = costs(prepared) if (prepared.directory / checkpoint.NAME).is_file() else costs(prepared)[:0]
     board.counter = 3  # another machine
-    train.train_stack([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board), trainer=SHORT_BLOCKS)
     assert summary(prepared)["energy_wh"] == pytest.approx(5 * 20)
     found = costs(prepared)
     assert found["energy_wh"].tolist() == pytest.approx([0, 20, 20, 20, 20, 20])
@@ -223,9 +222,9 @@ def test_an_interrupted_run_adds_up(prepared_of, board, monkeypatch, lives, ever
 def test_half_known_is_unknown(prepared_of, board, monkeypatch):
     prepared = prepared_of(*SMALL)
     with pytest.raises(Killed):
-        train.train_stack([prepared], progress=Working(board, 3))
+        train.train_runs([prepared], progress=Working(board, 3))
     board.driver = False  # it goes on where nobody can tell
-    train.train_stack([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board))
     assert pd.isna(summary(prepared)["energy_wh"])
     assert costs(prepared)["energy_wh"].isna().tolist() == [False, False, True, True, True, True]
 
@@ -235,7 +234,7 @@ def test_half_known_is_unknown(prepared_of, board, monkeypatch):
 
 def test_carbon_and_money(prepared_of, board):
     prepared = prepared_of(*SMALL, "grams_per_kwh=400", "price_per_hour=3.6")
-    train.train_stack([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board))
     found = summary(prepared)
     assert found["carbon_g"] == pytest.approx(0.1 * 400)  # 100 Wh
     assert found["money"] == pytest.approx(found["wall_seconds"] / 1000)
@@ -245,13 +244,13 @@ def test_carbon_and_money(prepared_of, board):
 def test_nothing_costs_nothing(prepared_of, board):
     """0 is a price; null is none."""
     prepared = prepared_of(*SMALL, "grams_per_kwh=0", "price_per_hour=0")
-    train.train_stack([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board))
     assert summary(prepared)[["carbon_g", "money"]].tolist() == [0, 0]
 
 
 def test_where_the_energy_is_unknown_the_cells_are_empty(prepared_of):
     prepared = prepared_of(*SMALL, "grams_per_kwh=400")
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     cells = pd.read_csv(prepared.directory / "summary.csv", dtype=str, keep_default_na=False).iloc[0]
     assert cells[["energy_wh", "carbon_g", "money"]].tolist() == ["", "", ""]
     assert pd.read_csv(prepared.directory / "costs.csv")["energy_wh"].isna().all()
@@ -272,7 +271,7 @@ def test_prices():
 @pytest.mark.parametrize("strategy", ["ewc", "joint", "scratch"])
 def test_the_tasks_add_up_to_the_summary(prepared_of, strategy):
     prepared = prepared_of(*SMALL, f"strategy={strategy}")
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     rows, whole = costs(prepared), summary(prepared)
     for name in ("train_seconds", "consolidate_seconds", "eval_seconds"):
         assert rows[name].sum() == pytest.approx(whole[name], rel=1e-12)
@@ -284,7 +283,7 @@ def test_the_tasks_add_up_to_the_summary(prepared_of, strategy):
 
 def test_a_diverged_run_is_charged_until_then(prepared_of):
     prepared = prepared_of(*SMALL, "optimizer=sgd", "lr=0.05", "lambda=1e30", "iterations=30")
-    assert train.train(prepared, quiet=True) == "diverged"
+    assert train.train_run(prepared, quiet=True) == "diverged"
     assert len(costs(prepared)) == int(summary(prepared)["diverged_at"].split()[1]) + 1
 
 
@@ -309,13 +308,13 @@ def pictures(prepared: Prepared, tasks: range) -> int:
 )
 def test_pictures_that_must_be_kept_are_state(prepared_of, options, expected):
     prepared = prepared_of(*SMALL, "iterations=1", *options)
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     assert summary(prepared)["state_mb"] == pytest.approx(expected(prepared) / 1e6)
 
 
 def test_a_run_of_a_stack_keeps_what_it_keeps_alone(prepared_of):
     stack = [prepared_of(*SMALL, "iterations=1", "strategy=er", "memory_size=50", f"seed={seed}") for seed in (0, 1)]
-    train.train_stack(stack, quiet=True)
+    train.train_runs(stack, quiet=True)
     assert [summary(one)["state_mb"] for one in stack] == pytest.approx([(50 * 72 + 8) / 1e6] * 2)
 
 
@@ -335,5 +334,5 @@ def test_no_file_is_left_half(prepared_of, monkeypatch):
     replacing = atomic_files.replacing
     monkeypatch.setattr(run_files, "replacing", lambda path: written.append(path) or replacing(path))
     prepared = prepared_of(*SMALL, "iterations=1")
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     assert prepared.directory / "costs.csv" in written

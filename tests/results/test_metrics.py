@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from clrun.results import metrics
+from clrun.results import columns, metrics
 
 NAN = math.nan
 
@@ -50,7 +50,7 @@ def test_three_tasks_by_hand():
     same(metrics.forward_transfer(THREE), [NAN, 0.05, 0.10])
     found = metrics.summary_metrics(THREE)
     same([found["forgetting"], found["backward_transfer"], found["forward_transfer"]], [0.15, -0.125, 0.075])
-    assert tuple(found) == metrics.SUMMARY_METRICS
+    assert tuple(found) == columns.SUMMARY_METRICS
 
 
 def test_two_tasks_by_hand():
@@ -154,7 +154,7 @@ def brute_force(accuracy: list[list[float]]) -> dict[str, float]:
     lists = [accuracy[last], increments, learnt, drops, changes, gains]
     return {
         name: sum(values) / len(values) if values else NAN
-        for name, values in zip(metrics.SUMMARY_METRICS, lists, strict=True)
+        for name, values in zip(columns.SUMMARY_METRICS, lists, strict=True)
     }
 
 
@@ -209,7 +209,7 @@ def test_task_ends_count_as_evaluations():
 
 def test_continual_evaluation_of_one_task():
     found = metrics.continual_metrics(ONE, curve((1, 1, 1, 0.1)))
-    assert tuple(found) == metrics.CONTINUAL_METRICS
+    assert tuple(found) == columns.CONTINUAL_METRICS
     same(list(found.values()), [NAN, 0.75, NAN])
 
 

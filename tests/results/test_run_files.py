@@ -14,13 +14,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from clrun.results import metrics, provenance, run_files, tables
-from clrun.results.outcome import Outcome
+from clrun.results import columns, provenance, run_files, tables
+from clrun.results.outcome import Outcome, RunStatus
+from clrun.runs import train
 from clrun.system import machine
 from clrun.system.errors import UsageError
 from clrun.terminal import run_tables, sweep_tables
 from clrun.terminal.console import make_console, say
-from clrun.terminal.progress import Progress
+from clrun.terminal.progress import TerminalProgress
 
 # As the contract writes them
 SUMMARY = (
@@ -70,7 +71,7 @@ def outcome(directory: Path, tasks: int = 3, strategy: str = "ewc", seed: int = 
         confusion=np.arange(9).reshape(3, 3),
         health=[{"fisher_max": 0.1 + 0.2, "steps_not_finite": 0, "penalty_over_loss": None} for _ in range(tasks)],
         costs={"train_seconds": 1.25, "consolidate_seconds": 0.5, "state_mb": 0.125, "stack_size": 8},
-        status="done",
+        status=RunStatus.DONE,
     )
     return replace(made, **changes)
 
@@ -78,8 +79,13 @@ def outcome(directory: Path, tasks: int = 3, strategy: str = "ewc", seed: int = 
 def placed(outputs: Path, strategy: str = "ewc", seed: int = 0, **changes) -> Outcome:
     """An outcome where clrun would put it, written."""
     made = outcome(outputs / "runs" / strategy / f"digits-{seed}", strategy=strategy, seed=seed, **changes)
-    run_files.write_final(made, pictures=False)
+    write_final(made, pictures=False)
     return made
+
+
+def write_final(made: Outcome, pictures: bool = True) -> None:
+    """Write all files of a finished run, as train_group does."""
+    train.write_final(made, pictures)
 
 
 def lines(path: Path) -> list[str]:
@@ -90,7 +96,7 @@ def lines(path: Path) -> list[str]:
 
 
 def test_files_and_columns(tmp_path):
-    run_files.write_final(outcome(tmp_path / "run"))
+    write_final(outcome(tmp_path / "run"))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "accuracy_matrix.csv",
         "forgetting.csv",
@@ -117,7 +123,7 @@ def test_files_and_columns(tmp_path):
 
 def test_cells(tmp_path):
     """Full precision, integers as integers, undefined cells empty, text that looks like a number kept."""
-    run_files.write_final(outcome(tmp_path), pictures=False)
+    write_final(outcome(tmp_path), pictures=False)
     assert lines(tmp_path / "accuracy_matrix.csv")[1:] == [
         "0,0.1,0.2,0.3,0.20000000000000004",
         "1,0.9,0.2,0.2,0.9",
@@ -136,7 +142,7 @@ def test_cells(tmp_path):
 
 
 def test_summary_row(tmp_path):
-    run_files.write_final(outcome(tmp_path, warnings=["one, two", "three"]), pictures=False)
+    write_final(outcome(tmp_path, warnings=["one, two", "three"]), pictures=False)
     row = pd.read_csv(tmp_path / "summary.csv", dtype=str, keep_default_na=False).iloc[0]
     assert row["model.widths"] == "[100, 100]"
     assert row["split.classes"] == '[["cat", "dog"], ["deer"]]'
@@ -152,7 +158,7 @@ def test_summary_row(tmp_path):
 def test_optional_files(tmp_path):
     rows = [{"step": 5, "stage": 2, "eval_task": 1, "accuracy": 0.25}]
     validation = {"validation_correct": np.array(CORRECT[3]) - 1, "validation_counts": np.full(3, 5)}
-    run_files.write_final(
+    write_final(
         outcome(tmp_path, over_training=rows, task_classes=[["cat"], ["dog"], ["deer"]], **validation), pictures=False
     )
     assert lines(tmp_path / "accuracy_over_training.csv") == [
@@ -170,7 +176,7 @@ def test_optional_files(tmp_path):
 
 
 def test_one_task(tmp_path):
-    run_files.write_final(outcome(tmp_path, tasks=1))
+    write_final(outcome(tmp_path, tasks=1))
     assert lines(tmp_path / "forgetting.csv")[1:] == ["1,0.5,0.8,0.8,0.8,,,", "average,0.5,0.8,0.8,0.8,,,", ""]
     row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
     assert row[["forgetting", "backward_transfer", "forward_transfer"]].isna().all()
@@ -180,12 +186,12 @@ def test_one_task(tmp_path):
 def test_diverged_keeps_what_it_measured(tmp_path):
     correct = np.array(CORRECT[3])
     correct[2:] = -1
-    run_files.write_final(outcome(tmp_path, correct=correct, status="diverged", diverged_at="task 2, step 17"))
+    write_final(outcome(tmp_path, correct=correct, status=RunStatus.DIVERGED, diverged_at="task 2, step 17"))
     assert lines(tmp_path / "accuracy_matrix.csv")[2:] == ["1,0.9,0.2,0.2,0.9", "2,,,,", "3,,,,", ""]
     assert len(lines(tmp_path / "accuracy.csv")) == 1 + 2 * 3 + 1
     row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
     assert (row["status"], row["diverged_at"]) == ("diverged", "task 2, step 17")
-    assert row[list(metrics.SUMMARY_METRICS)].isna().all()
+    assert row[list(columns.SUMMARY_METRICS)].isna().all()
 
 
 def test_a_run_just_begun(tmp_path):
@@ -201,29 +207,25 @@ def test_a_run_just_begun(tmp_path):
 def test_same_bytes_twice(tmp_path):
     rows = [{"step": s, "stage": 1, "eval_task": 1, "accuracy": s / 7} for s in range(7)]
     for name in "ab":
-        run_files.write_final(outcome(tmp_path / name, over_training=rows))
+        write_final(outcome(tmp_path / name, over_training=rows))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir()) and len(files) == 10
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_summary_is_written_last(tmp_path, monkeypatch):
-    """A crash while the pictures are drawn leaves a run that is not finished."""
-
-    def crash(directory):
-        raise RuntimeError("no space left")
-
-    monkeypatch.setattr("clrun.results.plots.draw", crash)
-    with pytest.raises(RuntimeError):
-        run_files.write_final(outcome(tmp_path))
-    assert not run_files.finished(tmp_path)
-    run_files.write_final(outcome(tmp_path), pictures=False)
+def test_summary_is_written_last(tmp_path):
+    """An error while the plots are drawn leaves a run that is not finished."""
+    (tmp_path / "accuracy_over_tasks.png" / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"accuracy_over_tasks\.png"):
+        write_final(outcome(tmp_path))
+    assert (tmp_path / "accuracy_matrix.png").is_file() and not run_files.finished(tmp_path)
+    write_final(outcome(tmp_path), pictures=False)
     assert run_files.finished(tmp_path)
 
 
 def test_a_torn_write_is_never_seen(tmp_path, monkeypatch):
-    run_files.write_final(outcome(tmp_path))
+    write_final(outcome(tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     improved = outcome(tmp_path, correct=np.full((4, 3), 10))
 
@@ -231,7 +233,7 @@ def test_a_torn_write_is_never_seen(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    for write in (run_files.write_progress, run_files.write_final):
+    for write in (run_files.write_progress, write_final):
         with pytest.raises(OSError, match="disk full"):
             write(improved)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -248,13 +250,11 @@ def test_half_a_table_is_not_renamed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_is_shown_at_once_and_then_no_more_often_than_it_can_be_read(tmp_path, monkeypatch):
-    now, one, path = [0.0], outcome(tmp_path), tmp_path / "forgetting.csv"
-    monkeypatch.setattr(run_files, "monotonic", lambda: now[0])
-    for at, written in ((0.0, True), (4.9, False), (5.0, True), (9.9, False), (20.0, True)):
-        now[0] = at
-        run_files.show_progress(one)
-        assert path.exists() == written, at
+def test_progress_is_written_at_once_and_then_no_more_often_than_it_can_be_read(tmp_path):
+    made, path = outcome(tmp_path), tmp_path / "forgetting.csv"
+    for now, written in ((0.0, True), (4.9, False), (5.0, True), (9.9, False), (20.0, True)):
+        run_files.write_progress_if_due(made, clock=lambda: now)
+        assert path.exists() == written, now
         path.unlink(missing_ok=True)
 
 
@@ -305,19 +305,16 @@ def test_collect_without_runs(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_collect_sees_a_run_that_ends_meanwhile(tmp_path, monkeypatch):
+def test_collect_sees_a_run_that_ends_meanwhile(tmp_path):
     """Two processes collect: the slower one must not bury the other's row under its older list."""
     placed(tmp_path, "ewc", 1)
-    write = run_files.write_table
 
     def slowly(path, table):
-        if path.name == "results.csv" and len(table) == 1:
-            monkeypatch.setattr(run_files, "write_table", write)
+        if len(table) == 1:
             placed(tmp_path, "ewc", 2)
-        write(path, table)
+        run_files.write_table(path, table)
 
-    monkeypatch.setattr(run_files, "write_table", slowly)
-    assert len(run_files.collect(tmp_path)) == 2
+    assert len(run_files.collect(tmp_path, write=slowly)) == 2
     assert len(run_files.read_summary(tmp_path / "results.csv")) == 2
 
 
@@ -355,22 +352,19 @@ def test_commit_only_of_a_checkout_of_clrun(tmp_path, monkeypatch):
     (tmp_path / "clrun").mkdir()
     source = tmp_path / "clrun" / "__init__.py"
     source.write_text("a = 1\n")
-    monkeypatch.setattr(provenance.clrun, "__file__", str(source))
-    found = provenance.commit.__wrapped__
-    assert found() == ""
+    commit = provenance.commit.__wrapped__  # without its cache
+    assert commit(tmp_path / "clrun") == ""
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "first")
-    clean = found()
+    clean = commit(tmp_path / "clrun")
     assert len(clean) >= 12 and int(clean, 16)
     source.write_text("a = 2\n")
-    assert found() == clean + "+"
-    monkeypatch.setattr(provenance.clrun, "__file__", str(tmp_path / "venv" / "clrun" / "__init__.py"))
+    assert commit(tmp_path / "clrun") == clean + "+"
     (tmp_path / "venv" / "clrun").mkdir(parents=True)
-    assert found() == ""
-    monkeypatch.setattr(provenance.clrun, "__file__", str(source))
+    assert commit(tmp_path / "venv" / "clrun") == ""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert found() == ""
+    assert commit(tmp_path / "clrun") == ""
 
 
 def test_processor_name(tmp_path):
@@ -486,7 +480,7 @@ def test_show_a_torn_results_file(tmp_path):
 def test_show_diverged(tmp_path):
     correct = np.array(CORRECT[3])
     correct[2:] = -1
-    made = placed(tmp_path, correct=correct, status="diverged", diverged_at="task 2, step 17")
+    made = placed(tmp_path, correct=correct, status=RunStatus.DIVERGED, diverged_at="task 2, step 17")
     text = format_value(made.directory, tmp_path, chance=None)
     assert "WARNING: this run diverged at task 2, step 17" in text
     placed(tmp_path, correct=correct, status="diverged", warnings=["diverged at task 2"])
@@ -528,17 +522,17 @@ def test_the_best_by_validation_is_named():
 
 def test_progress_says_whose_it_is():
     console = Console(file=io.StringIO(), width=240)
-    with Progress(console, tasks=2, name="ewc lambda=3 seed=0") as progress:
-        progress.task(1, steps=10)
+    with TerminalProgress(console, tasks=2, name="ewc lambda=3 seed=0") as progress:
+        progress.begin_task(1, steps=10)
         progress.end_task(1, [0.981])
     assert console.file.getvalue() == "ewc lambda=3 seed=0: task 1/2 learnt in 0.0 s: 98.1 %\n"
 
 
 def test_progress_in_a_pipe():
     console = Console(file=io.StringIO(), width=240)
-    with Progress(console, tasks=2) as progress:
+    with TerminalProgress(console, tasks=2) as progress:
         for stage, accuracies in [(1, [0.981]), (2, [0.9, float("nan")])]:
-            progress.task(stage, steps=100)
+            progress.begin_task(stage, steps=100)
             progress.advance(50)
             progress.advance(50)
             progress.end_task(stage, accuracies)
@@ -547,15 +541,15 @@ def test_progress_in_a_pipe():
 
 def test_progress_of_tasks_learnt_together():
     console = Console(file=io.StringIO(), width=240)
-    with Progress(console, tasks=3) as progress:
+    with TerminalProgress(console, tasks=3) as progress:
         progress.end_task(1, [0.981, 0.9, 1.0])
     assert re.fullmatch(r"3 tasks together learnt in [\d.]+ s: 98.1 90.0 100.0 %\n", console.file.getvalue())
 
 
 def test_progress_on_a_terminal():
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    with Progress(console, tasks=1) as progress:
-        progress.task(1, steps=80)
+    with TerminalProgress(console, tasks=1) as progress:
+        progress.begin_task(1, steps=80)
         progress.advance(30)
         progress.bar.refresh()
         progress.end_task(1, [0.5] * 20)
@@ -592,7 +586,7 @@ def test_pictures(tmp_path, tasks):
 def test_heat_map_shows_the_numbers_of_few_tasks(tmp_path):
     from clrun.results import plots
 
-    few = plots.matrix_picture(tables.matrix_table(np.array(CORRECT[3]) / 10))
+    few = plots.matrix_figure(tables.matrix_table(np.array(CORRECT[3]) / 10))
     assert [text.get_text() for text in few.axes[0].texts][:4] == ["10.0", "20.0", "30.0", "90.0"]
-    many = plots.matrix_picture(tables.matrix_table(np.full((14, 13), 0.5)))
+    many = plots.matrix_figure(tables.matrix_table(np.full((14, 13), 0.5)))
     assert not many.axes[0].texts

@@ -6,32 +6,21 @@ import resource
 import shutil
 import signal
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from interrupting import SHORT_BLOCKS, InterruptingProgress
 
 from clrun.commands import run
-from clrun.engine import stack as engine_stack
-from clrun.engine import state
-from clrun.results import plots
 from clrun.runs import checkpoint, prepare, train
 from clrun.runs.prepared import Prepared
-from clrun.system import atomic_files
+from clrun.strategies.ewc import EWC
 from clrun.system.errors import RunsFailed, UsageError
-from clrun.system.process import graceful_termination
-from clrun.terminal.console import make_console
-from clrun.terminal.progress import Progress
+from clrun.system.signals import graceful_termination
 
-SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2")
+SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "pictures=false")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Short blocks, and no pictures."""
-    monkeypatch.setattr(state, "BLOCK", 7)
-    monkeypatch.setattr(engine_stack, "BLOCK", 7)
-    monkeypatch.setattr(plots, "draw", lambda directory: None)
 
 
 def tables(directory: Path) -> list[bytes]:
@@ -39,7 +28,7 @@ def tables(directory: Path) -> list[bytes]:
 
 
 def uninterrupted(prepared: Prepared) -> list[bytes]:
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     whole = tables(prepared.directory)
     shutil.rmtree(prepared.directory)
     return whole
@@ -58,14 +47,14 @@ def one_paragraph(text: str) -> bool:
 
 def failing(monkeypatch, number: int, refuse=lambda path: True) -> None:
     """Every write of a file that `refuse` names fails before its rename, as on a full disk: half of it is there."""
-    replacing = atomic_files.os.replace
+    replacing = os.replace
 
     def full(temporary, path):
         if refuse(Path(path)):
             raise OSError(number, os.strerror(number), str(path))
         replacing(temporary, path)
 
-    monkeypatch.setattr(atomic_files.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
 
 
 @pytest.mark.parametrize("name", ["accuracy_matrix.csv", "health.csv", "config.yaml", "confusion.csv", "summary.csv"])
@@ -75,12 +64,12 @@ def test_a_full_disk_is_one_paragraph_and_nothing_half_written(prepared_of, monk
     with monkeypatch.context() as patch:
         failing(patch, errno.ENOSPC, lambda path: path.name == name)
         with pytest.raises(RunsFailed, match="No space left on device") as caught:
-            train.train(prepared, quiet=True)
+            train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert one_paragraph(str(caught.value)) and name in str(caught.value)
     assert not [path for path in prepared.directory.iterdir() if path.suffix == ".tmp" or path.name == "lock.json"]
     assert not prepared.finished
     assert "OSError" in (prepared.directory / "failed.txt").read_text()
-    assert train.train(prepared, quiet=True) == "done"
+    assert train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS) == "done"
     assert tables(prepared.directory) == whole
     assert "failed.txt" not in files(prepared.directory)
 
@@ -90,7 +79,7 @@ def test_halves_that_a_killed_process_left_go(prepared_of, name):
     prepared = prepared_of(*SMALL)
     prepared.directory.mkdir(parents=True)
     (prepared.directory / name).write_bytes(b"half")
-    assert train.train(prepared, quiet=True) == "done"
+    assert train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS) == "done"
     assert name not in files(prepared.directory)
 
 
@@ -101,7 +90,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(prepared_of, capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        assert train.train(prepared, quiet=True) == "done"
+        assert train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS) == "done"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert tables(prepared.directory) == whole
@@ -111,7 +100,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(prepared_of, capsys):
 
 def test_a_checkpoint_is_for_all_to_read_as_other_files_are(prepared_of):
     prepared = prepared_of(*SMALL, "keep_checkpoint=true")
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     modes = {path.name: path.stat().st_mode for path in prepared.directory.iterdir()}
     assert modes[checkpoint.NAME] == modes["config.yaml"]
 
@@ -120,7 +109,7 @@ def test_a_disk_on_which_not_even_the_reason_can_be_written(prepared_of, monkeyp
     prepared = prepared_of(*SMALL)
     failing(monkeypatch, errno.ENOSPC, lambda path: path.name != "lock.json")
     with pytest.raises(RunsFailed) as caught:
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert "failed.txt could not be written" in "".join(caught.value.__cause__.__notes__)
     assert not prepared.directory.exists()  # it would be empty
 
@@ -129,7 +118,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(prepared_of, m
     prepared = prepared_of(*SMALL)
     whole = uninterrupted(prepared)
     failing(monkeypatch, errno.ENOSPC, lambda path: path.name == checkpoint.NAME)
-    assert train.train(prepared, quiet=True) == "done"
+    assert train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS) == "done"
     assert tables(prepared.directory) == whole
     assert capsys.readouterr().err.count("no checkpoint could be written") == 2
 
@@ -139,7 +128,7 @@ def test_outputs_that_nobody_may_write_to(prepared_of, monkeypatch, number):
     prepared = prepared_of(*SMALL)
     failing(monkeypatch, number)
     with pytest.raises(UsageError, match="outputs=") as caught:
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert one_paragraph(str(caught.value)) and os.strerror(number) in str(caught.value)
     assert not prepared.directory.exists()
 
@@ -180,7 +169,7 @@ def test_what_a_killed_process_had_written_half_goes(prepared_of):
     prepared = prepared_of(*SMALL)
     prepared.directory.mkdir(parents=True)
     (prepared.directory / ".summary.csv.0123456789ab.tmp").write_text("run,gro")
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert not [name for name in files(prepared.directory) if name.endswith(".tmp")]
 
 
@@ -196,43 +185,32 @@ def test_a_data_folder_that_vanishes(settings_of, tmp_path):
 # ---------------------------------------------------------------- signals
 
 
-class Interrupting(Progress):
-    """Ctrl-C after so many reports of progress."""
-
-    def __init__(self, lives: int):
-        super().__init__(make_console(quiet=True), 1)
-        self.lives = lives
-
-    def live(self, *_, **__) -> None:
-        self.lives -= 1
-        if self.lives == 0:
-            raise KeyboardInterrupt
-
-    advance = task = end_task = live
-
-
-@pytest.mark.parametrize("lives", [4, 5, 10, 11])
-def test_ctrl_c_saves_what_the_last_block_reached(prepared_of, capsys, lives):
+@pytest.mark.parametrize("reports", [4, 5, 10, 11])
+def test_ctrl_c_saves_what_the_last_block_reached(prepared_of, capsys, reports):
     """Without checkpoint_every: what is saved is saved because of the signal."""
     prepared = prepared_of(*SMALL)
     whole = uninterrupted(prepared)
     with pytest.raises(KeyboardInterrupt):
-        train.train_stack([prepared], progress=Interrupting(lives))
-    place = train.reached(prepared)
+        train.train_runs([prepared], progress=InterruptingProgress(reports), trainer=SHORT_BLOCKS)
+    place = train.position_of(prepared)
     assert place.step > 0 and place.passes
     assert f"saved after {place}; the same command continues from there." in capsys.readouterr().err
-    assert train.train(prepared, quiet=True) == "done"
+    assert train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS) == "done"
     assert tables(prepared.directory) == whole
 
 
-def test_ctrl_c_before_anything_is_trained_is_no_crash(prepared_of, capsys, monkeypatch):
-    def interrupt(*_):
+@dataclass(frozen=True)
+class InterruptedAtOnce(EWC):
+    """Ctrl-C while its state is made."""
+
+    def init(self, theta):
         raise KeyboardInterrupt
 
-    prepared = prepared_of(*SMALL)
-    monkeypatch.setattr(train, "started", interrupt)
+
+def test_ctrl_c_before_anything_is_trained_is_no_crash(prepared_of, capsys):
+    prepared = replace(prepared_of(*SMALL, "strategy=ewc"), strategy=InterruptedAtOnce)
     with pytest.raises(KeyboardInterrupt):
-        train.train_stack([prepared], quiet=True)
+        train.train_runs([prepared], quiet=True, trainer=SHORT_BLOCKS)
     assert "saved" not in capsys.readouterr().err and not (prepared.directory / "failed.txt").exists()
 
 
@@ -284,7 +262,7 @@ def test_a_hangup_that_is_ignored_stays_so():
 def test_ctrl_c_before_the_first_block_saves_nothing(prepared_of, capsys):
     prepared = prepared_of(*SMALL)
     with pytest.raises(KeyboardInterrupt):
-        train.train_stack([prepared], progress=Interrupting(1))
+        train.train_runs([prepared], progress=InterruptingProgress(1), trainer=SHORT_BLOCKS)
     assert not (prepared.directory / checkpoint.NAME).exists()
     assert "saved" not in capsys.readouterr().err
 
@@ -292,31 +270,27 @@ def test_ctrl_c_before_the_first_block_saves_nothing(prepared_of, capsys):
 def test_ctrl_c_while_it_saves_ends_at_once(prepared_of, monkeypatch):
     """The checkpoint before it stays, and no half of the new one."""
     prepared = prepared_of(*SMALL)
-    write = checkpoint.write
-    calls = []
+    replacing, writes = os.replace, []
 
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 1:
-            return write(*arguments)
-        monkeypatch.setattr(atomic_files.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        try:
-            return write(*arguments)
-        finally:
-            monkeypatch.undo()
+    def interrupted_at_the_second(temporary, path):
+        writes.extend([path] if Path(path).name == checkpoint.NAME else [])
+        if len(writes) == 2:
+            raise KeyboardInterrupt
+        replacing(temporary, path)
 
-    monkeypatch.setattr(checkpoint, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train.train_stack([prepared], progress=Interrupting(11))
-    assert len(calls) == 2
-    assert train.reached(prepared) == checkpoint.Position(1, (), 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_runs([prepared], progress=InterruptingProgress(11), trainer=SHORT_BLOCKS)
+    assert len(writes) == 2
+    assert train.position_of(prepared) == checkpoint.Position(1, (), 20)
     assert not [name for name in files(prepared.directory) if name.endswith(".tmp")]
 
 
 def test_a_stack_is_saved_run_by_run(prepared_of):
     stack = [prepared_of(*SMALL, f"seed={seed}") for seed in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        train.train_stack(stack, progress=Interrupting(5))
-    assert len({train.reached(one) for one in stack}) == 1
-    assert train.reached(stack[0]).step > 0
-    assert train.train_stack(stack, quiet=True) == ["done"] * 3
+        train.train_runs(stack, progress=InterruptingProgress(5), trainer=SHORT_BLOCKS)
+    assert len({train.position_of(one) for one in stack}) == 1
+    assert train.position_of(stack[0]).step > 0
+    assert train.train_runs(stack, quiet=True, trainer=SHORT_BLOCKS) == ["done"] * 3

@@ -1,57 +1,30 @@
 """A run that is interrupted anywhere goes on from there, and ends with the bytes of one that never was."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from conftest import STRATEGIES
+from interrupting import SHORT_BLOCKS, InterruptingProgress, Killed, NoTraining
 
-from clrun.engine import stack, state
-from clrun.engine import stack as engine_stack
-from clrun.results import plots, run_files
+from clrun.results import run_files
 from clrun.runs import checkpoint, train
 from clrun.runs.prepared import Prepared
 from clrun.strategies.ewc import EWC
-from clrun.terminal.console import make_console
-from clrun.terminal.progress import Progress
 
-SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2")
+SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "pictures=false")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health", "accuracy_over_training")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_and_resume.py"
-
-
-class Killed(BaseException):
-    """SIGKILL, as seen from within: nothing is cleaned up on purpose."""
-
-
-class Deadly(Progress):
-    """Ends the process after so many reports of progress, by raising `end`."""
-
-    def __init__(self, lives: int, end: type[BaseException] = Killed):
-        super().__init__(make_console(quiet=True), 1)
-        self.lives, self.end = lives, end
-
-    def live(self, *_, **__) -> None:
-        self.lives -= 1
-        if self.lives == 0:
-            raise self.end
-
-    advance = task = end_task = live
-
-
-@pytest.fixture(autouse=True)
-def short_blocks(monkeypatch):
-    """A block of 7 steps, three in a task of 20; and no pictures, which take most of the time."""
-    monkeypatch.setattr(state, "BLOCK", 7)
-    monkeypatch.setattr(engine_stack, "BLOCK", 7)
-    monkeypatch.setattr(plots, "draw", lambda directory: None)
 
 
 def tables(prepared: Prepared) -> dict[str, bytes]:
@@ -61,7 +34,7 @@ def tables(prepared: Prepared) -> dict[str, bytes]:
 
 def uninterrupted(prepared: Prepared) -> dict[str, bytes]:
     """The tables of the whole run; nothing of it is left."""
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     whole = tables(prepared)
     shutil.rmtree(prepared.directory)
     return whole
@@ -69,7 +42,7 @@ def uninterrupted(prepared: Prepared) -> dict[str, bytes]:
 
 def kill(runs: list[Prepared], lives: int, end: type[BaseException] = Killed) -> None:
     with pytest.raises(end):
-        train.train_stack(runs, progress=Deadly(lives, end))
+        train.train_runs(runs, progress=InterruptingProgress(lives, end), trainer=SHORT_BLOCKS)
 
 
 def continued_from(told: str) -> list[str]:
@@ -84,10 +57,10 @@ def test_every_strategy_ends_with_the_same_bytes(prepared_of, capsys, strategy):
     whole = uninterrupted(prepared)
     for lives in (5, 7, 3):
         try:
-            train.train_stack([prepared], progress=Deadly(lives))
+            train.train_runs([prepared], progress=InterruptingProgress(lives, Killed), trainer=SHORT_BLOCKS)
         except Killed:
             assert not prepared.finished
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert tables(prepared) == whole
     assert continued_from(capsys.readouterr().err)
     assert not (prepared.directory / checkpoint.NAME).exists()
@@ -111,7 +84,7 @@ def test_wherever_it_is_killed(prepared_of, options, lives):
     prepared = prepared_of(*SMALL, "checkpoint_every=1e-9", "evaluate_every=4", *options)
     whole = uninterrupted(prepared)
     kill([prepared], lives)
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert tables(prepared) == whole
 
 
@@ -120,7 +93,7 @@ def test_batch_norm_goes_on(prepared_of, capsys):
     prepared = prepared_of(*net, *SMALL[1:], "evaluate_every=10", "checkpoint_every=1e-9", "strategy=finetune")
     whole = uninterrupted(prepared)
     kill([prepared], 6)
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert tables(prepared) == whole
     assert continued_from(capsys.readouterr().err) == ["task 0 and 14 steps of task 1 (14 steps so far)."]
 
@@ -129,7 +102,7 @@ def test_without_checkpoint_every_it_goes_on_at_the_last_finished_task(prepared_
     prepared = prepared_of(*SMALL, "evaluate_every=5")
     whole = uninterrupted(prepared)
     kill([prepared], 11)
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert tables(prepared) == whole
     assert continued_from(capsys.readouterr().err) == ["task 1 (20 steps so far)."]
 
@@ -138,13 +111,17 @@ def test_killed_after_the_last_task(prepared_of, capsys, monkeypatch):
     """What is left is to write the results."""
     prepared = prepared_of(*SMALL, "evaluate_every=5")
     whole = uninterrupted(prepared)
-    with monkeypatch.context() as patch:
-        patch.setattr(run_files, "write_final", lambda *_: (_ for _ in ()).throw(Killed))
-        with pytest.raises(Killed):
-            train.train(prepared, quiet=True)
-        patch.undo()
-    monkeypatch.setattr(stack.Stack, "learn", None)
-    train.train(prepared, quiet=True)
+    replacing = os.replace
+
+    def killed_at_the_last_tables(temporary, path):
+        if Path(path).name == "confusion.csv":
+            raise Killed
+        replacing(temporary, path)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", killed_at_the_last_tables)
+        train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
+    train.train_runs([prepared], progress=NoTraining(), trainer=SHORT_BLOCKS)
     assert tables(prepared) == whole
     assert continued_from(capsys.readouterr().err) == ["task 2 (40 steps so far)."]
 
@@ -153,7 +130,7 @@ def test_times_add_up(prepared_of):
     prepared = prepared_of(*SMALL, "drop_last=true")
     kill([prepared], 11)
     notes = checkpoint.read(prepared.directory, prepared.id).notes
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     summary = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]
     assert 0 < notes["costs"]["train_seconds"] < summary["train_seconds"] < summary["wall_seconds"]
     assert notes["costs"]["samples"] == 20 * 32
@@ -162,12 +139,12 @@ def test_times_add_up(prepared_of):
 def test_a_diverged_run_goes_on_as_it_would_have(prepared_of):
     sgd = ("strategy=ewc", "optimizer=sgd", "lr=0.05", "lambda=1e30", *SMALL, "iterations=30", "evaluate_every=5")
     prepared = prepared_of(*sgd, "checkpoint_every=1e-9")
-    assert train.train(prepared, quiet=True) == "diverged"
+    assert train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS) == "diverged"
     whole = tables(prepared)
     for lives in (9, 12, 13):
         shutil.rmtree(prepared.directory)
         kill([prepared], lives)
-        assert train.train(prepared, quiet=True) == "diverged"
+        assert train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS) == "diverged"
         assert tables(prepared) == whole
 
 
@@ -178,13 +155,13 @@ def test_a_stack_goes_on_as_a_stack(prepared_of, capsys):
     options = (*SMALL, "evaluate_every=5", "checkpoint_every=1e-9", "iterations=null", "epochs=2")
     stack = [prepared_of(*options, f"seed={seed}") for seed in range(3)]
     assert len({len(one.stream.train[0]) for one in stack}) > 1  # tasks of different lengths
-    train.train_stack(stack, quiet=True)
+    train.train_runs(stack, quiet=True, trainer=SHORT_BLOCKS)
     whole = [tables(one) for one in stack]
     for one in stack:
         shutil.rmtree(one.directory)
     kill(stack, 13)
-    assert train.regrouped(stack) == [stack]
-    train.train_stack(stack, quiet=True)
+    assert train.grouped_by_position(stack) == [stack]
+    train.train_runs(stack, quiet=True, trainer=SHORT_BLOCKS)
     assert [tables(one) for one in stack] == whole
     assert len(set(continued_from(capsys.readouterr().err))) == 1
 
@@ -194,9 +171,9 @@ def test_runs_at_different_places_are_trained_apart(prepared_of, capsys):
     whole = [uninterrupted(one) for one in stack]
     kill([stack[1]], 11)
     kill([stack[2]], 21)
-    ids = [[one.id for one in group] for group in train.regrouped(stack)]
+    ids = [[one.id for one in group] for group in train.grouped_by_position(stack)]
     assert ids == [[stack[0].id, stack[3].id], [stack[1].id], [stack[2].id]]
-    assert train.train_stack(stack, quiet=True) == ["done"] * 4
+    assert train.train_runs(stack, quiet=True, trainer=SHORT_BLOCKS) == ["done"] * 4
     assert [tables(one)["accuracy"] for one in stack] == [one["accuracy"] for one in whole]
     assert [tables(one) for one in stack[1:3]] == whole[1:3]  # alone before and after, so equal in every last bit
     places = ["task 1 (20 steps so far).", "task 2 (40 steps so far)."]
@@ -205,8 +182,8 @@ def test_runs_at_different_places_are_trained_apart(prepared_of, capsys):
 
 def test_grouped():
     early, late = checkpoint.Position(1, (), 20), checkpoint.Position(1, (7,), 27)
-    assert checkpoint.grouped([late, early, late]) == [[1], [0, 2]]
-    assert checkpoint.grouped([]) == []
+    assert checkpoint.group_by_position([late, early, late]) == [[1], [0, 2]]
+    assert checkpoint.group_by_position([]) == []
 
 
 # ---------------------------------------------------------------- what cannot be continued from
@@ -264,7 +241,7 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(prepared_of, capsys, case
     whole = uninterrupted(prepared)
     kill([prepared], 11)
     damage(prepared.directory / checkpoint.NAME)
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     told = capsys.readouterr().err
     assert said in told
     assert "the run starts again" in told
@@ -277,18 +254,25 @@ def test_one_bad_checkpoint_of_a_stack_leaves_the_others(prepared_of, capsys):
     whole = [uninterrupted(one) for one in stack]
     kill(stack, 11)
     flipped(stack[1].directory / checkpoint.NAME)
-    train.train_stack(stack, quiet=True)
+    train.train_runs(stack, quiet=True, trainer=SHORT_BLOCKS)
     assert [tables(one)["accuracy_matrix"] for one in stack] == [one["accuracy_matrix"] for one in whole]
     assert len(continued_from(capsys.readouterr().err)) == 2
 
 
-def test_a_strategy_whose_state_has_changed_starts_again(prepared_of, capsys, monkeypatch):
-    prepared = prepared_of(*SMALL)
+@dataclass(frozen=True)
+class OtherState(EWC):
+    """EWC with a state of other shapes and another type."""
+
+    def init(self, theta):
+        return super().init(theta[:-1].double())
+
+
+def test_a_strategy_whose_state_has_changed_starts_again(prepared_of, capsys):
+    prepared = prepared_of(*SMALL, "strategy=ewc")
     kill([prepared], 11)
-    init = EWC.init
-    monkeypatch.setattr(EWC, "init", lambda self, theta: init(self, theta[:-1].double()))
+    prepared = replace(prepared, strategy=OtherState)
     with pytest.raises(RuntimeError):  # so spoilt it cannot train
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert "has the strategy or the network been changed?" in capsys.readouterr().err
     assert (prepared.directory / f"{checkpoint.NAME}.bad").exists()
 
@@ -298,10 +282,10 @@ def test_a_strategy_whose_state_has_changed_starts_again(prepared_of, capsys, mo
 
 def test_a_kept_checkpoint_is_not_continued_from(prepared_of, capsys):
     prepared = prepared_of(*SMALL, "keep_checkpoint=true", "evaluate_every=5")
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     whole = tables(prepared)
-    assert checkpoint.read(prepared.directory, prepared.id).place == checkpoint.Position(2, (), 40)
-    train.train(prepared, quiet=True)  # as with rerun=true
+    assert checkpoint.read(prepared.directory, prepared.id).position == checkpoint.Position(2, (), 40)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)  # as with rerun=true
     assert continued_from(capsys.readouterr().err) == []
     assert tables(prepared) == whole
 
@@ -314,22 +298,11 @@ def test_checkpoint_knobs_are_not_part_of_a_run(prepared_of):
 
 
 @pytest.mark.parametrize("block", [1, 3, 512])
-def test_the_size_of_blocks_changes_no_byte(prepared_of, monkeypatch, block):
+def test_the_size_of_blocks_changes_no_byte(prepared_of, block):
     prepared = prepared_of(*SMALL, "evaluate_every=6")
     whole = uninterrupted(prepared)
-    monkeypatch.setattr(state, "BLOCK", block)
-    monkeypatch.setattr(engine_stack, "BLOCK", block)
-    assert uninterrupted(prepared) == whole
-
-
-def test_a_slow_step_makes_short_blocks(stack_of):
-    stack = stack_of("iterations=100")
-    stack.pace = 0.5
-    assert stack.block_size(0) == int(engine_stack.PATIENCE / 0.5)
-    stack.pace = 100.0
-    assert stack.block_size(0) == 1
-    stack.pace = 1e-6
-    assert [stack.block_size(start) for start in (0, 3, 7)] == [7, 4, 7]
+    train.train_run(prepared, quiet=True, trainer=partial(train.train_group, block_steps=block))
+    assert tables(prepared) == whole
 
 
 # ---------------------------------------------------------------- real processes

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +34,7 @@ def trained(prepared_of):
 
     def train_it(*overrides):
         prepared = prepared_of(*SHORT, *overrides)
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
         return prepared, run_files.read_summary(prepared.directory / "summary.csv").iloc[0]
 
     return train_it
@@ -75,7 +75,7 @@ def test_same_command_same_bytes(trained):
     first = bytes_of(prepared.directory, *names, "accuracy_over_training.csv", "validation_matrix.csv")
     torch.manual_seed(123)  # the global generator is of no consequence
     torch.rand(5)
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     assert bytes_of(prepared.directory, *names, "accuracy_over_training.csv", "validation_matrix.csv") == first
 
 
@@ -172,11 +172,21 @@ def test_a_frozen_run_is_named(trained):
     assert "this run stopped learning at task 2 step" in summary["warnings"]
 
 
+@dataclass(frozen=True)
+class WithoutFisher(EWC):
+    """EWC whose Fisher information is zero."""
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        return theta, state.absorb(theta, torch.zeros_like(theta))
+
+
 @pytest.mark.parametrize("cause", ["zero Fisher", "tiny lambda"])
-def test_a_method_that_does_nothing_says_so(trained, monkeypatch, capsys, cause):
+def test_a_method_that_does_nothing_says_so(prepared_of, capsys, cause):
+    prepared = prepared_of(*SHORT, "strategy=ewc", "lambda=1e-20" if cause == "tiny lambda" else "lambda=400")
     if cause == "zero Fisher":
-        monkeypatch.setattr("clrun.strategies.ewc.diagonal_fisher", lambda strategy, theta, *_, **__: torch.zeros_like(theta))
-    prepared, summary = trained("strategy=ewc", "lambda=1e-20" if cause == "tiny lambda" else "lambda=400")
+        prepared = replace(prepared, strategy=WithoutFisher)
+    train.train_run(prepared, quiet=True)
+    summary = run_files.summary_of(prepared.directory)
     assert "this is finetuning" in summary["warnings"]
     show.show(prepared)
     assert "this is finetuning" in capsys.readouterr().out
@@ -192,19 +202,21 @@ def test_a_method_that_acts_is_not_accused(trained):
     assert pd.isna(summary["warnings"]) or not summary["warnings"]
 
 
-def test_a_crash_leaves_a_reason_that_the_next_try_removes(prepared_of, monkeypatch):
-    prepared = prepared_of(*SHORT)
+@dataclass(frozen=True)
+class Broken(EWC):
+    """EWC that fails after its first task."""
 
-    def broken(*_):
+    def after_phase(self, phase, theta, state, hp, pool):
         raise RuntimeError("the disk is on fire")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(EWC, "after_phase", broken)
-        with pytest.raises(RuntimeError):
-            train.train(prepared, quiet=True)
+
+def test_a_crash_leaves_a_reason_that_the_next_try_removes(prepared_of):
+    prepared = prepared_of(*SHORT, "strategy=ewc")
+    with pytest.raises(RuntimeError):
+        train.train_run(replace(prepared, strategy=Broken), quiet=True)
     assert "the disk is on fire" in (prepared.directory / "failed.txt").read_text()
     assert not prepared.finished
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     assert not (prepared.directory / "failed.txt").exists()
     assert prepared.finished
 
@@ -262,12 +274,12 @@ def test_a_plain_run_does_not_import_the_compiler(tmp_path):
 
 @pytest.mark.slow
 def test_digits_finetuning_forgets_and_ewc_does_not(prepared_of):
-    """The README's first table: five seeds, the default run."""
+    """The first table of docs/results/strategies-compared.md: five seeds, the default run."""
     forgetting = {}
     for strategy in ("finetune", "ewc"):
         runs = [prepared_of(f"strategy={strategy}", f"seed={seed}") for seed in range(5)]
         for prepared in runs:
-            train.train(prepared, quiet=True)
+            train.train_run(prepared, quiet=True)
         rows = [run_files.read_summary(prepared.directory / "summary.csv").iloc[0] for prepared in runs]
         forgetting[strategy] = sum(row["forgetting"] for row in rows) / 5
     assert forgetting["finetune"] > 0.08
@@ -278,7 +290,7 @@ def test_real_mnist_trains(prepared_of, mnist):
     """Two tasks of the real thing, some steps each: far above chance on what was just learnt."""
     tasks = ("split.classes=[[0,1],[2,3]]", "iterations=60", "batch_size=64")
     prepared = prepared_of("dataset=mnist", f"data_dir={mnist}", *tasks)
-    assert train.train(prepared, quiet=True) == "done"
+    assert train.train_run(prepared, quiet=True) == "done"
     matrix = pd.read_csv(prepared.directory / "accuracy_matrix.csv")
     assert matrix.loc[1, "task_1"] > 0.98
     assert matrix.loc[2, "task_2"] > 0.9
@@ -291,12 +303,12 @@ def test_a_stack_writes_what_its_runs_write_alone(prepared_of, tmp_path):
     """Four seeds as one stack and one by one: the same accuracies, and each its share of the costs."""
     names = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv")
     stack = [prepared_of(*SHORT, f"seed={seed}", "rerun=true") for seed in range(4)]
-    assert train.train_stack(stack, quiet=True) == ["done"] * 4
+    assert train.train_runs(stack, quiet=True) == ["done"] * 4
     together = [bytes_of(prepared.directory, *names) for prepared in stack]
     sizes = [run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["stack_size"] for prepared in stack]
     assert sizes == [4] * 4
     for prepared, before in zip(stack, together, strict=True):
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
         for mine, other in zip(before, bytes_of(prepared.directory, *names), strict=True):
             assert mine.replace(prepared.id.encode(), b"") == other.replace(prepared.id.encode(), b"")
 
@@ -304,7 +316,7 @@ def test_a_stack_writes_what_its_runs_write_alone(prepared_of, tmp_path):
 def test_a_diverged_run_ends_apart_from_its_stack(prepared_of):
     sgd = ("strategy=ewc", "optimizer=sgd", "lr=0.05", *SHORT[1:], "iterations=30")
     stack = [prepared_of(*sgd, f"lambda={strength}") for strength in (1, 1e30)]
-    assert train.train_stack(stack, quiet=True) == ["done", "diverged"]
+    assert train.train_runs(stack, quiet=True) == ["done", "diverged"]
     matrices = [pd.read_csv(prepared.directory / "accuracy_matrix.csv") for prepared in stack]
     assert matrices[0].notna().all().all()
     assert matrices[1].notna().all(axis=1).tolist() == [True, True, False, False, False, False]
@@ -312,13 +324,13 @@ def test_a_diverged_run_ends_apart_from_its_stack(prepared_of):
     assert health == [5, 2]
 
 
-def test_what_another_process_has_finished_is_not_trained_again(prepared_of, monkeypatch):
+def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     """It may have ended between the sweep's look and the claim."""
     prepared = prepared_of(*SHORT)
-    train.train(prepared, quiet=True)
+    train.train_run(prepared, quiet=True)
     before = (prepared.directory / "summary.csv").stat().st_mtime_ns
-    monkeypatch.setattr(train, "trained", lambda *_: pytest.fail("trained again"))
-    assert train.train(prepared, quiet=True) == "done"
+    (status,) = train.train_runs([prepared], trainer=lambda *_: pytest.fail("trained again"))
+    assert status == "done"
     assert (prepared.directory / "summary.csv").stat().st_mtime_ns == before
 
 

@@ -18,10 +18,10 @@ def flat(module):
 
 def trained_by_hand(stack, module, stage):
     """SGD over the stage's own order of samples; task-incremental, two classes a task."""
-    data, sampler = stack.strategy.data, stack.sampler(0, stage, "train")
+    data, sampler = stack.strategy.data, stack.schedule.sampler(0, stage, "train")
     module, N = copy.deepcopy(module), len(data.images)
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    for rows, weight, *_ in zip(*sampler.take(0, sampler.steps), strict=True):
+    for rows, weight, *_ in zip(*sampler.sample(0, sampler.steps), strict=True):
         losses = []
         for row in rows[weight > 0].tolist():
             task, image = row // N, row % N
@@ -39,8 +39,8 @@ def reborn(stack, stage):
 
 
 def tasks_of(stack, stage):
-    sampler = stack.sampler(0, stage, "train")
-    rows, weight, *_ = sampler.take(0, sampler.steps)
+    sampler = stack.schedule.sampler(0, stage, "train")
+    rows, weight, *_ = sampler.sample(0, sampler.steps)
     return set((rows[weight > 0] // len(stack.strategy.data.images)).tolist())
 
 
@@ -49,7 +49,7 @@ def test_cumulative_goes_on_with_all_tasks_so_far(stack_of):
     run, module = stack.initialize(), reborn(stack, 0)
     for stage in range(3):
         assert tasks_of(stack, stage) == set(range(stage + 1))
-        assert stack.sampler(0, stage, "train").steps == 3 * (stage + 1)
+        assert stack.schedule.sampler(0, stage, "train").steps == 3 * (stage + 1)
         run, _ = stack.learn(run, stage)
         module = trained_by_hand(stack, module, stage)
         assert (run.theta - flat(module)).abs().max() < 1e-12
@@ -88,7 +88,7 @@ def test_separate_is_a_network_for_every_task(stack_of):
     mixed = torch.cat([stack.streams[0].test[task][:7] + N * task for task in range(3)])
     mixed = mixed[torch.randperm(len(mixed), generator=torch.Generator().manual_seed(0))]
     t = mixed // N
-    x = data.pictures(stack.tables, mixed % N, t)
+    x = data.inputs(stack.tables, mixed % N, t)
     answers = rest.logits(run.theta, run.state, stack.hp, x, t)
     for task in range(3):
         module = trained_by_hand(stack, reborn(stack, task), task)
@@ -102,7 +102,7 @@ def test_separate_forgets_and_transfers_exactly_nothing(stack_of, model):
     shape = ("model.widths=[16]",) if model == "mlp" else ("model.width=2", "model.norm=batch")
     stack = stack_of("strategy=separate", f"model={model}", *shape, "iterations=4", "split.classes=[[0,1],[2,3],[4,5]]")
     run = stack.initialize()
-    rows = [stack.untrained(run).correct[0]]
+    rows = [stack.evaluate_untrained(run).correct[0]]
     for stage in range(3):
         run, report = stack.learn(run, stage)
         rows.append(report.correct[0])

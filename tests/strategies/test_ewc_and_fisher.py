@@ -199,8 +199,8 @@ def test_ewc_is_its_equation(stack_of):
     module = module_of(stack.strategy, run.theta)
     starts = [torch.cat([p.flatten() for p in module.parameters()]).detach()]
     optimizer = torch.optim.SGD(module.parameters(), 0.05)
-    sampler = stack.sampler(0, 2, "train")
-    rows, weight, _, _ = sampler.take(0, 5)
+    sampler = stack.schedule.sampler(0, 2, "train")
+    rows, weight, _, _ = sampler.sample(0, 5)
     for i in range(5):
         flat = torch.cat([p.flatten() for p in module.parameters()])
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)
@@ -212,7 +212,7 @@ def test_ewc_is_its_equation(stack_of):
         loss.backward()
         optimizer.step()
     by_hand = torch.cat([p.flatten() for p in module.parameters()]).detach()
-    ours, _ = stack.train(run, 2, "train", stack.blank(2))
+    ours, _ = stack.train(run, stack.new_stage(2))
     assert (by_hand - starts[0]).abs().max() > 1e-3
     assert (ours.theta - by_hand).abs().max() < 1e-12
 

@@ -22,9 +22,9 @@ THREE = "split.classes=[[0,1],[2,3],[4,5]]"
 def answers_of(stack, run, task):
     """The logits (n, outputs of the task) of all test pictures of a task."""
     strategy = stack.strategy.eval_mode(run.stats)
-    rows = stack.rows(stack.streams[0].test[task], task)
+    rows = stack.strategy.data.rows(stack.streams[0].test[task], task)
     image, t = rows % len(strategy.data.images), torch.full_like(rows, task)
-    x = strategy.data.pictures(stack.tables, image, t)
+    x = strategy.data.inputs(stack.tables, image, t)
     return strategy.logits(run.theta, run.state, stack.hp, x, t)[:, stack.tables.active[task, task]]
 
 
@@ -63,7 +63,7 @@ def second(stack_of):
     def after_one(*overrides):
         stack = stack_of("strategy=hat", THREE, "lambda=0.6", "smax=8", "iterations=9", *overrides)
         run, _ = stack.learn(stack.initialize(), 0)
-        rows = stack.rows(stack.streams[0].train[1], 1)[:7]
+        rows = stack.strategy.data.rows(stack.streams[0].train[1], 1)[:7]
         when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.zeros(6, 7))
         return stack, run, stack.strategy.data.batch(stack.tables, rows, torch.ones(7, dtype=torch.float64), when)
 

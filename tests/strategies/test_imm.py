@@ -99,7 +99,7 @@ def test_transfers_are_their_equations(stack_of, drop):
     stack = stack_of("strategy=imm", f"drop={drop}", "lambda=0.05", "optimizer=sgd", "lr=0.05", "iterations=3")
     run, _ = stack.learn(stack.initialize(), 0)
     start, theta = run.theta, run.theta.clone().requires_grad_()
-    rows, weight, _, noise = stack.sampler(0, 1, "train").take(0, 3)
+    rows, weight, _, noise = stack.schedule.sampler(0, 1, "train").sample(0, 3)
     before = mlp(start, 10)
     for i in range(3):
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)
@@ -125,7 +125,7 @@ def test_transfers_are_their_equations(stack_of, drop):
             loss = loss - z[2:4].log_softmax(0)[label - 2] / len(image)
         (g,) = torch.autograd.grad(loss, theta)
         theta = (theta - 0.05 * g).detach().requires_grad_()
-    ours, _ = stack.train(run, 1, "train", stack.blank(1))
+    ours, _ = stack.train(run, stack.new_stage(1))
     assert (theta - start).abs().max() > 1e-3
     assert (ours.theta - theta).abs().max() < 1e-12
 

@@ -56,7 +56,7 @@ def test_mas_is_its_equation(stack_of):
     start, Omega = run.theta, sensitivity(stack, run.theta, 0, [0, 1])
     module = mlp(start, 10)
     optimizer = torch.optim.SGD(module.parameters(), 0.05)
-    rows, weight, _, _ = stack.sampler(0, 1, "train").take(0, 3)
+    rows, weight, _, _ = stack.schedule.sampler(0, 1, "train").sample(0, 3)
     for i in range(3):
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)
         labels = stack.tables.label[1][stack.strategy.data.labels[image]] - 2
@@ -67,7 +67,7 @@ def test_mas_is_its_equation(stack_of):
         loss.backward()
         optimizer.step()
     by_hand = nn.utils.parameters_to_vector(module.parameters()).detach()
-    ours, _ = stack.train(run, 1, "train", stack.blank(1))
+    ours, _ = stack.train(run, stack.new_stage(1))
     assert (by_hand - start).abs().max() > 1e-3
     assert (ours.theta - by_hand).abs().max() < 1e-12
 

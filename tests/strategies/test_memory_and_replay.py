@@ -182,8 +182,8 @@ class Loop:
                 p -= 0.05 * part.view_as(p)
 
     def task(self, stage, step):
-        sampler = self.stack.sampler(0, stage, "train")
-        for rows, weight, _, noise in zip(*sampler.take(0, sampler.steps), strict=True):
+        sampler = self.stack.schedule.sampler(0, stage, "train")
+        for rows, weight, _, noise in zip(*sampler.sample(0, sampler.steps), strict=True):
             here = weight > 0
             step(rows[here].tolist(), noise[:, here].double().tolist(), stage)
 
@@ -307,7 +307,7 @@ def test_agem_projects_a_parameter_at_a_time(stack_of):
     for scenario in ("task", "class"):
         stack = stack_of("strategy=agem", f"scenario={scenario}", "memory_per_class=3", PAIRS, *SMALL)
         data, (run, _) = stack.strategy.data, stack.learn(stack.initialize(), 0)
-        rows, weight, _, noise = (v[0] for v in stack.sampler(0, 1, "train").take(0, 1))
+        rows, weight, _, noise = (v[0] for v in stack.schedule.sampler(0, 1, "train").sample(0, 1))
         when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.0), noise)
         batch = data.batch(stack.tables, rows, weight.double(), when)
         old = [run.state.memory.rows[int(u * 6)].item() for u in noise[1].tolist()]

@@ -20,9 +20,9 @@ STREAMS = [("scenario=task",), ("scenario=domain", "task_id_at_test=true")]
 def answers_of(stack, run, task):
     """The logits (n, C) of all test pictures of a task."""
     strategy = stack.strategy.eval_mode(run.stats)
-    rows = stack.rows(stack.streams[0].test[task], task)
+    rows = stack.strategy.data.rows(stack.streams[0].test[task], task)
     image, t = rows % len(strategy.data.images), torch.full_like(rows, task)
-    x = strategy.data.pictures(stack.tables, image, t)
+    x = strategy.data.inputs(stack.tables, image, t)
     logits = strategy.logits(strategy.deploy(run.theta, run.state, stack.hp), run.state, stack.hp, x, t)
     return logits[:, stack.tables.active[task, task]]
 
@@ -67,11 +67,11 @@ def test_equals_loops(stack_of):
     taken = {}  # (layer, i, j) of a hidden weight -> its task
     for stage in (0, 1):
         for phase in ("train", "retrain"):
-            rows, weight, _, _ = stack.sampler(0, stage, phase).take(0, 12)
+            rows, weight, _, _ = stack.schedule.sampler(0, stage, phase).sample(0, 12)
             for row, w in zip(rows, weight, strict=True):
                 row = row[w > 0]
                 image = row % len(data.images)
-                x = data.pictures(stack.tables, image, row // len(data.images))
+                x = data.inputs(stack.tables, image, row // len(data.images))
                 y = stack.tables.label[stage][data.labels[image]]
                 first = min(outputs[stage])
                 module.zero_grad()

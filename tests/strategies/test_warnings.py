@@ -137,7 +137,7 @@ def warnings_of(prepared_of, monkeypatch):
         prepared = prepared_of(f"strategy={strategy}", *SHORT)
         cls = prepared.strategy
         prepared = replace(prepared, strategy=type(cls.__name__, (cls,), methods))
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
         said = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["warnings"]
         return "" if pd.isna(said) else said, prepared
 

@@ -1,6 +1,6 @@
 """cluster=local and cluster=slurm: sweeps as jobs, jobs that are interrupted, and jobs that die.
 
-The jobs of cluster=local are those of submitit's local executor. Slurm is played by tests/slurm.py.
+The jobs of cluster=local are those of submitit's local executor. Slurm is played by slurm.py beside this file.
 """
 
 import os
@@ -13,36 +13,14 @@ from pathlib import Path
 import pytest
 from test_sweep import children, living, tables, until
 
-from clrun.commands import run
 from clrun.sweep import cluster
-from clrun.system import machine
-from clrun.system.paths import PACKAGE
-from clrun.system.process import handled
+from clrun.system.signals import handled
 
 pytest.importorskip("submitit")
+pytestmark = pytest.mark.usefixtures("empty_folder")
 SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu")
 WORK = ("epochs=50", "model.widths=[8]", "tasks=2", "device=cpu", "checkpoint_every=0.01")
 LONG = (*WORK, "cluster=local", "outputs=jobs")
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
-    monkeypatch.setattr(cluster, "BETWEEN_LOOKS", 0.2)
-
-
-@pytest.fixture
-def clrun(monkeypatch, capfd):
-    """clrun("strategy=ewc") -> exit code, standard output, standard error."""
-
-    def answer(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clrun", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            run.cli()
-        return caught.value.code, *capfd.readouterr()
-
-    return answer
 
 
 def started(*arguments: str) -> subprocess.Popen:
@@ -90,14 +68,20 @@ def test_a_single_run_is_a_job_too(clrun):
 
 def test_groups_and_pieces(prepared_of):
     runs = [prepared_of(*SHORT, f"strategy={name}", f"seed={seed}") for name in ("ewc", "si") for seed in range(5)]
-    assert [len(job) for job in cluster.jobs_of(runs, cluster.Cluster("slurm", {}))] == [5, 5]
-    assert [len(job) for job in cluster.jobs_of(runs, cluster.Cluster("slurm", {"runs": 2}))] == [1, 2, 2, 1, 2, 2]
+    assert [len(job) for job in cluster.groups_of_jobs(runs, cluster.Cluster("slurm", {}))] == [5, 5]
+    assert [len(job) for job in cluster.groups_of_jobs(runs, cluster.Cluster("slurm", {"runs": 2}))] == [
+        1,
+        2,
+        2,
+        1,
+        2,
+        2,
+    ]
 
 
-def test_how_many_jobs_at_once(monkeypatch):
-    monkeypatch.setattr(machine, "cores", lambda: 8)
+def test_how_many_jobs_at_once():
     wide = [{"cpus": 2}, {"cpus": 16}, {"cpus": 2, "gpus": 1}, {"cpus": 2, "jobs": 3}]
-    assert [cluster.Cluster("local", knobs).at_once for knobs in wide] == [4, 1, 1, 3]
+    assert [cluster.Cluster("local", knobs, cores=8).at_once for knobs in wide] == [4, 1, 1, 3]
     assert cluster.Cluster("slurm", {"cpus": 2}).at_once is None
 
 
@@ -173,11 +157,11 @@ def test_what_is_started_meanwhile_ignores_the_signal():
 
 
 def test_signals_that_come_while_it_saves_are_remembered():
-    notice = cluster.PreemptionHandler()
-    with pytest.raises(cluster.Ending):
-        notice(signal.SIGTERM, None)
-    notice(signal.SIGUSR2, None)
-    assert notice.heard == [signal.SIGTERM, signal.SIGUSR2]
+    handler = cluster.PreemptionHandler()
+    with pytest.raises(cluster.JobEnding):
+        handler(signal.SIGTERM, None)
+    handler(signal.SIGUSR2, None)
+    assert handler.received == [signal.SIGTERM, signal.SIGUSR2]
 
 
 # ---------------------------------------------------------------- Slurm, as far as it can be played
@@ -240,7 +224,7 @@ def test_a_mistake_is_one_paragraph(clrun, case):
 
 
 def test_without_submitit(clrun, monkeypatch):
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "submitit", None)  # so that it cannot be found
     code, _, err = clrun("-m", "seed=0,1", *SHORT, "cluster=local")
     assert code == 2 and "pip install 'clrun[cluster]'" in err and err.count("\n") == 1
 

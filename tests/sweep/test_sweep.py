@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,41 +25,22 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from clrun.commands import run
 from clrun.config import catalog, composition
-from clrun.engine import stack
 from clrun.results import run_files
-from clrun.results.outcome import COSTS
-from clrun.runs import train
+from clrun.results.columns import COSTS
+from clrun.runs import prepare, train
 from clrun.runs.build import may_be_filled_up, uninitialized_network
-from clrun.sweep import execution, plan, workers
-from clrun.system import machine
-from clrun.system.paths import CONF, PACKAGE
+from clrun.sweep import execution, plan, summary, workers
+from clrun.sweep.messages import Advanced, TaskBegan
+from clrun.system import locks
+from clrun.system.paths import CONF
 from clrun.terminal import progress
-from clrun.terminal.progress import Line, View, clock
+from clrun.terminal.console import make_console
+from clrun.terminal.progress import Line, TerminalProgress, View, clock
 
 SHORT = ("iterations=4", "model.widths=[8]", "device=cpu")
+pytestmark = pytest.mark.usefixtures("empty_folder")
 NAMES = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
-
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
-
-
-@pytest.fixture
-def clrun(monkeypatch, capfd):
-    """clrun("strategy=ewc") -> exit code, standard output, standard error."""
-
-    def answer(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clrun", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            run.cli()
-        return caught.value.code, *capfd.readouterr()
-
-    return answer
 
 
 def tables(outputs: str) -> dict[str, bytes]:
@@ -134,7 +117,7 @@ def test_runs_that_are_evaluated_by_one_clock_have_tasks_of_one_length(prepared_
 def test_batch_norm_sees_no_sample_that_only_fills_up(prepared_of, typed, largest):
     small = ("model=resnet18", "model.width=3", "batch_size=8", "stack=3", "tasks=2")
     run = prepared_of(*small, *([] if "model.norm=group" in typed else ["model.norm=batch"]), *typed)
-    assert plan.size([run] * 5) == largest
+    assert plan.stack_size([run] * 5) == largest
     network = uninitialized_network(run.settings, run.images.x.shape[1:], len(run.stream.names))
     assert may_be_filled_up(run.settings, network) == (largest == 3), "nor does a graph"
 
@@ -145,86 +128,102 @@ def test_stacks_are_as_equal_as_can_be(n, largest, sizes):
     assert [len(piece) for piece in pieces] == sizes and [one for piece in pieces for one in piece] == list(range(n))
 
 
-def test_how_many_are_trained_at_once(prepared_of, monkeypatch):
-    def planned(*typed):
-        batches = plan.batches([prepared_of(*SHORT, f"seed={seed}", *typed) for seed in range(6)])
-        return [len(batch) for batch in batches], plan.processes(batches)
+def test_how_many_are_trained_at_once(prepared_of):
+    def planned(*typed, device="cpu"):
+        runs = [prepared_of(*SHORT, f"seed={seed}", *typed) for seed in range(6)]
+        stacks = plan.stacks(runs, device_type=lambda _: device, runs_that_fit=lambda _: 100)
+        return [len(stack) for stack in stacks], plan.processes(stacks, device_type=lambda _: device, cores=4)
 
-    monkeypatch.setattr(machine, "cores", lambda: 4)
     assert planned() == ([1] * 6, 4)
     assert planned("threads=2") == ([1] * 6, 2)
     assert planned("workers=9") == ([1] * 6, 6)
     assert planned("stack=4") == ([3, 3], 2)
-    monkeypatch.setattr(plan, "kind", lambda _: "cuda")
-    monkeypatch.setattr(plan, "fitting", lambda _: 100)
-    assert planned() == ([6], 1)
-    assert planned("stack=off") == ([1] * 6, 1)
+    assert planned(device="cuda") == ([6], 1)
+    assert planned("stack=off", device="cuda") == ([1] * 6, 1)
     assert plan.processes([]) == 0
 
 
-def test_a_stack_that_does_not_fit_is_halved(prepared_of, monkeypatch):
-    tried = []
-    trained = train.trained
+def silent() -> workers.Relay:
+    return workers.Relay(lambda message: None)
 
-    def small_memory(runs, *rest):
+
+def test_a_stack_that_does_not_fit_is_halved(prepared_of):
+    tried = []
+
+    def small_memory(runs, progress):
         tried.append(len(runs))
         if len(runs) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return trained(runs, *rest)
+        return train.train_group(runs, progress)
 
-    monkeypatch.setattr(train, "trained", small_memory)
     runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(5)]
-    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    ended = workers.train_unfinished(runs, silent(), small_memory)
     assert [one.status for one in ended] == ["done"] * 5
     assert tried == [5, 2, 3, 1, 2]
     assert all(one.finished for one in runs) and not list(Path(runs[0].directory).parent.rglob("failed.txt"))
 
 
-def test_a_run_that_does_not_fit_alone_has_failed(prepared_of, monkeypatch):
-    def no_memory(runs, *_):
+def test_a_run_that_does_not_fit_alone_has_failed(prepared_of):
+    def no_memory(runs, progress):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(train, "trained", no_memory)
     runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(2)]
-    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    ended = workers.train_unfinished(runs, silent(), no_memory)
     assert [(one.status, "out of memory" in one.reason) for one in ended] == [("crashed", True)] * 2
     assert all((one.directory / "failed.txt").is_file() for one in runs)
 
 
 def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(3)]
-    train.train(runs[1], quiet=True)
+    train.train_run(runs[1], quiet=True)
     before = (runs[1].directory / "summary.csv").stat().st_mtime_ns
-    ended = workers.attempt(runs, workers.Relay(lambda word: None))
+    ended = workers.train_unfinished(runs, silent())
     assert [one.status for one in ended] == ["done", "done by another process", "done"]
     assert (runs[1].directory / "summary.csv").stat().st_mtime_ns == before
 
 
-def test_what_another_process_is_training_is_looked_at_again(clrun, monkeypatch):
+@pytest.fixture
+def neighbour():
+    """Another living process."""
+    process = subprocess.Popen(["sleep", "600"])
+    with ended(process):
+        yield process
+
+
+def hold(directory: Path, process: subprocess.Popen) -> None:
+    """Write the lock of a run as that of another process."""
+    owner = replace(locks.myself(), pid=process.pid, started=locks.started(process.pid))
+    directory.mkdir(parents=True)
+    (directory / locks.NAME).write_text(json.dumps(asdict(owner)))
+
+
+def test_what_another_process_is_training_is_looked_at_again(prepared_of, neighbour, capsys):
     """Seed 0 is held by a process that finishes it, seed 1 by one that dies, while seed 2 is trained."""
-    held, looks = {0, 1}, []
-    stacked = train.train_stack
+    runs = [prepared_of(*SHORT, f"seed={seed}", "workers=1") for seed in range(3)]
+    for run in runs[:2]:
+        hold(run.directory, neighbour)
+    waits = []
 
-    def seed(directory):
-        return int(re.search(r"seed=(\d)", directory.name)[1])
+    def another_ends(seconds):
+        waits.append(seconds)
+        assert runs[2].finished
+        if len(waits) == 2:
+            shutil.rmtree(runs[0].directory)
+            line = [
+                sys.executable,
+                "-m",
+                "clrun.commands.run",
+                "seed=0",
+                *SHORT,
+                f"outputs={runs[0].settings['outputs']}",
+            ]
+            assert subprocess.call(line) == 0 and runs[0].finished
+            neighbour.kill()
+            neighbour.wait()
 
-    def train_stack(runs, **rest):
-        return ["held"] if runs[0].settings["seed"] in held else stacked(runs, **rest)
-
-    def holder(directory):
-        looks.append(seed(directory))
-        if looks == [0, 1, 0, 1]:
-            assert clrun.by_another("seed=0", *SHORT) == 0
-            held.clear()
-        return "another" if seed(directory) in held else None
-
-    monkeypatch.setattr(train, "train_stack", train_stack)
-    monkeypatch.setattr(execution, "locks", SimpleNamespace(holder=holder))
-    monkeypatch.setattr(execution, "SECONDS_BETWEEN_LOOKS", 0)
-    clrun.by_another = lambda *arguments: subprocess.call([sys.executable, "-m", "clrun.commands.run", *arguments])
-    code, out, _ = clrun("-m", "seed=0,1,2", *SHORT, "workers=1")
-    ends = re.findall(r"^\[\d/3\] ewc/\S+-seed=(\d)-\S+: (.*)$", out, re.M)
-    assert code == 0 and ends[0] == ("2", "done")
+    assert execution.train_sweep(runs, sleep=another_ends) == {} and waits == [execution.POLL_SECONDS] * 2
+    ends = re.findall(r"^\[\d/3\] ewc/\S+-seed=(\d)-\S+: (.*)$", capsys.readouterr().out, re.M)
+    assert ends[0] == ("2", "done")
     assert sorted(ends[1:]) == [("0", "done by another process"), ("1", "done")]
 
 
@@ -253,38 +252,40 @@ def test_a_forced_stack_writes_the_accuracies_of_single_runs(clrun):
     assert len(matrices) == 8 and [stacked[name] for name in matrices] == [alone[name] for name in matrices]
 
 
-def test_a_worker_that_is_killed_loses_what_it_has_in_its_hands_alone(clrun, monkeypatch):
-    begin = View.begin
+class Deadly(View):
+    """A live view that kills the worker which is given seed 1."""
 
-    def deadly(view, worker, line):
-        begin(view, worker, line)
+    def begin(self, worker, line):
+        super().begin(worker, line)
         if line.name.endswith("seed=1"):
-            os.kill(next(one.pid for one in active_children() if one.name == worker), signal.SIGKILL)
+            os.kill(next(child.pid for child in active_children() if child.name == worker), signal.SIGKILL)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(View, "begin", deadly)
-        code, out, err = clrun("-m", "seed=0,1,2,3", *SHORT, "workers=2")
-    (failed,) = Path("outputs").rglob("failed.txt")
-    assert code == 1 and "1 of 4 runs crashed" in err and "killed by SIGKILL" in err and str(failed) in err
+
+def test_a_worker_that_is_killed_loses_its_group_alone(prepared_of, clrun, tmp_path):
+    runs = [prepared_of(*SHORT, f"seed={seed}", "workers=2") for seed in range(4)]
+    errors = execution.train_sweep(runs, Deadly(Console(), len(runs)))
+    (failed,) = tmp_path.rglob("failed.txt")
+    told = summary.failures([run for run in runs if run.id in errors], errors, len(runs))
+    assert "1 of 4 runs crashed" in told and "killed by SIGKILL" in told and str(failed) in told
     assert "seed=1-" in failed.parent.name and "SIGKILL" in failed.read_text()
-    assert len(list(Path("outputs").rglob("summary.csv"))) == 3 and active_children() == []
-    code, out, _ = clrun("-m", "seed=0,1,2,3", *SHORT, "workers=2")
-    assert code == 0 and "1 to train, 3 done already" in out and not list(Path("outputs").rglob("failed.txt"))
+    assert len(list(tmp_path.rglob("summary.csv"))) == 3 and active_children() == []
+    code, out, _ = clrun("-m", "seed=0,1,2,3", *SHORT, "workers=2", f"outputs={tmp_path}")
+    assert code == 0 and "1 to train, 3 done already" in out and not list(tmp_path.rglob("failed.txt"))
 
 
-def test_data_that_vanish_under_a_sweep(clrun, monkeypatch):
+def test_data_that_vanish_under_a_sweep(prepared_of, tmp_path):
     """Between the sweep's look at them and the worker's."""
     for part, name in itertools.product(("train", "test"), "ab"):
         Path("pictures", part, name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(f"pictures/{part}/{name}/1.png")
-    take = workers.Worker.take
-    with monkeypatch.context() as patch:
-        patch.setattr(workers.Worker, "take", lambda *given: (shutil.rmtree("pictures", True), take(*given))[1])
-        options = ("dataset=image_folder", "dataset.root=pictures", "dataset.size=8", "tasks=1", *SHORT)
-        code, out, err = clrun("-m", "seed=0,1", *options, "workers=2")
-    assert code == 1 and "2 of 2 runs crashed" in err and "Traceback" not in out + err
-    assert err.count("dataset.root=pictures does not exist") == 2
-    assert len(list(Path("outputs").rglob("failed.txt"))) == 2 and active_children() == []
+    options = ("dataset=image_folder", "dataset.root=pictures", "dataset.size=8", "tasks=1", *SHORT, "workers=2")
+    runs = [prepared_of(*options, f"seed={seed}") for seed in range(2)]
+    shutil.rmtree("pictures")
+    errors = execution.train_sweep(runs)
+    told = summary.failures(runs, errors, len(runs))
+    assert errors.keys() == {run.id for run in runs} and "2 of 2 runs crashed" in told and "Traceback" not in told
+    assert told.count("dataset.root=pictures does not exist") == 2
+    assert len(list(tmp_path.rglob("failed.txt"))) == 2 and active_children() == []
 
 
 def test_interrupted_while_it_waits_for_workers_it_kills_them():
@@ -299,10 +300,10 @@ def test_interrupted_while_it_waits_for_workers_it_kills_them():
         def stop(self):
             told.append(f"stop {self.name}")
 
-        def gone(self):
+        def await_end(self):
             raise KeyboardInterrupt
 
-    pool = workers.Pool([], 0)
+    pool = workers.WorkerPool([], 0)
     pool.workers = [Saving("1"), Saving("2")]
     with pytest.raises(KeyboardInterrupt):
         pool.end()
@@ -448,40 +449,36 @@ def test_two_sweeps_at_once_train_each_run_once():
     assert not [path for path in Path("shared").rglob("*") if path.name.endswith(".tmp") or path.name == "lock.json"]
 
 
-def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, monkeypatch):
+class CutOff(TerminalProgress):
+    """A progress that ends training when a task begins."""
+
+    def __init__(self, stage: int) -> None:
+        super().__init__(make_console(quiet=True), 5)
+        self.last = stage
+
+    def begin_task(self, stage, steps):
+        if stage == self.last:
+            raise KeyboardInterrupt
+
+
+def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, settings_of):
     """Stacks of four; a run is finished, two are after task 1, one is after task 3, five are new."""
     typed = ("-m", "strategy=ewc", *SHORT, "workers=1", "stack=4")
-
-    def cut_off(task, *seeds):
-        """Killed after a task."""
-        learn = stack.Stack.learn
-
-        def until_then(stack, state, stage, half=None):
-            if stage == task:
-                raise KeyboardInterrupt
-            return learn(stack, state, stage, half)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(stack.Stack, "learn", until_then)
-            assert clrun(*typed, f"seed={','.join(map(str, seeds))}")[0] == 130
-
+    runs = [prepare.prepare(settings_of(*typed[1:], f"seed={seed}")) for seed in range(9)]
     assert clrun(*typed, "seed=8")[0] == 0
-    cut_off(1, 0, 5)
-    cut_off(3, 3)
-    stacks = []
-    trained = train.trained
-
-    def noted(runs, progress):
-        stacks.append(([one.settings["seed"] for one in runs], train.reached(runs[0]).stage))
-        return trained(runs, progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "trained", noted)
-        code, out, err = clrun(*typed, "seed=range(9)")
+    for stage, seeds in ((2, (0, 5)), (4, (3,))):
+        with pytest.raises(KeyboardInterrupt):
+            train.train_runs([runs[seed] for seed in seeds], progress=CutOff(stage))
+    stacks = plan.stacks([run for run in runs if not run.finished])
+    planned = [([run.settings["seed"] for run in stack], train.position_of(stack[0]).stage) for stack in stacks]
+    code, out, err = clrun(*typed, "seed=range(9)")
     assert code == 0 and "8 to train, 1 done already" in out
-    assert sorted(seed for seeds, _ in stacks for seed in seeds) == list(range(8))
-    assert {stage: sorted(seeds) for seeds, stage in stacks if stage} == {1: [0, 5], 3: [3]}
-    assert [sorted(seeds) for seeds, stage in stacks if stage == 0] == [[1, 2], [4, 6, 7]]
+    assert sorted(seed for seeds, _ in planned for seed in seeds) == list(range(8))
+    assert seeds_in(out, ": done") == list(range(8))
+    assert {stage: sorted(seeds) for seeds, stage in planned if stage} == {1: [0, 5], 3: [3]}
+    assert [sorted(seeds) for seeds, stage in planned if stage == 0] == [[1, 2], [4, 6, 7]]
+    trained = {run.settings["seed"]: run_files.summary_of(run.directory)["stack_size"] for run in runs[:8]}
+    assert trained == {seed: len(seeds) for seeds, _ in planned for seed in seeds}
     assert seeds_in(err, r" continues after task 1 ") == [0, 5] and seeds_in(err, r" continues after task 3 ") == [3]
     assert clrun(*typed[:-1], "seed=range(9)", "outputs=alone")[0] == 0
     regrouped, alone = tables("outputs"), tables("alone")
@@ -497,12 +494,12 @@ def test_a_line_says_what_a_worker_is_at(monkeypatch):
     monkeypatch.setattr(progress, "perf_counter", lambda: now[0])
     line = Line("ewc", tasks=5, samples=32)
     assert line.cells() == ["ewc", "starting", "", "", ""]
-    line.hear(("task", 1, 50))
-    line.hear(("advance", 50))
+    line.begin_task(1, 50)
+    line.advance(50)
     now[0] += 10
-    line.hear(("task", 2, 50))
-    line.hear(("advance", 20))
-    line.hear(("advance", 5))
+    line.begin_task(2, 50)
+    line.advance(20)
+    line.advance(5)
     now[0] += 2
     # 12 s for 1.5 of 5 tasks leave 28 s; 25 steps of 32 samples in 2 s
     assert line.cells() == ["ewc", "2/5", "25/50", "400", "0:28"]
@@ -513,7 +510,7 @@ def test_on_a_terminal_finished_runs_stand_above_a_line_for_each_worker():
     with View(console, runs=3) as view:
         view.begin("1", Line("ewc seed=0", 5, 32))
         view.begin("2", Line("ewc seed=1", 5, 32))
-        view.hear("1", ("task", 4, 77))
+        view.begin_task("1", 4, 77)
         view.ended("2", ["ewc seed=1: done"])
         view.live.refresh()
     text = console.file.getvalue()
@@ -527,9 +524,9 @@ def test_a_long_name_gives_way_to_the_figures(monkeypatch):
     console = Console(force_terminal=True, width=80, file=io.StringIO(), color_system=None)
     with View(console, runs=3) as view:
         view.begin("1", Line("ewc lambda=400 gamma=1 fisher=empirical fisher_samples=1000 seed=123456", 5, 32))
-        view.hear("1", ("task", 4, 77000))
+        view.begin_task("1", 4, 77000)
         now[0] = 100.0
-        view.hear("1", ("advance", 60000))
+        view.advance("1", 60000)
         view.live.refresh()
     format_value = [line.split() for line in console.file.getvalue().splitlines() if "60000/77000" in line][-1]
     assert format_value[:2] == ["1", "ewc"] and "…" in " ".join(format_value)
@@ -540,21 +537,21 @@ def test_in_a_pipe_there_are_plain_lines_alone():
     console = Console(width=60, file=io.StringIO())
     with View(console, runs=1) as view:
         view.begin("1", Line("ewc seed=0", 5, 32))
-        view.hear("1", ("advance", 4))
+        view.advance("1", 4)
         view.ended("1", ["a name as long as this one is, which is not broken into two lines: done"])
     assert console.file.getvalue() == "[1/1] a name as long as this one is, which is not broken into two lines: done\n"
 
 
 def test_a_relay_speaks_now_and_then():
-    words = []
-    relay = workers.Relay(words.append)
+    sent = []
+    relay = workers.Relay(sent.append)
     with relay:
-        relay.task(1, 1000)
+        relay.begin_task(1, 1000)
         for _ in range(1000):
             relay.advance(1)
         relay.end_task(1, [0.5])
-    assert words[0] == ("task", 1, 1000) and len(words) < 100
-    assert sum(word[1] for word in words if word[0] == "advance") == 1000
+    assert sent[0] == TaskBegan(1, 1000) and len(sent) < 100
+    assert sum(message.steps for message in sent if isinstance(message, Advanced)) == 1000
 
 
 @pytest.mark.parametrize("seconds, said", [(None, ""), (0.4, "0:00"), (75, "1:15"), (3725, "1:02:05")])

@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from test_full_disks_and_signals import SMALL, Interrupting, files, quick, tables, uninterrupted  # noqa: F401 (quick is a fixture)
+from interrupting import InterruptingProgress
+from test_full_disks_and_signals import SMALL, files, quick, tables, uninterrupted  # noqa: F401 (quick is a fixture)
 
 from clrun.runs import train
 from clrun.system import locks
@@ -25,7 +26,7 @@ def folder(tmp_path) -> Path:
 
 def hold(directory: Path, age: float = 0.0, **changes) -> locks.Owner:
     """Somebody else's lock, `age` seconds after its last heartbeat."""
-    owner = replace(locks.myself(), **changes)
+    owner = replace(locks.this_process(), **changes)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / locks.NAME).write_text(json.dumps(asdict(owner)))
     then = time.time() - age
@@ -43,7 +44,7 @@ def neighbour():
 
 
 def test_a_living_process_keeps_its_lock_however_silent(folder, neighbour):
-    owner = hold(folder, age=3600, pid=neighbour, started=locks.started(neighbour))
+    owner = hold(folder, age=3600, pid=neighbour, started=locks.start_time(neighbour))
     assert locks.holder(folder) == owner
     with locks.claimed([folder]) as claim:
         assert claim.mine == [] and claim.others == {folder: owner}
@@ -77,13 +78,13 @@ def test_a_run_of_a_host_that_died_is_continued_and_one_that_lives_is_left(prepa
     prepared = prepared_of(*SMALL)
     whole = uninterrupted(prepared)
     with pytest.raises(KeyboardInterrupt):
-        train.train_stack([prepared], progress=Interrupting(10))
-    hold(prepared.directory, age=locks.STALE - 20, host="elsewhere", pid=1)
+        train.train_runs([prepared], progress=InterruptingProgress(10))
+    hold(prepared.directory, age=locks.STALE_SECONDS - 20, host="elsewhere", pid=1)
     with pytest.raises(UsageError, match="another process"):
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
     assert "process 1 on elsewhere is training it" in capsys.readouterr().err
-    hold(prepared.directory, age=locks.STALE + 20, host="elsewhere", pid=1)
-    assert train.train(prepared, quiet=True) == "done"
+    hold(prepared.directory, age=locks.STALE_SECONDS + 20, host="elsewhere", pid=1)
+    assert train.train_run(prepared, quiet=True) == "done"
     assert "continues after task 1 " in capsys.readouterr().err
     assert tables(prepared.directory) == whole
 
@@ -94,9 +95,8 @@ def test_a_lock_that_says_nothing_is_nobodys(folder, text):
     assert locks.claim(folder) is None
 
 
-def test_the_heart_beats(folder, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT", 0.02)
-    with locks.claimed([folder]):
+def test_the_heartbeat_is_renewed(folder):
+    with locks.claimed([folder], heartbeat_seconds=0.02):
         os.utime(folder / locks.NAME, (0, 0))
         deadline = time.monotonic() + 20
         while (folder / locks.NAME).stat().st_mtime == 0:
@@ -106,7 +106,7 @@ def test_the_heart_beats(folder, monkeypatch):
 
 def test_what_was_taken_over_meanwhile_is_not_given_back(folder, neighbour):
     with locks.claimed([folder]):
-        owner = hold(folder, pid=neighbour, started=locks.started(neighbour))
+        owner = hold(folder, pid=neighbour, started=locks.start_time(neighbour))
     assert locks.holder(folder) == owner
 
 
@@ -136,23 +136,22 @@ def test_only_one_of_many_gets_it(folder):
 
 def test_a_run_that_another_process_trains_is_left_to_it(prepared_of, neighbour, capsys):
     prepared = prepared_of(*SMALL)
-    hold(prepared.directory, pid=neighbour, started=locks.started(neighbour))
+    hold(prepared.directory, pid=neighbour, started=locks.start_time(neighbour))
     with pytest.raises(UsageError, match="is being trained by another process"):
-        train.train(prepared, quiet=True)
+        train.train_run(prepared, quiet=True)
     assert f"process {neighbour} on {socket.gethostname()} is training it" in capsys.readouterr().err
     assert files(prepared.directory) == {locks.NAME}
 
 
 def test_a_stack_goes_on_with_what_is_free(prepared_of, neighbour):
     stack = [prepared_of(*SMALL, f"seed={seed}") for seed in range(3)]
-    hold(stack[1].directory, pid=neighbour, started=locks.started(neighbour))
-    assert train.train_stack(stack, quiet=True) == ["done", "held", "done"]
+    hold(stack[1].directory, pid=neighbour, started=locks.start_time(neighbour))
+    assert train.train_runs(stack, quiet=True) == ["done", "held", "done"]
     assert [one.finished for one in stack] == [True, False, True]
 
 
-def test_a_crash_gives_the_lock_back(prepared_of, monkeypatch):
+def test_a_crash_gives_the_lock_back(prepared_of):
     prepared = prepared_of(*SMALL)
-    monkeypatch.setattr(train, "build", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train.train(prepared, quiet=True)
+        train.train_runs([prepared], quiet=True, trainer=lambda group, progress: 1 / 0)
     assert files(prepared.directory) == {"failed.txt"}

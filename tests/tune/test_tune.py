@@ -19,7 +19,7 @@ from test_docs import PAGES, blocks, needs_checkout
 
 from clrun.commands import run, tune
 from clrun.config import catalog
-from clrun.engine import stack
+from clrun.engine.evaluation import Evaluator
 from clrun.results import plots
 from clrun.runs import prepare, train
 from clrun.sweep import plan
@@ -27,7 +27,7 @@ from clrun.system import locks, machine
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF, PACKAGE
 from clrun.tune import search, space
-from clrun.tune.question import OWN, Question, read
+from clrun.tune.question import SEARCH_KEYS, Question, read
 
 pytest.importorskip("optuna")
 SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu")
@@ -100,15 +100,16 @@ def test_scores_are_the_means_of_the_runs(clrun_tune):
 def test_test_accuracy_changes_nothing(clrun_tune, monkeypatch):
     """The same search where whatever is right on the test samples is wrong, and the other way round."""
     assert clrun_tune(*SEARCH, "trials=4", "outputs=straight")[0] == 0
-    examined = stack.Stack.examined
+    evaluate = Evaluator.evaluate
 
-    def reversed_on_test(stack, state, horizon, part):
-        right, confusion = examined(stack, state, horizon, part)
+    def reversed_on_test(evaluator, run, horizon, part):
+        evaluation = evaluate(evaluator, run, horizon, part)
         if part != "test":
-            return right, confusion
-        return torch.tensor([[len(pool) for pool in stream.test] for stream in stack.streams]) - right, confusion
+            return evaluation
+        counts = torch.tensor([[len(pool) for pool in stream.test] for stream in evaluator.streams])
+        return evaluation._replace(correct=counts - evaluation.correct)
 
-    monkeypatch.setattr(stack.Stack, "examined", reversed_on_test)
+    monkeypatch.setattr(Evaluator, "evaluate", reversed_on_test)
     assert clrun_tune(*SEARCH, "trials=4", "outputs=reversed")[0] == 0
 
     def measured(outputs):
@@ -164,7 +165,7 @@ def test_more_trials_later_are_the_same_trials(clrun_tune, monkeypatch):
     assert trials("once").equals(trials("twice"))
     assert len(set(trials("once")["lambda"])) == 13
     trained = []
-    monkeypatch.setattr(train, "train_stack", lambda *runs, **rest: trained.append(runs))
+    monkeypatch.setattr(train, "train_runs", lambda *runs, **rest: trained.append(runs))
     code, out, _ = clrun_tune(*SEARCH, "trials=13", "outputs=once")
     assert code == 0 and not trained and "to train" not in out and command_in(out)
 
@@ -206,7 +207,7 @@ def until(condition, seconds: float = 60.0) -> None:
 
 
 def test_a_crashed_trial_is_tried_again(clrun_tune, monkeypatch):
-    trained = train.trained
+    trained = train.train_group
 
     def crash(runs, progress):
         if runs[0].settings["lambda"] == 10:
@@ -215,7 +216,7 @@ def test_a_crashed_trial_is_tried_again(clrun_tune, monkeypatch):
 
     typed = ("lambda=1,10,100", *SHORT, "at_once=2")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "trained", crash)
+        patch.setattr(train, "train_group", crash)
         code, out, err = clrun_tune(*typed)
     assert code == 1 and command_in(out) and "lambda=10: RuntimeError: no luck" in err
     assert trials().status.tolist() == ["done", "unfinished", "done"]
@@ -224,7 +225,7 @@ def test_a_crashed_trial_is_tried_again(clrun_tune, monkeypatch):
 
 
 def test_a_round_of_crashes_ends_the_search(clrun_tune, monkeypatch):
-    monkeypatch.setattr(train, "trained", lambda *_: 1 / 0)
+    monkeypatch.setattr(train, "train_group", lambda *_: 1 / 0)
     code, out, err = clrun_tune(*SEARCH, "trials=30", "at_once=2")
     assert code == 1 and "2 trials crashed" in err and out.count("to train") == 1
 
@@ -264,7 +265,7 @@ def test_as_many_trials_as_are_trained_at_once(settings_of, monkeypatch):
 
     monkeypatch.setattr(machine, "cores", lambda: 4)
     assert [wide(), wide("workers=3"), wide("threads=2")] == [4, 3, 2]
-    monkeypatch.setattr(plan, "kind", lambda _: "cuda")
+    monkeypatch.setattr(plan, "device_type", lambda _: "cuda")
     assert [wide(), wide(seeds=3), wide("stack=8", seeds=2), wide("stack=off")] == [16, 5, 4, 1]
 
 
@@ -348,7 +349,7 @@ def test_without_optuna(clrun_tune, monkeypatch):
 def test_help(clrun_tune, monkeypatch):
     monkeypatch.setattr(tune, "find_spec", lambda name: None)  # nor does it need optuna
     code, out, _ = clrun_tune("--help")
-    assert code == 0 and all(word in out for word in (*OWN, *tune.EXAMPLES, "interval(LOW,HIGH)"))
+    assert code == 0 and all(word in out for word in (*SEARCH_KEYS, *tune.EXAMPLES, "interval(LOW,HIGH)"))
 
 
 def commands() -> list[str]:

@@ -1,0 +1,56 @@
+"""Which samples each run of a stack sees in a stage, and in which order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from clrun.data.sampler import Budget, EpochSampler
+from clrun.data.seeding import DRAWS, generator
+from clrun.data.stream import pad_rows
+from clrun.data.tasks import TaskStream
+from clrun.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class SampleSchedule:
+    """The samples that R runs of one strategy train on, stage by stage. All of it follows from the runs' seeds."""
+
+    strategy: Strategy
+    seeds: Sequence[int]  # [r]
+    streams: Sequence[TaskStream]  # [r]
+    budget: Budget
+    balanced: bool  # where several tasks are visible, every batch holds equally many samples of each
+
+    def horizon(self, stage: int) -> int:
+        """Return the newest task seen by the end of a stage. It is the stage itself, except for strategies such as
+        joint training that see later tasks early."""
+        return max(task for s in range(stage + 1) for task in self.strategy.visible(s))
+
+    def rows(self, r: int, stage: int) -> list[Tensor]:
+        """Return the rows (n,) of each task whose samples feed a stage of run r."""
+        return [self.strategy.data.rows(self.streams[r].train[task], task) for task in self.strategy.visible(stage)]
+
+    def sampler(self, r: int, stage: int, phase: str) -> EpochSampler:
+        """Return the sampler of run r for one pass of a stage."""
+        rows = self.rows(r, stage)
+        return EpochSampler(rows, self.budget, self.balanced and len(rows) > 1, self.seeds[r], f"stage {stage} {phase}")
+
+    def samplers(self, stage: int, phase: str) -> list[EpochSampler]:
+        """Return the samplers [r] of all runs for one pass of a stage."""
+        return [self.sampler(r, stage, phase) for r in range(len(self.seeds))]
+
+    def shuffled_samples(self, stage: int, phase: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all samples of a stage in random order, for the end of a pass: rows (R, n), weight (R, n) and noise
+        (R, 6, n). A run with fewer than n samples is padded with weight 0."""
+        rows, noise = [], []
+        for r, seed in enumerate(self.seeds):
+            random = generator(seed, f"stage {stage} after {phase}")
+            ordered = torch.cat(self.rows(r, stage))
+            rows.append(ordered[torch.randperm(len(ordered), generator=random)])
+            noise.append(torch.rand(len(ordered), DRAWS, generator=random).mT)
+        padded, weight = pad_rows(rows)
+        n = padded.shape[1]
+        return padded, weight, torch.stack([pad(v, (0, n - v.shape[1])) for v in noise])

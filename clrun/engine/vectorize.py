@@ -1,0 +1,42 @@
+"""From one run to R runs: functions by `torch.vmap`, values by an axis in front."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from clrun.strategy import Tree
+
+
+@dataclass(frozen=True)
+class Vectorizer:
+    """A rule that turns functions and values of one run into those of a stack of R runs.
+
+    With R > 1 every tensor has a leading axis R. A single run has no such axis, and its functions stay as they are:
+    `vmap` costs time, and imports PyTorch's compiler.
+    """
+
+    runs: int  # R
+    device: torch.device
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is a single run, whose tensors have no axis R."""
+        return self.runs == 1
+
+    def vectorize(self, function: Callable[..., Any], in_dims: Any = 0) -> Callable[..., Any]:
+        """Return a function of one run as a function of all. in_dims: as `torch.vmap` takes it; None: shared by all."""
+        return function if self.alone else torch.vmap(function, in_dims)
+
+    def stack_trees(self, trees: Sequence[Tree]) -> Tree:
+        """Return [r] trees of tensors of equal shapes as one tree on the device."""
+        if self.alone:
+            return tree_map(lambda v: v.to(self.device), trees[0])
+        return tree_map(lambda *v: torch.stack(v).to(self.device), *trees)
+
+    def unstack_to_host(self, values: Tensor) -> Tensor:
+        """Return what the runs computed as (R, ...) on the host, for a single run (1, ...)."""
+        return (values[None] if self.alone else values).cpu()

@@ -1,0 +1,207 @@
+"""Every column of every CSV file that clrun writes, with its meaning and its unit, in the order of the columns.
+
+docs/reference/files.md is generated from `FILES`. A name in angle brackets stands for several columns: `task_<k>` for
+one column per task (k = 1 ... T), `<key>` for one column per key of the configuration, with the key as its name.
+Accuracies and what follows from them are fractions, 1 for 100 %. An empty cell means "not measured" or "not defined".
+"""
+
+from collections.abc import Mapping
+
+# The first columns of summary.csv, which say what the run is; then `stream` and the keys; then SUMMARY_TAIL.
+SUMMARY_HEAD_MEANINGS = {
+    "run": "identity of the run: 10 hexadecimal digits, a hash of its settings and of its data",
+    "group": "the same hash without the seed: runs of one group differ in nothing but the seed",
+    "status": "`done` or `diverged`",
+    "strategy": "name of the strategy",
+    "dataset": "name of the data set",
+    "split": "how the data are divided into tasks",
+    "scenario": "`task`, `domain` or `class`: what is known and asked at test time",
+    "tasks": "number of tasks into which the data are divided",
+    "model": "name of the network",
+    "seed": "seed of every random choice of the run",
+}
+
+KEY_MEANINGS = {
+    "stream": "identity of the stream: a hash of the data and of all settings but the seed, the strategy and the keys "
+    "of the strategy; accuracies of one stream can be compared",
+    "<key>": "value of this key; a list is written as JSON",
+}
+
+METRIC_MEANINGS = {
+    "average_accuracy": "accuracy after the last task, mean over the tasks",
+    "average_incremental_accuracy": "mean over the stages of the mean accuracy on the tasks learnt so far",
+    "learning_accuracy": "accuracy on each task just after it was learnt, mean over the tasks",
+    "forgetting": "best accuracy before the last task minus the final accuracy, mean over all tasks but the last",
+    "backward_transfer": "final accuracy minus the accuracy just after learning, mean over all tasks but the last",
+    "forward_transfer": "accuracy just before learning minus that of the untrained network, mean over all tasks but "
+    "the first",
+}
+
+VALIDATION_MEANINGS = {
+    "validation_accuracy": "`average_accuracy` on held-out training data; needs `validation` above 0",
+}
+
+CONTINUAL_METRIC_MEANINGS = {
+    "min_accuracy": "lowest accuracy on each task at any evaluation after its own training, mean over all tasks but "
+    "the last; needs `evaluate_every` above 0",
+    "worst_case_accuracy": "final accuracy on the last task, weighted 1/T, and `min_accuracy`, weighted 1 - 1/T; needs "
+    "`evaluate_every` above 0",
+    "stability_gap": "accuracy before a change of task minus the lowest accuracy while the next task is learnt, mean "
+    "over the old tasks and the changes; needs `evaluate_every` above 0",
+}
+
+COST_MEANINGS = {
+    "train_seconds": "seconds of training steps; of a run in a stack its share, as for all costs",
+    "consolidate_seconds": "seconds of what the strategy does after a pass over a task, such as EWC's Fisher",
+    "eval_seconds": "seconds of evaluation",
+    "wall_seconds": "seconds from the start of the run to its end, including setup, plots and checkpoints",
+    "samples_per_second": "training samples divided by `train_seconds`",
+    "peak_memory_mb": "largest memory in use, in megabytes (10^6 bytes): allocated on the GPU, or held by the process",
+    "state_mb": "megabytes (10^6 bytes) that the strategy keeps in addition to the network, including stored images",
+    "energy_wh": "energy that the GPU has drawn, in watt-hours",
+    "stack_size": "number of runs that were trained together",
+    "threads": "CPU threads per run",
+    "carbon_g": "grams of CO2-equivalent: `energy_wh` / 1000 * `grams_per_kwh`",
+    "money": "`wall_seconds` / 3600 * `price_per_hour`, in the currency of the price",
+}
+
+REMARK_MEANINGS = {
+    "diverged_at": "task and step at which a loss or a weight was first not finite",
+    "warnings": "warnings about the run, separated by ` | `",
+}
+
+PROVENANCE_MEANINGS = {
+    "device": "kind of the device and its model name",
+    "torch_version": "version of PyTorch",
+    "clrun_version": "version of clrun",
+    "commit": "commit of clrun's checkout, with `+` if files differ from it; empty if clrun was installed as a wheel",
+}
+
+FORGETTING_MEANINGS = {
+    "task": "number of the task, from 1; `average` in the last row, which holds the means of the defined cells",
+    "accuracy_untrained": "accuracy of the untrained network",
+    "accuracy_when_learned": "accuracy just after the task was learnt",
+    "best_accuracy": "best accuracy after any task but the last; of the last task its final accuracy",
+    "final_accuracy": "accuracy after the last task",
+    "forgetting": "`best_accuracy` - `final_accuracy`",
+    "backward_transfer": "`final_accuracy` - `accuracy_when_learned`",
+    "forward_transfer": "accuracy just before the task was learnt - `accuracy_untrained`",
+}
+
+TASK_COST_MEANINGS = {
+    "task": "number of the task, from 1; 0 for the evaluation before any training",
+    "train_seconds": "seconds of training steps; of a run in a stack its share, as for all costs",
+    "consolidate_seconds": "seconds of what the strategy does after a pass over the task",
+    "eval_seconds": "seconds of evaluation",
+    "samples": "training samples, each counted as often as it was used",
+    "energy_wh": "energy that the GPU has drawn, in watt-hours",
+}
+
+# The metrics that clrun-report derives from several runs; `finetune` and `joint` are runs of the same stream and seed.
+REPORT_METRIC_MEANINGS = {
+    "total_seconds": "`train_seconds` + `consolidate_seconds`",
+    "relative_seconds": "`total_seconds` divided by that of finetune",
+    "accuracy_kept": "`average_accuracy` minus that of finetune",
+    "kept_per_second": "`accuracy_kept` / `total_seconds`",
+    "kept_per_mb": "`accuracy_kept` / `state_mb`",
+    "kept_per_wh": "`accuracy_kept` / `energy_wh`",
+    "gap_closed": "(`average_accuracy` - finetune) / mean over the seeds of (joint - finetune)",
+    "intransigence": "joint's `average_accuracy` - `learning_accuracy`",
+}
+
+_MATRIX = {
+    "after_task": "number of tasks that have been learnt; 0 for the untrained network",
+    "task_<k>": "accuracy on task k",
+    "average": "mean accuracy on the tasks learnt so far; in row 0 and for `joint` on all tasks",
+}
+
+_SUMMARY = (
+    SUMMARY_HEAD_MEANINGS
+    | KEY_MEANINGS
+    | METRIC_MEANINGS
+    | VALIDATION_MEANINGS
+    | CONTINUAL_METRIC_MEANINGS
+    | COST_MEANINGS
+    | REMARK_MEANINGS
+    | PROVENANCE_MEANINGS
+)
+
+# file -> column -> meaning
+FILES: Mapping[str, Mapping[str, str]] = {
+    "accuracy_matrix.csv": _MATRIX,
+    "validation_matrix.csv": _MATRIX
+    | {"task_<k>": "accuracy on the held-out training samples of task k; needs `validation` above 0"},
+    "forgetting.csv": FORGETTING_MEANINGS,
+    "accuracy.csv": {
+        "run": "identity of the run",
+        "strategy": "name of the strategy",
+        "seed": "seed of the run",
+        "after_task": "number of tasks that have been learnt; 0 for the untrained network",
+        "eval_task": "number of the task that was evaluated, from 1",
+        "correct": "number of test samples that were classified correctly",
+        "n": "number of test samples of the task",
+        "accuracy": "`correct` / `n`",
+    },
+    "accuracy_over_training.csv": {
+        "run": "identity of the run",
+        "seed": "seed of the run",
+        "step": "optimizer steps since the start of the run",
+        "stage": "number of the task that is being learnt, from 1; 0 for the untrained network",
+        "eval_task": "number of the task that was evaluated, from 1",
+        "accuracy": "test accuracy",
+    },
+    "confusion.csv": {
+        "true_class": "class of the test samples",
+        "predicted_class": "class that the network predicted, at the end of the run",
+        "count": "number of test samples",
+    },
+    "health.csv": {
+        "task": "number of the task, from 1",
+        "steps": "optimizer steps of the task",
+        "steps_not_finite": "steps at which the loss or the norm of the gradient was not finite",
+        "loss": "training loss including the penalties of the strategy, mean over the steps",
+        "gradient_norm": "Euclidean norm of the gradient, mean over the steps (from those at which it is computed)",
+    },
+    "costs.csv": TASK_COST_MEANINGS,
+    "tasks.csv": {
+        "task": "number of the task, from 1",
+        "class": "name of one of its classes, in the order of the outputs; where tasks differ by their classes",
+        "angle": "rotation of its images in degrees, counter-clockwise; where tasks differ by their rotation",
+    },
+    "summary.csv": _SUMMARY,
+    "results.csv": _SUMMARY,
+    "report.csv": {
+        "group": "identity of the group: runs that differ in nothing but the seed",
+        "<key>": "value of a key in which the groups differ; `strategy` is always the first of them",
+        "metric": "name of a metric of summary.csv or of one that the report derives; `diverged` for the share of the "
+        "runs that diverged",
+        "n": "number of runs",
+        "mean": "mean over the runs",
+        "sd": "standard deviation over the runs (with n - 1)",
+        "low": "lower end of the 95 % t-interval of the mean",
+        "high": "upper end of the 95 % t-interval of the mean",
+    },
+    "trials.csv": {
+        "trial": "number of the trial, from 1",
+        "status": "`done`, `diverged` or `unfinished`",
+        "validation_accuracy": "validation accuracy, mean over the seeds",
+        "<key>": "value of a key that is searched",
+    },
+}
+
+SUMMARY_HEAD = tuple(SUMMARY_HEAD_MEANINGS)
+SUMMARY_METRICS = tuple(METRIC_MEANINGS)
+CONTINUAL_METRICS = tuple(CONTINUAL_METRIC_MEANINGS)
+COSTS = tuple(COST_MEANINGS)
+PROVENANCE = tuple(PROVENANCE_MEANINGS)
+SUMMARY_TAIL = (*SUMMARY_METRICS, *VALIDATION_MEANINGS, *CONTINUAL_METRICS, *COSTS, *REMARK_MEANINGS, *PROVENANCE)
+
+TIMED_FILES = ("summary.csv", "costs.csv")  # files of a run that hold times; equal runs have equal other files
+
+# Keys that hold a digest of the user's file in which a class is defined; absent for clrun's own classes.
+SOURCES = ("source", "model.source", "optimizer.source")
+
+# Columns that are read as text, although "0012345678" and "12e4567890" look like numbers.
+HASH_COLUMNS = ("run", "group", "stream", "commit", *SOURCES)
+
+WARNING_SEPARATOR = " | "  # between the warnings in one cell of summary.csv

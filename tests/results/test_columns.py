@@ -1,0 +1,76 @@
+"""Every column that clrun writes is described in columns.FILES, and every column described there is written."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clrun.report import rows, runs
+from clrun.results import columns, run_files
+from clrun.runs import train
+
+STRATEGY_COLUMNS = "health.csv"  # to it strategies add columns of their own
+RUNS = {
+    "classes": ("strategy=ewc", "evaluate_every=2", "validation=0.2"),
+    "rotated": ("split=rotated", "tasks=2", "scenario=domain"),
+    "joint": ("strategy=joint",),
+}
+
+
+def described(file: str, column: str, keys: set[str]) -> bool:
+    """Return whether FILES describes this column of this file, itself or by a name in angle brackets."""
+    names = columns.FILES[file]
+    general = {"task_<k>"} if re.fullmatch(r"task_\d+", column) else {"<key>"} if column in keys else set()
+    return bool(({column} | general) & set(names))
+
+
+@pytest.fixture(scope="module")
+def finished(settings_of, tmp_path_factory):
+    """Return the folder of three finished runs, and all keys of their settings."""
+    from clrun.runs import prepare
+
+    folder = tmp_path_factory.mktemp("outputs")
+    keys: set[str] = set()
+    for overrides in RUNS.values():
+        small = ("model.widths=[8]", "iterations=4", "device=cpu", "pictures=false", f"outputs={folder}")
+        prepared = prepare.prepare(settings_of(*overrides, *small))
+        train.train_run(prepared, quiet=True)
+        keys |= set(prepared.settings.values)
+    return folder, keys
+
+
+def test_every_column_that_is_written_is_described(finished):
+    folder, keys = finished
+    run_files.collect(folder)
+    run_files.write_table(folder / "report.csv", rows.table(rows.rows_of(runs.read(folder))))
+    for path in [*folder.glob("*.csv"), *folder.glob("runs/*/*/*.csv")]:
+        written = [c for c in pd.read_csv(path).columns if described(path.name, c, keys)]
+        if path.name == STRATEGY_COLUMNS:
+            assert written == list(columns.FILES[path.name])
+        else:
+            assert written == list(pd.read_csv(path).columns), path
+
+
+def test_every_column_that_is_described_is_written(finished):
+    folder, _ = finished
+    run_files.collect(folder)
+    run_files.write_table(folder / "report.csv", rows.table(rows.rows_of(runs.read(folder))))
+    for file, names in columns.FILES.items():
+        paths: list[Path] = [*folder.glob(f"runs/*/*/{file}"), *folder.glob(file)]
+        assert paths or file == "trials.csv", f"none of these runs writes {file}"
+        written = {re.sub(r"^task_\d+$", "task_<k>", column) for path in paths for column in pd.read_csv(path).columns}
+        assert not paths or set(names) - {"<key>"} <= written, file
+
+
+def test_the_columns_of_a_file_stand_in_the_order_of_their_description(finished):
+    folder, _ = finished
+    for path in folder.glob("runs/*/*/*.csv"):
+        names = list(columns.FILES[path.name])
+        shared = [column for column in pd.read_csv(path).columns if column in names]
+        assert shared == [name for name in names if name in shared], path
+
+
+def test_the_metrics_of_a_report_are_described():
+    for metric in runs.MEASURES:
+        assert metric in columns.FILES["summary.csv"] or metric in columns.REPORT_METRIC_MEANINGS
