@@ -101,9 +101,9 @@ def test_lwf_is_its_equation(stack_of, case, groups, squared):
 def test_samples_of_no_weight_do_not_count(stack_of):
     stack = stack_of("strategy=lwf")
     run, batch, moved = third_task(stack)
-    there = torch.tensor([1.0] * 5 + [0.0] * 4).double()
-    some = batch._replace(weight=there, share=there / 5)
-    few = some._replace(**{k: getattr(some, k)[:5] for k in ("x", "y", "t", "active", "weight", "share", "rows")})
+    weight = torch.tensor([1.0] * 5 + [0.0] * 4).double()
+    some = batch._replace(weight=weight, mean_weight=weight / 5)
+    few = some.first(5)
     one, other = (stack.strategy.gradient(moved, run.state, stack.hp, b) for b in (some, few))
     assert (one[0] - other[0]).abs().max() < 1e-14
     assert one[1].item() == pytest.approx(other[1].item())
