@@ -1,5 +1,5 @@
-"""The former path of `clrun.strategy.fisher`; it goes away in the next release."""
+"""The former path of `clrun.strategy.diagonal_fisher`; it goes away in the next release."""
 
-from clrun.strategy.fisher import fisher
+from clrun.strategy.fisher_information import diagonal_fisher as fisher
 
 __all__ = ["fisher"]

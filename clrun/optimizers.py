@@ -1,11 +1,14 @@
-"""SGD, Adam and AdamW on one vector theta (P,), pure, with a learning rate that is a tensor: R runs, R learning rates.
+"""SGD, Adam and AdamW as pure functions of one vector theta (P,), with a learning rate that is a tensor.
 
-`torch.optim` has one learning rate an optimiser and keeps its state in place; these are its equations (checked against
-it in float64), written as update(g, state, lr, theta) -> (delta, state). A run that is alone takes the same step in
-place, by the kernel behind `torch.optim`'s fused=True: one pass over theta in place of ten.
+`torch.optim` has one learning rate per optimizer and changes its state in place. These are its equations (checked
+against it in float64), written as update(g, state, lr, theta) -> (delta, state), so that R runs with R learning rates
+are trained at once. A run that is alone takes the same step in place, by the kernel behind `torch.optim`'s fused=True,
+which passes over theta once instead of ten times.
+
+Shapes: P parameters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,36 +16,52 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-Cut = Callable[[Tensor], list[Tensor]]  # a vector (P,) into pieces that share its storage
+# A vector (P,) cut into pieces.
+Pieces = list[Tensor] | tuple[Tensor, ...]
+
+# cut(v) cuts a vector (P,) into pieces that share its storage.
+Cut = Callable[[Tensor], list[Tensor]]
+
+# step(g, lr) takes an optimizer's step in place, for a gradient in pieces and a learning rate ().
+InPlaceStep = Callable[[Pieces, Tensor], None]
 
 
 class Optimizer:
-    """An optimiser's equation; its fields are the knobs of its yaml (but `reset`, which is the engine's)."""
+    """The equation of an optimizer.
+
+    The dataclass fields of a subclass are the settings of its YAML file, except `reset`, which the engine reads.
+    """
 
     def init(self, theta: Tensor) -> Any:
-        """The state before the first step, every leaf of its final shape."""
+        """Return the state before the first step for theta (P,), every tensor in its final shape."""
         raise NotImplementedError
 
     def update(self, g: Tensor, state: Any, lr: Tensor, theta: Tensor) -> tuple[Tensor, Any]:
-        """g (P,), lr () -> delta (P,), state."""
+        """Return the change (P,) of theta (P,) and the next state, for the gradient g (P,) and learning rate lr ()."""
         raise NotImplementedError
 
-    def in_place(self, theta: Tensor, state: Any, cut: Cut) -> Callable[[Sequence[Tensor], Tensor], None]:
-        """The same step as a function of g, cut into pieces, and lr (), that writes over theta (P,) and the state; g
-        stays as it is."""
+    def in_place(self, theta: Tensor, state: Any, cut: Cut) -> InPlaceStep:
+        """Return the same step as a function step(g, lr) that writes over theta (P,) and the state.
 
-        def move(g: Sequence[Tensor], lr: Tensor) -> None:
+        The function takes the gradient in pieces, as `cut` makes them of a vector (P,), and leaves it unchanged. By
+        default it calls `update`.
+        """
+
+        def step(g: Pieces, lr: Tensor) -> None:
             delta, new = self.update(torch.cat([v.reshape(-1) for v in g]), state, lr, theta)
             theta.add_(delta)
             for old, fresh in zip(tree_leaves(state), tree_leaves(new), strict=True):
                 old.copy_(fresh)
 
-        return move
+        return step
 
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent, with Polyak or Nesterov momentum (Sutskever et al. 2013, as in torch.optim.SGD)."""
+    """Stochastic gradient descent, with Polyak or Nesterov momentum as in torch.optim.SGD (Sutskever et al. 2013).
+
+    Its state is the velocity (P,), empty without momentum. Weight decay is added to the gradient.
+    """
 
     momentum: float = 0.0
     nesterov: bool = False
@@ -61,21 +80,24 @@ class SGD(Optimizer):
         velocity = self.momentum * state.velocity + g
         return -lr * (g + self.momentum * velocity if self.nesterov else velocity), self.State(velocity)
 
-    def in_place(self, theta: Tensor, state: State, cut: Cut) -> Callable[[Sequence[Tensor], Tensor], None]:
-        there, velocity = cut(theta), cut(state.velocity) if self.momentum else []
+    def in_place(self, theta: Tensor, state: State, cut: Cut) -> InPlaceStep:
+        parameters, velocity = cut(theta), cut(state.velocity) if self.momentum else []
 
-        def move(g: Sequence[Tensor], lr: Tensor) -> None:
+        def step(g: Pieces, lr: Tensor) -> None:
             torch._fused_sgd_(
-                there, g, velocity, weight_decay=self.weight_decay, momentum=self.momentum, lr=lr, dampening=0.0,
+                parameters, g, velocity, weight_decay=self.weight_decay, momentum=self.momentum, lr=lr, dampening=0.0,
                 nesterov=self.nesterov, maximize=False, is_first_step=False,
             )  # fmt: skip
 
-        return move
+        return step
 
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015), eps added after bias correction."""
+    """Adam (Kingma & Ba 2015), with eps added after the bias correction.
+
+    Its state is both moments (P,) and a counter. Weight decay is added to the gradient.
+    """
 
     weight_decay: float = 0.0
 
@@ -85,9 +107,9 @@ class Adam(Optimizer):
     decoupled: ClassVar[bool] = False
 
     class State(NamedTuple):
-        m: Tensor  # (P,)
-        v: Tensor  # (P,)
-        n: Tensor  # () float32, as the fused kernel wants it: a whole number of steps
+        m: Tensor  # (P,) first moment
+        v: Tensor  # (P,) second moment
+        n: Tensor  # () number of steps, in float32 because the fused kernel asks for it
 
     def init(self, theta: Tensor) -> State:
         n = torch.zeros((), dtype=torch.float32, device=theta.device)
@@ -106,23 +128,23 @@ class Adam(Optimizer):
             delta = delta - lr * self.weight_decay * theta
         return delta, self.State(m, v, n)
 
-    def in_place(self, theta: Tensor, state: State, cut: Cut) -> Callable[[Sequence[Tensor], Tensor], None]:
-        there, m, v = cut(theta), cut(state.m), cut(state.v)
-        counters = [state.n] * len(there)
+    def in_place(self, theta: Tensor, state: State, cut: Cut) -> InPlaceStep:
+        parameters, m, v = cut(theta), cut(state.m), cut(state.v)
+        counters = [state.n] * len(parameters)
         kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
 
-        def move(g: Sequence[Tensor], lr: Tensor) -> None:
+        def step(g: Pieces, lr: Tensor) -> None:
             state.n.add_(1)
             kernel(
-                there, g, m, v, [], counters, lr=lr, beta1=self.b1, beta2=self.b2, eps=self.eps,
+                parameters, g, m, v, [], counters, lr=lr, beta1=self.b1, beta2=self.b2, eps=self.eps,
                 weight_decay=self.weight_decay, amsgrad=False, maximize=False,
             )  # fmt: skip
 
-        return move
+        return step
 
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019). Its state is that of Adam."""
 
     decoupled: ClassVar[bool] = True

@@ -64,7 +64,7 @@ class InPlaceStepper:
         if self.penalty.quadratic is not None:
             g = self.penalty.add_gradient(g, in_place=self.by_leaf)
             aux = aux | {QUADRATIC: self.penalty.value() if monitored else self.not_monitored}
-        stats = strategy.net.refreshed(theta, self.run.stats, batch.x)
+        stats = strategy.net.updated_statistics(theta, self.run.stats, batch.x)
         before = theta.clone() if self.restricts or self.watches_moves else theta
         self.move(g, self.lr)
         if self.restricts:

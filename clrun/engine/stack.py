@@ -45,7 +45,7 @@ from clrun.engine.state import PartialStage, Run, Signals, StageReport
 from clrun.engine.step import Step, make_step, skipping_empty_batches
 from clrun.engine.steppers import Block, EagerStepper, Stepper
 from clrun.engine.vectorize import Vectorizer
-from clrun.models import Statistics
+from clrun.models import RunningStatistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy
 
@@ -69,7 +69,7 @@ class Stack:
     seeds: Sequence[int]  # [r]
     streams: Sequence[TaskStream]  # [r]
     initializers: Sequence[
-        Callable[[int], tuple[Tensor, Statistics]]
+        Callable[[int], tuple[Tensor, RunningStatistics]]
     ]  # [r] stage -> theta, statistics of a new network
     hp: Any  # the strategy's Hyper, leaves (R,)
     lr: Tensor  # (R,)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.models import Statistics
+from clrun.models import RunningStatistics
 from clrun.strategy import Tree
 
 # Names of the signals that cost a pass over theta. They are monitored at some steps only: see `health.is_monitored`.
@@ -20,7 +20,7 @@ class Run(NamedTuple):
 
     theta: Tensor  # (P,)
     opt: Tree  # the optimiser's state
-    stats: Statistics  # batch norm's running statistics
+    stats: RunningStatistics  # batch norm's running statistics
     state: Tree  # the strategy's state
 
 

@@ -36,7 +36,7 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
         delta, opt = optimizer.update(g, run.opt, lr, run.theta)
         theta = run.theta + strategy.restrict(delta, g, run.theta, run.state, hp, batch)
         state = strategy.after_move(strategy.after_step(run.state, hp, batch, aux), run.theta, theta, aux)
-        stats = strategy.net.refreshed(run.theta, run.stats, batch.x)
+        stats = strategy.net.updated_statistics(run.theta, run.stats, batch.x)
         return Run(theta, opt, stats, state), signals_of(loss, (g @ g).sqrt(), aux)
 
     return step

@@ -1,9 +1,18 @@
-"""Networks as functions of a flat theta: the public names are those below."""
+"""Networks as functions of one flat vector of parameters, theta; the public names are those below."""
 
 from clrun.models.cnn import CNN
 from clrun.models.layout import Layout
 from clrun.models.mlp import MLP
-from clrun.models.network import Net, Network, SplitTheta, Statistics, Tap, Weights, initialize_network, no_tap
+from clrun.models.network import (
+    Net,
+    Network,
+    RunningStatistics,
+    SplitTheta,
+    Tap,
+    Weights,
+    identity_tap,
+    initialize_network,
+)
 from clrun.models.resnet import ResNet18
 
 __all__ = [
@@ -13,10 +22,10 @@ __all__ = [
     "Net",
     "Network",
     "ResNet18",
+    "RunningStatistics",
     "SplitTheta",
-    "Statistics",
     "Tap",
     "Weights",
+    "identity_tap",
     "initialize_network",
-    "no_tap",
 ]

@@ -1,6 +1,7 @@
 """A fully connected network."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -9,16 +10,20 @@ from clrun.models.network import Network, Tap, Weights
 
 
 class MLP(Network):
-    """Fully connected, ReLU."""
+    """A fully connected network with ReLU and a hidden layer of as many units as each entry of `widths` says.
+
+    `inputs` is the shape (channels, height, width) of an image, which is flattened.
+    """
 
     def __init__(self, inputs: Sequence[int], outputs: int, widths: Sequence[int]):
         sizes = [prod(inputs), *widths]
         self.widths = tuple(widths)
         self.taps = tuple(f"hidden.{i}" for i in range(len(widths)))
-        hidden = {name: nn.Linear(a, b) for name, a, b in zip(self.taps, sizes, sizes[1:], strict=False)}
-        self.layers = hidden | {"head": nn.Linear(sizes[-1], outputs)}
+        self.layers = {name: nn.Linear(a, b) for name, (a, b) in zip(self.taps, pairwise(sizes), strict=True)}
+        self.layers["head"] = nn.Linear(sizes[-1], outputs)
 
     def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
+        """Return the logits (B, outputs) of images (B, channels, height, width)."""
         h = x.flatten(1)
         for i, name in enumerate(self.taps):
             h = tap(i, before(i, weights.linear(name, h)).relu())

@@ -13,7 +13,7 @@ from clrun.data.stream import Data, make_data
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.stack import Stack
 from clrun.engine.vectorize import Vectorizer
-from clrun.models import Layout, Net, Network, Statistics, initialize_network
+from clrun.models import Layout, Net, Network, RunningStatistics, initialize_network
 from clrun.optimizers import Optimizer
 from clrun.results.columns import SOURCES
 from clrun.runs.prepared import Prepared
@@ -83,10 +83,10 @@ def uninitialized_network(settings: Settings, shape: Sequence[int], outputs: int
 
 def initializer(
     prepared: Prepared, layout: Layout, data: Data, dtype: torch.dtype
-) -> Callable[[int], tuple[Tensor, Statistics]]:
+) -> Callable[[int], tuple[Tensor, RunningStatistics]]:
     """Return a function from a stage to new parameters theta (P,) and the statistics of batch norm."""
 
-    def new_parameters(stage: int) -> tuple[Tensor, Statistics]:
+    def new_parameters(stage: int) -> tuple[Tensor, RunningStatistics]:
         network = initialize(prepared.settings, prepared.images.x.shape[1:], data.outputs, stage)
         leaves = network.parameters() | strategy_leaves(prepared, network, data.tasks)
         statistics = {name: v.to(dtype) for name, v in network.statistics().items()}

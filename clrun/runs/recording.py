@@ -6,7 +6,6 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves
 
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
@@ -15,7 +14,6 @@ from clrun.results import run_files
 from clrun.results.costs import carbon, money
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs.prepared import Prepared
-from clrun.strategy import Memory
 from clrun.system.energy import Meter
 from clrun.system.peak_memory import peak_memory
 
@@ -194,13 +192,8 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
 def state_bytes(stack: Stack, run: Run, prepared: Prepared) -> int:
     """Return the bytes that a run of a stack must keep beside its network: the strategy's tensors, and the images that
     it trains on again: those in its memory, and those of tasks other than the stage's own."""
-    return stack.state_bytes(run) + (remembered(run) + revisited(prepared, stack)) * prepared.images.x[0].numel()
-
-
-def remembered(run: Run) -> int:
-    """Slots for pictures in a run's memory; rows (..., M)."""
-    memories = tree_leaves(run.state, is_leaf=lambda node: isinstance(node, Memory))
-    return sum(one.rows.shape[-1] for one in memories if isinstance(one, Memory))
+    stored = stack.strategy.stored_samples(run.state)
+    return stack.state_bytes(run) + (stored + revisited(prepared, stack)) * prepared.images.x[0].numel()
 
 
 def revisited(prepared: Prepared, stack: Stack) -> int:

@@ -1,1 +1,1 @@
-"""One file a method."""
+"""The continual-learning methods, one per file."""

@@ -1,34 +1,37 @@
-"""Averaged gradient episodic memory (Chaudhry et al. 2019, eq. 11): do not undo what the memory asks for.
+"""Averaged gradient episodic memory (Chaudhry et al. 2019, eq. 11): a step must not oppose the memory's gradient.
 
     g~ = g - (g.r / r.r) r   where g.r < 0, else g
 
 g is the gradient of the batch, r that of as many samples drawn from the memory. As in the paper the memory holds past
-tasks only: a task's samples are offered once, at its end. What is projected is the gradient; an optimiser with momentum
-or Adam's scaling may still take a step against r.
+tasks only: the samples of a task are offered once, at its end. What is projected is the gradient; an optimizer with
+momentum or Adam's scaling may still take a step against r.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clrun.strategy import Memory, Replay, buffer_stats
+from clrun.strategy import Aux, Batch, HealthRows, Knobs, Memory, Pool, Replay, buffer_stats
 
 
 @dataclass(frozen=True)
 class AGEM(Replay):
-    """State: the memory's row numbers, and how often g was projected."""
+    """Averaged gradient episodic memory.
+
+    Its state is the memory of M row numbers (8 M bytes and the images), and a counter of projections.
+    """
 
     class State(NamedTuple):
         memory: Memory
-        projections: Tensor  # () int64
+        projections: Tensor  # () int64: how often g was projected
 
-    def init(self, theta):
+    def init(self, theta: Tensor) -> State:
         return self.State(self.empty(theta), torch.zeros((), dtype=torch.long, device=theta.device))
 
-    def gradient(self, theta, state, hp, batch):
+    def gradient(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
+        """Return the projected gradient g~ (eq. 11)."""
         g, loss, aux = super().gradient(theta, state, hp, batch)
         old, _ = self.recall(state.memory, batch, batch.noise[1])
         r, replay, _ = super().gradient(theta, state, hp, old)
@@ -38,18 +41,19 @@ class AGEM(Replay):
         signals = {"projected_share": projected.to(loss), "replay_loss": past * replay}
         return g - overlap * r, loss, aux | signals
 
-    def after_step(self, state, hp, batch, aux):
+    def after_step(self, state: State, hp: Any, batch: Batch, aux: Aux) -> State:
         return state._replace(projections=state.projections + aux["projected_share"].long())
 
-    def after_phase(self, phase, theta, state, hp, pool):
+    def after_phase(self, phase: str, theta: Tensor, state: State, hp: Any, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta, and the state with the samples of the task offered to the memory."""
         return theta, state._replace(memory=self.offer_task(state.memory, pool))
 
-    def health(self, state, hp):
+    def health(self, state: State, hp: Any) -> dict[str, Tensor]:
         return {"projections": state.projections} | buffer_stats(self.data, state.memory)
 
     @classmethod
-    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        said = super().warnings(health, knobs)
-        if not said and len(health) > 1 and health[-1]["projections"] == 0:
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        of_memory = super().warnings(health, knobs)
+        if not of_memory and len(health) > 1 and health[-1]["projections"] == 0:
             return ["no gradient ever had to be projected, so A-GEM did nothing: this is finetuning"]
-        return said
+        return of_memory

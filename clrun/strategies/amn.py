@@ -1,40 +1,42 @@
 """Adversarial memory units over EWC (Wen & Itti 2018, arXiv 1805.07441; 2019, arXiv 1906.10528).
 
-For every task t and hidden layer l of K units, H memory units M in R^H and their way into the layer, W in R^(H x K):
+Every task t has H memory units M in R^H for every hidden layer l of K units, and weights W in R^(H x K) from them into
+the layer:
 
-    h_l = relu(A_l h_{l-1} + b_l + M[t,l] W[t,l])          in a conv net one number a channel
+    h_l = relu(A_l h_{l-1} + b_l + M[t,l] W[t,l])          in a conv net one number per channel
     M[t,l] <- M[t,l] - eps sign(dL/dM[t,l])          direction=beneficial; + for adversarial
-    L = L_t + EWC's pull on the shared weights; W[t,l] by the optimiser
+    L = L_t + EWC's penalty on the shared weights; W[t,l] by the optimizer
 
-so a task is answered by the shared weights and its own units, and must be named at test.
+so a task is answered by the shared weights and its own units, and must be given at test time.
 
 Quoted from the abstracts: "We use adversarial subspaces from previous tasks to enable learning of new tasks with less
 interference" (2018, there with EWC); "task-dependent memory (biasing) units", trained in "the most beneficial
 directions", "in a manner inspired by recent work on adversarial examples" (2019). From the authors' later code of that
-layer: M is born zero, W uniform in +-1/sqrt(H), the product is added right after the convolution, M moves by the sign
-of its gradient, W by its plain gradient. (Their step is the learning rate times their epsilon, 0.2; here eps is the
-whole step, under any optimiser. They add to transposed axes; here to channels.)
+layer: M is initially zero, W uniform in +-1/sqrt(H), the product is added right after the convolution, M moves by the
+sign of its gradient, W by its plain gradient. (Their step is the learning rate times their epsilon, 0.2; here eps is
+the whole step, under any optimizer. They add to transposed axes; here to channels.)
 
-Our reading, as neither paper's method section was at hand: units at every hidden layer, or at every block's end;
-EWC's form and strength; old units rest while a new task trains; direction=adversarial, which follows the 2018 title to
-the letter and raises the loss; and memory=class, for "the essence of each class": a task's units are the sum of one set
-for each of its classes, and the set of class c moves along the gradient of -log p(c|x) over the samples of c alone, a
-targeted step towards c.
+Our reading, as neither paper's method section was available: units at every hidden layer, or at every block's end;
+EWC's form and strength; old units stay fixed while a new task trains; direction=adversarial, which follows the 2018
+title to the letter and raises the loss; and memory=class, for "the essence of each class": a task's units are the sum
+of one set for each of its classes, and the set of class c moves along the gradient of -log p(c|x) over the samples of c
+alone, a targeted step towards c.
 
 Controls: direction=gradient moves the same units by plain descent, M - eps dL/dM; direction=random never moves them,
-they are born +eps or -eps by chance, and only W learns.
+they are initially +eps or -eps at random, and only W learns.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clrun.strategies.ewc import EWC
-from clrun.strategy import cross_entropy
+from clrun.strategy import Aux, Batch, Gaussian, HealthRows, Knobs, Network, cross_entropy
 
+# The step of a memory unit, in units of eps, for its gradient g.
 STEPS: dict[str, Callable[[Tensor], Tensor]] = {
     "beneficial": lambda g: -g.sign(),
     "adversarial": lambda g: g.sign(),
@@ -45,7 +47,11 @@ STEPS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class AMN(EWC):
-    """State: EWC's. theta gains H (1 + K) floats a task and layer, or H (C + K) with C outputs where memory=class."""
+    """Adversarial memory units over EWC.
+
+    Its state is that of EWC. theta gains H (1 + K) floats per task and hidden layer of K units, or H (C + K) with C
+    outputs if memory=class. `direction` is one of `STEPS`, `units` is H, and `memory` is "task" or "class".
+    """
 
     reads_once: ClassVar[bool] = True
 
@@ -54,12 +60,12 @@ class AMN(EWC):
     memory: str = "task"
 
     class Hyper(NamedTuple):
-        lambda_: Tensor  # () of EWC
-        gamma: Tensor  # () of EWC
-        eps: Tensor  # () a step of a memory unit
+        lambda_: Tensor  # () strength of EWC's penalty
+        gamma: Tensor  # () decay in online EWC
+        eps: Tensor  # () step of a memory unit
 
     @classmethod
-    def incompatibility(cls, network, optimizer, knobs):
+    def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         if not network.taps:
             return "its units push hidden layers, and this network has none; type model.widths=[100,100]."
         if network.statistics():
@@ -70,65 +76,78 @@ class AMN(EWC):
         return super().incompatibility(network, optimizer, knobs)
 
     @classmethod
-    def trainables(cls, network, tasks, knobs):
-        H, sets = knobs["units"], network.layers["head"].out_features if knobs["memory"] == "class" else 1
-        layers = [*enumerate(network.widths)]
-        birth = knobs["eps"] if knobs["direction"] == "random" else 0.0
-        memory = {f"memory.{i}": birth * torch.randn(tasks, sets, H).sign() for i, _ in layers}
-        return memory | {f"way.{i}": torch.empty(tasks, H, K).uniform_(-(H**-0.5), H**-0.5) for i, K in layers}
+    def trainables(cls, network: Network, tasks: int, knobs: Knobs) -> dict[str, Tensor]:
+        H, sets = knobs["units"], len(network.parameters()["head.weight"]) if knobs["memory"] == "class" else 1
+        size = knobs["eps"] if knobs["direction"] == "random" else 0.0
+        memory = {f"memory.{i}": size * torch.randn(tasks, sets, H).sign() for i in range(len(network.widths))}
+        ways = {
+            f"way.{i}": torch.empty(tasks, H, K).uniform_(-(H**-0.5), H**-0.5) for i, K in enumerate(network.widths)
+        }
+        return memory | ways
 
-    # ------------------------------------------------------------ the network and its memory
+    # ---------------------------------------------------------------- the network with its memory
 
-    def pushes(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """M (T, sets, H) and W (T, H, K) of every layer."""
+    def memories(self, theta: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return M (T, sets, H) and W (T, H, K) of each hidden layer."""
         pieces = self.net.layout.view(theta)
         return [(pieces[f"memory.{i}"], pieces[f"way.{i}"]) for i in range(len(self.net.network.widths))]
 
-    def pushed(self, theta: Tensor, x: Tensor, pushes: Sequence[Tensor]) -> Tensor:
-        """pushes: (B, K) a layer."""
-        return self.net(theta, x, before=lambda i, z: z + pushes[i].view(*z.shape[:2], *[1] * (z.dim() - 2)))
+    def biased_logits(self, theta: Tensor, x: Tensor, biases: Sequence[Tensor]) -> Tensor:
+        """Return the logits (B, outputs) of x with biases (B, K) of each sample added to each hidden layer."""
+        return self.net(theta, x, before=lambda i, z: z + biases[i].view(*z.shape[:2], *[1] * (z.dim() - 2)))
 
-    def logits(self, theta, state, hp, x, t):
-        return self.pushed(theta, x, [(M.sum(1, keepdim=True) @ W)[t, 0] for M, W in self.pushes(theta)])
+    def logits(self, theta: Tensor, state: Gaussian, hp: Hyper, x: Tensor, t: Tensor) -> Tensor:
+        """Return the logits (B, outputs) with the memory of tasks t."""
+        return self.biased_logits(theta, x, [(M.sum(1, keepdim=True) @ W)[t, 0] for M, W in self.memories(theta)])
 
-    def loss(self, theta, state, hp, batch):
-        push = self.push_by_class if self.memory == "class" else self.push_by_task
-        pushes = [push(M, W, batch) for M, W in self.pushes(theta)]
-        largest = torch.cat([M.flatten() for M, _ in self.pushes(theta)]).abs().max()
-        push_rms = batch.mean(torch.cat(pushes, 1).square().mean(1)).sqrt()
-        aux = {"memory_max": largest.detach(), "push_rms": push_rms.detach()}
-        return cross_entropy(self.pushed(theta, batch.x, pushes), batch), aux
+    def loss(self, theta: Tensor, state: Gaussian, hp: Hyper, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return the cross entropy with the memory of the batch's tasks; EWC's penalty is in `quadratic`."""
+        bias = self.bias_by_class if self.memory == "class" else self.bias_by_task
+        biases = [bias(M, W, batch) for M, W in self.memories(theta)]
+        largest = torch.cat([M.flatten() for M, _ in self.memories(theta)]).abs().max()
+        rms = batch.mean(torch.cat(biases, 1).square().mean(1)).sqrt()
+        aux = {"memory_max": largest.detach(), "push_rms": rms.detach()}
+        return cross_entropy(self.biased_logits(theta, batch.x, biases), batch), aux
 
     @staticmethod
-    def push_by_task(M: Tensor, W: Tensor, batch: Any) -> Tensor:
+    def bias_by_task(M: Tensor, W: Tensor, batch: Batch) -> Tensor:
+        """Return M[t] W[t] (B, K) of each sample's task t."""
         return (M @ W)[batch.t, 0]
 
     @staticmethod
-    def push_by_class(M: Tensor, W: Tensor, batch: Any) -> Tensor:
-        """The same sum over classes for every sample, but a sample moves the set of its own class alone."""
-        of_own = ((M - M.detach()) @ W.detach())[batch.t, batch.y]  # zeros that have a gradient
-        return (M.detach().sum(1, keepdim=True) @ W)[batch.t, 0] + of_own
+    def bias_by_class(M: Tensor, W: Tensor, batch: Batch) -> Tensor:
+        """Return the sum over classes of M[t, c] W[t] (B, K), of which only the set of a sample's class has a gradient.
 
-    # ------------------------------------------------------------ its steps
+        The term `of_class` is zero in value and carries that gradient.
+        """
+        of_class = ((M - M.detach()) @ W.detach())[batch.t, batch.y]
+        return (M.detach().sum(1, keepdim=True) @ W)[batch.t, 0] + of_class
 
-    def restrict(self, delta, g, theta, state, hp, batch):
-        """Other tasks' units rest, whatever the optimiser keeps in motion or lets decay."""
-        steps, slopes = self.net.layout.view(delta), self.net.layout.view(g)
-        steps |= {name: hp.eps * STEPS[self.direction](slopes[name]) for name in steps if is_memory(name)}
-        now = torch.arange(self.data.tasks, device=theta.device)[:, None, None] == batch.stage
-        steps |= {name: torch.where(now, steps[name], 0) for name in steps if is_added(name)}
+    # ---------------------------------------------------------------- training
+
+    def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, state: Gaussian, hp: Hyper, batch: Batch) -> Tensor:
+        """Return the step with eps times a `STEPS` entry for memory units, and 0 for units and ways of other tasks.
+
+        Other tasks' units stay fixed whatever momentum or weight decay the optimizer has.
+        """
+        steps, gradients = self.net.layout.view(delta), self.net.layout.view(g)
+        steps |= {name: hp.eps * STEPS[self.direction](gradients[name]) for name in steps if is_memory(name)}
+        present = torch.arange(self.data.tasks, device=theta.device)[:, None, None] == batch.stage
+        steps |= {name: torch.where(present, steps[name], 0) for name in steps if is_added(name)}
         return self.net.layout.flat(steps)
 
     @classmethod
-    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         idle = knobs["eps"] > 0 and any(row["memory_max"] == 0 for row in health)
-        still = ["the memory units never left zero, so they did nothing"] if idle else []
-        return still + [f"of the EWC in it: {text}" for text in super().warnings(health, knobs)]
+        of_memory = ["the memory units never left zero, so they did nothing"] if idle else []
+        return of_memory + [f"of the EWC in it: {text}" for text in super().warnings(health, knobs)]
 
 
 def is_memory(name: str) -> bool:
+    """Return whether a parameter holds memory units M."""
     return name.startswith("memory.")
 
 
 def is_added(name: str) -> bool:
+    """Return whether a parameter holds memory units M or their weights W."""
     return name.startswith(("memory.", "way."))

@@ -1,4 +1,7 @@
-"""Training goes on with all tasks so far, interleaved: L(theta) = sum_{k<=t} L_k(theta). Keeps all data."""
+"""Cumulative (multi-task) training: stage t trains on tasks 1 to t, L(theta) = sum_{k<=t} L_k(theta).
+
+It keeps all data.
+"""
 
 from collections.abc import Sequence
 
@@ -6,7 +9,7 @@ from clrun.strategy import MultiTask
 
 
 class Cumulative(MultiTask):
-    """The network of the last stage, trained further: the t-th stage costs t times the first (multi-task learning)."""
+    """Cumulative training from the parameters of the last stage. Stage t costs t times the first. It has no state."""
 
     def visible(self, stage: int) -> Sequence[int]:
         return range(stage + 1)

@@ -4,66 +4,71 @@
     DER++ (eq. 6):  the same + beta * CE(R'; theta)
 
 R and R' are drawn from the memory independently, each as large as the batch B. The memory is a reservoir (Vitter 1985),
-read before the batch is offered to it. As in the authors' code the square is a mean over all C outputs too, so the
-strength of alpha depends on C; and z comes from before the step that the sample was trained in.
+which is read before the batch is offered to it. As in the authors' code the square is a mean over all C outputs too, so
+the effect of alpha depends on C; and z is computed before the step that the sample was trained in.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from clrun.strategy import Memory, Replay, buffer_stats, cross_entropy, write_slots
+from clrun.strategy import Aux, Batch, HealthRows, Knobs, Memory, Replay, buffer_stats, cross_entropy, write_slots
 
 
 @dataclass(frozen=True)
 class DER(Replay):
-    """State: the memory's row numbers and their logits. A pass through the network for each batch."""
+    """Dark experience replay.
+
+    Its state is the memory of M row numbers (8 M bytes and the images) and the logits of its samples (4 M C bytes in
+    float32). Each batch, the present and the replayed one, passes through the network by itself.
+    """
 
     class Hyper(NamedTuple):
-        alpha: Tensor  # ()
+        alpha: Tensor  # () strength of the logits
 
     class State(NamedTuple):
         memory: Memory
-        z: Tensor  # (M, C)
+        z: Tensor  # (M, C) logits when stored
 
-    def init(self, theta):
+    def init(self, theta: Tensor) -> State:
         return self.State(self.empty(theta), theta.new_zeros(self.slots, self.data.outputs))
 
-    def loss(self, theta, state, hp, batch):
+    def loss(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return CE(B; theta) and what the memory adds (eqs. 4 and 6); aux has the logits to be stored."""
         z = self.logits(theta, state, hp, batch.x, batch.t)
-        replay = (state.memory.offered > 0) * self.replayed(theta, state, hp, batch)
+        replay = (state.memory.offered > 0) * self.replay_loss(theta, state, hp, batch)
         return cross_entropy(z, batch) + replay, {"z": z, "replay_loss": replay}
 
-    def replayed(self, theta, state, hp, batch) -> Tensor:
-        """(): what the memory adds to the loss."""
+    def replay_loss(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> Tensor:
+        """Return what replay adds to the loss: (), to be multiplied by 0 while the memory is empty."""
         old, slots = self.recall(state.memory, batch, batch.noise[1])
         gap = self.logits(theta, state, hp, old.x, old.t) - state.z[slots]
         return hp.alpha * old.mean(gap.square().mean(-1))
 
-    def after_step(self, state, hp, batch, aux):
+    def after_step(self, state: State, hp: Any, batch: Batch, aux: Aux) -> State:
         slot_updates = state.memory.slot_updates(batch.weight, batch.noise[0])
-        memory = state.memory.after(slot_updates, batch.rows, batch.weight)
+        memory = state.memory.updated(slot_updates, batch.rows, batch.weight)
         return self.State(memory, write_slots(state.z, aux["z"], slot_updates))
 
-    def health(self, state, hp):
+    def health(self, state: State, hp: Any) -> dict[str, Tensor]:
         return buffer_stats(self.data, state.memory)
 
     @classmethod
-    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        asked = any(knobs.get(strength, 0) > 0 for strength in ("alpha", "beta"))
-        return super().warnings(health, knobs) if asked else []
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        replays = any(knobs.get(strength, 0) > 0 for strength in ("alpha", "beta"))
+        return super().warnings(health, knobs) if replays else []
 
 
 class DERpp(DER):
-    """DER, and the labels of a second draw."""
+    """DER++: dark experience replay, and the labels of a second batch from the memory. Its state is that of DER."""
 
     class Hyper(NamedTuple):
-        alpha: Tensor  # ()
-        beta: Tensor  # ()
+        alpha: Tensor  # () strength of the logits
+        beta: Tensor  # () strength of the labels
 
-    def replayed(self, theta, state, hp, batch) -> Tensor:
+    def replay_loss(self, theta: Tensor, state: DER.State, hp: Any, batch: Batch) -> Tensor:
+        """Return what DER adds to the loss, plus beta * CE(R'; theta) (eq. 6)."""
         old, _ = self.recall(state.memory, batch, batch.noise[2])
         labels = cross_entropy(self.logits(theta, state, hp, old.x, old.t), old)
-        return super().replayed(theta, state, hp, batch) + hp.beta * labels
+        return super().replay_loss(theta, state, hp, batch) + hp.beta * labels

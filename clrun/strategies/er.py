@@ -7,50 +7,54 @@ in van de Ven et al. 2022: with a memory_per_class, which holds the past alone, 
 as much as the present one. While the memory is empty, w = 1.
 
 The memory is read before the batch is offered to it. R is drawn uniformly from the memory in every scenario (van de Ven
-et al. split it evenly over past tasks in task-incremental runs). A reservoir meets samples as they are trained on, so
-over several epochs it can hold a sample more than once.
+et al. split it evenly over past tasks in task-incremental runs). A reservoir is offered samples as they are trained on,
+so over several epochs it can hold a sample more than once.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clrun.data.stream import Batch
-from clrun.strategy import Memory, Replay, buffer_stats, losses
+from clrun.strategy import Aux, Batch, Memory, Pool, Replay, buffer_stats, losses
 
 
 @dataclass(frozen=True)
 class ER(Replay):
-    """State: the memory's row numbers. Both batches pass through the network as one, also for batch norm."""
+    """Experience replay.
+
+    Its state is the memory of M row numbers (8 M bytes and the images). Both batches pass through the network as one,
+    also for batch norm. `weighting` is "equal" or "share".
+    """
 
     weighting: str = "equal"
 
     class State(NamedTuple):
         memory: Memory
 
-    def init(self, theta):
+    def init(self, theta: Tensor) -> State:
         return self.State(self.empty(theta))
 
-    def loss(self, theta, state, hp, batch):
+    def loss(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return w CE(B; theta) + (1 - w) CE(R; theta)."""
         old, _ = self.recall(state.memory, batch, batch.noise[1])
         z = self.logits(theta, state, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
-        wrong = losses(z, torch.cat([batch.y, old.y]), torch.cat([batch.active, old.active]))
-        fit, replay = (part.mean(values) for part, values in zip((batch, old), wrong.chunk(2), strict=True))
+        each = losses(z, torch.cat([batch.y, old.y]), torch.cat([batch.active, old.active]))
+        fit, replay = (part.mean(values) for part, values in zip((batch, old), each.chunk(2), strict=True))
         w = self.weight(state.memory, batch, fit)
         return w * fit + (1 - w) * replay, {"replay_loss": (state.memory.offered > 0) * replay}
 
     def weight(self, memory: Memory, batch: Batch, like: Tensor) -> Tensor:
-        """w ()."""
+        """Return w (), of the type and on the device of `like`."""
         parts = batch.stage + 1 if self.weighting == "share" else 2
         return torch.where(memory.offered > 0, torch.ones_like(like) / parts, 1)
 
-    def after_step(self, state, hp, batch, aux):
+    def after_step(self, state: State, hp: Any, batch: Batch, aux: Aux) -> State:
         return state if self.memory_per_class is not None else self.State(self.offer(state.memory, batch))
 
-    def after_phase(self, phase, theta, state, hp, pool):
+    def after_phase(self, phase: str, theta: Tensor, state: State, hp: Any, pool: Pool) -> tuple[Tensor, State]:
         return theta, state if self.memory_per_class is None else self.State(self.offer_task(state.memory, pool))
 
-    def health(self, state, hp):
+    def health(self, state: State, hp: Any) -> dict[str, Tensor]:
         return buffer_stats(self.data, state.memory)

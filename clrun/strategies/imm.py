@@ -1,51 +1,73 @@
-"""Incremental moment matching (Lee et al. 2017): train task after task, evaluate the merged weights.
+"""Incremental moment matching (Lee et al. 2017): train one task after another, evaluate the merged parameters.
 
     mean   theta* = sum_k theta_k / t                  the mean of the tasks' posteriors, k = 1 ... t
     mode   theta* = sum_k F_k theta_k / sum_k F_k      the mode of their mixture; F_k + 1e-8, as the authors' code
 
-with equal alpha_k. Both are running sums, so no theta_k is kept. Three transfers make the merge land in a valley:
+with equal weights alpha_k. Both are running sums, so no theta_k is stored. Three transfers make the merged parameters
+lie in a valley of the loss:
 
-    weight-transfer  theta_k starts from theta_{k-1} (never from the merged weights); always
+    weight-transfer  theta_k starts from theta_{k-1} (never from the merged parameters); always
     L2-transfer      + lambda * ||theta_k - theta_{k-1}||^2, no 1/2
     drop-transfer    a hidden unit's incoming weights are theta_{k-1} with probability `drop`, a sample at a time,
                      otherwise (theta_k - drop * theta_{k-1}) / (1 - drop): dropout of what was learnt since
 
-theta_0 is the network at birth, for all three. (In the authors' code it is 0 for the last two: weight decay and plain
-dropout in the first task. Outputs that wait for later tasks are erased by that decay, and merging suffers: measured.)
+theta_0 are the initial parameters, for all three. (In the authors' code it is 0 for the last two: weight decay and
+plain dropout in the first task. That decay erases outputs that belong to later tasks, and merging suffers: measured.)
 Their dropout of the inputs, at half the rate, is left out. An output is merged over those tasks in which it could
 answer; one that never could is as it is trained. Within a task, what is evaluated is the merge of the tasks before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clrun.data.stream import Batch, Pool
-from clrun.models import Statistics, Weights
-from clrun.strategy import Gaussian, Strategy, cross_entropy, fisher
+from clrun.strategy import (
+    Aux,
+    Batch,
+    Gaussian,
+    HealthRows,
+    Knobs,
+    Network,
+    Pool,
+    RunningStatistics,
+    Strategy,
+    Weights,
+    cross_entropy,
+    diagonal_fisher,
+)
 
-PRIME = 2**24 - 3  # below it any whole number is a float32
+# A prime below 2^24, so that a float32 holds every integer below it exactly.
+PRIME = 2**24 - 3
 
 
 def uniform(noise: Tensor, first: int, width: int) -> Tensor:
-    """noise (3, B) -> (B, width) uniform in [0, 1), the draws of units first + 1 ... first + width.
+    """Return random numbers (B, width) uniform in [0, 1), those of units first + 1 ... first + width.
 
-    u_i = a + b i + c i^2 modulo a prime (Wegman & Carter 1981): any three units of a sample are independent.
+    They are a + b i + c i^2 modulo a prime for unit i (Wegman & Carter 1981), where a, b and c of a sample come from
+    noise (3, B) or more rows, uniform in [0, 1): any three units of a sample are independent.
     """
     a, b, c = (noise[:3] * 2**24).long()[..., None]  # (B, 1) each
     i = torch.arange(first + 1, first + width + 1, device=noise.device)
     return (a + b * i + c * (i * i % PRIME)) % PRIME / PRIME
 
 
-class Dropped(Weights):
-    """Hidden layers of which some units are those of the previous weights."""
+class DropTransferWeights(Weights):
+    """Weights of hidden layers in which some units are those of the previous task's weights.
+
+    `previous` are the weights theta_{k-1}, and `scales` is {hidden layer: (B, units)}: 0 for a unit with the previous
+    weights, 1 / (1 - drop) for others.
+    """
 
     def __init__(
-        self, pieces: Mapping[str, Tensor], statistics: Statistics | None, previous: Weights, scales: dict[str, Tensor]
+        self,
+        pieces: Mapping[str, Tensor],
+        statistics: RunningStatistics | None,
+        previous: Weights,
+        scales: Mapping[str, Tensor],
     ):
         super().__init__(pieces, statistics)
         self.previous, self.scales = previous, scales
@@ -57,7 +79,7 @@ class Dropped(Weights):
         return self.mixed(name, super().conv(name, x, stride), self.previous.conv(name, x, stride))
 
     def mixed(self, name: str, new: Tensor, old: Tensor) -> Tensor:
-        """(B, units, ...): old + scale * (new - old)."""
+        """Return old + scale * (new - old), for the outputs (B, units, ...) of new and previous weights."""
         if name == "head":
             return new
         scale = self.scales[name]
@@ -66,21 +88,26 @@ class Dropped(Weights):
 
 @dataclass(frozen=True)
 class IMM(Strategy):
-    """State: 3 P floats, however many tasks. `drop` is a fixed choice, as without it no second pass is needed."""
+    """Incremental moment matching.
+
+    Its state is three vectors (P,), 12 P bytes in float32, however many tasks there are. `merge` is "mode" or "mean",
+    `fisher_samples` limits the samples of the Fisher information. `drop` is the probability of drop-transfer, a fixed
+    choice because at 0 no second forward pass is needed.
+    """
 
     merge: str = "mode"
     drop: float = 0.0
     fisher_samples: int | None = None
 
     class Hyper(NamedTuple):
-        lambda_: Tensor  # ()
+        lambda_: Tensor  # () strength of L2-transfer
 
     class State(NamedTuple):
         last: Tensor  # (P,) theta_{k-1}
-        merged: Gaussian
+        merged: Gaussian  # mean: the merged parameters; precision: sum of F_k, or the number of tasks
 
     @classmethod
-    def incompatibility(cls, network, optimizer, knobs):
+    def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         if network.statistics():
             return (
                 "batch norm's running statistics are those of the weights last trained, not of the merged ones; "
@@ -90,22 +117,26 @@ class IMM(Strategy):
             return "fisher_samples is read by merge=mode alone; type merge=mode with it, or leave fisher_samples out."
         return None
 
-    def init(self, theta):
+    def init(self, theta: Tensor) -> State:
         return self.State(theta, Gaussian(theta, torch.zeros_like(theta)))
 
-    def loss(self, theta, state, hp, batch):
+    def loss(self, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> tuple[Tensor, Aux]:
+        """Return L_k(theta) + lambda * ||theta - theta_{k-1}||^2, with drop-transfer in L_k if drop > 0."""
         penalty = hp.lambda_ * (theta - state.last).square().sum()
-        fit = super().loss(theta, state, hp, batch)[0] if self.drop == 0 else self.dropped(theta, state, batch)
+        if self.drop == 0:
+            fit, _ = super().loss(theta, state, hp, batch)
+        else:
+            fit = self.drop_transfer_loss(theta, state, batch)
         return fit + penalty, {"penalty": penalty}
 
-    def dropped(self, theta: Tensor, state: "IMM.Own", batch: Batch) -> Tensor:
-        """Cross entropy with the draws of this step."""
+    def drop_transfer_loss(self, theta: Tensor, state: State, batch: Batch) -> Tensor:
+        """Return the cross entropy () with units dropped to the previous weights by the noise of this step."""
         previous = Weights(self.net.layout.view(state.last), None)
-        reader = partial(Dropped, previous=previous, scales=self.scales(batch.noise, theta))
+        reader = partial(DropTransferWeights, previous=previous, scales=self.scales(batch.noise, theta))
         return cross_entropy(replace(self.net, reader=reader)(theta, batch.x), batch)
 
     def scales(self, noise: Tensor, like: Tensor) -> dict[str, Tensor]:
-        """{hidden layer: (B, units)}: 0 with probability `drop`, else 1 / (1 - drop)."""
+        """Return {hidden layer: (B, units)}: 0 with probability `drop`, else 1 / (1 - drop)."""
         scales, first = {}, 0
         for name, shape in self.net.layout.shapes.items():
             if len(shape) > 1 and name != "head.weight":
@@ -114,32 +145,34 @@ class IMM(Strategy):
                 first += shape[0]
         return scales
 
-    def after_phase(self, phase, theta, state, hp, pool):
+    def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta, and the state with theta_k added to the merge."""
         precision = self.precision(theta, state, hp, pool) * self.could_answer(theta, pool)
         return theta, self.State(theta, state.merged.absorb(theta, precision))
 
-    def precision(self, theta: Tensor, state: "IMM.Own", hp: Any, pool: Pool) -> Tensor:
-        """(P,): of the task's posterior."""
+    def precision(self, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> Tensor:
+        """Return the precision (P,) of the posterior of the task just learnt: 1 for mean, F_k + 1e-8 for mode."""
         if self.merge == "mean":
             return torch.ones_like(theta)
-        return fisher(self, theta, state, hp, pool, samples=self.fisher_samples) + 1e-8
+        return diagonal_fisher(self, theta, state, hp, pool, samples=self.fisher_samples) + 1e-8
 
     def could_answer(self, theta: Tensor, pool: Pool) -> Tensor:
-        """(P,): 0 for the weights of outputs that could not answer in the task just learnt, else 1."""
+        """Return 0 for the parameters of outputs that could not answer in the task just learnt, else 1: (P,)."""
         stage = pool.stage[None]
-        answering = pool.tables.active[stage, stage][0].to(theta)  # (C,)
+        active = pool.tables.active[stage, stage][0].to(theta)  # (C,)
         pieces = {name: torch.ones_like(theta[:1]) for name in self.net.layout.shapes}
-        return self.net.layout.flat(pieces | {"head.weight": answering[:, None], "head.bias": answering})
+        return self.net.layout.flat(pieces | {"head.weight": active[:, None], "head.bias": active})
 
-    def deploy(self, theta, state, hp):
+    def deploy(self, theta: Tensor, state: State, hp: Hyper) -> Tensor:
+        """Return the merged parameters theta*; theta where nothing has been merged yet."""
         return torch.where(state.merged.precision > 0, state.merged.mean, theta)
 
-    def health(self, state, hp):
+    def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:
         moved = torch.where(state.merged.precision > 0, state.merged.mean - state.last, 0)
         return {"merge_distance": moved.norm() / state.last.norm(), "precision_sum": state.merged.precision.sum()}
 
     @classmethod
-    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         if len(health) < 2 or any(row["merge_distance"] > 1e-12 for row in health[1:]):
             return []
         return ["IMM's merged weights never differed from the last task's, so it did nothing: this is finetuning"]

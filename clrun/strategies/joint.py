@@ -1,4 +1,4 @@
-"""All tasks at once: L(theta) = sum_t L_t(theta). The upper bound; it needs all data from the start."""
+"""Joint training on all tasks at once, L(theta) = sum_t L_t(theta). It is the usual upper bound and needs all data."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,10 @@ from clrun.strategy import MultiTask
 
 
 class Joint(MultiTask):
-    """The first stage sees every task, with the training time of all; the later ones have nothing left to learn."""
+    """Joint training: the first stage trains on every task, for the training time of all; the later stages do nothing.
+
+    It has no state.
+    """
 
     def visible(self, stage: int) -> Sequence[int]:
         return range(self.data.tasks) if stage == 0 else ()

@@ -1,40 +1,42 @@
 """PackNet (Mallya & Lazebnik 2018): several networks packed into one set of weights.
 
-A task trains every weight that is still free, keeps the share `keep` of them that is largest in magnitude, layer by
-layer, sets the others to zero and trains what it kept a second time, as long as the first. What it kept never moves
-again. Task t is answered by the weights of the tasks up to it:
+A task trains every weight that is still free. It then keeps the share `keep` of them that is largest in magnitude,
+layer by layer, sets the others to zero and trains what it kept a second time, as long as the first. What it kept never
+changes again. Task t is answered by the weights of the tasks up to it:
 
     f_t(x) = f(theta * 1[owner <= t], x)        theta <- theta + delta * 1[owner == stage]
 
-so later tasks cannot change it, whatever the optimiser (the authors zero gradients, which holds under plain SGD alone).
+so later tasks cannot change it, whatever the optimizer (the authors zero gradients, which holds under plain SGD alone).
 As in the paper, biases and norm parameters belong to the first task, and a task's own outputs are not pruned. Our
 reading: outputs that several tasks share (domain- and class-incremental streams) are packed like any other layer.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from clrun.data.stream import Pool
-from clrun.strategy import Strategy
+from clrun.strategy import Batch, HealthRows, Knobs, Network, Pool, Strategy
 
 
 class PackNet(Strategy):
-    """State: the owner of every parameter, 2 bytes each. A free weight is owned by the task that comes next."""
+    """PackNet.
 
-    phases = ("train", "retrain")
+    Its state is the owner of every parameter, 2 P bytes, and the number of tasks learnt. The owner of a free weight is
+    the next task. Batches must be of one task each, as the batches of this method's stream are.
+    """
+
+    phases: ClassVar[tuple[str, ...]] = ("train", "retrain")
 
     class Hyper(NamedTuple):
-        keep: Tensor  # () share of the free weights of a layer that a task takes for good
+        keep: Tensor  # () share of a layer's free weights that a task keeps
 
     class State(NamedTuple):
-        owner: Tensor  # (P,) int16
-        learnt: Tensor  # () int64: tasks
+        owner: Tensor  # (P,) int16: the task, from 0, that a parameter belongs to
+        learnt: Tensor  # () int64: the number of tasks learnt
 
     @classmethod
-    def incompatibility(cls, network, optimizer, knobs):
+    def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         if not network.taps:
             return "it shares out the weights of hidden layers, and this network has none; type model.widths=[100,100]."
         if any(isinstance(layer, nn.BatchNorm2d) for layer in network.layers.values()):
@@ -44,48 +46,56 @@ class PackNet(Strategy):
             )
         return None
 
-    def init(self, theta):
+    def init(self, theta: Tensor) -> State:
         owner = torch.zeros_like(theta, dtype=torch.int16)
         return self.State(owner, torch.zeros((), dtype=torch.long).to(theta.device))
 
-    def logits(self, theta, state, hp, x, t):
-        """All of t are one task: every batch of this method's stream is."""
+    def logits(self, theta: Tensor, state: State, hp: Hyper, x: Tensor, t: Tensor) -> Tensor:
+        """Return f(theta * 1[owner <= t], x), with the t of the first sample."""
         return self.net(torch.where(state.owner <= t[0], theta, 0), x)
 
-    def restrict(self, delta, g, theta, state, hp, batch):
+    def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> Tensor:
+        """Return delta * 1[owner == stage]."""
         return torch.where(state.owner == batch.stage, delta, 0)
 
-    def after_phase(self, phase, theta, state, hp, pool):
+    def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
+        """Return theta with pruned weights set to 0, and the state with their next owner."""
         if phase == "retrain":
             return theta, state
         pieces, owners = self.net.layout.view(theta), self.net.layout.view(state.owner)
-        fates = {name: self.fate(name, w, owners[name] == pool.stage, hp, pool) for name, w in pieces.items()}
-        passed, pruned = (self.net.layout.flat({name: fate[i] for name, fate in fates.items()}) for i in (0, 1))
-        return torch.where(pruned, 0, theta), self.State(state.owner + passed, pool.stage + 1)
+        released = {
+            name: self.released(name, weight, owners[name] == pool.stage, hp, pool) for name, weight in pieces.items()
+        }
+        passed_on, pruned = (self.net.layout.flat({name: masks[i] for name, masks in released.items()}) for i in (0, 1))
+        return torch.where(pruned, 0, theta), self.State(state.owner + passed_on, pool.stage + 1)
 
-    def fate(self, name: str, w: Tensor, mine: Tensor, hp: Hyper, pool: Pool) -> tuple[Tensor, Tensor]:
-        """Of one leaf's entries that are the task's to train (`mine`): passed on to the next task, and set to zero."""
-        nothing, others = mine & False, mine & False
-        candidates = mine
+    def released(self, name: str, weight: Tensor, trained: Tensor, hp: Hyper, pool: Pool) -> tuple[Tensor, Tensor]:
+        """Return masks of the entries of one parameter that pass on to the next task, and of those set to zero.
+
+        `trained` is the mask of the entries that the task trained. Masks have the shape of `weight`.
+        """
+        none, of_other_outputs = trained & False, trained & False
+        candidates = trained
         if name.startswith("head."):
-            answers, alone = (rows.view(-1, *[1] * (w.dim() - 1)) for rows in outputs(pool))
-            others, candidates = mine & ~answers, mine & answers & ~alone
-        if not self.packed(name):
-            return others, nothing
-        pruned = candidates & ~largest(w.abs(), candidates, hp.keep)
-        return pruned | others, pruned
+            answers, alone = (mask.view(-1, *[1] * (weight.dim() - 1)) for mask in task_outputs(pool))
+            of_other_outputs, candidates = trained & ~answers, trained & answers & ~alone
+        if not self.is_packed(name):
+            return of_other_outputs, none
+        pruned = candidates & ~largest(weight.abs(), candidates, hp.keep)
+        return pruned | of_other_outputs, pruned
 
-    def packed(self, name: str) -> bool:
-        layer, _, kind = name.rpartition(".")
-        return kind == "weight" and isinstance(self.net.network.layers[layer], nn.Linear | nn.Conv2d)
+    def is_packed(self, name: str) -> bool:
+        """Return whether a parameter is shared out among tasks: the weight of a linear layer or a convolution."""
+        layer, _, parameter = name.rpartition(".")
+        return parameter == "weight" and isinstance(self.net.network.layers[layer], nn.Linear | nn.Conv2d)
 
-    def health(self, state, hp):
-        hidden = self.net.layout.where(lambda name: self.packed(name) and not name.startswith("head."), state.owner)
-        taken, free = ((hidden & mine).sum() for mine in (state.owner == state.learnt - 1, state.owner >= state.learnt))
+    def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:
+        hidden = self.net.layout.where(lambda name: self.is_packed(name) and not name.startswith("head."), state.owner)
+        taken, free = ((hidden & mask).sum() for mask in (state.owner == state.learnt - 1, state.owner >= state.learnt))
         return {"taken_share": taken / hidden.sum(), "free_share": free / hidden.sum()}
 
     @classmethod
-    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         keep = f"at keep={knobs['keep']:g}"
         full = [row["task"] for row in health[:-1] if row["free_share"] == 0]
         if full:
@@ -95,15 +105,15 @@ class PackNet(Strategy):
         return []
 
 
-def outputs(pool: Pool) -> tuple[Tensor, Tensor]:
-    """(C,) bool: the outputs that answer in the pool's task; those of them that answer in no other."""
-    answers = pool.tables.active.diagonal()  # (C, T): as each task is learnt
-    now = answers.gather(1, pool.stage.expand(len(answers), 1))[:, 0]
-    return now, now & (answers.sum(1) == 1)
+def task_outputs(pool: Pool) -> tuple[Tensor, Tensor]:
+    """Return masks (C,) bool of the outputs that answer in the pool's task, and of those that answer in no other."""
+    answers = pool.tables.active.diagonal()  # (C, T): of each task when it is learnt
+    of_task = answers.gather(1, pool.stage.expand(len(answers), 1))[:, 0]
+    return of_task, of_task & (answers.sum(1) == 1)
 
 
-def largest(score: Tensor, among: Tensor, share: Tensor) -> Tensor:
-    """bool: the `share` of the entries in `among` whose score (>= 0) is largest; of equals the first."""
-    order = torch.where(among, score, -1).flatten().argsort(descending=True, stable=True)
+def largest(score: Tensor, candidates: Tensor, share: Tensor) -> Tensor:
+    """Return a mask of the `share` of the candidates whose score (>= 0) is largest; of equal ones the first."""
+    order = torch.where(candidates, score, -1).flatten().argsort(descending=True, stable=True)
     rank = order.argsort().view(score.shape)
-    return among & (rank < (share * among.sum()).round())
+    return candidates & (rank < (share * candidates.sum()).round())

@@ -1,4 +1,7 @@
-"""A fresh network for all tasks so far: L(theta) = sum_{k<=t} L_k(theta), from new initial weights. Keeps all data."""
+"""Training from scratch on all tasks so far: L(theta) = sum_{k<=t} L_k(theta), from new initial parameters.
+
+It keeps all data.
+"""
 
 from typing import ClassVar
 
@@ -6,6 +9,6 @@ from clrun.strategies.cumulative import Cumulative
 
 
 class Scratch(Cumulative):
-    """The t-th stage costs t times the first, and throws away what was learnt before."""
+    """Training from scratch. Stage t costs t times the first and discards what was learnt before. It has no state."""
 
     restart: ClassVar[bool] = True

@@ -1,15 +1,20 @@
-"""The toolkit of a method: everything that a strategy file imports."""
+"""The toolkit of a method: everything that a strategy's file imports."""
 
 from clrun.data.stream import Batch, Data, Pool
-from clrun.strategy.base import Strategy, Tree
-from clrun.strategy.fisher import fisher
-from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, lifted
+from clrun.models import Network, RunningStatistics, Weights
+from clrun.strategy.base import HealthRows, Knobs, Strategy, Tree
+from clrun.strategy.fisher_information import diagonal_fisher
+from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
 from clrun.strategy.multitask import MultiTask
-from clrun.strategy.per_sample import Score, of_network, summed
+from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_samples
 from clrun.strategy.quadratic import Gaussian, Quadratic
 from clrun.strategy.regularization import QuadraticPenalty
-from clrun.strategy.replay import Memory, Replay, buffer_stats, write_slots
+from clrun.strategy.replay import Replay, buffer_stats
+from clrun.strategy.reservoir import Memory, write_slots
+
+# The former name of `diagonal_fisher`; it goes away in the next release.
+fisher = diagonal_fisher
 
 __all__ = [
     "BARRED",
@@ -17,24 +22,30 @@ __all__ = [
     "Batch",
     "Data",
     "Gaussian",
+    "HealthRows",
+    "Knobs",
     "Memory",
     "MultiTask",
+    "Network",
+    "PerSampleMeasure",
     "Pool",
     "Quadratic",
     "QuadraticPenalty",
     "Replay",
-    "Score",
+    "RunningStatistics",
     "Strategy",
     "Tree",
+    "Weights",
     "buffer_stats",
     "cross_entropy",
+    "diagonal_fisher",
     "fisher",
     "gradient_by_leaf",
     "gradient_of",
-    "lifted",
+    "inside_transform",
     "log_softmax",
     "losses",
-    "of_network",
-    "summed",
+    "network_mask",
+    "sum_over_samples",
     "write_slots",
 ]

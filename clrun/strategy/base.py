@@ -1,4 +1,10 @@
-"""Strategy: plain fine-tuning, and the places where a method may differ from it. One run, tensors in, tensors out."""
+"""Strategy: plain fine-tuning, and the places (hooks) where a continual-learning method may differ from it.
+
+A strategy is written for one run: every hook takes tensors and returns tensors, and changes none of its inputs. Stacks
+of runs, CUDA graphs and evaluation call the same hooks.
+
+Shapes: P parameters, B samples of a batch, C channels and H x W pixels of an image, T tasks.
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -6,118 +12,203 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from clrun.data.stream import Batch, Data, Pool
-from clrun.models import Net, Network, Statistics
+from clrun.models import Net, Network, RunningStatistics
 from clrun.strategy.gradients import Aux, gradient_of
 from clrun.strategy.loss import cross_entropy
 from clrun.strategy.quadratic import Quadratic
+from clrun.strategy.reservoir import Memory
 
-Tree = Any  # tensors in tuples, lists and dicts
+# Tensors in (named) tuples, lists and dicts: the state of a strategy, for example.
+Tree = Any
+
+# The settings of a strategy by key, as the user typed them: {"lambda": 400.0, "online": False}.
+Knobs = Mapping[str, Any]
+
+# The rows of health.csv, one per task: {"task": 1, "loss": 0.3, ...}.
+HealthRows = Sequence[Mapping[str, float]]
+
+# Former names of hooks, which are accepted for one release, and their new names.
+FORMER_HOOKS = {"objection": "incompatibility", "complaints": "warnings"}
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """Plain fine-tuning. A method overrides what differs, and adds its fixed choices as dataclass fields and its
-    strengths (anything a sweep may vary inside one stack) as fields of `Hyper`, all tensors ().
+    """Plain fine-tuning, and the base class of every method.
 
-    `aux` is a dict that `loss` hands on to `after_step`; its entries of shape () are also the step's signals, whose
-    means over a task stand in health.csv beside what `health` returns.
+    A method overrides the hooks in which it differs. Its fixed choices are dataclass fields. Its strengths, which a
+    sweep may vary within one stack of runs, are fields of `Hyper`, each a tensor (). Its state is a tree of tensors,
+    usually a NamedTuple `State`, that `init` creates and the hooks `after_...` return anew.
+
+    Attributes:
+        net: The network as a function: net(theta, x) -> logits.
+        data: The images on the device, the number of tasks and of outputs.
+        phases: The passes over each task, by name; `after_phase` is called after each.
+        restart: Whether each task starts from fresh parameters.
+        reads_once: Whether `logits` reads the network exactly once and at theta itself, not at a masked or merged
+            version of it. Then sums over samples (Fisher information) have a fast closed form. A class that
+            overrides `logits` and does not state `reads_once` gets False.
+        shares: The signals that are part of the loss; their share of it is reported as "<signal>_over_loss".
     """
 
     net: Net
     data: Data
 
-    phases: ClassVar[tuple[str, ...]] = ("train",)  # the passes over a task
-    restart: ClassVar[bool] = False  # fresh parameters before each task
-    reads_once: ClassVar[bool] = True  # `logits` reads the network once and at theta itself; said by the class it is in
-    shares: ClassVar[tuple[str, ...]] = ()  # signals that are part of the loss: their share of it stands in health.csv
+    phases: ClassVar[tuple[str, ...]] = ("train",)
+    restart: ClassVar[bool] = False
+    reads_once: ClassVar[bool] = True
+    shares: ClassVar[tuple[str, ...]] = ()
 
     class Hyper(NamedTuple):
-        pass
+        """The strengths of the method, each a tensor (); plain fine-tuning has none."""
 
     def __init_subclass__(cls, **rest: Any) -> None:
-        """Accept the former names of two hooks for one release, so that strategies written for 0.1 still run."""
+        """Accept the former names of hooks, and set `reads_once` to False where `logits` is overridden without it."""
         super().__init_subclass__(**rest)
-        for former, name in {"objection": "incompatibility", "complaints": "warnings"}.items():
-            if former in vars(cls):
-                text = (
-                    f"{cls.__qualname__}.{former} is now called {name}; the former name goes away in the next release."
-                )
-                warnings.warn(text, DeprecationWarning, stacklevel=2)
-                setattr(cls, name, vars(cls)[former])
+        accept_former_hooks(cls)
+        inherited = [base.logits for base in cls.__bases__ if issubclass(base, Strategy)]
+        if "reads_once" not in cls.__dict__ and cls.logits not in inherited:
+            cls.reads_once = False
 
-    # ------------------------------------------------------------ on the host
+    # ---------------------------------------------------------------- hooks on the host: ordinary Python
 
     @classmethod
-    def trainables(cls, network: Network, tasks: int, knobs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Leaves of theta beyond the network's, with initial values."""
+    def trainables(cls, network: Network, tasks: int, knobs: Knobs) -> dict[str, Tensor]:
+        """Return parameters that the method adds to theta, by name, with their initial values; by default none.
+
+        It is called once for each run, before training. PyTorch's global generator is seeded with the run's seed.
+        """
         return {}
 
     def visible(self, stage: int) -> Sequence[int]:
-        """The tasks whose samples feed this stage (none: nothing is trained). Reads `data.tasks` alone."""
+        """Return the tasks, from 0, whose samples are trained on in this stage; by default the stage's own task.
+
+        If there are none, nothing is trained. It may use `self.data.tasks` and no other attribute.
+        """
         return (stage,)
 
     @classmethod
-    def incompatibility(cls, network: Network, optimizer: str, knobs: Mapping[str, Any]) -> str | None:
-        """Why the method cannot work with this network, optimiser or combination of knobs, in a sentence that says
-        what to type instead; said before training. (Scenarios are stated in the yaml.)"""
+    def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
+        """Return why the method cannot work with this network, optimizer or combination of settings; by default None.
+
+        The sentence should say what to type instead: clrun refuses the run with it before training. Scenarios that the
+        method cannot work in are stated in its YAML file.
+        """
         return None
 
     @classmethod
-    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
-        """What a reader must know if the method did nothing. `health`: a row a task, as in health.csv."""
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        """Return what a reader must know if the method had no effect; by default nothing.
+
+        It is called after training with the rows of health.csv, one per task. clrun prints the sentences as warnings.
+        """
         return []
 
-    # ------------------------------------------------------------ pure
+    # The former names, for one release: see FORMER_HOOKS.
+    objection = incompatibility
+    complaints = warnings
+
+    def stored_samples(self, state: Tree) -> int:
+        """Return how many samples of past tasks the state has room for; their images count in the run's `state_mb`.
+
+        By default these are the slots of all `Memory` tuples in the state, whose leaves may have a leading axis of
+        runs.
+        """
+        nodes = tree_leaves(state, is_leaf=lambda node: isinstance(node, Memory))
+        return sum(node.rows.shape[-1] for node in nodes if isinstance(node, Memory))
+
+    # ---------------------------------------------------------------- hooks on tensors: pure functions of one run
 
     def init(self, theta: Tensor) -> Tree:
-        """theta (P,) -> the strategy's state, every leaf of its final shape."""
+        """Return the initial state for initial parameters theta (P,); by default an empty one.
+
+        Every tensor has its final shape and type from the start. It is called once, before the first task.
+        """
         return ()
 
     def logits(self, theta: Tensor, state: Tree, hp: Any, x: Tensor, t: Tensor) -> Tensor:
-        """x (B, C, H, W), t (B,) -> (B, outputs): what is trained and what is evaluated."""
+        """Return the logits (B, outputs) of images x (B, C, H, W) of tasks t (B,); by default net(theta, x).
+
+        They are both trained (`loss`) and evaluated. Only methods that know the task at test time may use t.
+        """
         return self.net(theta, x)
 
     def loss(self, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
-        """-> (), aux."""
+        """Return the loss () of a batch and values for `after_step`; by default the cross entropy and no values.
+
+        Values of shape () are also signals: their means over a task are columns of health.csv.
+        """
         return cross_entropy(self.logits(theta, state, hp, batch.x, batch.t), batch), {}
 
     def quadratic(self, state: Tree, hp: Any) -> Quadratic | None:
-        """A penalty on theta that is added to the loss: its gradient is known, so autograd is not asked for it. Its
-        mean over a task stands in health.csv as "penalty"."""
+        """Return a quadratic penalty that is added to the loss; by default None.
+
+        Its gradient is known, so that autograd need not compute it. It is not part of `loss` and `gradient`. Its mean
+        over a task is the column "penalty" of health.csv.
+        """
         return None
 
     def gradient(self, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
-        """-> g (P,), loss (), aux; of the loss without the quadratic."""
+        """Return the gradient (P,) that the optimizer gets, the loss () and aux; by default those of `loss`.
+
+        It is called at every step. The gradient of `quadratic` is added to what it returns.
+        """
         return gradient_of(self.loss, theta, state, hp, batch)
 
     def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> Tensor:
-        """The optimiser's step delta (P,) -> the step taken (P,)."""
+        """Return the change (P,) of theta for the optimizer's step delta (P,); by default delta itself.
+
+        It is called after the optimizer, so that a parameter whose change is set to 0 stays fixed with momentum and
+        weight decay too. g (P,) is the gradient and theta (P,) the parameters before the step.
+        """
         return delta
 
     def after_step(self, state: Tree, hp: Any, batch: Batch, aux: Aux) -> Tree:
-        """-> state."""
+        """Return the state after a step on this batch, with the aux of its loss; by default the state as it is."""
         return state
 
     def after_move(self, state: Tree, before: Tensor, after: Tensor, aux: Aux) -> Tree:
-        """before, after: theta (P,) around the step -> state. For path integrals; what it needs is a copy of theta."""
+        """Return the state after a step that moved theta from `before` (P,) to `after` (P,); by default as it is.
+
+        It is called after `after_step` and serves for integrals along the path. To override it costs a copy of theta
+        per step.
+        """
         return state
 
     def after_phase(self, phase: str, theta: Tensor, state: Tree, hp: Any, pool: Pool) -> tuple[Tensor, Tree]:
-        """pool: all samples of the task just learnt -> theta (P,), state. The network is at rest."""
+        """Return theta (P,) and the state after a pass over a task; by default both as they are.
+
+        `phase` is one of `phases`, and `pool` has all samples of the stage in random order: `self.data.chunks` gives
+        them as batches. The network is in evaluation mode.
+        """
         return theta, state
 
     def deploy(self, theta: Tensor, state: Tree, hp: Any) -> Tensor:
-        """(P,) -> the theta to evaluate (P,)."""
+        """Return the parameters (P,) to evaluate; by default theta (P,), which is trained."""
         return theta
 
     def health(self, state: Tree, hp: Any) -> dict[str, Tensor]:
-        """What the state says of the method after a task: {column: ()}."""
+        """Return columns of health.csv from the state after a task, {column: ()}; by default none."""
         return {}
 
-    # ------------------------------------------------------------ not for overriding
+    # ---------------------------------------------------------------- for the engine: not to be overridden
 
-    def eval_mode(self, statistics: Statistics) -> "Strategy":
-        """The same strategy with batch norm's running statistics in use."""
+    def eval_mode(self, statistics: RunningStatistics) -> "Strategy":
+        """Return the strategy with the network in evaluation mode, with these running statistics for batch norm."""
         return replace(self, net=self.net.eval_mode(statistics))
+
+
+def accept_former_hooks(cls: type[Strategy]) -> None:
+    """Accept hooks that a class defines by a former name, with a DeprecationWarning at the class statement.
+
+    Every class has each hook by both names, so that `super()` with a former name works too.
+    """
+    for former, name in FORMER_HOOKS.items():
+        if former in cls.__dict__:
+            text = f"{cls.__qualname__}.{former} is now called {name}; the former name goes away in the next release."
+            warnings.warn(text, DeprecationWarning, stacklevel=3)
+            setattr(cls, name, cls.__dict__[former])
+        elif name in cls.__dict__:
+            setattr(cls, former, cls.__dict__[name])

@@ -1,4 +1,4 @@
-"""Gradients of a loss, for one run or inside a stack."""
+"""Gradients of a loss with respect to theta, for one run alone or inside a stack of runs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,20 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Values that `Strategy.loss` passes on to `after_step`, by name.
 Aux = dict[str, Tensor]
 
 
-def lifted() -> bool:
-    """Inside a torch.func transform (a stack of runs), or being compiled."""
+def inside_transform() -> bool:
+    """Return whether the caller runs inside a torch.func transform, as the runs of a stack do, or is being compiled."""
     return torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
 
 
 def gradient_of(loss: Callable[..., tuple[Tensor, Aux]], theta: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Aux]:
-    """loss(theta, *rest) -> (value (), aux); returns g (P,), value, aux.
+    """Return the gradient g (P,) of loss(theta, *rest) -> (value (), aux), the value and aux, all detached.
 
-    Alone by plain autograd: `torch.func` costs 12 to 55 % on small networks and imports the compiler (1 s).
+    Outside a transform it uses plain autograd: `torch.func` costs 12 to 55 % on small networks and imports the
+    compiler, which takes one second.
     """
-    if lifted():
+    if inside_transform():
         g, (value, aux) = torch.func.grad_and_value(loss, has_aux=True)(theta, *rest)
         return g, value, aux
     leaf = theta.detach().requires_grad_()
@@ -33,9 +35,10 @@ def gradient_by_leaf(
     loss: Callable[..., tuple[Tensor, Aux]],
     theta: Tensor, leaves: Sequence[Tensor], cut: Callable[[Tensor], list[Tensor]], *rest: Any,
 ) -> tuple[list[Tensor], Tensor, Aux]:  # fmt: skip
-    """As `gradient_of`, but the network reads `leaves`, the pieces into which theta is cut: g in pieces, value, aux.
+    """Return the gradient as a list of pieces, the loss () and aux, all detached.
 
-    What reaches theta past the network is added to the pieces.
+    It is `gradient_of` for a network that reads `leaves`, the pieces into which `cut` divides theta (P,), instead of
+    theta. What the loss takes from theta itself, such as a penalty, is added to the gradients of the leaves.
     """
     with torch.enable_grad():
         value, aux = loss(theta, *rest)

@@ -10,15 +10,21 @@ BARRED = -1e9  # the logit of an output that may not answer
 
 
 def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
-    """Over the active outputs. logits, active (B, C) -> (B, C)."""
+    """Return log probabilities (B, C) of logits (B, C), with a softmax over the outputs in `active` (B, C) bool."""
     return torch.where(active, logits, BARRED).log_softmax(-1)
 
 
 def losses(logits: Tensor, y: Tensor, active: Tensor) -> Tensor:
-    """logits (B, C), labels (B,), active (B, C) -> (B,): cross entropies, softmax over a sample's active outputs."""
+    """Return the cross entropy (B,) of each sample, from logits (B, C), labels y (B,) and `active` (B, C) bool.
+
+    The softmax of a sample is over its active outputs.
+    """
     return F.cross_entropy(torch.where(active, logits, BARRED), y, reduction="none")
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """(B, C) -> (): mean over the samples that are there, softmax over their active outputs."""
+    """Return the mean cross entropy () of logits (B, C) over the samples of the batch.
+
+    Samples of weight 0 do not count, and the softmax of a sample is over its active outputs.
+    """
     return batch.mean(losses(logits, batch.y, batch.active))

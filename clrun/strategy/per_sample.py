@@ -1,126 +1,183 @@
-"""Sums over samples of a measure, square or absolute value, of each entry of each sample's own gradient.
+"""Sums over samples of a measure (square or absolute value) of each entry of each sample's own gradient.
 
-Every layer is linear in its weights, so a sample's gradient is a product of what the weights meet and of d = d value /
-d (the layer's output). For a linear layer with input a it is d a^T. Both measures of a product are the product of the
-measures, so the sum over samples is measure(d)^T measure(a): exact without a loop, and as `a` does not depend on the
-cotangent, all cotangents share one product. For a convolution it is d unfold(a)^T, a sum over places: one product a
-sample. For a norm's scale it is the sum over places of d times what was normalised.
+The gradient of a sample's value with respect to a layer's parameters is a product of the layer's input a and of
+d = d value / d (the layer's output). The closed form uses this:
+
+    linear layer    the gradient of a sample is d a^T. Square and absolute value of a product are the product of the
+                    squares and absolute values, so the sum over samples is measure(d)^T measure(a): one matrix
+                    product, exact. As `a` does not depend on the cotangent, all cotangents share that product.
+    convolution     the gradient of a sample is d unfold(a)^T, a sum over positions in the image, so each sample needs
+                    a product of its own.
+    norm            the gradient of the scale is the sum over positions of d times the normalised input, that of the
+                    shift the sum of d.
+
+Where a network or a strategy does not allow it, the gradients are computed one sample at a time by vmap.
+
+Shapes: B samples, C outputs, K values a sample, P parameters.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clrun.data.stream import Batch, Pool
-from clrun.models import Statistics, Weights
+from clrun.models import RunningStatistics, Weights
 from clrun.strategy.base import Strategy, Tree
-from clrun.strategy.gradients import lifted
+from clrun.strategy.gradients import inside_transform
 
-CHUNK = 1024  # samples a pass where all layers are linear; on a GPU eight times as many
+# Samples per pass in closed form if all layers are linear; on a GPU, GPU_FACTOR times as many.
+LINEAR_SAMPLES = 1024
+GPU_FACTOR = 8
+
+# Samples per pass, at most, if there are convolutions or no closed form.
+CONV_SAMPLES = 64
+
+# Floats, at most, of per-sample gradients held at once: of one convolution, or of all of theta without a closed form.
+GRADIENT_FLOATS = 2**24
+
+# The kinds of layer that have a closed form.
+CLOSED_FORM_LAYERS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.BatchNorm2d)
+
+# The shape of each layer's output, for one sample, by name.
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-PLACES = 64  # samples a pass where there are convolutions
+class PerSampleMeasure(NamedTuple):
+    """What is differentiated for each sample, and what of the gradient is summed.
+
+    `values` maps logits (B, C) and active (B, C) to values (B, K). `cotangents` maps the values and the batch to
+    cotangents (B, K), which are 0 for samples of weight 0. `measure` is torch.square or torch.abs.
+    """
+
+    values: Callable[[Tensor, Tensor], Tensor]
+    cotangents: Callable[[Tensor, Batch], Iterator[Tensor]]
+    measure: Callable[[Tensor], Tensor]
 
 
-FLOATS = 2**24  # per-sample gradients of a layer (or, without a closed form, of all) held at once
+def sum_over_samples(
+    strategy: Strategy, theta: Tensor, state: Tree, hp: Any, pool: Pool, what: PerSampleMeasure,
+    pass_samples: int | None = None,
+) -> Tensor:  # fmt: skip
+    """Return sum over samples and cotangents v of measure(d (values . v) / d theta): (P,).
 
-
-class Score(NamedTuple):
-    """What is differentiated, a sample at a time, and what of the gradient is summed."""
-
-    values: Callable[[Tensor, Tensor], Tensor]  # logits (B, C), active (B, C) -> (B, K)
-    cotangents: Callable[[Tensor, Batch], Iterator[Tensor]]  # values, batch -> (B, K) each; 0 where weight is 0
-    measure: Callable[[Tensor], Tensor]  # torch.square or torch.abs
-
-
-def summed(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, pool: Pool, score: Score) -> Tensor:
-    """(P,): sum over the pool's samples and their cotangents v of measure(d (values . v) / d theta); 0 for what a
-    strategy added to theta."""
+    It is 0 for the parameters that the strategy added to theta. `pass_samples` is the number of samples that are
+    computed at once, by default as many as memory allows; up to rounding, the result does not depend on it.
+    """
     theta, total = theta.detach(), torch.zeros_like(theta)
     shapes = output_shapes(strategy, theta, state, hp, next(strategy.data.chunks(pool, 1)))
-    for batch in strategy.data.chunks(pool, samples_a_pass(strategy, theta, shapes)):
+    for batch in strategy.data.chunks(pool, pass_samples or default_pass_samples(strategy, theta, shapes)):
         if shapes is None:
-            total = total + one_by_one(strategy, theta, state, hp, batch, score)
+            total = total + one_by_one(strategy, theta, state, hp, batch, what)
         else:
-            total = total + closed_form(strategy, theta, state, hp, batch, score, shapes)
-    return torch.where(of_network(strategy, theta), total, 0)
+            total = total + closed_form(strategy, theta, state, hp, batch, what, shapes)
+    return torch.where(network_mask(strategy, theta), total, 0)
 
 
-def samples_a_pass(strategy: Strategy, theta: Tensor, shapes: "Shapes | None") -> int:
-    """As many as fit into the memory that is meant for it; in closed form only convolutions need much."""
+def default_pass_samples(strategy: Strategy, theta: Tensor, shapes: Shapes | None) -> int:
+    """Return the number of samples of a pass: as many as the constants above allow for this network."""
     if shapes is None:
-        return max(1, min(PLACES, FLOATS // len(theta)))
+        return max(1, min(CONV_SAMPLES, GRADIENT_FLOATS // len(theta)))
     kernels = [m.weight.numel() for m in strategy.net.network.layers.values() if isinstance(m, nn.Conv2d)]
     if kernels:
-        return max(1, min(PLACES, FLOATS // max(kernels)))
-    return CHUNK * (8 if theta.is_cuda else 1)
+        return max(1, min(CONV_SAMPLES, GRADIENT_FLOATS // max(kernels)))
+    return LINEAR_SAMPLES * (GPU_FACTOR if theta.is_cuda else 1)
 
 
-def of_network(strategy: Strategy, theta: Tensor) -> Tensor:
-    """(P,) bool: the entries of theta that are the network's, not the strategy's."""
+def network_mask(strategy: Strategy, theta: Tensor) -> Tensor:
+    """Return a mask (P,) bool of the entries of theta that are the network's and not added by the strategy."""
     names = strategy.net.network.parameters()
     return strategy.net.layout.where(names.__contains__, theta)
 
 
-# ---------------------------------------------------------------- which layers, and what they give
+# ---------------------------------------------------------------- whether there is a closed form
 
 
-KNOWN = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.BatchNorm2d)
+class ShapeRecorder(Weights):
+    """Weights that append name and output shape of a layer to `recorded` each time that the layer is applied."""
 
-
-Shapes = Mapping[str, tuple[int, ...]]  # of a layer's output, for one sample
-
-
-class Survey(Weights):
-    """Notes the shape of what each layer gives for a sample, once for every time that it is read."""
-
-    def __init__(self, pieces: Mapping[str, Tensor], statistics: Statistics | None, seen: list[tuple[str, tuple]]):
+    def __init__(
+        self,
+        pieces: Mapping[str, Tensor],
+        statistics: RunningStatistics | None,
+        recorded: list[tuple[str, tuple[int, ...]]],
+    ):
         super().__init__(pieces, statistics)
-        self.seen = seen
+        self.recorded = recorded
 
-    def given(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
-        self.seen.append((name, tuple(z.shape[1:])))
+    def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
+        self.recorded.append((name, tuple(z.shape[1:])))
         return z
 
 
 def output_shapes(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> Shapes | None:
-    """None without a closed form: where a layer is of no known kind, or not read once and at theta itself."""
-    writer = next(cls for cls in type(strategy).__mro__ if "logits" in vars(cls))
+    """Return the output shapes of all layers, or None if there is no closed form.
+
+    There is none if `logits` does not read the network once at theta itself (`Strategy.reads_once`), under autocast,
+    with a layer of another kind, and if `forward` does not apply each layer exactly once by the functions of Weights.
+    """
     layers = strategy.net.network.layers
-    plain = vars(writer).get("reads_once", False) and strategy.net.autocast is None
-    if not plain or not all(isinstance(layer, KNOWN) for layer in layers.values()):
+    plain = strategy.reads_once and strategy.net.autocast is None
+    if not plain or not all(isinstance(layer, CLOSED_FORM_LAYERS) for layer in layers.values()):
         return None
-    seen: list[tuple[str, tuple]] = []
-    looking = replace(strategy, net=replace(strategy.net, reader=lambda *view: Survey(*view, seen)))
-    looking.logits(theta, state, hp, batch.x[:1], batch.t[:1])
-    return dict(seen) if sorted(name for name, _ in seen) == sorted(layers) else None
+    recorded: list[tuple[str, tuple[int, ...]]] = []
+
+    def reader(pieces: Mapping[str, Tensor], statistics: RunningStatistics | None) -> Weights:
+        return ShapeRecorder(pieces, statistics, recorded)
+
+    recording = replace(strategy, net=replace(strategy.net, reader=reader))
+    recording.logits(theta, state, hp, batch.x[:1], batch.t[:1])
+    return dict(recorded) if sorted(name for name, _ in recorded) == sorted(layers) else None
 
 
-# ---------------------------------------------------------------- in closed form
+# ---------------------------------------------------------------- the closed form
 
 
-class Tapped(Weights):
-    """Layers with a tap at each output, to take gradients at, and a note of what their weights met.
+class LayerRecord(NamedTuple):
+    """What a forward pass leaves behind: the input and the output of each layer, by name.
 
-    A tap is the output itself where autograd can be asked for it, and otherwise a zero that is added to it.
+    `outputs` are the tensors that gradients are taken with respect to. If `perturbed`, they are zeros, given before the
+    pass, that are added to the outputs of the layers; otherwise the pass enters the outputs themselves.
     """
 
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    perturbed: bool
+
+    def differentiable(self, name: str, z: Tensor) -> Tensor:
+        """Return the output z of a layer, as a function of the tensor that a gradient is taken with respect to."""
+        if self.perturbed:
+            return z + self.outputs[name]
+        self.outputs[name] = z.requires_grad_()
+        return self.outputs[name]
+
+
+class RecordingWeights(Weights):
+    """Weights that enter the input and the output of each layer into a `LayerRecord`."""
+
     def __init__(
-        self, pieces: Mapping[str, Tensor], statistics: Statistics | None, layers: Mapping[str, nn.Module], seen: "Seen"
+        self,
+        pieces: Mapping[str, Tensor],
+        statistics: RunningStatistics | None,
+        layers: Mapping[str, nn.Module],
+        record: LayerRecord,
     ):
         super().__init__(pieces, statistics)
-        self.layers, self.seen = layers, seen
+        self.layers, self.record = layers, record
 
-    def given(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
-        self.seen.met[name] = self.what_met(name, self.layers[name], x, stride)
-        return self.seen.tap(name, z)
+    def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
+        self.record.inputs[name] = self.effective_input(name, self.layers[name], x, stride)
+        return self.record.differentiable(name, z)
 
-    def what_met(self, name: str, layer: nn.Module, x: Tensor, stride: int) -> Tensor:
-        """(B, in), a convolution's (B, in * kernel^2, places), a norm's (B, C, H, W) normalised."""
+    def effective_input(self, name: str, layer: nn.Module, x: Tensor, stride: int) -> Tensor:
+        """Return what the weight of a layer is multiplied with.
+
+        For a linear layer it is x (B, in), for a convolution the unfolded image (B, in * kernel^2, positions), for a
+        norm the normalised image (B, C, H, W).
+        """
         x = x.detach()
         if isinstance(layer, nn.Conv2d):
             kernel = layer.weight.shape[-1]
@@ -128,105 +185,104 @@ class Tapped(Weights):
         if isinstance(layer, nn.GroupNorm):
             return torch.group_norm(x, layer.num_groups)
         if isinstance(layer, nn.BatchNorm2d):
-            return F.batch_norm(x, *self.moments(name), training=self.statistics is None)
+            return F.batch_norm(x, *self.running_moments(name), training=self.statistics is None)
         return x
 
 
-class Seen(NamedTuple):
-    """What a pass has left: what each layer's weights met, and the taps."""
-
-    met: dict[str, Tensor]
-    taps: dict[str, Tensor]
-    added: bool  # whether the taps are zeros, there beforehand
-
-    def tap(self, name: str, z: Tensor) -> Tensor:
-        if self.added:
-            return z + self.taps[name]
-        self.taps[name] = z.requires_grad_()
-        return self.taps[name]
-
-
 def closed_form(
-    strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch, score: Score, shapes: Shapes
+    strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch, what: PerSampleMeasure, shapes: Shapes
 ) -> Tensor:
-    """(P,) for one batch."""
-    layers = strategy.net.network.layers
+    """Return the sum (P,) over the samples of one batch, layer by layer."""
+    layers, layout = strategy.net.network.layers, strategy.net.layout
+
+    def values(record: LayerRecord) -> Tensor:
+        def reader(pieces: Mapping[str, Tensor], statistics: RunningStatistics | None) -> Weights:
+            return RecordingWeights(pieces, statistics, layers, record)
+
+        recording = replace(strategy, net=replace(strategy.net, reader=reader))
+        return what.values(recording.logits(theta, state, hp, batch.x, batch.t), batch.active)
+
+    value, inputs, pull = pullback(values, lambda: {n: theta.new_zeros(len(batch.y), *s) for n, s in shapes.items()})
     linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
-
-    def values(seen: Seen) -> Tensor:
-        looking = replace(strategy, net=replace(strategy.net, reader=lambda *view: Tapped(*view, layers, seen)))
-        return score.values(looking.logits(theta, state, hp, batch.x, batch.t), batch.active)
-
-    value, met, pull = pullback(values, lambda: {n: theta.new_zeros(len(batch.y), *s) for n, s in shapes.items()})
-    sizes: dict[str, Tensor] = {}
-    pieces = {name: theta.new_zeros(()) for name in strategy.net.layout.shapes}  # of what no layer has: no gradient
-    for cotangent in score.cotangents(value, batch):
+    linear_sums: dict[str, Tensor] = {}  # {linear layer: sum over cotangents of measure(d) (B, out)}
+    pieces = {name: theta.new_zeros(()) for name in layout.shapes}  # parameters of no layer have no gradient
+    for cotangent in what.cotangents(value, batch):
         d = pull(cotangent)
-        sizes = {name: plus(sizes.get(name), score.measure, d[name]) for name in linear}
-        for name in layers.keys() - sizes.keys():
-            for leaf, g in gradients(name, layers[name], met[name], d[name]).items():
-                pieces[leaf] = pieces[leaf] + score.measure(g).sum(0)
-    pieces |= {f"{name}.weight": size.mT @ score.measure(met[name]) for name, size in sizes.items()}
-    pieces |= {f"{name}.bias": size.sum(0) for name, size in sizes.items()}
-    return strategy.net.layout.flat(
-        {name: v.reshape(strategy.net.layout.shapes[name]) if v.dim() else v for name, v in pieces.items()}
-    )
+        linear_sums = {name: add_measure(linear_sums.get(name), what.measure, d[name]) for name in linear}
+        for name in layers.keys() - linear_sums.keys():
+            for parameter, g in sample_gradients(name, layers[name], inputs[name], d[name]).items():
+                pieces[parameter] = pieces[parameter] + what.measure(g).sum(0)
+    pieces |= {f"{name}.weight": total.mT @ what.measure(inputs[name]) for name, total in linear_sums.items()}
+    pieces |= {f"{name}.bias": total.sum(0) for name, total in linear_sums.items()}
+    return layout.flat({name: v.reshape(layout.shapes[name]) if v.dim() else v for name, v in pieces.items()})
 
 
-def plus(total: Tensor | None, measure: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-    """total + measure(v), without a tensor in between for squares."""
+def add_measure(total: Tensor | None, measure: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+    """Return total + measure(v); for squares without a tensor in between."""
     if total is None:
         return measure(v)
     return torch.addcmul(total, v, v) if measure is torch.square else total + measure(v)
 
 
-def gradients(name: str, layer: nn.Module, met: Tensor, d: Tensor) -> dict[str, Tensor]:
-    """Each sample's own gradients of a convolution's or a norm's leaves: (B, ...). d (B, out, H, W)."""
+def sample_gradients(name: str, layer: nn.Module, inputs: Tensor, d: Tensor) -> dict[str, Tensor]:
+    """Return each sample's gradients (B, ...) of the parameters of a convolution or a norm, for d (B, out, H, W)."""
     d = d.flatten(2)
-    weight = d @ met.mT if isinstance(layer, nn.Conv2d) else (d * met.flatten(2)).sum(2)
+    weight = d @ inputs.mT if isinstance(layer, nn.Conv2d) else (d * inputs.flatten(2)).sum(2)
     return {f"{name}.weight": weight} | ({} if layer.bias is None else {f"{name}.bias": d.sum(2)})
 
 
 def pullback(
-    f: Callable[[Seen], Tensor], zeros: Callable[[], dict[str, Tensor]]
+    f: Callable[[LayerRecord], Tensor], zeros: Callable[[], dict[str, Tensor]]
 ) -> tuple[Tensor, dict[str, Tensor], Callable[[Tensor], dict[str, Tensor]]]:
-    """f's value, what the weights met, and the map from a cotangent of the value to gradients at the taps.
+    """Return the value of f, the inputs of the layers, and the map from a cotangent of the value to gradients.
 
-    `torch.func.vjp` lifts over runs but imports the compiler, so alone it is plain autograd.
+    The gradients are those with respect to the layers' outputs; `zeros` makes tensors of their shapes. Outside a
+    transform it uses plain autograd, because `torch.func.vjp` imports the compiler.
     """
-    if lifted():
-
-        def tapped(taps: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-            seen = Seen({}, taps, added=True)
-            return f(seen), seen.met
-
-        value, pull, met = torch.func.vjp(tapped, zeros(), has_aux=True)
-        return value, met, lambda cotangent: pull(cotangent, retain_graph=True)[0]
-    seen = Seen({}, {}, added=False)
+    if inside_transform():
+        return functional_pullback(f, zeros())
+    record = LayerRecord({}, {}, perturbed=False)
     with torch.enable_grad():
-        value = f(seen)
+        value = f(record)
 
-    def pull_alone(cotangent: Tensor) -> dict[str, Tensor]:
-        grads = torch.autograd.grad(value, list(seen.taps.values()), cotangent, retain_graph=True)
-        return dict(zip(seen.taps, grads, strict=True))
+    def pull(cotangent: Tensor) -> dict[str, Tensor]:
+        grads = torch.autograd.grad(value, list(record.outputs.values()), cotangent, retain_graph=True)
+        return dict(zip(record.outputs, grads, strict=True))
 
-    return value.detach(), seen.met, pull_alone
-
-
-# ---------------------------------------------------------------- everything else
+    return value.detach(), record.inputs, pull
 
 
-def one_by_one(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch, score: Score) -> Tensor:
-    """(P,) for one batch, a gradient a sample by vmap."""
+def functional_pullback(
+    f: Callable[[LayerRecord], Tensor], zeros: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor], Callable[[Tensor], dict[str, Tensor]]]:
+    """Return the same as `pullback`, by `torch.func.vjp`, which also works inside a stack."""
+
+    def perturbed(outputs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        record = LayerRecord({}, outputs, perturbed=True)
+        return f(record), record.inputs
+
+    # With has_aux=True vjp returns three values; its annotation also allows for two.
+    result = cast(
+        "tuple[Tensor, Callable[..., Any], dict[str, Tensor]]", torch.func.vjp(perturbed, zeros, has_aux=True)
+    )
+    value, pull, inputs = result
+    return value, inputs, lambda cotangent: pull(cotangent, retain_graph=True)[0]
+
+
+# ---------------------------------------------------------------- without a closed form
+
+
+def one_by_one(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch, what: PerSampleMeasure) -> Tensor:
+    """Return the sum (P,) over the samples of one batch, from a gradient of each sample by vmap."""
 
     def values(theta: Tensor, x: Tensor, t: Tensor, active: Tensor) -> Tensor:
-        return score.values(strategy.logits(theta, state, hp, x[None], t[None]), active[None])[0]
+        return what.values(strategy.logits(theta, state, hp, x[None], t[None]), active[None])[0]
 
     def gradient(x: Tensor, t: Tensor, active: Tensor, cotangent: Tensor) -> Tensor:
         return torch.func.grad(lambda theta: values(theta, x, t, active) @ cotangent)(theta)
 
-    value = score.values(strategy.logits(theta, state, hp, batch.x, batch.t), batch.active)
+    value = what.values(strategy.logits(theta, state, hp, batch.x, batch.t), batch.active)
     total = torch.zeros_like(theta)
-    for cotangent in score.cotangents(value, batch):
-        total = total + score.measure(torch.vmap(gradient)(batch.x, batch.t, batch.active, cotangent)).sum(0)
+    for cotangent in what.cotangents(value, batch):
+        total = total + what.measure(torch.vmap(gradient)(batch.x, batch.t, batch.active, cotangent)).sum(0)
     return total

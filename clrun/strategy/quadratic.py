@@ -6,28 +6,32 @@ from torch import Tensor
 
 
 class Gaussian(NamedTuple):
-    """What the past asks of theta: sum_k F_k (theta - theta_k)^2 = precision (theta - mean)^2 + constant."""
+    """A sum of quadratic penalties of past tasks k, as one quadratic.
+
+    sum_k F_k (theta - theta_k)^2 = precision (theta - mean)^2 + a constant, entry by entry. It takes 2 P numbers,
+    however many tasks there are.
+    """
 
     mean: Tensor  # (P,)
     precision: Tensor  # (P,)
 
     def absorb(self, theta: Tensor, precision: Tensor) -> "Gaussian":
-        """One more anchor; the sum of all quadratics stays one quadratic, exactly."""
+        """Return the sum with one more quadratic, precision (P,) around theta (P,); the result is exact."""
         total = self.precision + precision
         return Gaussian(self.mean + precision / total.clamp(min=1e-30) * (theta - self.mean), total)
 
 
 class Quadratic(NamedTuple):
-    """strength/2 sum_i precision_i (theta_i - mean_i)^2."""
+    """The penalty strength/2 sum_i precision_i (theta_i - mean_i)^2."""
 
     strength: Tensor  # ()
     mean: Tensor  # (P,)
     precision: Tensor  # (P,)
 
     def value(self, away: Tensor) -> Tensor:
-        """away (P,) = theta - mean -> ()."""
+        """Return the penalty () at the distance away = theta - mean (P,)."""
         return self.strength / 2 * ((self.precision * away) @ away)
 
     def gradient(self, away: Tensor) -> Tensor:
-        """away (P,) = theta - mean -> (P,)."""
+        """Return the gradient (P,) of the penalty at the distance away = theta - mean (P,)."""
         return self.strength * self.precision * away

@@ -1,42 +1,47 @@
-"""What methods with a quadratic pull towards past weights (EWC, SI, MAS) share: how they account for themselves."""
+"""The base class of methods that pull theta towards past values by a quadratic penalty (EWC, SI, MAS)."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clrun.strategy.base import Strategy, Tree
+from clrun.strategy.base import HealthRows, Knobs, Strategy, Tree
 
-NEGLIGIBLE = 1e-12  # of the loss
+# A penalty is negligible below this part of the loss.
+NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True)
 class QuadraticPenalty(Strategy):
-    """`quadratic` is the pull; `importance` says how much each weight is held."""
+    """A base class for methods with a penalty strength/2 sum_i importance_i (theta_i - anchor_i)^2.
+
+    A subclass overrides `quadratic`, which returns the penalty, and `importance`. The base class reports the importance
+    in health.csv and warns if all of it was zero or the penalty was negligible.
+    """
 
     shares: ClassVar[tuple[str, ...]] = ("penalty",)
-    strength: ClassVar[str] = "lambda"  # the knob that scales the penalty
-    importance_name: ClassVar[str] = "importance"  # its name in health.csv
+    strength: ClassVar[str] = "lambda"  # the key that scales the penalty
+    importance_name: ClassVar[str] = "importance"  # the start of the columns in health.csv
 
     def importance(self, state: Tree) -> Tensor:
-        """(P,)"""
+        """Return the importance (P,) of each entry of theta."""
         raise NotImplementedError
 
-    def health(self, state, hp):
-        held, name = self.importance(state), self.importance_name
-        zero_share = (held == 0).to(held.dtype).mean()
-        return {f"{name}_sum": held.sum(), f"{name}_max": held.max(), f"{name}_zero_share": zero_share}
+    def health(self, state: Tree, hp: Any) -> dict[str, Tensor]:
+        """Return sum and maximum of the importance, and the share of parameters of which it is zero."""
+        importance, name = self.importance(state), self.importance_name
+        zero_share = (importance == 0).to(importance.dtype).mean()
+        return {f"{name}_sum": importance.sum(), f"{name}_max": importance.max(), f"{name}_zero_share": zero_share}
 
     @classmethod
-    def warnings(cls, health: Sequence[Mapping[str, float]], knobs: Mapping[str, Any]) -> list[str]:
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         name, strength = cls.__name__, knobs[cls.strength]
         if strength == 0 or len(health) < 2:
             return []
         if all(row[f"{cls.importance_name}_max"] == 0 for row in health):
-            told = f"{name} found no weight important (its {cls.importance_name} is all zero), so it did nothing"
-            return [f"{told}: this is finetuning"]
+            why = f"{name} found no weight important (its {cls.importance_name} is all zero), so it did nothing"
+            return [f"{why}: this is finetuning"]
         if all(row["penalty_over_loss"] <= NEGLIGIBLE for row in health[1:]):
-            told = f"at {cls.strength}={strength:g} {name}'s penalty never passed {NEGLIGIBLE:g} of the loss"
-            return [f"{told}: this is finetuning"]
+            why = f"at {cls.strength}={strength:g} {name}'s penalty never passed {NEGLIGIBLE:g} of the loss"
+            return [f"{why}: this is finetuning"]
         return []

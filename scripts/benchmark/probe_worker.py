@@ -56,7 +56,7 @@ def estimators(spec: Mapping[str, Any]) -> tuple[Callable, Callable, int]:
     import torch
 
     from benchmark import floor
-    from clrun.strategy import fisher as exact
+    from clrun.strategy import diagonal_fisher as exact
 
     stack = engine(spec)
     initialize = stack.initialize()

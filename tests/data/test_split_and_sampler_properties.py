@@ -4,10 +4,10 @@
 """
 
 import torch
+from helpers import ListReservoir, empty_memory
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
-from test_replay import Slots, empty
 
 from clrun.data.datasets import Images
 from clrun.data.sampler import Budget, EpochSampler
@@ -124,14 +124,14 @@ offers = st.lists(st.integers(1, 9), min_size=1, max_size=12)  # sizes of batche
 def test_batches_are_one_sample_after_the_other(size, sizes, seed):
     """Vitter's algorithm R on lists: the same slots, whatever the batches and whatever is missing in them."""
     draw = torch.Generator().manual_seed(seed)
-    memory, slots, first = empty(size), Slots(size), 0
+    memory, slots, first = empty_memory(size), ListReservoir(size), 0
     for B in sizes:
         rows, first = torch.arange(first, first + B), first + B
         weight, noise = (torch.rand(B, generator=draw) < 0.7).float(), torch.rand(B, generator=draw)
         for row, w, u in zip(rows.tolist(), weight.tolist(), noise.tolist(), strict=True):
             if w:
                 slots.offer(row, u)
-        memory = memory.after(memory.slot_updates(weight, noise), rows, weight)
+        memory = memory.updated(memory.slot_updates(weight, noise), rows, weight)
     assert memory.rows[: memory.held].tolist() == slots.kept and memory.offered == slots.offered
 
 
@@ -146,9 +146,9 @@ def test_each_sample_is_kept_with_probability_m_over_n(size, sizes, data):
     noise = torch.rand(runs, n, generator=torch.Generator().manual_seed(n))
 
     def fill(noise):
-        memory = empty(size)
+        memory = empty_memory(size)
         for rows in torch.arange(n).split(sizes):
-            memory = memory.after(memory.slot_updates(here[rows], noise[rows]), rows, here[rows])
+            memory = memory.updated(memory.slot_updates(here[rows], noise[rows]), rows, here[rows])
         return torch.where(memory.used, memory.rows, n)
 
     counts = torch.bincount(torch.vmap(fill)(noise).flatten(), minlength=n + 1)[:n]

@@ -91,7 +91,7 @@ def test_statistics_equal_batch_norms():
     for _ in range(10):
         x = torch.randn(6, 3, 16, 16, dtype=torch.float64) * 3 + 1
         before = {name: v.clone() for name, v in stats.items()}
-        fresh = net.refreshed(theta, stats, x)
+        fresh = net.updated_statistics(theta, stats, x)
         assert all(torch.equal(stats[name], v) for name, v in before.items())
         stats = fresh
         module(x)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from rich.console import Console
 from scipy import stats
 
@@ -21,6 +20,7 @@ from clrun.report.rows import table as report_table
 from clrun.report.runs import chance, completed, read, with_derived
 from clrun.report.statistics import Statistic, enough, statistic
 from clrun.results import plots
+from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.runs import prepare, train
 from clrun.system.errors import UsageError
 

@@ -1,17 +1,18 @@
 """Adversarial memory units against loops over samples, classes and units, in float64."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import live
+from helpers import as_class
 
 from clrun.data.stream import StepContext
 from clrun.engine.step import whole_gradient
 from clrun.strategies.amn import AMN
-from clrun.strategy import fisher, of_network
-from clrun.strategy.fisher import score
+from clrun.strategy import diagonal_fisher, network_mask
+from clrun.strategy.fisher_information import fisher_measure
 from clrun.strategy.per_sample import closed_form, one_by_one, output_shapes
 from clrun.system.errors import UsageError
 
@@ -171,17 +172,17 @@ def test_fisher_is_the_networks_with_its_memory_in_place(second, estimator):
     (batch,) = strategy.data.chunks(pool, 20)
     args = (strategy, run.theta, run.state, stack.hp)
     shapes = output_shapes(*args, batch)
-    fast = closed_form(*args, batch, score(estimator), shapes)
-    slow = one_by_one(*args, batch, score(estimator))
-    network = of_network(strategy, run.theta)
+    fast = closed_form(*args, batch, fisher_measure(estimator), shapes)
+    slow = one_by_one(*args, batch, fisher_measure(estimator))
+    network = network_mask(strategy, run.theta)
     assert network.sum() == 64 * 12 + 12 + 12 * 8 + 8 + 8 * 6 + 6
     assert (fast - slow)[network].abs().max() < 1e-12 * slow.max()
     assert slow[~network].max() > 0
     without = strategy, torch.where(network, run.theta, 0), run.state, stack.hp, batch
-    plain = closed_form(*without, score(estimator), shapes)
+    plain = closed_form(*without, fisher_measure(estimator), shapes)
     assert (fast - plain).abs().max() > 1e-3 * plain.max()  # the memory is in place
-    assert fisher(*args, pool, estimator=estimator)[~network].abs().max() == 0
-    assert fisher(*args, pool, estimator="batched")[~network].abs().max() == 0
+    assert diagonal_fisher(*args, pool, estimator=estimator)[~network].abs().max() == 0
+    assert diagonal_fisher(*args, pool, estimator="batched")[~network].abs().max() == 0
 
 
 def test_a_class_that_rewrites_logits_has_no_closed_form_unless_it_says_so(second):
@@ -191,20 +192,35 @@ def test_a_class_that_rewrites_logits_has_no_closed_form_unless_it_says_so(secon
             return super().logits(theta / 2, state, hp, x, t)
 
     stack, run, batch = second()
-    values = {field.name: getattr(stack.strategy, field.name) for field in fields(stack.strategy)}
     at = run.theta, run.state, stack.hp, batch
     assert output_shapes(stack.strategy, *at) is not None
-    assert output_shapes(Twice(**values), *at) is None
+    assert output_shapes(as_class(stack.strategy, Twice), *at) is None
+
+    class Once(AMN):
+        reads_once = True
+
+        def logits(self, theta, state, hp, x, t):
+            return super().logits(theta, state, hp, x, t)
+
+    assert output_shapes(as_class(stack.strategy, Once), *at) is not None
 
 
-def test_complains_of_memory_that_never_moved(stack_of, monkeypatch):
-    rows = lambda: [  # noqa: E731
-        {"task": i + 1} | report.health[0] for i, report in enumerate(live(stack_of(*SMALL))[1])
-    ]
+class Immobile(AMN):
+    """AMN that takes no step at all."""
+
+    def restrict(self, delta, g, theta, state, hp, batch):
+        return delta * 0
+
+
+def test_warns_of_memory_that_never_moved(stack_of):
+    def rows(cls):
+        stack = stack_of(*SMALL)
+        stack.strategy = as_class(stack.strategy, cls)
+        return [{"task": i + 1} | report.health[0] for i, report in enumerate(live(stack)[1])]
+
     knobs = {"direction": "beneficial", "eps": 0.05, "lambda": 400.0}
-    assert AMN.warnings(rows(), knobs) == []
-    monkeypatch.setattr(AMN, "restrict", lambda self, delta, g, theta, state, hp, batch: delta * 0)
-    assert "never left zero" in AMN.warnings(rows(), knobs)[0]
+    assert AMN.warnings(rows(AMN), knobs) == []
+    assert "never left zero" in AMN.warnings(rows(Immobile), knobs)[0]
     assert AMN.warnings([], knobs | {"eps": 0.0}) == []
 
 

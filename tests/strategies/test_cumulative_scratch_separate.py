@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import live
-from test_equations import module_of
+from helpers import module_of
 
 from clrun.system.errors import UsageError
 
@@ -18,10 +18,10 @@ def flat(module):
 
 def trained_by_hand(stack, module, stage):
     """SGD over the stage's own order of samples; task-incremental, two classes a task."""
-    data, deck = stack.strategy.data, stack.schedule.sampler(0, stage, "train")
+    data, sampler = stack.strategy.data, stack.schedule.sampler(0, stage, "train")
     module, N = copy.deepcopy(module), len(data.images)
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    for rows, weight, *_ in zip(*deck.sample(0, deck.steps), strict=True):
+    for rows, weight, *_ in zip(*sampler.sample(0, sampler.steps), strict=True):
         losses = []
         for row in rows[weight > 0].tolist():
             task, image = row // N, row % N
@@ -39,8 +39,8 @@ def reborn(stack, stage):
 
 
 def tasks_of(stack, stage):
-    deck = stack.schedule.sampler(0, stage, "train")
-    rows, weight, *_ = deck.sample(0, deck.steps)
+    sampler = stack.schedule.sampler(0, stage, "train")
+    rows, weight, *_ = sampler.sample(0, sampler.steps)
     return set((rows[weight > 0] // len(stack.strategy.data.images)).tolist())
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import live
+from helpers import as_class
 from torch import nn
 
 from clrun.strategies.imm import IMM, uniform
@@ -189,10 +190,18 @@ def test_what_cannot_work_is_refused(stack_of):
         stack_of("strategy=imm", "merge=mean", "fisher_samples=10")
 
 
-def test_an_imm_that_does_nothing_says_so(stack_of, monkeypatch):
+class Unmerged(IMM):
+    """IMM in which no output could ever answer, so that no parameters are merged."""
+
+    def could_answer(self, theta, pool):
+        return torch.zeros_like(theta)
+
+
+def test_an_imm_that_does_nothing_says_so(stack_of):
     _, reports = live(stack_of("strategy=imm", "tasks=2"))
     assert IMM.warnings([r.health[0] for r in reports], KNOBS) == []
-    monkeypatch.setattr(IMM, "could_answer", lambda self, theta, pool: torch.zeros_like(theta))
-    _, reports = live(stack_of("strategy=imm", "tasks=2"))
-    (complaint,) = IMM.warnings([r.health[0] for r in reports], KNOBS)
-    assert "did nothing" in complaint
+    stack = stack_of("strategy=imm", "tasks=2")
+    stack.strategy = as_class(stack.strategy, Unmerged)
+    _, reports = live(stack)
+    (warning,) = IMM.warnings([r.health[0] for r in reports], KNOBS)
+    assert "did nothing" in warning

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import live
+from helpers import module_of
 from torch import nn
 
 from clrun.strategies.packnet import PackNet, largest
@@ -54,15 +55,6 @@ def test_later_tasks_change_no_logit(stack_of, model, stream, optimizer):
     if stream[0] == "scenario=task":
         correct = torch.stack([report.correct[0] for report in reports])
         assert all(torch.equal(correct[task:, task], correct[task, task].expand(3 - task)) for task in range(3))
-
-
-def module_of(net, theta):
-    pieces = net.layout.view(theta)
-    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5))
-    module = module.double()
-    for layer, name in zip((1, 3, 5), ("hidden.0", "hidden.1", "head"), strict=True):
-        module[layer].load_state_dict({kind: pieces[f"{name}.{kind}"] for kind in ("weight", "bias")})
-    return module
 
 
 def test_equals_loops(stack_of):

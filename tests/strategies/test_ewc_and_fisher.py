@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import live
+from helpers import module_of
 from torch import nn
 
 from clrun.models import MLP
 from clrun.strategies.ewc import EWC
-from clrun.strategy import Gaussian, Quadratic, fisher, gradient_of, log_softmax, per_sample
-from clrun.strategy.fisher import score
+from clrun.strategy import Gaussian, Quadratic, diagonal_fisher, gradient_of, log_softmax
+from clrun.strategy.fisher_information import fisher_measure
 from clrun.strategy.per_sample import closed_form, one_by_one, output_shapes
 
 TASK = 1
@@ -18,7 +19,7 @@ TASK = 1
 
 @pytest.fixture
 def learnt(stack_of):
-    """learnt(*overrides) -> (strategy at rest, theta, own, hp, pool) after the first of two small tasks."""
+    """learnt(*overrides) -> (strategy at rest, theta, state, hp, pool) after the first of two small tasks."""
 
     def after_one(*overrides):
         stack = stack_of("strategy=ewc", "split.classes=[[0,1,2],[3,4]]", *overrides)
@@ -27,18 +28,6 @@ def learnt(stack_of):
         return stack.strategy.eval_mode(run.stats), run.theta, run.state, stack.hp, pool
 
     return after_one
-
-
-def module_of(strategy, theta):
-    """The MLP as a torch.nn.Module, built by hand from theta."""
-    pieces, layers = strategy.net.layout.view(theta), [nn.Flatten()]
-    names = [*strategy.net.network.taps, "head"]
-    for name in names:
-        weight = pieces[f"{name}.weight"]
-        layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
-        layer.load_state_dict({"weight": weight, "bias": pieces[f"{name}.bias"]})
-        layers += [layer, nn.ReLU()] if name != "head" else [layer]
-    return nn.Sequential(*layers)
 
 
 def brute_fisher(strategy, theta, pool, labels):
@@ -75,7 +64,7 @@ def drawn_label(log_p, i, batch):
 )
 def test_fisher_is_a_mean_of_squares(learnt, scenario, estimator, labels):
     strategy, theta, state, hp, pool = learnt(f"scenario={scenario}")
-    ours = fisher(strategy, theta, state, hp, pool, estimator=estimator)
+    ours = diagonal_fisher(strategy, theta, state, hp, pool, estimator=estimator)
     theirs = brute_fisher(strategy, theta, pool, labels)
     assert theirs.max() > 0
     assert (ours - theirs).abs().max() < 1e-12 * theirs.max()
@@ -86,8 +75,8 @@ def test_closed_form_equals_sample_by_sample(learnt, estimator):
     strategy, theta, state, hp, pool = learnt("scenario=class", "active=all")
     (batch,) = strategy.data.chunks(pool, len(pool.rows))
     shapes = output_shapes(strategy, theta, state, hp, batch)
-    fast = closed_form(strategy, theta, state, hp, batch, score(estimator), shapes)
-    slow = one_by_one(strategy, theta, state, hp, batch, score(estimator))
+    fast = closed_form(strategy, theta, state, hp, batch, fisher_measure(estimator), shapes)
+    slow = one_by_one(strategy, theta, state, hp, batch, fisher_measure(estimator))
     assert (fast - slow).abs().max() < 1e-12 * slow.max()
 
 
@@ -99,8 +88,8 @@ def test_closed_form_of_a_residual_net_equals_sample_by_sample(learnt, norm, est
     (batch,) = strategy.data.chunks(pool.first(12), 12)
     batch = batch._replace(weight=(torch.arange(12) < 9).double())
     shapes = output_shapes(strategy, theta, state, hp, batch)
-    fast = closed_form(strategy, theta, state, hp, batch, score(estimator), shapes)
-    slow = one_by_one(strategy, theta, state, hp, batch, score(estimator))
+    fast = closed_form(strategy, theta, state, hp, batch, fisher_measure(estimator), shapes)
+    slow = one_by_one(strategy, theta, state, hp, batch, fisher_measure(estimator))
     for name, size in strategy.net.layout.view(slow).items():
         assert (strategy.net.layout.view(fast)[name] - size).abs().max() < 1e-12 * slow.max(), name
     # every leaf is reached
@@ -130,14 +119,14 @@ def test_a_network_that_reads_its_layers_otherwise_goes_sample_by_sample(learnt,
     (batch,) = strategy.data.chunks(pool.first(12), 12)
     assert output_shapes(strategy, theta, state, hp, batch) is not None
     assert output_shapes(other, theta, state, hp, batch) is None
-    slow = one_by_one(other, theta, state, hp, batch, score("exact")) / 12
-    assert (fisher(other, theta, state, hp, pool.first(12)) - slow).abs().max() < 1e-12 * slow.max()
+    slow = one_by_one(other, theta, state, hp, batch, fisher_measure("exact")) / 12
+    assert (diagonal_fisher(other, theta, state, hp, pool.first(12)) - slow).abs().max() < 1e-12 * slow.max()
 
 
 def test_fisher_of_a_convolutional_net_equals_a_loop(learnt):
     strategy, theta, state, hp, pool = learnt("model=cnn", "model.width=2", "iterations=2")
     pool = pool.first(10)
-    ours = fisher(strategy, theta, state, hp, pool)
+    ours = diagonal_fisher(strategy, theta, state, hp, pool)
     total = torch.zeros_like(theta)
     for batch in strategy.data.chunks(pool, 1):
         log_p = log_softmax(strategy.net(theta, batch.x), batch.active)[0]
@@ -151,16 +140,17 @@ def test_fisher_of_a_convolutional_net_equals_a_loop(learnt):
 
 
 @pytest.mark.parametrize("estimator", ["exact", "empirical", "sampled"])
-def test_fisher_does_not_depend_on_the_size_of_a_pass(learnt, estimator, monkeypatch):
+def test_fisher_does_not_depend_on_the_size_of_a_pass(learnt, estimator):
     strategy, theta, state, hp, pool = learnt()
-    whole = fisher(strategy, theta, state, hp, pool, estimator=estimator)
-    monkeypatch.setattr(per_sample, "CHUNK", 7)
-    assert (fisher(strategy, theta, state, hp, pool, estimator=estimator) - whole).abs().max() < 1e-14
+    whole = diagonal_fisher(strategy, theta, state, hp, pool, estimator=estimator)
+    in_parts = diagonal_fisher(strategy, theta, state, hp, pool, estimator=estimator, pass_samples=7)
+    assert (in_parts - whole).abs().max() < 1e-14
+    assert not torch.equal(in_parts, whole)  # the parts are added in another order
 
 
 def test_batched_is_the_square_of_the_mean(learnt):
     strategy, theta, state, hp, pool = learnt()
-    ours = fisher(strategy, theta, state, hp, pool, estimator="batched", batch_size=16)
+    ours = diagonal_fisher(strategy, theta, state, hp, pool, estimator="batched", batch_size=16)
     squares = []
     for batch in strategy.data.chunks(pool, 16):  # 16, 16 and a short one of 8
         module = module_of(strategy, theta)
@@ -169,14 +159,13 @@ def test_batched_is_the_square_of_the_mean(learnt):
         squares.append(torch.cat([p.grad.flatten() for p in module.parameters()]) ** 2)
     theirs = torch.stack(squares).mean(0)
     assert (ours - theirs).abs().max() < 1e-12 * theirs.max()
-    assert fisher(strategy, theta, state, hp, pool, estimator="empirical").sum() > 2 * theirs.sum()
+    assert diagonal_fisher(strategy, theta, state, hp, pool, estimator="empirical").sum() > 2 * theirs.sum()
 
 
 def test_fisher_of_fewer_samples(learnt):
     strategy, theta, state, hp, pool = learnt()
-    assert torch.equal(
-        fisher(strategy, theta, state, hp, pool, samples=8), fisher(strategy, theta, state, hp, pool.first(8))
-    )
+    by_samples = diagonal_fisher(strategy, theta, state, hp, pool, samples=8)
+    assert torch.equal(by_samples, diagonal_fisher(strategy, theta, state, hp, pool.first(8)))
 
 
 def test_one_gaussian_is_all_anchors():
@@ -210,8 +199,8 @@ def test_ewc_is_its_equation(stack_of):
     module = module_of(stack.strategy, run.theta)
     starts = [torch.cat([p.flatten() for p in module.parameters()]).detach()]
     optimizer = torch.optim.SGD(module.parameters(), 0.05)
-    deck = stack.schedule.sampler(0, 2, "train")
-    rows, weight, _, _ = deck.sample(0, 5)
+    sampler = stack.schedule.sampler(0, 2, "train")
+    rows, weight, _, _ = sampler.sample(0, 5)
     for i in range(5):
         flat = torch.cat([p.flatten() for p in module.parameters()])
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)
@@ -234,7 +223,7 @@ def test_online_ewc_is_its_recursion():
     state, running = Gaussian(torch.zeros(5).double(), torch.zeros(5).double()), torch.zeros(5).double()
     for _ in range(3):
         theta, F = torch.randn(5, generator=draw).double(), torch.rand(5, generator=draw).double()
-        state, running = EWC.faded(state, theta, F, gamma), gamma * running + F
+        state, running = EWC.decayed(state, theta, F, gamma), gamma * running + F
         assert torch.equal(state.mean, theta)
         assert state.precision == pytest.approx(gamma * running)
 

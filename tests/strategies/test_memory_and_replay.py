@@ -1,19 +1,19 @@
 """The memory against one that meets one sample after the other, and er, agem, der and derpp against loops over it."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import live
-from test_equations import module_of
+from helpers import ListReservoir, as_class, empty_memory, module_of
 from torch import nn
 
 from clrun.data.stream import StepContext
 from clrun.strategies.agem import AGEM
 from clrun.strategies.er import ER
 from clrun.strategy import Memory
-from clrun.strategy.replay import of_each_class
+from clrun.strategy.replay import class_subset
 from clrun.system.errors import UsageError
 
 METHODS = ("er", "agem", "der", "derpp")
@@ -23,35 +23,11 @@ SMALL = ("optimizer=sgd", "lr=0.05", "batch_size=12", "iterations=6", "tasks=5")
 # ---------------------------------------------------------------- the memory
 
 
-@dataclass
-class Slots:
-    """Algorithm R, a sample at a time, on lists; `kept` are whatever tuples are offered."""
-
-    size: int
-    kept: list = field(default_factory=list)
-    offered: int = 0
-
-    def offer(self, sample, u):
-        place = self.offered if self.offered < self.size else int(u * (self.offered + 1))
-        self.offered += 1
-        if place == len(self.kept) < self.size:
-            self.kept.append(sample)
-        elif place < self.size:
-            self.kept[place] = sample
-
-    def draw(self, noise):
-        return [self.kept[int(u * len(self.kept))] for u in noise]
-
-
-def empty(size):
-    return Memory(torch.zeros(size, dtype=torch.long), torch.zeros((), dtype=torch.long))
-
-
 @pytest.mark.parametrize("size", [1, 3, 10, 64])
 def test_a_batch_is_one_sample_after_the_other(size):
     """Batches of all sizes with samples missing: the same slots, two claims on one in a batch included."""
     draw = torch.Generator().manual_seed(size)
-    memory, slots, twice = empty(size), Slots(size), 0
+    memory, slots, twice = empty_memory(size), ListReservoir(size), 0
     for step in range(40):
         B = int(torch.randint(1, 17, (), generator=draw))
         rows = torch.arange(B) + 1000 * (step + 1)
@@ -63,7 +39,7 @@ def test_a_batch_is_one_sample_after_the_other(size):
                 claims[int(u * (slots.offered + 1)) if slots.offered >= size else slots.offered] += 1
                 slots.offer(row, u)
         twice += any(n > 1 for slot, n in claims.items() if slot < size)
-        memory = memory.after(memory.slot_updates(weight, noise), rows, weight)
+        memory = memory.updated(memory.slot_updates(weight, noise), rows, weight)
         assert memory.held == len(slots.kept)
         assert memory.rows[: memory.held].tolist() == slots.kept
         assert memory.offered == slots.offered
@@ -79,9 +55,9 @@ def test_each_sample_is_kept_with_probability_m_over_n():
     weight = (rows < N).float()  # the last batch is short
 
     def fill(noise):
-        memory = empty(M)
+        memory = empty_memory(M)
         for part in torch.arange(56).split(7):
-            memory = memory.after(memory.slot_updates(weight[part], noise[part]), rows[part], weight[part])
+            memory = memory.updated(memory.slot_updates(weight[part], noise[part]), rows[part], weight[part])
         return memory.rows, memory.offered
 
     kept, offered = torch.vmap(fill)(noise)
@@ -100,7 +76,7 @@ def test_draws_are_uniform_over_what_is_held():
     noise = torch.arange(4000) / 4096
     assert torch.bincount(memory.draw(noise)).tolist() == [1024, 1024, 1024, 928]
     assert memory.draw(torch.tensor([1 - 2**-24])).item() == 3  # the largest number that torch.rand gives
-    assert empty(5).draw(noise).unique().tolist() == [0]
+    assert empty_memory(5).draw(noise).unique().tolist() == [0]
 
 
 @pytest.mark.parametrize("strategy", METHODS)
@@ -152,7 +128,7 @@ def test_a_class_that_has_fewer_is_kept_whole(stack_of):
     few = (classes == 1).nonzero()[:4, 0]
     some = torch.cat([few[:2], (classes == 0).nonzero()[:9, 0], few[2:]])
     pool = pool._replace(rows=pool.rows[some], weight=torch.ones(13).index_fill(0, torch.tensor([0]), 0))
-    assert of_each_class(data, pool, 5).tolist() == [0, 1, *[1] * 5, *[0] * 4, 1, 1]
+    assert class_subset(data, pool, 5).tolist() == [0, 1, *[1] * 5, *[0] * 4, 1, 1]
 
 
 @pytest.mark.parametrize("strategy", METHODS)
@@ -179,7 +155,7 @@ class Loop:
         self.stack, self.data = stack, stack.strategy.data
         self.module = module_of(stack.strategy, theta)
         self.parameters = list(self.module.parameters())
-        self.slots, self.projections, self.losses = Slots(stack.strategy.slots), 0, []
+        self.slots, self.projections, self.losses = ListReservoir(stack.strategy.slots), 0, []
 
     @property
     def theta(self):
@@ -206,8 +182,8 @@ class Loop:
                 p -= 0.05 * part.view_as(p)
 
     def task(self, stage, step):
-        deck = self.stack.schedule.sampler(0, stage, "train")
-        for rows, weight, _, noise in zip(*deck.sample(0, deck.steps), strict=True):
+        sampler = self.stack.schedule.sampler(0, stage, "train")
+        for rows, weight, _, noise in zip(*sampler.sample(0, sampler.steps), strict=True):
             here = weight > 0
             step(rows[here].tolist(), noise[:, here].double().tolist(), stage)
 
@@ -371,8 +347,7 @@ class Blind(AGEM):
 
 def health_of(stack, broken=None):
     if broken is not None:
-        old = stack.strategy
-        stack.strategy = broken(old.net, old.data, old.memory_size)
+        stack.strategy = as_class(stack.strategy, broken)
     return [report.health[0] for report in live(stack)[1]]
 
 

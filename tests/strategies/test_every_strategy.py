@@ -125,8 +125,8 @@ def test_a_run_that_is_nan_harms_none(stack_of, strategy):
     healthy, _ = live(stack_of(f"strategy={strategy}", seeds=SEEDS, dtype=torch.float32))
     for r in (0, 2):
         assert torch.equal(ill.theta[r], healthy.theta[r])
-    assert reports[0].trouble[1].diverged
-    assert reports[0].trouble[0] is None
+    assert reports[0].divergence[1].diverged
+    assert reports[0].divergence[0] is None
 
 
 def live_from(stack, run):

@@ -1,0 +1,52 @@
+"""What several test files share: independent statements of a network and of a memory."""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import nn
+
+from clrun.strategy import Memory
+
+
+def module_of(net, theta):
+    """Return an MLP (a Net, or the one of a strategy) as a torch.nn.Module with the parameters theta (P,)."""
+    net = getattr(net, "net", net)
+    pieces, layers = net.layout.view(theta), [nn.Flatten()]
+    for name in [*net.network.taps, "head"]:
+        weight = pieces[f"{name}.weight"]
+        layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+        layer.load_state_dict({"weight": weight, "bias": pieces[f"{name}.bias"]})
+        layers += [layer, nn.ReLU()] if name != "head" else [layer]
+    return nn.Sequential(*layers)
+
+
+@dataclass
+class ListReservoir:
+    """Vitter's algorithm R, a sample at a time, on lists; `kept` are whatever tuples are offered."""
+
+    size: int
+    kept: list = field(default_factory=list)
+    offered: int = 0
+
+    def offer(self, sample, u):
+        """Offer one sample with a random number u in [0, 1)."""
+        place = self.offered if self.offered < self.size else int(u * (self.offered + 1))
+        self.offered += 1
+        if place == len(self.kept) < self.size:
+            self.kept.append(sample)
+        elif place < self.size:
+            self.kept[place] = sample
+
+    def draw(self, noise):
+        """Return a kept sample for each random number in [0, 1)."""
+        return [self.kept[int(u * len(self.kept))] for u in noise]
+
+
+def empty_memory(size):
+    """Return an empty memory of `size` slots."""
+    return Memory(torch.zeros(size, dtype=torch.long), torch.zeros((), dtype=torch.long))
+
+
+def as_class(strategy, cls):
+    """Return a strategy's settings and network as an instance of another class, such as a broken subclass."""
+    return cls(**{field.name: getattr(strategy, field.name) for field in fields(strategy)})

@@ -1,0 +1,164 @@
+"""Every strategy broken on purpose: the run says that it did nothing, in summary.csv and on the terminal.
+
+A new strategy needs one line here, in BREAKS: which of its methods to replace so that it does nothing, and what the
+warning then says. An empty list says that there is nothing in it that could be broken.
+"""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from conftest import STRATEGIES
+
+from clrun.results import plots, run_files
+from clrun.runs import show, train
+from clrun.runs.prepared import Prepared
+from clrun.strategies.amn import AMN
+from clrun.strategies.lwf import LwF
+from clrun.strategies.packnet import PackNet
+from clrun.strategy import Gaussian
+
+SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]")
+EMPTY = "the memory stayed empty, so nothing was replayed: this is finetuning"
+ALONE = "never saw a sample of another task than the one being learnt"
+
+
+def zero_fisher(self, phase, theta, state, hp, pool):
+    return theta, state.absorb(theta, torch.zeros_like(theta))
+
+
+def zero_sensitivity(self, phase, theta, state, hp, pool):
+    return theta, self.State(theta, state.importance + torch.zeros_like(theta))
+
+
+def last_task_alone(self, phase, theta, state, hp, pool):
+    """IMM that merges nothing but the newest parameters."""
+    return theta, self.State(theta, Gaussian(theta, self.precision(theta, state, hp, pool)))
+
+
+def nothing_stored(self, memory, samples):
+    """A reservoir that counts what is offered and stores none of it."""
+    return memory._replace(offered=memory.offered + (samples.weight > 0).sum())
+
+
+def der_stores_nothing(self, state, hp, batch, aux):
+    return state._replace(memory=nothing_stored(self, state.memory, batch))
+
+
+def memory_without_gradient(self, delta, g, *rest):
+    return AMN.restrict(self, delta, 0 * g, *rest)
+
+
+def keep_share(share: float):
+    """PackNet with another share of weights that are kept than the run's settings say."""
+    return lambda self, phase, theta, state, hp, pool: PackNet.after_phase(
+        self, phase, theta, state, hp._replace(keep=torch.full_like(hp.keep, share)), pool
+    )
+
+
+def gates(value: float):
+    return lambda self, theta, hp: [torch.full_like(e, value) for e in self.embeddings(theta)]
+
+
+def own_task(self, stage: int):
+    return (stage,)
+
+
+def one_for_all(self, theta, state):
+    return theta.expand_as(state.thetas), state.statistics
+
+
+def as_it_was(self, state, *_):
+    return state
+
+
+def no_replay_loss(self, theta, *_):
+    return 0 * theta.sum()
+
+
+# strategy -> [(method, what replaces it, part of the warning)]
+BREAKS = {
+    "agem": [
+        ("offer_task", lambda self, memory, pool: memory, EMPTY),
+        ("recall", lambda self, memory, batch, noise: (batch, memory.draw(noise)), "had to be projected"),
+    ],
+    "amn": [
+        ("restrict", memory_without_gradient, "the memory units never left zero"),
+        ("after_phase", zero_fisher, "of the EWC in it: AMN found no weight important"),
+    ],
+    "cumulative": [("visible", own_task, ALONE)],
+    "der": [
+        ("after_step", as_it_was, EMPTY),
+        ("replay_loss", no_replay_loss, "never had a loss above 1e-12"),
+        ("after_step", der_stores_nothing, "samples of one class alone"),
+    ],
+    "derpp": [
+        ("after_step", as_it_was, EMPTY),
+        ("replay_loss", no_replay_loss, "never had a loss above 1e-12"),
+    ],
+    "er": [
+        ("after_step", as_it_was, EMPTY),
+        ("offer", nothing_stored, "samples of one class alone"),
+    ],
+    "ewc": [("after_phase", zero_fisher, "EWC found no weight important (its fisher is all zero)")],
+    "finetune": [],
+    "hat": [
+        ("final_gates", gates(1.0), "every unit was in use after task 1"),
+        ("final_gates", gates(0.0), "no gate opened"),
+    ],
+    "imm": [("after_phase", last_task_alone, "never differed from the last task's")],
+    "joint": [("visible", own_task, ALONE)],
+    "lwf": [
+        (
+            "divergence",
+            lambda self, old, new, batch: LwF.divergence(self, new, new, batch),
+            "distillation never passed",
+        )
+    ],
+    "mas": [("after_phase", zero_sensitivity, "MAS found no weight important")],
+    "packnet": [
+        ("after_phase", keep_share(1.0), "no weight was free after task 1"),
+        ("after_phase", keep_share(0.0), "a task kept no weight"),
+    ],
+    "scratch": [("visible", own_task, ALONE)],
+    "separate": [("networks", one_for_all, "two tasks have one and the same network")],
+    "si": [("after_move", as_it_was, "SI found no weight important")],
+}
+CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
+
+
+@pytest.fixture
+def warnings_of(prepared_of, monkeypatch):
+    """warnings_of("ewc", visible=f) -> the warnings of a short run of a class whose method is replaced, and the run."""
+    monkeypatch.setattr(plots, "draw", lambda directory: None)
+
+    def trained(strategy: str, **methods) -> tuple[str, Prepared]:
+        prepared = prepared_of(f"strategy={strategy}", *SHORT)
+        cls = prepared.strategy
+        prepared = replace(prepared, strategy=type(cls.__name__, (cls,), methods))
+        train.train_run(prepared, quiet=True)
+        said = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["warnings"]
+        return "" if pd.isna(said) else said, prepared
+
+    return trained
+
+
+def test_there_is_a_break_for_every_strategy():
+    missing = set(STRATEGIES) - BREAKS.keys()
+    assert not missing, f"add a line to BREAKS that says how to break {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_that_works_is_not_accused(warnings_of, strategy):
+    assert warnings_of(strategy)[0] == ""
+
+
+@pytest.mark.parametrize(("strategy", "method", "by", "text"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])
+def test_one_that_is_broken_says_so(warnings_of, capsys, strategy, method, by, text):
+    warnings, prepared = warnings_of(strategy, **{method: by})
+    assert text in warnings
+    capsys.readouterr()
+    show.show(prepared)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
+    assert any(text in line for line in lines)
