@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.measure import Measurement
@@ -14,6 +13,7 @@ from rich.text import Text
 from clrun.results.columns import WARNING_SEPARATOR
 from clrun.results.outcome import RunStatus
 from clrun.results.run_files import read_summary
+from clrun.system.text import format_value
 from clrun.terminal.console import percent, say, titled, warn
 
 HEADER_WIDTH = 14  # class names longer than this stay out of a column's header
@@ -62,9 +62,7 @@ def heading(summary: pd.Series, knobs: Collection[str]) -> str:
 
 def as_typed(value: object) -> str:
     """400.0 as 400, True as true."""
-    if isinstance(value, bool | np.bool_):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return format_value(value)
 
 
 def task_names(directory: Path) -> dict[int, str]:
