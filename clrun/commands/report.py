@@ -75,5 +75,5 @@ def write_readable(folder: Path, rows: Sequence[Row], measure: str) -> None:
     atomic_files.write_text(folder / "report.tex", "\n\n".join(one.latex() for one in sections) + "\n")
     console = make_console()
     for one in sections:
-        one.tell(console)
+        one.print(console)
         console.print()
