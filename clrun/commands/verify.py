@@ -87,6 +87,11 @@ def rows() -> dict[str, Row]:
     return {str(name): Row.model_validate(row) for name, row in content.items()}
 
 
+def overrides_of(row: Row, case: Case, common: Sequence[str]) -> list[str]:
+    """Return the overrides of a case's runs; `common` ones are outside of a run's identity."""
+    return [*row.base, *case.overrides, *common]
+
+
 def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
     """Return the folders of a case's runs."""
     from clrun.config.composition import compose
@@ -111,7 +116,7 @@ def measured(directory: Path, metric: str) -> float:
 def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -> Iterator[Finding]:
     """Train what is missing of a row, and yield how each case compares."""
     for name, case in row.cases.items():
-        overrides = [*row.base, *case.overrides, *common]
+        overrides = overrides_of(row, case, common)
         sweep = ["-m", *overrides, f"seed=range({seeds[0]},{seeds[-1] + 1})"]
         print(f"\nrow {number}, {name}: clrun {shlex.join(sweep)}", flush=True)
         run.command(sweep)

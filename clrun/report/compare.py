@@ -1,78 +1,98 @@
-"""Two rows, paired by seed: n differences d, their mean and its 95 % t-interval (the paired t-test's)."""
+"""The comparison of two rows, paired by seed: n differences, their mean and its 95 % t-interval (a paired t-test)."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
+from clrun.report.intervals import MOST_VALUES, Statistic, statistic, sufficient_n
 from clrun.report.rows import Row, heading, streams
-from clrun.report.statistics import MOST, Statistic, enough, statistic
 from clrun.report.tables import number
 from clrun.system.errors import UsageError
 
 LISTED = 12  # labels in a message
 
 
-def compared(rows: Sequence[Row], a: str, b: str, measure: str) -> str:
-    """A paragraph for each stream that both are in. UsageError where there is none, or a text names several rows."""
-    parts = {part[0].stream: part for part in streams(rows)}
-    return "\n\n".join(
-        f"{heading(parts[one.stream])}\n{verdict(one, other, measure)}" for one, other in pairs(rows, a, b)
-    )
+def compared(rows: Sequence[Row], first: str, second: str, measure: str) -> str:
+    """Return a paragraph for each stream in which both rows are, which `first` and `second` name.
+
+    Raises UsageError where there is no such stream, or where a text names several rows of a stream.
+    """
+    by_stream = {part[0].stream: part for part in streams(rows)}
+    paragraphs = [
+        f"{heading(by_stream[left.stream])}\n{verdict(left, right, measure)}"
+        for left, right in pairs(rows, first, second)
+    ]
+    return "\n\n".join(paragraphs)
 
 
-def chosen(rows: Sequence[Row], said: str) -> list[Row]:
-    """The rows that a text names: a strategy, a group's hash, or 'ewc lambda=100' as in a label (a whole label names
-    its row alone). UsageError if none."""
-    words = set(said.replace(",", " ").split())
-    whole = [row for row in rows if row.label == said]
-    found = whole or [row for row in rows if row.group == said or (words and words <= row.words)]
-    if not found:
+def rows_named(rows: Sequence[Row], text: str) -> list[Row]:
+    """Return the rows that a text names: by a strategy, the hash of a group, or keys as in 'ewc lambda=100'.
+
+    A text that is a label as a whole names the rows with this label alone. Raises UsageError if there is none.
+    """
+    words = set(text.replace(",", " ").split())
+    labelled = [row for row in rows if row.label == text]
+    matching = labelled or [row for row in rows if row.group == text or (words and words <= row.words)]
+    if not matching:
         labels = list(dict.fromkeys(row.label for row in rows))
         more = f"; and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
-        raise UsageError(f"--compare {said}: there is no such row; there are {'; '.join(labels[:LISTED])}{more}.")
-    return found
+        raise UsageError(f"--compare {text}: there is no such row; there are {'; '.join(labels[:LISTED])}{more}.")
+    return matching
 
 
-def pairs(rows: Sequence[Row], a: str, b: str) -> list[tuple[Row, Row]]:
-    """The rows named a and b, stream by stream. UsageError where they share no stream, or a text names several rows."""
-    ours, theirs = chosen(rows, a), chosen(rows, b)
-    found = [(one, other) for one in ours for other in theirs if one.stream == other.stream]
-    for said, side in ((a, [other.group for _, other in found]), (b, [one.group for one, _ in found])):
-        if len(set(side)) < len(side):
-            several = [row for row in chosen(rows, said) if row.stream == found[0][0].stream]
-            labels = " or ".join(f"'{row.label}'" for row in several[:LISTED])
-            raise UsageError(f"--compare {a} {b}: {said} is several rows; name one of them: {labels}.")
-    if not found:
-        raise UsageError(f"--compare {a} {b}: they have no stream in common, so their accuracies do not compare.")
-    return found
+def pairs(rows: Sequence[Row], first: str, second: str) -> list[tuple[Row, Row]]:
+    """Return the pair of rows that two texts name in each stream that has both.
+
+    Raises UsageError where there is no such stream, or where a text names several rows of a stream.
+    """
+    named, others = rows_named(rows, first), rows_named(rows, second)
+    matched = [(left, right) for left in named for right in others if left.stream == right.stream]
+    refuse_ambiguous(rows, f"--compare {first} {second}", first, matched, [right.group for _, right in matched])
+    refuse_ambiguous(rows, f"--compare {first} {second}", second, matched, [left.group for left, _ in matched])
+    if not matched:
+        raise UsageError(
+            f"--compare {first} {second}: they have no stream in common, so their accuracies do not compare."
+        )
+    return matched
 
 
-def difference(one: Row, other: Row, measure: str) -> pd.Series:
-    """seed -> measure of one minus measure of the other, over the seeds that both are done with."""
-    return (one.done.set_index("seed")[measure] - other.done.set_index("seed")[measure]).dropna()
+def refuse_ambiguous(
+    rows: Sequence[Row], option: str, text: str, matched: Sequence[tuple[Row, Row]], partners: Sequence[str]
+) -> None:
+    """Raise UsageError if a group is the partner of several rows, which the text names then."""
+    if len(set(partners)) < len(partners):
+        several = [row for row in rows_named(rows, text) if row.stream == matched[0][0].stream]
+        labels = " or ".join(f"'{row.label}'" for row in several[:LISTED])
+        raise UsageError(f"{option}: {text} is several rows; name one of them: {labels}.")
 
 
-def verdict(one: Row, other: Row, measure: str) -> str:
-    """Mean difference, interval and n in a sentence, and what they allow to say."""
-    found = statistic(difference(one, other, measure))
-    head = f"{measure}, {one.label} minus {other.label}: "
-    lost = one.diverged + other.diverged
-    tail = f" {lost} diverged runs are left out." if lost else ""
+def difference(left: Row, right: Row, measure: str) -> pd.Series:
+    """Return the differences left - right of a measure by seed, over the seeds of which both rows have a run that is
+    done."""
+    return (left.done.set_index("seed")[measure] - right.done.set_index("seed")[measure]).dropna()
+
+
+def verdict(left: Row, right: Row, measure: str) -> str:
+    """Return a sentence with the mean difference, its interval and n, and what they allow to conclude."""
+    found = statistic(difference(left, right, measure))
+    head = f"{measure}, {left.label} minus {right.label}: "
+    diverged = left.diverged + right.diverged
+    tail = f" {diverged} diverged runs are left out." if diverged else ""
     if found.n < 2:
         return f"{head}n = {found.n} pairs with the same seed: too few to tell anything; run both with 5 seeds.{tail}"
     interval = f"[{number(measure, found.low)}, {number(measure, found.high)}]"
-    told = f"{head}{number(measure, found.mean)} (95 % interval {interval}, n = {found.n} pairs by seed)."
-    return f"{told} {judged(found)}{tail}"
+    result = f"{head}{number(measure, found.mean)} (95 % interval {interval}, n = {found.n} pairs by seed)."
+    return f"{result} {conclusion(found)}{tail}"
 
 
-def judged(found: Statistic) -> str:
-    """Whether the interval excludes 0; if not, how many pairs would be needed for it to, all else being equal."""
+def conclusion(found: Statistic) -> str:
+    """Return whether the interval excludes 0, and if not, how many pairs it would take, all else being equal."""
     if found.low > 0 or found.high < 0:
         return "The interval excludes 0."
     if found.mean == 0:
         return f"n = {found.n} is too small to tell them apart, if they differ at all."
-    pairs = enough(found)
-    needed = f"about {pairs} pairs would do" if pairs else f"it would take more than {MOST} pairs"
+    sufficient = sufficient_n(found)
+    needed = f"about {sufficient} pairs would do" if sufficient else f"it would take more than {MOST_VALUES} pairs"
     return (
         f"n = {found.n} is too small to tell: the interval includes 0. If mean and deviation stayed as they are, "
         f"{needed}."

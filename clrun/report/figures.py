@@ -1,139 +1,138 @@
-"""Pictures of a report, one folder a stream, drawn from the CSVs of its runs."""
+"""The figures of a report, one folder per stream, drawn from the CSV files of its runs."""
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from clrun.report.intervals import Statistic, statistic
 from clrun.report.rows import STREAM, Row, heading, references, streams, text
 from clrun.report.runs import REFERENCES, directory
-from clrun.report.statistics import Statistic, statistic
 from clrun.results import plots
+from clrun.results.tables import is_missing
 
 DASHES, MARKERS = ("-", "--", "-."), "osD"
-
-
-CURVES = len(plots.PALETTE) * len(DASHES)  # in one picture; more cannot be told apart
-
-
-NUMBERS_UP_TO = 6  # tasks; a small heat map of more has no room for numbers
-
-
-SHADED = "bands and bars: 95 % intervals of the mean over the seeds (Student's t)"
-
-
-FAR_BELOW = 1.5  # times the height of what is drawn
-
-
-FAR = 50  # times as much: values that want a logarithmic axis
-
-
-WIDTH = 26  # characters of a small heat map's title
-
-
-REFERENCE_STYLE = {"joint": (0, (6, 2)), "finetune": ":", "chance": (0, (1, 4))}
-
-
-LEVEL = {"joint": "joint's level", "finetune": "finetune's level", "chance": "chance"}  # in a legend
-
-
+CURVES = len(plots.PALETTE) * len(DASHES)  # in one figure; more could not be distinguished
+NUMBERS_UP_TO = 6  # tasks; a small heat map of more tasks has no room for numbers
+TITLE_WIDTH = 26  # characters per line of a small heat map's title
+LOG_RATIO = 50  # largest value / smallest value from which an axis is logarithmic
+FAR_BELOW = 1.5  # times the height of the curves: a reference that is lower is left below the figure
 GREY = "#777777"
+SHADED_NOTE = "bands and bars: 95 % intervals of the mean over the seeds (Student's t)"
 
+# The references: the dashes of their lines, and their names in a legend.
+REFERENCE_STYLE = {"joint": (0, (6, 2)), "finetune": ":", "chance": (0, (1, 4))}
+REFERENCE_LABEL = {"joint": "joint's level", "finetune": "finetune's level", "chance": "chance"}
 
-DEAR = ("cumulative", "scratch")  # the strategies that buy their accuracy with time
+RETRAINING = ("cumulative", "scratch")  # strategies that train on all tasks again and again
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What is drawn of a stream: at most CURVES rows, each with its look in every picture."""
+class FigureData:
+    """The data of the figures of one stream: at most CURVES rows, each with one style in every figure."""
 
     rows: Sequence[Row]
-    looks: Mapping[str, dict]  # group -> colour, dashes, marker
-    matrices: Mapping[str, Sequence[pd.DataFrame]]  # group -> accuracy_matrix.csv of its runs, where they are there
+    styles: Mapping[str, dict[str, Any]]  # group -> colour, dashes, marker
+    matrices: Mapping[str, Sequence[pd.DataFrame]]  # group -> accuracy_matrix.csv of those of its runs that have it
     costs: Mapping[str, Sequence[pd.DataFrame]]  # group -> costs.csv
-    lines: Mapping[str, float]  # joint, finetune, chance
+    references: Mapping[str, float]  # accuracies of joint, finetune, chance
     title: str
 
 
 def draw(folder: Path, rows: Sequence[Row]) -> None:
-    """report/*.png, or with several streams report/<stream>/*.png. What there are no data for is not drawn; pictures of
-    what was there before are removed."""
+    """Write report/*.png, or with several streams report/<stream>/*.png. A figure that lacks data is not drawn; figures
+    of an earlier report are removed."""
     parts = streams(rows)
     for old in [*(folder / "report").glob("*.png"), *(folder / "report").glob("*tasks-*/*.png")]:
         old.unlink()
     for part in parts:
-        place = folder / "report" / (folder_name(part[0]) if len(parts) > 1 else "")
-        for name, figure in pictures(gathered(folder, part)).items():
-            plots.save(figure, place / f"{name}.png")
+        directory_of_stream = folder / "report" / (folder_name(part[0]) if len(parts) > 1 else "")
+        for name, figure in figures(figure_data(folder, part)).items():
+            plots.save(figure, directory_of_stream / f"{name}.png")
 
 
 def folder_name(row: Row) -> str:
-    """'digits-classes-task-5tasks-STREAM'."""
+    """Return the name of the folder of a stream, such as 'digits-classes-task-5tasks-<stream>'."""
     dataset, split, scenario, tasks = (text(row.runs.iloc[0][key]) for key in STREAM)
     return re.sub(r"[^\w.=+-]+", "_", f"{dataset}-{split}-{scenario}-{tasks}tasks-{row.stream}")
 
 
-def gathered(folder: Path, rows: Sequence[Row]) -> Drawn:
-    """What there is to draw of the rows of a stream."""
+def figure_data(folder: Path, rows: Sequence[Row]) -> FigureData:
+    """Return the data of the figures of the rows of one stream."""
     ended = [row for row in rows if len(row.done)]
-    format_value = ended[:CURVES]
-    more = f"\nthe first {CURVES} of {len(ended)} rows; --sort says which come first" if len(ended) > CURVES else ""
-    looks = {row.group: look(i) for i, row in enumerate(format_value)}
-    more += f"\n{SHADED}" if any(len(row.done) > 1 for row in format_value) else ""
-    found = [tables_of(folder, format_value, f"{name}.csv") for name in ("accuracy_matrix", "costs")]
-    return Drawn(format_value, looks, *found, references(folder, rows), heading(rows) + more)
+    shown = ended[:CURVES]
+    title = heading(rows)
+    if len(ended) > CURVES:
+        title += f"\nthe first {CURVES} of {len(ended)} rows; --sort says which come first"
+    if any(len(row.done) > 1 for row in shown):
+        title += f"\n{SHADED_NOTE}"
+    return FigureData(
+        rows=shown,
+        styles={row.group: curve_style(i) for i, row in enumerate(shown)},
+        matrices=tables_of(folder, shown, "accuracy_matrix.csv"),
+        costs=tables_of(folder, shown, "costs.csv"),
+        references=references(folder, rows),
+        title=title,
+    )
 
 
-def look(i: int) -> dict:
-    """Colour, dashes and marker of the i-th curve."""
+def curve_style(i: int) -> dict[str, Any]:
+    """Return colour, dashes and marker of the i-th curve."""
     colour, cycle = i % len(plots.PALETTE), i // len(plots.PALETTE) % len(DASHES)
     return {"color": plots.PALETTE[colour], "linestyle": DASHES[cycle], "marker": MARKERS[cycle], "markersize": 4}
 
 
-def tables_of(folder: Path, rows: Sequence[Row], name: str) -> dict[str, list[pd.DataFrame]]:
-    """group -> this table of each of its runs; without the groups of which none has it."""
-    places = {row.group: [directory(folder, run) for run in row.done["run"]] for row in rows}
-    found = {group: [place / name for place in of if place is not None] for group, of in places.items()}
-    tables = {group: [pd.read_csv(path) for path in paths if path.is_file()] for group, paths in found.items()}
-    return {group: of for group, of in tables.items() if of}
+def tables_of(folder: Path, rows: Sequence[Row], file: str) -> dict[str, list[pd.DataFrame]]:
+    """Return this table of the runs of each group, where they have it; a group without any is left out."""
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for row in rows:
+        directories = [directory(folder, run) for run in row.done["run"]]
+        paths = [path / file for path in directories if path is not None]
+        found = [pd.read_csv(path) for path in paths if path.is_file()]
+        if found:
+            tables[row.group] = found
+    return tables
 
 
-def pictures(drawn: Drawn) -> dict[str, Figure]:
-    """name -> picture."""
-    found = {}
-    if drawn.matrices:
-        found["first_task"] = curves_picture(drawn, "task_1", "accuracy of task 1", {})
-        found["average_accuracy"] = curves_picture(drawn, "average", "average accuracy so far", drawn.lines)
-        found["matrices"] = grid_picture(drawn)
-    for knob in swept(drawn.rows):
-        found[f"accuracy_against_{knob}"] = knob_picture(drawn, knob)
-    if any(row["total_seconds"].n for row in drawn.rows):
-        found["accuracy_against_cost"] = cost_picture(drawn)
-    if drawn.costs:
-        found["cost_over_tasks"] = cost_over_tasks_picture(drawn)
-    for figure in found.values():
-        title = "\n".join(textwrap.fill(line, int(13 * figure.get_figwidth())) for line in drawn.title.splitlines())
+def figures(data: FigureData) -> dict[str, Figure]:
+    """Return the figures of a stream by name."""
+    drawn = {}
+    if data.matrices:
+        drawn["first_task"] = curves_figure(data, "task_1", "accuracy of task 1", {})
+        drawn["average_accuracy"] = curves_figure(data, "average", "average accuracy so far", data.references)
+        drawn["matrices"] = matrices_figure(data)
+    for knob in swept(data.rows):
+        drawn[f"accuracy_against_{knob}"] = knob_figure(data, knob)
+    if any(row["total_seconds"].n for row in data.rows):
+        drawn["accuracy_against_cost"] = cost_figure(data)
+    if data.costs:
+        drawn["cost_over_tasks"] = cost_over_tasks_figure(data)
+    for figure in drawn.values():
+        title = "\n".join(textwrap.fill(line, int(13 * figure.get_figwidth())) for line in data.title.splitlines())
         figure.suptitle(title, fontsize=8, color=GREY, x=0.01, horizontalalignment="left")
-    return found
+    return drawn
 
 
-# ---------------------------------------------------------------- what pictures share
+# ---------------------------------------------------------------- what figures share
 
 
-def draw_lines(axes: Axes, lines: Mapping[str, float]) -> None:
-    """Joint, finetune and chance, in percent, beside what is drawn already. Where guessing is so far below that it
-    would press all else together, it is below the picture, and the legend says how far."""
+def draw_references(axes: Axes, accuracies: Mapping[str, float]) -> None:
+    """Draw the levels of joint, finetune and chance, in percent, after all else. Where chance is so far below that it
+    would compress the curves, it is left below the figure, and its label states the number."""
     low, high = axes.get_ylim()
-    for name, value in lines.items():
-        y, label = 100 * value, LEVEL[name]
+    for name, value in accuracies.items():
+        y, label = 100 * value, REFERENCE_LABEL[name]
         if name == "chance" and low - y > FAR_BELOW * (high - low):
             label += f" ({y:.1f}, below)"
         else:
@@ -142,48 +141,58 @@ def draw_lines(axes: Axes, lines: Mapping[str, float]) -> None:
     axes.set_ylim(low, high)
 
 
-def is_line(label: str) -> bool:
-    return label.startswith(tuple(LEVEL.values()))
+def is_reference(label: str) -> bool:
+    """Return whether a label of a legend is that of a reference."""
+    return label.startswith(tuple(REFERENCE_LABEL.values()))
 
 
-def band(axes: Axes, x: Iterable[float], found: Sequence[Statistic], label: str, scale: float = 1, **style) -> None:
-    """Means as a curve, their intervals as a band, the paler the more there are."""
-    mean, low, high = (scale * np.array([getattr(one, name) for one in found]) for name in ("mean", "low", "high"))
+def draw_band(
+    axes: Axes, x: Sequence[float], y: Sequence[Statistic], label: str, style: Mapping[str, Any], scale: float = 1
+) -> None:
+    """Draw means as a curve and their intervals as a band, which is the paler the more bands there are."""
+    mean, low, high = (scale * np.array([getattr(point, name) for point in y]) for name in ("mean", "low", "high"))
     axes.plot(x, mean, label=label, **style)
     axes.fill_between(x, low, high, color=style["color"], linewidth=0)
-    for one in axes.collections:
-        one.set_alpha(min(0.15, 0.6 / len(axes.collections)))
+    for collection in axes.collections:
+        collection.set_alpha(min(0.15, 0.6 / len(axes.collections)))
 
 
-def whole_tasks(axes: Axes) -> None:
+def label_tasks_axis(axes: Axes) -> None:
+    """Label the x axis, whose ticks are whole tasks."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("tasks learnt")
 
 
-def percent(axes: Axes, title: str) -> None:
-    """The accuracy's axis."""
+def label_accuracy_axis(axes: Axes, title: str) -> None:
+    """Label the y axis, of accuracies in percent, and limit it to what is possible."""
     axes.set_ylabel(f"{title} (%)")
     axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 101))  # an interval of few runs may reach beyond
 
 
-def finished(figure: Figure, axes: Axes) -> Figure:
-    """A faint grid, and the legend beside the curves, the references last."""
-    for one in figure.axes:
-        one.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-        one.set_axisbelow(True)
-    known = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: is_line(pair[1]))  # stable
-    labels = [textwrap.fill(label, 40, subsequent_indent="   ") for _, label in known]
+def finish(figure: Figure, axes: Axes) -> Figure:
+    """Add a faint grid, and a legend beside the curves, in which the references come last."""
+    for panel in figure.axes:
+        panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+        panel.set_axisbelow(True)
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    entries.sort(key=lambda entry: is_reference(entry[1]))  # stable
+    labels = [textwrap.fill(label, 40, subsequent_indent="   ") for _, label in entries]
     figure.legend(
-        [handle for handle, _ in known], labels, loc="outside right center", frameon=False, fontsize=8, handlelength=2.6
+        [handle for handle, _ in entries],
+        labels,
+        loc="outside right center",
+        frameon=False,
+        fontsize=8,
+        handlelength=2.6,
     )
     return figure
 
 
 def stretch(axes: Axes, values: np.ndarray) -> bool:
-    """A logarithmic x axis where the values are far apart, linear below the smallest where 0 is among them; whether it
-    is one now."""
+    """Make the x axis logarithmic where the values are far apart, and linear below the smallest positive value where 0
+    is among them. Return whether it is logarithmic now."""
     spread = values[values > 0]
-    far = len(spread) > 0 and spread.max() / spread.min() >= FAR
+    far = bool(len(spread) > 0 and spread.max() / spread.min() >= LOG_RATIO)
     if far and (values > 0).all():
         axes.set_xscale("log")
     elif far:
@@ -192,7 +201,7 @@ def stretch(axes: Axes, values: np.ndarray) -> bool:
 
 
 def from_zero(axes: Axes, values: np.ndarray) -> None:
-    """Limits of an x axis for amounts: from 0 on, or from below the smallest on if `stretch` says so."""
+    """Set the limits of an x axis of amounts: from 0, or from below the smallest amount if the axis is logarithmic."""
     positive = values[values > 0]
     if not stretch(axes, values):
         axes.set_xlim(-0.02 * values.max(), 1.05 * values.max())
@@ -205,25 +214,26 @@ def from_zero(axes: Axes, values: np.ndarray) -> None:
 # ---------------------------------------------------------------- accuracy
 
 
-def curves_picture(drawn: Drawn, column: str, title: str, lines: Mapping[str, float]) -> Figure:
-    """A column of the accuracy matrices over the tasks learnt: mean, and the 95 % interval as a band."""
+def curves_figure(data: FigureData, column: str, title: str, accuracies: Mapping[str, float]) -> Figure:
+    """Return curves of a column of the accuracy matrices over the tasks learnt: means with 95 % intervals as bands."""
     figure, axes = plots.canvas(7.6, 4.2)
-    for row in drawn.rows:
-        if row.group in drawn.matrices:
-            columns = [m.set_index("after_task")[column] for m in drawn.matrices[row.group]]
+    for row in data.rows:
+        if row.group in data.matrices:
+            columns = [m.set_index("after_task")[column] for m in data.matrices[row.group]]
             runs = pd.concat(columns, axis=1).loc[1:]
-            found = [statistic(values) for _, values in runs.iterrows()]
-            band(axes, runs.index, found, f"{row.label} (n={runs.shape[1]})", 100, **drawn.looks[row.group])
-    draw_lines(axes, lines)
-    whole_tasks(axes)
-    percent(axes, title)
-    return finished(figure, axes)
+            means = [statistic(values) for _, values in runs.iterrows()]
+            label = f"{row.label} (n={runs.shape[1]})"
+            draw_band(axes, runs.index.tolist(), means, label, data.styles[row.group], scale=100)
+    draw_references(axes, accuracies)
+    label_tasks_axis(axes)
+    label_accuracy_axis(axes, title)
+    return finish(figure, axes)
 
 
-def grid_picture(drawn: Drawn) -> Figure:
-    """Mean accuracy matrices side by side."""
-    rows = [row for row in drawn.rows if row.group in drawn.matrices]
-    titles = [textwrap.fill(row.label, WIDTH) for row in rows]
+def matrices_figure(data: FigureData) -> Figure:
+    """Return heat maps of the mean accuracy matrices side by side."""
+    rows = [row for row in data.rows if row.group in data.matrices]
+    titles = [textwrap.fill(row.label, TITLE_WIDTH) for row in rows]
     width = min(4, len(rows))
     height = -(-len(rows) // width)
     figure = Figure(figsize=(2.3 * width + 1.1, 2.4 * height + 0.6), layout="constrained")
@@ -232,8 +242,8 @@ def grid_picture(drawn: Drawn) -> Figure:
     for axes in grid.flat[len(rows) :]:
         axes.set_visible(False)
     for axes, row, title in zip(grid.flat, rows, titles, strict=False):
-        found = [m.set_index("after_task").drop(columns="average").to_numpy(float) for m in drawn.matrices[row.group]]
-        image = heat_map(axes, 100 * np.mean(found, 0))
+        tables = [m.set_index("after_task").drop(columns="average").to_numpy(float) for m in data.matrices[row.group]]
+        image = small_heat_map(axes, 100 * np.mean(tables, 0))
         axes.set_title(title, fontsize=8)
     figure.supxlabel("accuracy on task", fontsize=9)
     figure.supylabel("after learning task", fontsize=9)
@@ -241,17 +251,12 @@ def grid_picture(drawn: Drawn) -> Figure:
     return figure
 
 
-def heat_map(axes: Axes, values: np.ndarray):
-    """One matrix, in percent."""
-    image = axes.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
-    axes.spines[:].set_visible(False)
-    plots.label_tasks(axes, values.shape[1])
+def small_heat_map(axes: Axes, values: np.ndarray) -> AxesImage:
+    """Draw an accuracy matrix (T+1, T) in percent, with its numbers where tasks are few."""
+    image = plots.heat_map(axes, values)
     axes.tick_params(labelsize=7)
     if values.shape[1] <= NUMBERS_UP_TO:
-        for (after, task), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                colour = "white" if value < 55 else "black"
-                axes.text(task, after, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7)
+        plots.write_numbers(axes, values, decimals=0, fontsize=7, emphasize=False)
     return image
 
 
@@ -259,68 +264,74 @@ def heat_map(axes: Axes, values: np.ndarray):
 
 
 def swept(rows: Sequence[Row]) -> list[str]:
-    """The keys that take three values or more within one strategy, numbers all of them."""
+    """Return the keys that take at least three values within a strategy, all of which are numbers."""
     if not rows:
         return []
-    keys = [key for key in rows[0].told if key != "strategy" and all(is_number(row.keys[key]) for row in rows)]
+    keys = [key for key in rows[0].stream_keys if key != "strategy" and all(is_number(row.keys[key]) for row in rows)]
     frame = pd.DataFrame([row.keys for row in rows])
     return [key for key in keys if (frame.groupby("strategy")[key].nunique() >= 3).any()]
 
 
 def is_number(value: object) -> bool:
+    """Return whether a value is a number and no truth value."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_)
 
 
-def knob_picture(drawn: Drawn, knob: str) -> Figure:
-    """Average accuracy against a knob, a curve for each combination of the other keys; crosses where runs diverged."""
+def knob_figure(data: FigureData, knob: str) -> Figure:
+    """Return average accuracy against a knob, with a curve for each combination of the other keys, and crosses where
+    runs diverged."""
     figure, axes = plots.canvas(7.6, 4.2)
     series: dict[str, list[Row]] = {}
-    for row in drawn.rows:
-        if not pd.isna(row.keys[knob]) and row.strategy not in REFERENCES:
-            others = [f"{key}={text(row.keys[key])}" for key in row.own if key != knob]
+    for row in data.rows:
+        if not is_missing(row.keys[knob]) and row.strategy not in REFERENCES:
+            others = [f"{key}={text(row.keys[key])}" for key in row.label_keys if key != knob]
             series.setdefault(" ".join([row.strategy, *others]), []).append(row)
-    for i, (label, own) in enumerate(series.items()):
-        draw_series(axes, sorted(own, key=lambda row: row.keys[knob]), knob, label, look(i))
-    draw_lines(axes, drawn.lines)
-    stretch(axes, np.array([row.keys[knob] for own in series.values() for row in own], float))
+    for i, (label, points) in enumerate(series.items()):
+        draw_series(axes, sorted(points, key=lambda row: number(row, knob)), knob, label, curve_style(i))
+    draw_references(axes, data.references)
+    stretch(axes, np.array([number(row, knob) for points in series.values() for row in points], float))
     axes.set_xlabel(knob)
-    percent(axes, "average accuracy")
-    return finished(figure, axes)
+    label_accuracy_axis(axes, "average accuracy")
+    return finish(figure, axes)
 
 
-def draw_series(axes: Axes, rows: Sequence[Row], knob: str, label: str, style: dict) -> None:
-    """One curve of `knob_picture`."""
-    x = [float(row.keys[knob]) for row in rows]
-    band(axes, x, [row["average_accuracy"] for row in rows], label, 100, **style)
-    gone = [row.keys[knob] for row in rows if row.diverged]
-    axes.plot(gone, [0.02] * len(gone), "x", color=style["color"], transform=axes.get_xaxis_transform())
+def number(row: Row, knob: str) -> float:
+    """Return the value of a knob that is a number."""
+    return float(str(row.keys[knob]))
+
+
+def draw_series(axes: Axes, rows: Sequence[Row], knob: str, label: str, style: Mapping[str, Any]) -> None:
+    """Draw one curve of `knob_figure`."""
+    x = [number(row, knob) for row in rows]
+    draw_band(axes, x, [row["average_accuracy"] for row in rows], label, style, scale=100)
+    diverged = [number(row, knob) for row in rows if row.diverged]
+    axes.plot(diverged, [0.02] * len(diverged), "x", color=style["color"], transform=axes.get_xaxis_transform())
 
 
 # ---------------------------------------------------------------- cost
 
 
-def cost_picture(drawn: Drawn) -> Figure:
-    """Average accuracy against the seconds of training and consolidation, and against what a strategy keeps."""
+def cost_figure(data: FigureData) -> Figure:
+    """Return average accuracy against the seconds of training and consolidation, and against the strategy's state."""
     titles = {"total_seconds": "seconds of training and consolidation", "state_mb": "strategy state (MB)"}
-    known = [name for name in titles if any(row[name].mean > 0 for row in drawn.rows)]
-    figure = Figure(figsize=(3.0 + 3.4 * len(known), 4.2), layout="constrained")
+    measured = [name for name in titles if any(row[name].mean > 0 for row in data.rows)]
+    figure = Figure(figsize=(3.0 + 3.4 * len(measured), 4.2), layout=ConstrainedLayoutEngine(wspace=0.06))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(wspace=0.06)
-    panels = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
-    for axes, cost in zip(panels, known, strict=True):
+    panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
+    for axes, cost in zip(panels, measured, strict=True):
         axes.spines[["top", "right"]].set_visible(False)
-        for row in drawn.rows:
-            draw_point(axes, row, cost, drawn.looks[row.group])
-        draw_lines(axes, drawn.lines)
-        means = np.array([row[cost].mean for row in drawn.rows])
+        for row in data.rows:
+            draw_point(axes, row, cost, data.styles[row.group])
+        draw_references(axes, data.references)
+        means = np.array([row[cost].mean for row in data.rows])
         from_zero(axes, means[np.isfinite(means)])
         axes.set_xlabel(titles[cost])
-    percent(panels[0], "average accuracy")
-    return finished(figure, panels[0])
+    label_accuracy_axis(panels[0], "average accuracy")
+    return finish(figure, panels[0])
 
 
-def draw_point(axes: Axes, row: Row, cost: str, style: dict) -> None:
-    """A row with the 95 % intervals of its means, where it has them."""
+def draw_point(axes: Axes, row: Row, cost: str, style: Mapping[str, Any]) -> None:
+    """Draw the means of a row as a point, with their 95 % intervals as bars, where it has them."""
     x, y = row[cost], row["average_accuracy"]
     across = None if np.isnan(x.low) else [[x.mean - max(x.low, 0)], [x.high - x.mean]]
     along = None if np.isnan(y.low) else [[100 * (y.mean - y.low)], [100 * (y.high - y.mean)]]
@@ -337,25 +348,27 @@ def draw_point(axes: Axes, row: Row, cost: str, style: dict) -> None:
     )
 
 
-def cost_over_tasks_picture(drawn: Drawn) -> Figure:
-    """Seconds of training and consolidation up to each task, means and 95 % intervals, the dearest on top of the
-    legend; `cumulative` and `scratch`, which train on all tasks again and again, are bold."""
+def cost_over_tasks_figure(data: FigureData) -> Figure:
+    """Return curves of the seconds of training and consolidation up to each task, means with 95 % intervals, the
+    largest first in the legend; the curves of RETRAINING are bold."""
     figure, axes = plots.canvas(7.6, 4.2)
-    found = {row.group: so_far(drawn.costs[row.group]) for row in drawn.rows if row.group in drawn.costs}
-    rows = sorted((row for row in drawn.rows if row.group in found), key=lambda row: -found[row.group].iloc[-1].mean())
+    seconds = {row.group: cumulative_seconds(data.costs[row.group]) for row in data.rows if row.group in data.costs}
+    rows = [row for row in data.rows if row.group in seconds]
+    rows.sort(key=lambda row: -seconds[row.group].iloc[-1].mean())
     for row in rows:
-        runs = found[row.group]
-        bold = {"linewidth": 3.0, "zorder": 4} if row.strategy in DEAR else {"linewidth": 1.3}
-        style = drawn.looks[row.group] | bold
-        band(axes, runs.index, [statistic(values) for _, values in runs.iterrows()], row.label, **style)
-    whole_tasks(axes)
+        runs = seconds[row.group]
+        bold = {"linewidth": 3.0, "zorder": 4} if row.strategy in RETRAINING else {"linewidth": 1.3}
+        means = [statistic(values) for _, values in runs.iterrows()]
+        draw_band(axes, runs.index.tolist(), means, row.label, {**data.styles[row.group], **bold})
+    label_tasks_axis(axes)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("seconds of training and consolidation so far")
-    return finished(figure, axes)
+    return finish(figure, axes)
 
 
-def so_far(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """costs.csv of runs -> a column a run: seconds of training and consolidation, added up over the tasks (0 ... T)."""
+def cumulative_seconds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return, from costs.csv of each run, a column per run: the seconds of training and consolidation, added up over
+    the tasks 0 ... T."""
     seconds = [(table["train_seconds"] + table["consolidate_seconds"]).set_axis(table["task"]) for table in tables]
     return pd.concat(seconds, axis=1).cumsum()

@@ -1,4 +1,4 @@
-"""Rows as tables for readers: on the terminal, in Markdown, in LaTeX. Shares in percent, costs in their units."""
+"""The rows of a report as tables for readers: on the terminal, in Markdown, in LaTeX."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,25 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from clrun.report.intervals import Statistic
 from clrun.report.rows import Row, heading, text
 from clrun.report.runs import KEPT
-from clrun.report.statistics import Statistic
 from clrun.results import columns
 from clrun.terminal import run_tables
-from clrun.terminal.console import say, titled, warn
+from clrun.terminal.console import print_line, titled_table, warn, with_deviation
 
+# Measures that are fractions of samples, and are shown in percent; the costs are shown in their units.
 SHARES = (*columns.SUMMARY_METRICS, "validation_accuracy", *columns.CONTINUAL_METRICS, "gap_closed", "intransigence")
-
-
 PERCENT = (*SHARES, "accuracy_kept")
 
-
-DEVIATION = "After ± stands the standard deviation over the seeds."
-
-
+# The measures that are shown beside the main one, and the costs.
 BESIDE = ("average_accuracy", "forgetting", "learning_accuracy", "validation_accuracy", "gap_closed", "intransigence")
-
-
 COSTS = (
     "total_seconds",
     "relative_seconds",
@@ -40,183 +34,201 @@ COSTS = (
     *KEPT,
 )
 
+DEVIATION_NOTE = "After ± stands the standard deviation over the seeds."
+
 
 # ---------------------------------------------------------------- numbers
 
 
 def number(measure: str, value: float) -> str:
-    """In percent for shares, with three digits for costs; empty for nan."""
+    """Return a value in percent for fractions, with three significant digits for costs; '' for nan."""
     if np.isnan(value):
         return ""
     return f"{100 * value:.1f}" if measure in PERCENT else significant(scaled(measure, value))
 
 
 def scaled(measure: str, value: float) -> float:
-    """What is kept for a cost is told in points."""
+    """Return a cost in the unit in which it is shown: the accuracy kept per cost is shown in points of percent."""
     return 100 * value if measure in KEPT else value
 
 
 def significant(value: float, like: float | None = None) -> str:
-    """With as many decimals as give `like` (by default itself) three digits."""
+    """Return a value with as many decimals as give `like` (by default the value itself) three significant digits."""
     size = abs(value if like is None else like)
     if 0 < size < 1e-4:
         return f"{value:.2e}"
     return f"{value:.{max(0, 2 - floor(log10(size))) if size else 0}f}"
 
 
-def mean_and_deviation(measure: str, one: Statistic) -> str:
-    """'98.1 ± 0.4'; a cost that does not vary has no deviation."""
-    if np.isnan(one.mean):
+def statistic_text(measure: str, found: Statistic) -> str:
+    """Return mean ± standard deviation, such as '98.1 ± 0.4'; the mean alone of a cost that does not vary."""
+    if np.isnan(found.mean):
         return ""
-    if np.isnan(one.sd) or (measure not in PERCENT and one.sd <= 1e-9 * abs(one.mean)):
-        return number(measure, one.mean)
+    if np.isnan(found.sd) or (measure not in PERCENT and found.sd <= 1e-9 * abs(found.mean)):
+        return number(measure, found.mean)
     if measure in PERCENT:
-        return f"{number(measure, one.mean)} ± {number(measure, one.sd)}"
-    mean, sd = scaled(measure, one.mean), scaled(measure, one.sd)
-    return f"{significant(mean, max(abs(mean), sd))} ± {significant(sd, max(abs(mean), sd))}"
+        return with_deviation(number(measure, found.mean), number(measure, found.sd))
+    mean, sd = scaled(measure, found.mean), scaled(measure, found.sd)
+    larger = max(abs(mean), sd)
+    return with_deviation(significant(mean, larger), significant(sd, larger))
 
 
 # ---------------------------------------------------------------- tables of text
 
 
 def accuracies(rows: Sequence[Row], measure: str) -> pd.DataFrame:
-    """Rows of one stream: the measure in full, others as mean ± standard deviation."""
-    return filled([accuracy_cells(row, measure) for row in rows])
+    """Return the table of accuracies of one stream: the main measure in full, others as mean ± standard deviation."""
+    return without_empty_columns([accuracy_cells(row, measure) for row in rows])
 
 
 def accuracy_cells(row: Row, measure: str) -> dict[str, str]:
+    """Return the texts of a row of that table by column."""
     main = row[measure]
     interval = "" if np.isnan(main.low) else f"[{number(measure, main.low)}, {number(measure, main.high)}]"
-    told = {"n": str(main.n), "diverged": str(row.diverged) if row.diverged else ""}
-    told |= {measure: number(measure, main.mean), "sd": number(measure, main.sd), "95 % interval": interval}
-    others = {name: mean_and_deviation(name, row[name]) for name in BESIDE if name != measure}
-    return named(row) | told | others
+    counts = {"n": str(main.n), "diverged": str(row.diverged) if row.diverged else ""}
+    full = {measure: number(measure, main.mean), "sd": number(measure, main.sd), "95 % interval": interval}
+    others = {name: statistic_text(name, row[name]) for name in BESIDE if name != measure}
+    return labels_of(row) | counts | full | others
 
 
 def costs(rows: Sequence[Row]) -> pd.DataFrame:
-    """Rows of one stream: what they cost, and what was kept for it, as mean ± standard deviation."""
-    return filled([named(row) | {name: mean_and_deviation(name, row[name]) for name in COSTS} for row in rows])
+    """Return the table of the costs of one stream, and of the accuracy kept for them, as mean ± standard deviation."""
+    lines = [labels_of(row) | {name: statistic_text(name, row[name]) for name in COSTS} for row in rows]
+    return without_empty_columns(lines)
 
 
-def named(row: Row) -> dict[str, str]:
-    """The cells that say which row it is."""
-    return {key: text(row.keys[key]) for key in row.told}
+def labels_of(row: Row) -> dict[str, str]:
+    """Return the cells that identify a row, by key."""
+    return {key: text(row.keys[key]) for key in row.stream_keys}
 
 
-def filled(lines: Sequence[dict[str, str]]) -> pd.DataFrame:
-    """Without the columns in which nothing stands."""
+def without_empty_columns(lines: Sequence[dict[str, str]]) -> pd.DataFrame:
+    """Return lines of text as a table, without the columns that are empty."""
     table = pd.DataFrame(lines).fillna("")
     return table.loc[:, (table != "").any()]
 
 
 def markdown(lines: pd.DataFrame) -> str:
-    """A table of text in Markdown."""
+    """Return a table of text in Markdown."""
+    head = [[str(name) for name in lines], ["---"] * lines.shape[1]]
     body = [[cell.replace("|", "\\|") for cell in line] for line in lines.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [list(lines), ["---"] * lines.shape[1], *body])
+    return "\n".join(f"| {' | '.join(line)} |" for line in head + body)
 
 
 def latex(lines: pd.DataFrame) -> str:
-    """The same for LaTeX (needs its package booktabs)."""
+    """Return a table of text in LaTeX (which needs the package booktabs)."""
     return lines.to_latex(index=False, escape=True).replace("±", "$\\pm$")
 
 
-# ---------------------------------------------------------------- a stream
+# ---------------------------------------------------------------- the section of a stream
 
 
 @dataclass(frozen=True)
 class Section:
-    """What is said of one stream."""
+    """The part of a report on one stream."""
 
     title: str
-    labels: int  # the first columns, which say which row it is
+    labels: int  # number of the first columns, which identify a row
     tables: Sequence[pd.DataFrame]  # of text
     notes: Sequence[str]  # how to read the tables
-    remarks: Sequence[str]  # what a reader must know
+    remarks: Sequence[str]  # warnings about the rows
 
     def markdown(self) -> str:
+        """Return the section in Markdown."""
         parts = [f"## {self.title}", *map(markdown, self.tables), *self.notes, *self.remarks]
         return "\n\n".join(parts)
 
     def latex(self) -> str:
-        said = [f"% {line}".replace("±", "$\\pm$") for line in (*self.notes, *self.remarks)]
-        return "\n".join([f"% {self.title}", *map(latex, self.tables), *said])
+        """Return the tables in LaTeX; title, notes and remarks are comments."""
+        comments = [f"% {line}".replace("±", "$\\pm$") for line in (*self.notes, *self.remarks)]
+        return "\n".join([f"% {self.title}", *map(latex, self.tables), *comments])
 
-    def tell(self, console: Console) -> None:
-        """On the terminal, wide tables in several pieces below each other."""
-        say(console, self.title, "bold")
+    def print(self, console: Console) -> None:
+        """Print the section; wide tables are split into several pieces below each other."""
+        print_line(console, self.title, "bold")
         for lines in self.tables:
             for piece in pieces(console, lines, self.labels):
-                console.print(drawn(piece, self.labels))
+                console.print(terminal_table(piece, self.labels))
         for line in self.notes:
-            say(console, line)
+            print_line(console, line)
         for remark in self.remarks:
             warn(console, remark)
 
 
 def section(rows: Sequence[Row], measure: str, references: dict[str, float]) -> Section:
-    """Of the rows of one stream."""
-    known = accuracies(rows, measure)
-    labels = sum(name in rows[0].told for name in known)
-    bill = costs(rows)
-    tables = [known, bill] if bill.shape[1] > labels else [known]
+    """Return the section on the rows of one stream. references: accuracies of joint, finetune and chance."""
+    accuracy_table, cost_table = accuracies(rows, measure), costs(rows)
+    labels = sum(name in rows[0].stream_keys for name in accuracy_table)
+    tables = [accuracy_table, cost_table] if cost_table.shape[1] > labels else [accuracy_table]
     return Section(heading(rows), labels, tables, notes(rows, references), remarks(rows))
 
 
 def notes(rows: Sequence[Row], references: dict[str, float]) -> list[str]:
-    """What ± is, where there is one; 'Average accuracy in percent: joint 98.2, finetune 58.8, guessing 50.0.'"""
-    told = [f"{name.replace('chance', 'guessing')} {number('average_accuracy', v)}" for name, v in references.items()]
-    said = [DEVIATION] if any(len(row.done) > 1 for row in rows) else []
-    return [*said, f"Average accuracy in percent: {', '.join(told)}."] if told else said
+    """Return what ± means, where there is one, and the references, such as 'Average accuracy in percent: joint 98.2,
+    finetune 58.8, guessing 50.0.'"""
+    names = {"chance": "guessing"}
+    texts = [f"{names.get(name, name)} {number('average_accuracy', value)}" for name, value in references.items()]
+    lines = [DEVIATION_NOTE] if any(len(row.done) > 1 for row in rows) else []
+    return [*lines, f"Average accuracy in percent: {', '.join(texts)}."] if texts else lines
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """What a reader of these rows must know."""
-    said = [
+    """Return warnings about the rows of a stream."""
+    return [*remarks_on_runs(rows), *remarks_on_settings(rows)]
+
+
+def remarks_on_runs(rows: Sequence[Row]) -> list[str]:
+    """Return warnings about the number of runs: that runs diverged, or are too few."""
+    lines = [
         f"{row.label}: {row.diverged} of {row.diverged + len(row.done)} runs diverged; they are in no mean."
         for row in rows
         if row.diverged
     ]
-    lonely = sum(len(row.done) == 1 for row in rows)
-    if lonely:
-        whose = "One row has one run" if lonely == 1 else f"{lonely} rows have one run each"
-        said.append(f"{whose}: no deviation, no interval; type e.g. 'seed=range(5)'.")
+    single = sum(len(row.done) == 1 for row in rows)
+    if single:
+        which = "One row has one run" if single == 1 else f"{single} rows have one run each"
+        lines.append(f"{which}: no deviation, no interval; type e.g. 'seed=range(5)'.")
     fewer = [row.label for row in rows if 0 < row["gap_closed"].n < len(row.done)]
     if fewer:
-        said.append(
+        lines.append(
             f"{', '.join(fewer)}: gap_closed and intransigence are over the seeds that joint and finetune have, too: "
             "fewer than n."
         )
-    told = pd.concat([row.done for row in rows])
-    if "task_id_at_test" in told and told["task_id_at_test"].astype(str).str.lower().eq("true").any():
-        said.append("task_id_at_test=true: here strategies that ask for the task's number at test were given it.")
-    if told["device"].nunique() > 1:
-        said.append(f"Costs are of different devices: {', '.join(sorted(told['device'].dropna().unique()))}.")
-    if told["carbon_g"].isna().all() and "grams_per_kwh" in told and told["grams_per_kwh"].notna().any():
-        said.append("No energy is known (an NVIDIA GPU and nvidia-ml-py tell it), so carbon_g is empty.")
-    return said
+    return lines
+
+
+def remarks_on_settings(rows: Sequence[Row]) -> list[str]:
+    """Return warnings about settings that make rows differ in more than their keys."""
+    lines = []
+    runs = pd.concat([row.done for row in rows])
+    if "task_id_at_test" in runs and runs["task_id_at_test"].astype(str).str.lower().eq("true").any():
+        lines.append("task_id_at_test=true: here strategies that ask for the task's number at test were given it.")
+    if runs["device"].nunique() > 1:
+        lines.append(f"Costs are of different devices: {', '.join(sorted(runs['device'].dropna().unique()))}.")
+    if runs["carbon_g"].isna().all() and "grams_per_kwh" in runs and runs["grams_per_kwh"].notna().any():
+        lines.append("No energy is known (an NVIDIA GPU and nvidia-ml-py tell it), so carbon_g is empty.")
+    return lines
 
 
 # ---------------------------------------------------------------- on the terminal
 
 
 def pieces(console: Console, lines: pd.DataFrame, labels: int) -> Iterator[pd.DataFrame]:
-    """A table in as many pieces as the width asks for, its first columns in each."""
-    rest = list(lines)[labels:]
+    """Yield a table in as many pieces as the width requires, each with the first `labels` columns."""
+    first, rest = list(lines)[:labels], list(lines)[labels:]
     while rest:
         count = len(rest)
-        while count > 1 and run_tables.too_wide(
-            console, drawn(lines[[*lines.columns[:labels], *rest[:count]]], labels)
-        ):
+        while count > 1 and run_tables.too_wide(console, terminal_table(lines[first + rest[:count]], labels)):
             count -= 1
-        yield lines[[*lines.columns[:labels], *rest[:count]]]
+        yield lines[first + rest[:count]]
         rest = rest[count:]
 
 
-def drawn(lines: pd.DataFrame, labels: int) -> Table:
-    """A table of text as one for the terminal."""
-    table = titled("")
+def terminal_table(lines: pd.DataFrame, labels: int) -> Table:
+    """Return a table of text as one for the terminal, whose first `labels` columns are left-aligned."""
+    table = titled_table("")
     for i, name in enumerate(lines):
-        table.add_column(Text(name.replace("_", "\n")), justify="left" if i < labels else "right")
+        table.add_column(Text(str(name).replace("_", "\n")), justify="left" if i < labels else "right")
     for line in lines.itertuples(index=False):
-        table.add_row(*map(Text, line))
+        table.add_row(*(Text(cell) for cell in line))
     return table

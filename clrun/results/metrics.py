@@ -13,7 +13,9 @@ Sources
     De Lange et al. 2023      Continual evaluation for lifelong learning (2205.13452): min-ACC, WC-ACC, stability gap
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,8 @@ import pandas as pd
 from clrun.results.columns import FORGETTING_MEANINGS
 
 FORGETTING_COLUMNS = tuple(FORGETTING_MEANINGS)
+
+Accuracy = TypeVar("Accuracy", float, "pd.Series[float]")  # one, or one per run
 
 
 def mean(values: np.ndarray) -> float:
@@ -144,6 +148,14 @@ def summary_metrics(
         "backward_transfer": mean(backward_transfer(accuracy)[:-1]) if forgetting_defined else nan,
         "forward_transfer": mean(forward_transfer(accuracy, forward_transfer_defined and forgetting_defined)[1:]),
     }
+
+
+def gap_closed(accuracy: Accuracy, finetune: Accuracy, gap: float) -> Accuracy:
+    """Return (accuracy - finetune) / gap: the share of the gap between finetune and joint training that is closed.
+
+    gap: joint's accuracy minus finetune's, of a run or the mean over the seeds. The share is nan unless it is positive.
+    """
+    return (accuracy - finetune) / (gap if gap > 0 else math.nan)
 
 
 # ---------------------------------------------------------------- continual evaluation

@@ -104,6 +104,11 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     return values
 
 
+def is_missing(value: object) -> bool:
+    """Return whether a cell that was read from a file is empty: nan or None."""
+    return value is None or value != value  # nan alone differs from itself
+
+
 def cell(value: Any) -> Any:
     """Return the value of a key as one cell: lists as JSON, all else as it is."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value

@@ -1,6 +1,7 @@
-"""What a run says on the terminal. Tables are read from the CSVs of the run, so that a finished run can be shown again.
+"""Consoles, and the pieces of which everything on the terminal consists: lines, warnings, tables, percentages.
 
-On a terminal: colours and a progress bar. In a pipe: plain lines without escape codes, 240 characters wide.
+On a terminal there are colours and a progress bar. In a pipe there are plain lines without escape codes, up to
+240 characters wide. Tables are read from the CSV files of a run, so that a finished run can be shown again.
 """
 
 import pandas as pd
@@ -10,54 +11,59 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-PIPE_WIDTH = 240
+PIPE_WIDTH = 240  # characters of a line where there is no terminal
 
 
 def make_console(stderr: bool = False, quiet: bool = False) -> Console:
-    """A console as wide as the terminal, or PIPE_WIDTH characters where there is none; a quiet one says nothing."""
+    """Return a console as wide as the terminal, or PIPE_WIDTH characters where there is none; a quiet one prints
+    nothing."""
     console = Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console
 
 
-# Numbers
+# ---------------------------------------------------------------- numbers as text
 
 
 def percent(fraction: float, unit: str = "") -> str:
-    """0.9812 -> '98.1'; nan -> ''."""
+    """Return a fraction in percent, 0.9812 as '98.1'; nan as ''."""
     return "" if pd.isna(fraction) else f"{round(100 * fraction, 1) + 0.0:.1f}{unit}"
 
 
-def mean_and_deviation(values: pd.Series) -> str:
-    """'98.1 ± 0.4' in percent: mean and standard deviation (n-1) of the values that are there."""
-    spread = percent(values.std())
-    return f"{percent(values.mean())} ± {spread}" if spread else percent(values.mean())
+def with_deviation(mean: str, deviation: str) -> str:
+    """Return '98.1 ± 0.4' from the texts of a mean and of a standard deviation; the mean alone if that is empty."""
+    return f"{mean} ± {deviation}" if deviation else mean
 
 
-# One run
+def mean_and_deviation(fractions: pd.Series) -> str:
+    """Return mean ± standard deviation (with n - 1) in percent, such as '98.1 ± 0.4'; nan is left out of both."""
+    return with_deviation(percent(fractions.mean()), percent(fractions.std()))
 
 
-def say(console: Console, line: str, style: str = "") -> None:
-    """One line, never broken (a path stays one), nothing in it taken for markup."""
+# ---------------------------------------------------------------- lines and tables
+
+
+def print_line(console: Console, line: str, style: str = "") -> None:
+    """Print one line that is never wrapped, so that a path stays one word, and whose brackets are no markup."""
     console.print(Text(line, style), soft_wrap=True)
 
 
 def warn(console: Console, text: str, style: str = "bold yellow") -> None:
-    """A warning that cannot be overlooked: a panel on a terminal, a line that begins with WARNING in a pipe."""
+    """Print a warning: as a panel on a terminal, as a line that begins with WARNING in a pipe."""
     if console.is_terminal:
         console.print(Panel(Text(text), title="WARNING", title_align="left", border_style=style, style=style))
     else:
-        say(console, f"WARNING: {text}")
+        print_line(console, f"WARNING: {text}")
 
 
-def titled(title: str) -> Table:
-    """An empty table, as narrow as it can be: eight columns of numbers must fit into 80 characters."""
-    layout = {"box": box.SIMPLE_HEAD, "collapse_padding": True, "pad_edge": False}
-    return Table(title=title, title_justify="left", title_style="bold", **layout)
-
-
-# Many runs
-
-
-# Progress
+def titled_table(title: str) -> Table:
+    """Return an empty table, as narrow as possible: eight columns of numbers must fit into 80 characters."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )

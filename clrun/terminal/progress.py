@@ -1,4 +1,7 @@
-"""How a sweep goes: on a terminal a line for each worker below the finished runs, in a pipe plain lines."""
+"""Progress on the terminal: of the training of a run, and of a sweep.
+
+A sweep shows a line for each worker, below a line for each finished run; in a pipe it prints the latter alone.
+"""
 
 import time
 from collections.abc import Sequence
@@ -15,25 +18,31 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from clrun.terminal.console import percent, say
+from clrun.terminal.console import percent, print_line
 
-REDRAWS = 4  # a second
+REDRAWS_PER_SECOND = 4
+
+# Characters of the columns of the live table. The column of names gets the remaining width, but at least NAME_WIDTH.
+WIDTHS = {"task": 8, "step": 13, "samples/s": 9, "left": 7}
+NAME_WIDTH = 20
+
+LISTED_ACCURACIES = 12  # a line lists up to this many accuracies, and prints the mean of more
 
 
-WIDTHS = {"task": 8, "step": 13, "samples/s": 9, "left": 7}  # characters; a name gives way to them
+# ---------------------------------------------------------------- a sweep
 
 
 @dataclass
 class Line:
-    """What a worker is at."""
+    """The line of a worker in the live table: which runs it is training, and how far it is."""
 
-    name: str
-    tasks: int
-    samples: int  # a step, of all runs of the stack
-    began: float = field(default_factory=lambda: perf_counter())
-    stage: int = 0  # from 1; 0 before any training
-    step: int = 0  # of the task
-    steps: int = 0
+    name: str  # of the run, or of the stack of runs
+    tasks: int  # in the stream
+    samples: int  # per step, of all runs of the stack
+    began: float = field(default_factory=perf_counter)  # seconds, as `task_began`
+    stage: int = 0  # the number of the task that is being learnt, from 1; 0 before any training
+    step: int = 0  # steps of this task that are done
+    steps: int = 0  # of this task
     task_began: float = 0.0
 
     def begin_task(self, stage: int, steps: int) -> None:
@@ -45,16 +54,18 @@ class Line:
         self.step += steps
 
     def speed(self) -> float | None:
-        """Samples per second since the task began; None before the first step."""
+        """Return samples per second since the task began; None before the first step."""
         seconds = perf_counter() - self.task_began
         return self.step * self.samples / seconds if self.step and seconds > 0 else None
 
     def left(self) -> float | None:
-        """Seconds, if the tasks to come are like those that were; None while there is nothing to judge by."""
+        """Return the remaining seconds, if the remaining tasks take as long as the tasks so far; None before the first
+        step."""
         done = (self.stage - 1 + self.step / self.steps) / self.tasks if self.steps else 0
         return (perf_counter() - self.began) * (1 - done) / done if done > 0 else None
 
     def cells(self) -> list[str]:
+        """Return the texts of the columns."""
         speed = self.speed()
         task = f"{self.stage}/{self.tasks}" if self.stage else "starting"
         step = f"{self.step}/{self.steps}" if self.steps else ""
@@ -62,7 +73,7 @@ class Line:
 
 
 def clock(seconds: float | None) -> str:
-    """'1:02:03' or '2:03'; '' for None."""
+    """Return a duration as '1:02:03' or '2:03'; '' for None."""
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)
@@ -71,12 +82,21 @@ def clock(seconds: float | None) -> str:
 
 
 class View:
-    """with View(console, runs=40) as view: view.begin("1", Line(...)); view.advance("1", 9); view.ended("1", [...])."""
+    """The live view of a sweep: a table with the line of each worker, which is redrawn while the block runs.
+
+    with View(console, runs=40) as view:
+        view.begin("1", Line(...))          # worker 1 begins a stack of runs
+        view.begin_task("1", stage=1, steps=100)
+        view.advance("1", steps=50)
+        view.ended("1", ["ewc/...: done"])  # a line for each run of the stack
+    """
 
     def __init__(self, console: Console, runs: int) -> None:
         self.console, self.runs, self.done, self.began = console, runs, 0, perf_counter()
         self.lines: dict[str, Line] = {}
-        self.live = Live(get_renderable=self.table, console=console, refresh_per_second=REDRAWS, transient=True)
+        self.live = Live(
+            get_renderable=self.table, console=console, refresh_per_second=REDRAWS_PER_SECOND, transient=True
+        )
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -90,6 +110,7 @@ class View:
             self.live.stop()
 
     def begin(self, worker: str, line: Line) -> None:
+        """Show a worker that begins to train a stack."""
         self.lines[worker] = line
 
     def begin_task(self, worker: str, stage: int, steps: int) -> None:
@@ -101,29 +122,30 @@ class View:
         self.lines[worker].advance(steps)
 
     def ended(self, worker: str, runs: Sequence[str]) -> None:
-        """A line for each run that a worker has ended: 'ewc/...: done'."""
+        """Print a line for each run that a worker has ended, such as 'ewc/...: done', and remove the worker's line."""
         self.lines.pop(worker)
-        for told in runs:
+        for line in runs:
             self.done += 1
-            say(self.console, f"[{self.done}/{self.runs}] {told}")
+            print_line(self.console, f"[{self.done}/{self.runs}] {line}")
         if not self.console.is_terminal:
             self.console.file.flush()
 
     def table(self) -> Table:
+        """Return the live table. Its footer states how many runs are done and how long the others will take."""
         left = (perf_counter() - self.began) / self.done * (self.runs - self.done) if self.done else None
         footer = [f"{self.done} of {self.runs} runs done", "", "", "", clock(left)]
         table = Table(box=SIMPLE_HEAD, show_footer=True, pad_edge=False)
-        room = self.console.width - sum(WIDTHS.values()) - 2 * (1 + len(WIDTHS))
-        table.add_column("worker", footer[0], no_wrap=True, width=max(20, room))
-        for (name, width), foot in zip(WIDTHS.items(), footer[1:], strict=True):
-            table.add_column(name, foot, justify="right", no_wrap=True, width=width)
+        rest_of_width = self.console.width - sum(WIDTHS.values()) - 2 * (1 + len(WIDTHS))
+        table.add_column("worker", footer[0], no_wrap=True, width=max(NAME_WIDTH, rest_of_width))
+        for (name, width), text in zip(WIDTHS.items(), footer[1:], strict=True):
+            table.add_column(name, text, justify="right", no_wrap=True, width=width)
         for worker, line in sorted(self.lines.items()):
             first, *rest = line.cells()
             table.add_row(Text(f"{worker} {first}", overflow="ellipsis"), *rest)
         return table
 
 
-SHOWN_A_LINE = 12  # with more accuracies than this a progress line tells their mean
+# ---------------------------------------------------------------- a run
 
 
 class Progress(Protocol):
@@ -163,7 +185,7 @@ class TerminalProgress:
         self.tasks = tasks
         self.name = f"{name}: " if name else ""
         self.started = time.perf_counter()
-        self.bar = bar_on(console)
+        self.bar = make_bar(console)
         self.line = self.bar.add_task("", total=None, visible=False)
 
     def __enter__(self) -> Self:
@@ -189,20 +211,29 @@ class TerminalProgress:
     def end_task(self, stage: int, accuracies: Sequence[float]) -> None:
         """Print how long the task took and the accuracies of the tasks learnt so far."""
         seconds = time.perf_counter() - self.started
-        told = brief(accuracies)
+        shown = accuracies_text(accuracies)
         learnt = f"task {stage}/{self.tasks}" if len(accuracies) <= stage else f"{len(accuracies)} tasks together"
         line = f"{self.name}{learnt} learnt in {seconds:.1f} s"
-        say(self.console, line + (f": {told} %" if told else ""))
+        print_line(self.console, line + (f": {shown} %" if shown else ""))
 
 
-def bar_on(console: Console) -> Bar:
-    """A progress bar that vanishes at the end and redraws four times a second."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps")]
-    return Bar(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4)
+def make_bar(console: Console) -> Bar:
+    """Return a progress bar that disappears at the end."""
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=REDRAWS_PER_SECOND,
+    )
 
 
-def brief(accuracies: Sequence[float]) -> str:
-    """'98.1 99.0'; the mean alone where there are many; '-' for one that was not measured."""
-    if len(accuracies) > SHOWN_A_LINE:
+def accuracies_text(accuracies: Sequence[float]) -> str:
+    """Return accuracies in percent, such as '98.1 99.0', with '-' for one that was not measured; of more than
+    LISTED_ACCURACIES the mean alone."""
+    if len(accuracies) > LISTED_ACCURACIES:
         return f"mean {percent(sum(accuracies) / len(accuracies))}"
     return " ".join(percent(accuracy) or "-" for accuracy in accuracies)

@@ -1,10 +1,8 @@
-"""The tables of one run on the terminal, read from its CSV files."""
+"""The tables of a finished run on the terminal, read from its CSV files."""
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.measure import Measurement
@@ -12,74 +10,75 @@ from rich.table import Table
 from rich.text import Text
 
 from clrun.results.columns import WARNING_SEPARATOR
+from clrun.results.metrics import gap_closed
 from clrun.results.outcome import RunStatus
 from clrun.results.run_files import read_summary
-from clrun.terminal.console import percent, say, titled, warn
+from clrun.system.text import format_value
+from clrun.terminal.console import percent, print_line, titled_table, warn
 
-HEADER_WIDTH = 14  # class names longer than this stay out of a column's header
+HEADER_WIDTH = 14  # characters; longer class names are left out of the header of a column
 
 
 def show(console: Console, directory: Path, outputs: Path, chance: float | None, knobs: Collection[str] = ()) -> None:
-    """Print a finished run: heading, warnings, accuracy matrix, forgetting table, references, costs, where it lies.
+    """Print a finished run: heading, warnings, accuracy matrix, forgetting table, references, costs, and its folder.
 
-    `chance` is the accuracy of guessing, a fraction; `knobs` are the keys of the strategy's own knobs, for the heading.
+    `chance` is the accuracy of guessing, a fraction; `knobs` are the keys of the strategy to show in the heading.
     Raises UsageError where summary.csv or outputs/results.csv is cut short.
     """
     summary = read_summary(directory / "summary.csv").iloc[0]
     names = task_names(directory)
-    say(console, heading(summary, knobs), "bold")
+    print_line(console, heading(summary, knobs), "bold")
     for warning in warnings_of(summary):
         warn(console, warning)
     for table in matrix_tables(console, pd.read_csv(directory / "accuracy_matrix.csv"), names):
         console.print(table)
     console.print(forgetting_table(pd.read_csv(directory / "forgetting.csv"), names))
-    say(console, scores(summary, chance), "bold")
+    print_line(console, scores(summary, chance), "bold")
     for line in reference_lines(summary, outputs):
-        say(console, line)
-    say(console, costs(summary), "dim")
-    say(console, f"files: {directory}", "dim")
+        print_line(console, line)
+    print_line(console, costs(summary), "dim")
+    print_line(console, f"files: {directory}", "dim")
 
 
 def warnings_of(summary: pd.Series) -> list[str]:
-    """The run's warnings; that it diverged comes first, unless one of them says so."""
-    said = [] if pd.isna(summary["warnings"]) else str(summary["warnings"]).split(WARNING_SEPARATOR)
-    if summary["status"] != RunStatus.DIVERGED or any("diverged" in warning for warning in said):
-        return said
+    """Return the run's warnings, preceded by one that it has diverged, unless a warning states that already."""
+    warnings = [] if pd.isna(summary["warnings"]) else str(summary["warnings"]).split(WARNING_SEPARATOR)
+    if summary["status"] != RunStatus.DIVERGED or any("diverged" in warning for warning in warnings):
+        return warnings
     where = "" if pd.isna(summary["diverged_at"]) else f" at {summary['diverged_at']}"
-    return [f"this run diverged{where}: its loss or its parameters are no longer finite", *said]
+    return [f"this run diverged{where}: its loss or its parameters are no longer finite", *warnings]
 
 
 def heading(summary: pd.Series, knobs: Collection[str]) -> str:
-    """'ewc lambda=400 · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu (...)'."""
-    told = [f"{key}={as_typed(summary[key])}" for key in knobs if key in summary and not pd.isna(summary[key])]
+    """Return 'ewc lambda=400 · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu (...)'."""
+    shown = [f"{key}={format_value(summary[key])}" for key in knobs if key in summary and not pd.isna(summary[key])]
     tasks = f"{summary['tasks']} task{'s' if summary['tasks'] != 1 else ''}"
     if not pd.isna(summary.get("first_tasks")):
         tasks = f"the first {summary['first_tasks']:g} of {tasks}"
     stream = f"{summary['dataset']}, {summary['split']}, {tasks}, scenario {summary['scenario']}"
-    method = " ".join([str(summary["strategy"]), *told])
+    method = " ".join([str(summary["strategy"]), *shown])
     return " · ".join([method, stream, str(summary["model"]), f"seed {summary['seed']}", f"{summary['device']}"])
 
 
-def as_typed(value: object) -> str:
-    """400.0 as 400, True as true."""
-    if isinstance(value, bool | np.bool_):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def task_names(directory: Path) -> dict[int, str]:
-    """'cat, dog' or '30°' by task from tasks.csv; empty where tasks differ neither by classes nor by angles."""
+    """Return the name of each task from tasks.csv: its classes, such as 'cat, dog', or its rotation, such as '30°'.
+
+    The result is empty where tasks differ neither by classes nor by rotation.
+    """
     path = directory / "tasks.csv"
     if not path.is_file():
         return {}
     table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False)
     if "angle" in table:
         return {int(task): f"{angle:.0f}°" for task, angle in zip(table["task"], table["angle"], strict=True)}
-    return {int(task): ", ".join(names) for task, names in table.groupby("task")["class"]}
+    names: dict[int, list[str]] = {}
+    for task, name in zip(table["task"], table["class"], strict=True):
+        names.setdefault(int(task), []).append(name)
+    return {task: ", ".join(classes) for task, classes in names.items()}
 
 
 def matrix_tables(console: Console, matrix: pd.DataFrame, names: dict[int, str]) -> Iterator[Table]:
-    """The accuracy matrix in percent, in as many tables, one below the other, as the width asks for."""
+    """Yield the accuracy matrix in percent, in as many tables, one below the other, as the width requires."""
     tasks = list(range(1, matrix.shape[1] - 1))
     while tasks:
         count = len(tasks)
@@ -90,14 +89,14 @@ def matrix_tables(console: Console, matrix: pd.DataFrame, names: dict[int, str])
 
 
 def too_wide(console: Console, table: Table) -> bool:
-    """Whether the table would have to be cut to fit."""
+    """Return whether a table is wider than the console."""
     unlimited = console.options.update(width=10**6)
     return Measurement.get(console, unlimited, table).maximum > console.width
 
 
 def matrix_table(matrix: pd.DataFrame, tasks: Sequence[int], names: dict[int, str]) -> Table:
-    """Some columns of the accuracy matrix, and the average."""
-    table = titled("accuracy in percent")
+    """Return the columns of these tasks of the accuracy matrix, and the average."""
+    table = titled_table("accuracy in percent")
     table.add_column("after")
     for task in tasks:
         table.add_column(header(task, names), justify="right", no_wrap=True)
@@ -115,13 +114,13 @@ def header(task: int, names: dict[int, str]) -> Text:
 
 
 def emphasis(after: int, task: int) -> str:
-    """Bold for the task just learnt, dim for one not learnt yet."""
+    """Return the style of a cell: bold for the task that was just learnt, dim for one that is not learnt yet."""
     return "bold" if after == task else "dim" if after < task else ""
 
 
 def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Table:
-    """forgetting.csv in percent: one row a task, then the average."""
-    table = titled("forgetting in percent")
+    """Return forgetting.csv in percent: one row per task, then the average."""
+    table = titled_table("forgetting in percent")
     table.add_column("task", overflow="fold")
     for column in forgetting.columns[1:]:
         words = column.removeprefix("accuracy_").removesuffix("_accuracy").split("_")
@@ -134,31 +133,36 @@ def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Table:
 
 
 def scores(summary: pd.Series, chance: float | None) -> str:
-    """Average accuracy, forgetting and chance in a line; what was not measured is left out."""
-    told = {
+    """Return average accuracy, forgetting, stability gap and chance in a line, without what was not measured."""
+    values = {
         "average accuracy": percent(summary["average_accuracy"], " %"),
         "forgetting": percent(summary["forgetting"], " points"),
         "stability gap": percent(summary["stability_gap"], " points"),
         "chance": "" if chance is None else percent(chance, " %"),
     }
-    return "   ".join(f"{name} {value}" for name, value in told.items() if value)
+    return "   ".join(f"{name} {value}" for name, value in values.items() if value)
 
 
 def reference_lines(summary: pd.Series, outputs: Path) -> Iterator[str]:
-    """Joint and finetune on the same stream and seed, where they have been run, and the share of the gap closed."""
-    found = {name: reference(summary, outputs, name) for name in ("joint", "finetune")}
-    for name, row in found.items():
+    """Yield lines on joint and finetune with the same stream and seed, where they have been run, and on the share of
+    the gap between them that is closed."""
+    joint, finetune = (reference(summary, outputs, name) for name in ("joint", "finetune"))
+    for name, row in (("joint", joint), ("finetune", finetune)):
         if row is not None and name != summary["strategy"]:
-            forgot = percent(row["forgetting"], " points")
-            yield f"{name} {percent(row['average_accuracy'], ' %')}" + (f", forgetting {forgot}" if forgot else "")
-    if summary["strategy"] not in found and None not in [None if row is None else "" for row in found.values()]:
-        closed = gap_closed(*[row["average_accuracy"] for row in (summary, found["joint"], found["finetune"])])
-        if closed is not None:
-            yield f"{100 * closed:.0f} % of the gap between finetune and joint closed"
+            forgetting = percent(row["forgetting"], " points")
+            yield f"{name} {percent(row['average_accuracy'], ' %')}" + (
+                f", forgetting {forgetting}" if forgetting else ""
+            )
+    if joint is not None and finetune is not None and summary["strategy"] not in ("joint", "finetune"):
+        lower = finetune["average_accuracy"]
+        share = gap_closed(summary["average_accuracy"], lower, gap=joint["average_accuracy"] - lower)
+        if not pd.isna(share):
+            yield f"{100 * share:.0f} % of the gap between finetune and joint closed"
 
 
 def reference(summary: pd.Series, outputs: Path, strategy: str) -> pd.Series | None:
-    """The first done run of `strategy` with the same stream and seed in results.csv; None without one."""
+    """Return the first run of `strategy` in results.csv that is done and has the same stream and seed; None without
+    one."""
     if not (outputs / "results.csv").is_file():
         return None
     rows = read_summary(outputs / "results.csv")
@@ -167,15 +171,9 @@ def reference(summary: pd.Series, outputs: Path, strategy: str) -> pd.Series | N
     return None if rows.empty else rows.iloc[0]
 
 
-def gap_closed(accuracy: float, joint: float, finetune: float) -> float | None:
-    """(accuracy - finetune) / (joint - finetune); None where joint is not the better one or something is missing."""
-    share = (accuracy - finetune) / (joint - finetune) if joint > finetune else math.nan
-    return None if pd.isna(share) else share
-
-
 def costs(summary: pd.Series) -> str:
-    """Seconds of training, consolidation and evaluation, the strategy's state, energy and what it comes to, where
-    known."""
+    """Return a line with the seconds of training, consolidation and evaluation, the size of the strategy's state, the
+    energy, and carbon and money, where they are known."""
     units = {
         "training": ("train_seconds", "s"),
         "consolidation": ("consolidate_seconds", "s"),
@@ -185,11 +183,14 @@ def costs(summary: pd.Series) -> str:
         "carbon": ("carbon_g", "g"),
         "money": ("money", ""),
     }
-    known = {name: unit for name, unit in units.items() if not pd.isna(summary[unit[0]])}
-    told = [f"{name} {brief_number(summary[key])} {unit}".rstrip() for name, (key, unit) in known.items()]
-    return "   ".join(["costs:", *told])
+    amounts = [
+        f"{name} {amount_text(summary[key])} {unit}".rstrip()
+        for name, (key, unit) in units.items()
+        if not pd.isna(summary[key])
+    ]
+    return "   ".join(["costs:", *amounts])
 
 
-def brief_number(value: float) -> str:
-    """Two decimals; three digits of what is smaller than that."""
+def amount_text(value: float) -> str:
+    """Return an amount with two decimals, or with three digits if it is below 0.1."""
     return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.3g}"

@@ -7,66 +7,73 @@ from rich.console import Console
 from rich.text import Text
 
 from clrun.results.outcome import RunStatus
-from clrun.terminal.console import mean_and_deviation, percent, say, titled
+from clrun.results.tables import is_missing
+from clrun.terminal.console import mean_and_deviation, percent, print_line, titled_table
 
 
 def runs_table(console: Console, runs: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Print one row a run: keys, average accuracy and forgetting in percent, status.
+    """Print one row per run: keys, average accuracy and forgetting in percent, status.
 
-    runs: rows with these columns; a key is shown as it stands, nan as nothing.
+    runs: rows of summary.csv, with the keys as text; nan is shown as nothing.
     """
-    table = titled("accuracy and forgetting in percent")
+    table = titled_table("accuracy and forgetting in percent")
     for name in [*keys, "average_accuracy", "forgetting", "status"]:
-        plain = name in keys or name == "status"
-        table.add_column(name, justify="left" if plain else "right", overflow="fold")
+        is_text = name in keys or name == "status"
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     for _, row in runs.iterrows():
         measured = [percent(row[name]) for name in ("average_accuracy", "forgetting")]
-        table.add_row(*(Text(plainly(row[key])) for key in keys), *measured, ended(row))
+        table.add_row(*(Text(key_text(row[key])) for key in keys), *measured, status_text(row))
     console.print(table)
 
 
-def ended(row: pd.Series) -> str:
-    """Such as "diverged at task 2 step 31"."""
+def status_text(row: pd.Series) -> str:
+    """Return the status of a run, such as "done" or "diverged at task 2 step 31"."""
     return f"diverged at {row['diverged_at']}" if row["status"] == RunStatus.DIVERGED else str(row["status"])
 
 
-def plainly(value: object) -> str:
-    return "" if pd.isna(value) else str(value)
+def key_text(value: object) -> str:
+    """Return the value of a key, which is text already; '' where the strategy does not take the key."""
+    return "" if is_missing(value) else str(value)
 
 
 def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str]) -> None:
     """Print one row for each combination of the varying keys other than the seed: runs, and mean ± standard deviation.
 
-    summaries: rows with those columns, `status` and the metrics. Diverged runs have no final accuracy: they are counted
-    apart.
+    summaries: rows of summary.csv. Diverged runs have no final accuracy: they are counted in a column of their own.
     """
     keys = [key for key in varying if key != "seed"] or ["strategy"]
-    table = titled("mean ± standard deviation in percent")
+    table = titled_table("mean ± standard deviation in percent")
     for name in [*keys, "runs", "diverged", "average accuracy", "forgetting", "learning accuracy"]:
         table.add_column(name.replace(" ", "\n"), justify="left" if name in keys else "right", overflow="fold")
     for values, rows in summaries.groupby(keys, sort=False, dropna=False):
         diverged = (rows["status"] == RunStatus.DIVERGED).sum()
         means = [mean_and_deviation(rows[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")]
-        table.add_row(*(Text(plainly(v)) for v in values), str(len(rows)), str(diverged) if diverged else "", *means)
+        table.add_row(*(Text(key_text(v)) for v in values), str(len(rows)), str(diverged) if diverged else "", *means)
     console.print(table)
 
 
 def best_by_validation(console: Console, summaries: pd.DataFrame, varying: Sequence[str]) -> None:
-    """Where several settings of a strategy were validated on one stream, say which one did best.
+    """Print, for each strategy of which several settings were validated on one stream, the setting with the highest
+    validation accuracy, averaged over the seeds.
 
-    Seeds are averaged over; a setting of which a run diverged is none to choose. Test accuracy chooses nothing.
+    A setting of which a run has diverged is left out. The test accuracy has no influence.
     """
     keys = [key for key in varying if key != "seed"]
     for _, rows in summaries.groupby(["stream", "strategy"], sort=False):
-        whole = rows.groupby(keys, sort=False, dropna=False).filter(
-            lambda group: (group["status"] == RunStatus.DONE).all()
-        )
-        settings = whole.groupby(keys, sort=False, dropna=False)["validation_accuracy"].agg(["mean", "size"]).dropna()
-        if len(settings) < 2:
-            continue
-        best = settings["mean"].idxmax()
-        values = dict(zip(keys, best if isinstance(best, tuple) else (best,), strict=True))
-        strategy, n = values["strategy"], int(settings.loc[best, "size"])
-        told = " ".join(f"{key}={plainly(v)}" for key, v in values.items() if key != "strategy" and plainly(v))
-        accuracy = percent(settings.loc[best, "mean"], " %")
-        say(console, f"highest validation accuracy of {strategy}: {told} ({accuracy}, n = {n})")
+        settings = validated_settings(rows, keys)
+        if len(settings) >= 2:
+            best = settings.iloc[int(settings["mean"].argmax())]
+            others = [key for key in keys if key != "strategy" and key_text(best[key])]
+            text = " ".join(f"{key}={key_text(best[key])}" for key in others)
+            accuracy = f"({percent(best['mean'], ' %')}, n = {best['size']})"
+            print_line(console, f"highest validation accuracy of {best['strategy']}: {text} {accuracy}")
+
+
+def validated_settings(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return a row per combination of the keys all of whose runs are done: the keys, and of the validation accuracy the
+    columns `mean` and `size` (the number of runs)."""
+    done = rows.groupby(list(keys), sort=False, dropna=False).filter(
+        lambda group: (group["status"] == RunStatus.DONE).all()
+    )
+    accuracies = done.groupby(list(keys), sort=False, dropna=False)["validation_accuracy"].agg(["mean", "size"])
+    return accuracies.dropna().reset_index()

@@ -46,13 +46,13 @@ def source(target: str) -> str:
 
 
 def texts(target: str) -> Iterator[str]:
-    """Yield the docstring of the module of a strategy, and that of its class."""
+    """Yield the docstring of the module of a strategy, and what its class says about its state."""
     tree = ast.parse((PACKAGE.parent / Path(source(target))).read_text(encoding="utf-8"))
     yield from_docstring(ast.get_docstring(tree) or "")
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    described = ast.get_docstring(classes[target.rpartition(".")[2]])
-    if described:
-        yield from_docstring(described)
+    summary, _, rest = (ast.get_docstring(classes[target.rpartition(".")[2]]) or "").partition("\n\n")
+    if rest or summary:
+        yield from_docstring(rest or summary)  # a first line that more follows repeats the name of the method
 
 
 def remarks(option: Strategy) -> Iterator[str]:

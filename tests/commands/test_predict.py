@@ -1,7 +1,6 @@
 """clrun-predict: the final network answers as it did when the run was measured."""
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clrun.commands import predict
+from clrun.commands import console, predict
 from clrun.results import plots
 from clrun.runs.train import train_run
 
@@ -17,14 +16,13 @@ SMALL = ("model.widths=[16]", "device=cpu", "iterations=30", "tasks=2", "keep_ch
 
 
 @pytest.fixture
-def told(monkeypatch, capsys):
-    """told(directory, "a.png") -> exit code, rows, standard error."""
+def answer(capsys):
+    """answer(directory, "a.png") -> exit code, rows, standard error."""
 
     def predicted(*arguments):
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["clrun-predict", *map(str, arguments)])
         with pytest.raises(SystemExit) as caught:
-            predict.main()
+            console.end_with(lambda _: predict.command(list(map(str, arguments))))
         out, err = capsys.readouterr()
         return caught.value.code, list(csv.DictReader(out.splitlines())), err
 
@@ -55,11 +53,11 @@ def saved(prepared, task: int, folder: Path) -> tuple[list[Path], list[str]]:
 
 
 @pytest.mark.parametrize("scenario, flags", [("class", []), ("domain", []), ("task", ["--task", "2"])])
-def test_it_answers_as_the_run_did(trained, told, tmp_path, scenario, flags):
+def test_it_answers_as_the_run_did(trained, answer, tmp_path, scenario, flags):
     """The share of right answers to the test pictures of task 2 is the run's accuracy on it."""
     prepared = trained(f"scenario={scenario}", "strategy=finetune")
     paths, classes = saved(prepared, 1, tmp_path / "pictures")
-    code, rows, err = told(prepared.directory, *paths, *flags)
+    code, rows, err = answer(prepared.directory, *paths, *flags)
     assert (code, err) == (0, "")
     assert [row["file"] for row in rows] == list(map(str, paths))
     right = np.mean([row["class"] == name for row, name in zip(rows, classes, strict=True)])
@@ -68,8 +66,8 @@ def test_it_answers_as_the_run_did(trained, told, tmp_path, scenario, flags):
     assert all(0 < float(row["probability"]) <= 1 for row in rows)
 
 
-def test_a_folder_that_is_no_run(told, tmp_path):
-    code, _, err = told(tmp_path, "a.png")
+def test_a_folder_that_is_no_run(answer, tmp_path):
+    code, _, err = answer(tmp_path, "a.png")
     assert code == 2 and "there is no config.yaml" in err and err.count("\n") == 1
 
 
@@ -84,22 +82,22 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("text", CONFIGS)
-def test_a_run_whose_config_is_damaged(told, tmp_path, text):
+def test_a_run_whose_config_is_damaged(answer, tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
-    code, rows, err = told(tmp_path, "a.png")
+    code, rows, err = answer(tmp_path, "a.png")
     assert (code, rows) == (2, []) and CONFIGS[text] in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
-def test_a_broken_picture(trained, told, tmp_path, content):
+def test_a_broken_picture(trained, answer, tmp_path, content):
     prepared = trained("scenario=class")
     if content is not None:
         (tmp_path / "a.png").write_bytes(content)
-    code, rows, err = told(prepared.directory, tmp_path / "a.png")
+    code, rows, err = answer(prepared.directory, tmp_path / "a.png")
     assert (code, rows) == (2, []) and "a.png" in err and err.count("\n") == 1
 
 
-def test_what_it_cannot_answer(trained, told, tmp_path):
+def test_what_it_cannot_answer(trained, answer, tmp_path):
     prepared = trained()
     picture = tmp_path / "a.png"
     Image.new("L", (30, 20)).save(picture)
@@ -108,21 +106,21 @@ def test_what_it_cannot_answer(trained, told, tmp_path):
         ([picture, "--task", "3"], "tasks 1 to 2"),
         ([tmp_path / "no.png", "--task", "1"], "no.png"),
     ]:
-        code, _, err = told(prepared.directory, *arguments)
+        code, _, err = answer(prepared.directory, *arguments)
         assert code == 2 and said in err and err.count("\n") == 1
     (prepared.directory / "checkpoint.safetensors").unlink()
-    code, _, err = told(prepared.directory, picture, "--task", "1")
+    code, _, err = answer(prepared.directory, picture, "--task", "1")
     assert code == 2 and "keep_checkpoint=true" in err
 
 
-def test_what_a_run_cannot_answer_with(trained, told, tmp_path):
+def test_what_a_run_cannot_answer_with(trained, answer, tmp_path):
     """No network, or a class that is not there."""
     picture = tmp_path / "a.png"
     Image.new("L", (30, 20)).save(picture)
     diverged = trained("strategy=finetune", "optimizer=sgd", "lr=1e30", "scenario=class").directory
-    assert "this run diverged" in told(diverged, picture)[2]
+    assert "this run diverged" in answer(diverged, picture)[2]
     config = diverged / "config.yaml"
     config.write_text(config.read_text().replace("strategy: finetune", "strategy: mine"))
-    assert "name your own folder with --config-dir" in told(diverged, picture)[2]
-    code, _, err = told(diverged, picture, "--config-dir", tmp_path / "nowhere")
+    assert "name your own folder with --config-dir" in answer(diverged, picture)[2]
+    code, _, err = answer(diverged, picture, "--config-dir", tmp_path / "nowhere")
     assert code == 2 and "there is no such folder" in err

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import live
 
-from clrun.commands import verify
+from clrun.commands import console, verify
 from clrun.commands.verify import Case, Finding
 from clrun.config.composition import compose
 from clrun.runs import prepare, train
@@ -70,20 +70,19 @@ def test_split_cifar10_takes_a_step(stack_of, strategy):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [(["77"], "there is no row 77"), ([], "type rows out of 1, 2"), (["1", "--seeds", "0"], "at least one"),
      (["1", "--set", "lambda=3"], "would change what is verified"), (["1", "--seeds", "x"], "invalid int value"),
      (["1", "--sed", "3"], "unrecognized arguments")],
 )  # fmt: skip
-def test_refusals(monkeypatch, capsys, arguments, said):
-    monkeypatch.setattr(sys, "argv", ["clrun-verify", *arguments])
+def test_refusals(capsys, arguments, reason):
     with pytest.raises(SystemExit) as end:
-        verify.main()
+        console.end_with(lambda _: verify.command(arguments, verify.rows()))
     assert end.value.code == 2
-    assert said in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
 
 
-def test_a_row_from_end_to_end(monkeypatch, capsys, tmp_path):
+def test_a_row_from_end_to_end(capsys, tmp_path):
     """A small row of our own on digits: trained, compared, printed; and again, without training."""
     base = ["strategy=finetune", "iterations=20", "model.widths=[8]"]
     near, far = (
@@ -92,12 +91,10 @@ def test_a_row_from_end_to_end(monkeypatch, capsys, tmp_path):
     )
     cases = {"near": near, "far": far}
     row = verify.Row(title="small", source="none", base=base, cases=cases)
-    monkeypatch.setattr(verify, "rows", lambda: {"1": row})
-    arguments = ["clrun-verify", "1", "--seeds", "2", "--set", f"outputs={tmp_path}", "device=cpu"]
+    arguments = ["1", "--seeds", "2", "--set", f"outputs={tmp_path}", "device=cpu"]
     for _ in range(2):
-        monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as end:
-            verify.main()
+            console.end_with(lambda _: verify.command(arguments, {"1": row}))
         assert end.value.code == 1
         out = capsys.readouterr().out
         assert "seed=range(2,4)" in out

@@ -14,11 +14,11 @@ from scipy import stats
 from clrun.commands import report
 from clrun.config import composition
 from clrun.report import figures, tables
-from clrun.report.compare import judged, verdict
+from clrun.report.compare import conclusion, verdict
+from clrun.report.intervals import Statistic, statistic, sufficient_n
 from clrun.report.rows import Row, heading, rows_of, streams
 from clrun.report.rows import table as report_table
-from clrun.report.runs import chance, completed, read, with_derived
-from clrun.report.statistics import Statistic, enough, statistic
+from clrun.report.runs import completed, guessing_accuracy, read, with_derived
 from clrun.results import plots
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.runs import prepare, train
@@ -282,7 +282,7 @@ def test_a_narrow_terminal_shows_every_cell(width):
     part = streams(ordered_rows())[0]
     made = tables.section(part, "average_accuracy", {"joint": 0.98, "chance": 0.5})
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
-    made.tell(console)
+    made.print(console)
     text = console.file.getvalue()
     assert max(len(line) for line in text.splitlines() if "minus" not in line) <= max(width, 80)
     assert "…" not in text
@@ -312,7 +312,7 @@ def ordered_rows() -> list[Row]:
     ],
 )
 def test_numbers_for_readers(measure, x, expected):
-    assert tables.mean_and_deviation(measure, statistic(pd.Series(x))) == expected
+    assert tables.statistic_text(measure, statistic(pd.Series(x))) == expected
 
 
 @pytest.mark.parametrize(
@@ -420,11 +420,11 @@ def test_too_few_pairs_are_said_to_be_too_few(clrun_report):
 
 def test_how_many_pairs_would_do():
     few = Statistic(3, 1.0, 2.0, -4.0, 6.0)
-    n = enough(few)
+    n = sufficient_n(few)
     half = [stats.t.ppf(0.975, m - 1) * 2.0 / np.sqrt(m) for m in (n - 1, n)]
-    assert half[1] < 1.0 <= half[0] and f"about {n} pairs" in judged(few)
+    assert half[1] < 1.0 <= half[0] and f"about {n} pairs" in conclusion(few)
     hopeless = Statistic(3, 0.001, 2.0, -4.0, 4.0)
-    assert enough(hopeless) is None and "more than 1000 pairs" in judged(hopeless)
+    assert sufficient_n(hopeless) is None and "more than 1000 pairs" in conclusion(hopeless)
 
 
 # ---------------------------------------------------------------- pictures
@@ -453,27 +453,29 @@ def test_pictures_of_real_runs(trained):
     report.command([str(trained)])
     names = {"first_task", "average_accuracy", "matrices", "accuracy_against_lambda", "accuracy_against_cost"}
     assert {path.stem for path in (trained / "report").iterdir()} == names | {"cost_over_tasks"}
-    drawn = figures.gathered(trained, rows_of(read(trained)))
-    assert drawn.lines["chance"] == 0.5 and set(drawn.lines) == {"joint", "finetune", "chance"}
-    (axes,) = figures.knob_picture(drawn, "lambda").axes
+    drawn = figures.figure_data(trained, rows_of(read(trained)))
+    assert drawn.references["chance"] == 0.5 and set(drawn.references) == {"joint", "finetune", "chance"}
+    (axes,) = figures.knob_figure(drawn, "lambda").axes
     curve = next(line for line in axes.lines if line.get_label() == "ewc")
     assert curve.get_xdata().tolist() == [0, 10, 1000] and axes.get_xscale() == "symlog"
     found = {row.keys["lambda"]: row["average_accuracy"].mean for row in drawn.rows if row.strategy == "ewc"}
     assert curve.get_ydata() == pytest.approx([100 * found[x] for x in (0, 10, 1000)])
-    levels = [line for line in axes.lines if figures.is_line(line.get_label())]
-    assert [line.get_ydata()[0] for line in levels] == pytest.approx([100 * value for value in drawn.lines.values()])
+    levels = [line for line in axes.lines if figures.is_reference(line.get_label())]
+    assert [line.get_ydata()[0] for line in levels] == pytest.approx(
+        [100 * value for value in drawn.references.values()]
+    )
 
 
 @pytest.mark.parametrize("chance, label, seen", [(0.5, "chance (50.0, below)", False), (0.93, "chance", True)])
 def test_guessing_does_not_press_the_curves_together(chance, label, seen):
     figure, axes = plots.canvas(4, 3)
     axes.plot([1, 2], [97, 99])
-    figures.draw_lines(axes, {"joint": 0.995, "finetune": 0.95, "chance": chance})
+    figures.draw_references(axes, {"joint": 0.995, "finetune": 0.95, "chance": chance})
     told = [line.get_label() for line in axes.lines[1:]]
     assert told == ["joint's level", "finetune's level", label]
     low, high = axes.get_ylim()
     assert low < 95 and high > 99.5 and (low < 100 * chance) == seen
-    assert figures.finished(figure, axes).legends[0].get_texts()[-1].get_text() == label
+    assert figures.finish(figure, axes).legends[0].get_texts()[-1].get_text() == label
 
 
 def test_several_streams_have_a_folder_each(trained, prepared_of):
@@ -484,16 +486,16 @@ def test_several_streams_have_a_folder_each(trained, prepared_of):
 
 
 def test_the_first_tasks_curve_is_the_mean_of_its_column(trained):
-    drawn = figures.gathered(trained, [row for row in rows_of(read(trained)) if len(row.done) == 2])
-    (axes,) = figures.curves_picture(drawn, "task_1", "accuracy of task 1", {}).axes
+    drawn = figures.figure_data(trained, [row for row in rows_of(read(trained)) if len(row.done) == 2])
+    (axes,) = figures.curves_figure(drawn, "task_1", "accuracy of task 1", {}).axes
     (matrices,) = drawn.matrices.values()
     expected = [100 * np.mean([m["task_1"][k] for m in matrices]) for k in range(1, 6)]
     assert axes.lines[0].get_ydata() == pytest.approx(expected) and len(axes.collections) == 1
 
 
 def test_the_cost_over_the_tasks_is_what_the_tables_add_up_to(trained):
-    drawn = figures.gathered(trained, rows_of(read(trained)))
-    (axes,) = figures.cost_over_tasks_picture(drawn).axes
+    drawn = figures.figure_data(trained, rows_of(read(trained)))
+    (axes,) = figures.cost_over_tasks_figure(drawn).axes
     (row,) = [row for row in drawn.rows if len(row.done) == 2]
     curve = next(line for line in axes.lines if line.get_label() == row.label)
     tables = [pd.read_csv(next(trained.glob(f"runs/*/*-{run}/costs.csv"))) for run in row.done["run"]]
@@ -517,9 +519,11 @@ def test_everything_lies_on_the_canvas(many, trained, tmp_path):
     """Legends and titles too, of many rows with long labels."""
     few, more = rows_of(read(trained)), rows_of(many)
     said = {"x": "y" * 60}
-    long = [Row(r.stream, r.group, r.keys | said, r.told, [*r.own, "x"], r.runs.assign(**said)) for r in few]
+    long = [
+        Row(r.stream, r.group, r.keys | said, r.stream_keys, [*r.label_keys, "x"], r.runs.assign(**said)) for r in few
+    ]
     for rows, folder in ((few, trained), (long, trained), (more, tmp_path)):
-        for name, figure in figures.pictures(figures.gathered(folder, rows)).items():
+        for name, figure in figures.figures(figures.figure_data(folder, rows)).items():
             figure.savefig(io.BytesIO())
             whole = figure.bbox
             for part in [*figure.legends, *(a for a in figure.axes if a.get_visible()), figure._suptitle]:
@@ -529,9 +533,9 @@ def test_everything_lies_on_the_canvas(many, trained, tmp_path):
 
 
 def test_rows_that_are_too_many_are_said_to_be_left_out(many, tmp_path):
-    drawn = figures.gathered(tmp_path, rows_of(many))
+    drawn = figures.figure_data(tmp_path, rows_of(many))
     assert len(drawn.rows) == figures.CURVES == 21 and "the first 21 of 32 rows" in drawn.title
-    looks = [(look["color"], look["linestyle"]) for look in drawn.looks.values()]
+    looks = [(look["color"], look["linestyle"]) for look in drawn.styles.values()]
     assert len(set(looks)) == len(looks)
 
 
@@ -550,4 +554,4 @@ def test_rows_that_are_too_many_are_said_to_be_left_out(many, tmp_path):
 def test_chance_is_what_the_run_itself_says(prepared_of, tmp_path, options, expected):
     prepared = prepared_of("iterations=1", "model.widths=[4]", "device=cpu", "strategy=finetune", *options)
     train.train_run(prepared, quiet=True)
-    assert chance(prepared.directory) == pytest.approx(prepared.chance) == pytest.approx(expected)
+    assert guessing_accuracy(prepared.directory) == pytest.approx(prepared.chance) == pytest.approx(expected)

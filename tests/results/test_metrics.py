@@ -235,3 +235,18 @@ def test_continual_evaluation_against_a_loop(accuracy, data):
     total = accuracy[-1, -1] / tasks + (minimum * (tasks - 1) / tasks if worst else 0)
     expected = [minimum, total, sum(drops) / len(drops) if drops else NAN]
     same(list(metrics.continual_metrics(accuracy, curve(*rows)).values()), expected)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "joint", "finetune", "share"),
+    [
+        (0.7, 0.9, 0.5, 0.5),
+        (0.4, 0.9, 0.5, -0.25),
+        (0.7, 0.5, 0.5, NAN),
+        (0.7, 0.4, 0.5, NAN),
+        (NAN, 0.9, 0.5, NAN),
+        (0.7, NAN, 0.5, NAN),
+    ],
+)
+def test_gap_closed(accuracy, joint, finetune, share):
+    assert metrics.gap_closed(accuracy, finetune, gap=joint - finetune) == pytest.approx(share, nan_ok=True)

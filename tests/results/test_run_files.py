@@ -20,7 +20,7 @@ from clrun.runs import train
 from clrun.system import machine
 from clrun.system.errors import UsageError
 from clrun.terminal import run_tables, sweep_tables
-from clrun.terminal.console import make_console, say
+from clrun.terminal.console import make_console, print_line
 from clrun.terminal.progress import TerminalProgress
 
 # As the contract writes them
@@ -412,7 +412,7 @@ def test_make_console_in_a_pipe_is_wide(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     console = make_console()
-    say(console, "[red]" + "x" * 300)
+    print_line(console, "[red]" + "x" * 300)
     assert console.width == 240
     assert sys.stdout.getvalue() == "[red]" + "x" * 300 + "\n"
 
@@ -453,21 +453,6 @@ def test_reference_lines(tmp_path):
     assert "47 % of the gap between finetune and joint closed" in text
     assert "finetune 50.0 %" in format_value(joint.directory, tmp_path)
     assert "gap" not in format_value(joint.directory, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "joint", "finetune", "share"),
-    [
-        (0.7, 0.9, 0.5, 0.5),
-        (0.4, 0.9, 0.5, -0.25),
-        (0.7, 0.5, 0.5, None),
-        (0.7, 0.4, 0.5, None),
-        (float("nan"), 0.9, 0.5, None),
-        (0.7, float("nan"), 0.5, None),
-    ],
-)
-def test_gap_closed(accuracy, joint, finetune, share):
-    assert run_tables.gap_closed(accuracy, joint, finetune) == pytest.approx(share)
 
 
 def test_show_a_torn_results_file(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from interrupting import InterruptingProgress
-from test_full_disks_and_signals import SMALL, files, quick, tables, uninterrupted  # noqa: F401 (quick is a fixture)
+from test_full_disks_and_signals import SMALL, files, tables, uninterrupted
 
 from clrun.runs import train
 from clrun.system import locks
