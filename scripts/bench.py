@@ -3,7 +3,7 @@
     python scripts/bench.py                           # the floor and clrun: about 8 minutes on an idle machine
     python scripts/bench.py --peers                   # with Avalanche and CLArena, installed when first asked for
     python scripts/bench.py --only W1,W3 --rounds 3
-    python scripts/bench.py --table                   # docs/performance.md from the CSVs beside it
+    python scripts/bench.py --table                   # docs/results/performance.md from the CSVs beside it
 
 Every contender is a process of one thread. A round asks each of them for the same run, with a seed of the round; rounds
 start with another contender in turn. Times are CPU seconds of the process (and wall seconds), a phase at a time.
@@ -30,7 +30,7 @@ from benchmark.workloads import SINGLE, WIDTHS, of_width
 from clrun.system.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "results"
 Part = tuple[str, Callable[[], Iterator[Row]]]
 NAMES = (*SINGLE, "W4", "W6", "start-up", "fisher", "stack")
 
@@ -47,7 +47,7 @@ def arguments(line: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     flags.add_argument("--peer-env", type=Path, default=peers.default_folder(), help="the folder of their environments")
     flags.add_argument("--data-dir", help="the folder with MNIST in it (default: clrun's)")
-    flags.add_argument("--csv", type=Path, help="default: docs/performance_<device>.csv")
+    flags.add_argument("--csv", type=Path, help="default: docs/results/performance_<device>.csv")
     flags.add_argument("--table", action="store_true", help="measure nothing; enter the CSVs into --page")
     flags.add_argument("--page", type=Path, default=DOCS / "performance.md")
     asked = flags.parse_args(line)

@@ -1,10 +1,11 @@
-"""What the console scripts share: how a command ends, its exit code, and how a mistake is reported."""
+"""What the console scripts share: their exit codes, and how a mistake or a crash is reported."""
 
 import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from clrun.system.errors import RunsFailed, UsageError
@@ -13,32 +14,45 @@ from clrun.system.signals import graceful_termination
 
 
 def end_with(action: Callable[[bool], Any]) -> NoReturn:
-    """Do what a console script does, told whether the user wants tracebacks, and exit with its code."""
+    """Run a console script's action and exit with its code.
+
+    The action gets whether the user wants tracebacks, which HYDRA_FULL_ERROR=1 asks for.
+    """
     relax_gc()
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit 1 on
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        with graceful_termination():
-            sys.exit(answer(lambda: action(before == "1"), before == "1"))
+        with hydra_errors_raised(), graceful_termination():
+            sys.exit(answer(lambda: action(wants_trace), wants_trace))
     except SystemExit as end:
         if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
             complain("terminated; the same command again continues.")
         raise
+
+
+@contextmanager
+def hydra_errors_raised() -> Iterator[None]:
+    """Set HYDRA_FULL_ERROR meanwhile, a patch of the environment: without it, Hydra prints its errors and exits."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
     finally:
-        os.environ.pop("HYDRA_FULL_ERROR") if before is None else os.environ.update(HYDRA_FULL_ERROR=before)
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def answer(action: Callable[[], Any], wants_trace: bool) -> int:
-    """Do it, say what went wrong, and return the exit code."""
+    """Run an action, print what went wrong to standard error, and return the exit code."""
     try:
         action()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is to end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
         complain("interrupted; the same command again continues.")
         return 130
-    except (
-        BrokenPipeError
-    ):  # `clrun --help | head`: the reader has left, and Python must not flush into the pipe at exit
+    except BrokenPipeError:
+        # `clrun --help | head` closes the pipe, into which Python would flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RunsFailed as error:
@@ -54,18 +68,18 @@ def answer(action: Callable[[], Any], wants_trace: bool) -> int:
 
 
 def exit_unless_done(code: int) -> None:
-    """From within Hydra, which would print an exception of the job before it raises it."""
+    """Exit with a code other than 0, from within Hydra, which would print an exception of the job."""
     if code:
         sys.exit(code)
 
 
 def complain(paragraph: str) -> None:
-    """To standard error, as it is."""
+    """Print a paragraph to standard error."""
     print(f"clrun: {paragraph}", file=sys.stderr)
 
 
 def print_traceback() -> None:
-    """Of the exception being handled, without Hydra's frames."""
+    """Print the traceback of the exception that is being handled, without Hydra's frames."""
     import hydra
     from rich.console import Console
 
@@ -73,7 +87,7 @@ def print_traceback() -> None:
 
 
 def mistake(error: Exception) -> str | None:
-    """The paragraph for a mistake of the user's; None for a crash."""
+    """Return the paragraph that explains a mistake of the user's; None for a crash."""
     if isinstance(error, UsageError):
         return str(error)
     if "hydra" not in sys.modules:
@@ -94,11 +108,15 @@ def mistake(error: Exception) -> str | None:
 
 
 class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; type {self.prog} --help.")
 
 
 class KeyParser(Parser):
+    """A parser of keys and flags."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(
             f"{message}; a key is typed without dashes, as in lambda=400 (clrun --help lists flags and keys)."

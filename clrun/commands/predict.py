@@ -1,8 +1,8 @@
-"""`clrun-predict RUN_DIR PICTURE ...`: what the final network of a run takes pictures for.
+"""The command `clrun-predict RUN_DIR PICTURE ...`: the final network of a run classifies pictures.
 
-The run must have kept its checkpoint (keep_checkpoint=true). Its data set is read again: the checkpoint belongs to that
-data, and the tasks are dealt from it. Prints a CSV: file, class, probability (softmax over the outputs that may
-answer).
+The run must have kept its checkpoint (keep_checkpoint=true). Its data set is read again, because the checkpoint belongs
+to that data and the tasks are made from it. The output is a CSV: file, class, probability (softmax over the outputs
+that may answer).
 """
 
 import argparse
@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clrun.commands import console
-from clrun.config import catalog
+from clrun.config.catalog import GROUPS, parse, with_folder
 from clrun.config.check import check
 from clrun.config.settings import Settings
 from clrun.system.errors import UsageError
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
 
 
-def main() -> None:
-    """The console script."""
-    console.end_with(lambda _: conclude(parser().parse_args()))
+def main() -> NoReturn:
+    """Run the console script `clrun-predict`."""
+    console.end_with(lambda _: command(sys.argv[1:]))
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     flags = console.Parser(
         prog="clrun-predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,10 +44,11 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def conclude(asked: argparse.Namespace) -> None:
-    """Print the answers. UsageError: nothing to answer with, or no pictures."""
+def command(arguments: Sequence[str]) -> None:
+    """Print the class of every picture. Raise UsageError if there is no network, or a file is no picture."""
+    asked = parser().parse_args(list(arguments))
     settings = settings_of(asked.run, asked.config_dir, asked.data_dir)
-    from clrun.runs import prepare  # torch, from here on
+    from clrun.runs import prepare  # torch is imported from here on
 
     prepared = prepare.prepare(settings)
     task = chosen_task(prepared, asked.task)
@@ -57,41 +59,44 @@ def conclude(asked: argparse.Namespace) -> None:
 
 
 def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) -> Settings:
-    """The settings of the run in a directory, from its config.yaml. Raises UsageError."""
+    """Return the settings of the run in a directory, from its config.yaml. Raise UsageError if they cannot be used."""
     from omegaconf import OmegaConf
 
-    said = said_by(directory)
-    known = catalog.with_folder(config_dir)
-    if said["strategy"] not in known.options["strategy"]:
+    config = config_of(directory)
+    catalog = with_folder(config_dir)
+    if config["strategy"] not in catalog.options["strategy"]:
         raise UsageError(
-            f"{directory}: strategy={said['strategy']} is none of clrun's; name your own folder with --config-dir."
+            f"{directory}: strategy={config['strategy']} is none of clrun's; name your own folder with --config-dir."
         )
-    said.pop("source", None)
-    said |= {"strategy": {"name": said["strategy"]}, "device": "auto", "data_dir": data_dir or said["data_dir"]}
-    if data_dir is not None and "root" in said["dataset"]:
-        said["dataset"]["root"] = data_dir
-    for group in catalog.GROUPS:
-        said[group].pop("source", None)  # found again in what is there now
-        said[group] = known.stated.get(f"{group}/{said[group]['name']}", {}) | said[group]
-    return check(OmegaConf.create(said | {"knobs": known.stated["knobs"]}), known=known)
+    config.pop("source", None)
+    config |= {"strategy": {"name": config["strategy"]}, "device": "auto", "data_dir": data_dir or config["data_dir"]}
+    if data_dir is not None and "root" in config["dataset"]:
+        config["dataset"]["root"] = data_dir
+    for group in GROUPS:
+        config[group].pop("source", None)  # it is read from the code that is there now
+        config[group] = catalog.stated.get(f"{group}/{config[group]['name']}", {}) | config[group]
+    return check(OmegaConf.create(config | {"knobs": catalog.stated["knobs"]}), known=catalog)
 
 
-def said_by(directory: Path) -> dict[str, Any]:
-    """What the config.yaml of a run says. Raises UsageError."""
+def config_of(directory: Path) -> dict[str, Any]:
+    """Return the content of a run's config.yaml. Raise UsageError if there is none, or if it is not that of a run."""
     path = directory / "config.yaml"
     if not path.is_file():
         raise UsageError(f"{directory} is not the directory of a run: there is no config.yaml in it.")
-    said = catalog.parse(path)
-    groups = [group for group in catalog.GROUPS if group != "strategy"]
-    wrong = [group for group in groups if not isinstance(said.get(group), dict) or "name" not in said[group]]
-    wrong += [key for key in ("strategy", "data_dir") if key not in said]
-    if wrong:
-        raise UsageError(f"{path} does not say what a run's does ({wrong[0]} is not there); was it written by clrun?")
-    return said
+    config = parse(path)
+    groups = [group for group in GROUPS if group != "strategy"]
+    missing = [group for group in groups if not isinstance(config.get(group), dict) or "name" not in config[group]]
+    missing += [key for key in ("strategy", "data_dir") if key not in config]
+    if missing:
+        raise UsageError(f"{path} does not say what a run's does ({missing[0]} is not there); was it written by clrun?")
+    return config
 
 
 def chosen_task(prepared: "Prepared", asked: int | None) -> int:
-    """The number of the task, from 0. UsageError if there is none such, or if it matters and was not said."""
+    """Return the number of the task, from 0.
+
+    Raise UsageError if there is no such task, or if the answer depends on the task and none was typed.
+    """
     settings, tasks = prepared.settings, len(prepared.stream.test)
     if asked is not None and not 1 <= asked <= tasks:
         raise UsageError(f"--task {asked}: the run has tasks 1 to {tasks}.")
@@ -105,19 +110,19 @@ def chosen_task(prepared: "Prepared", asked: int | None) -> int:
 
 
 def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: int) -> list[tuple[str, float]]:
-    """(class, probability) of every picture. Raises UsageError."""
+    """Return (class, probability) of every picture. Raise UsageError."""
     import torch
 
     from clrun.engine.evaluation import deployed_logits
     from clrun.runs import autosave
     from clrun.runs.build import build
 
-    saved = kept(prepared, directory)
+    saved = final_checkpoint(prepared, directory)
     stack = build([prepared])
     state = autosave.restore_run(stack, [saved])
     data, device = stack.strategy.data, stack.device
     x = pictures(paths, tuple(data.images.shape[1:]), prepared.settings["dataset.pad"])
-    # the pictures take the place of the data set's: picture i in task t is row i + n * t
+    # the pictures take the place of the data set's images: picture i in task t is row i + n * t
     data = replace(data, images=x.to(device), labels=torch.zeros(len(x), dtype=torch.long, device=device))
     rows = torch.arange(len(x), device=device) + len(x) * task
     seen = torch.tensor(data.tasks - 1, device=device)
@@ -126,19 +131,18 @@ def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: 
     return [(prepared.stream.names[o], p) for o, p in zip(output.tolist(), probability.tolist(), strict=True)]
 
 
-def kept(prepared: "Prepared", directory: Path) -> "Checkpoint":
-    """The checkpoint of a finished run. Raises UsageError."""
+def final_checkpoint(prepared: "Prepared", directory: Path) -> "Checkpoint":
+    """Return the checkpoint of a finished run. Raise UsageError if there is none, or if the run diverged."""
     from clrun.results import run_files
+    from clrun.results.outcome import RunStatus
     from clrun.runs import checkpoint
 
     try:
         saved = checkpoint.read(directory, prepared.id)
     except checkpoint.InvalidCheckpoint as error:
         raise UsageError(f"{directory / checkpoint.NAME} cannot be used: {error}.") from None
-    if (
-        run_files.finished(directory)
-        and run_files.read_summary(directory / "summary.csv").at[0, "status"] == "diverged"
-    ):
+    finished = run_files.finished(directory)
+    if finished and run_files.read_summary(directory / "summary.csv").at[0, "status"] == RunStatus.DIVERGED:
         raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
     if saved is None or saved.position.stage < len(prepared.stream.train):
         raise UsageError(
@@ -148,7 +152,11 @@ def kept(prepared: "Prepared", directory: Path) -> "Checkpoint":
 
 
 def pictures(paths: Sequence[str], shape: tuple[int, ...], pad: int) -> "Tensor":
-    """(N, C, H, W) uint8: resized, cropped, grey where the data is, padded as the data is. Raises UsageError."""
+    """Return pictures of the data set's shape (C, H, W) as (N, C, H, W) uint8.
+
+    They are resized, cropped and padded as the data set's images are, and grey where those are. Raise UsageError for a
+    file that is no picture, and where images are not square.
+    """
     import numpy as np
     import torch
     from PIL import Image

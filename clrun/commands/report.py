@@ -23,26 +23,27 @@ from clrun.terminal.console import make_console
 
 
 def cli() -> NoReturn:
-    """The console script."""
+    """Run the console script `clrun-report`."""
     end_with(lambda _: command(sys.argv[1:]))
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="clrun-report", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what clrun's outputs= named")
-    parser.add_argument("--sort", default="average_accuracy", metavar="NAME", help="a measure or a key")
-    parser.add_argument("--reverse", action="store_true", help="the other way round")
-    parser.add_argument("--measure", default="average_accuracy", metavar="NAME", help="which to show in full")
-    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
-    parser.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
-    parser.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
-    parser.add_argument("--no-pictures", action="store_true", help="tables alone")
-    return parser.parse_args(list(arguments))
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    flags = Parser(prog="clrun-report", description=__doc__, allow_abbrev=False)
+    flags.formatter_class = argparse.RawDescriptionHelpFormatter
+    flags.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what clrun's outputs= named")
+    flags.add_argument("--sort", default="average_accuracy", metavar="NAME", help="a measure or a key")
+    flags.add_argument("--reverse", action="store_true", help="the other way round")
+    flags.add_argument("--measure", default="average_accuracy", metavar="NAME", help="which to show in full")
+    flags.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
+    flags.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
+    flags.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
+    flags.add_argument("--no-pictures", action="store_true", help="tables alone")
+    return flags
 
 
 def amount(typed: str) -> float:
-    """A finite number, at least 0."""
+    """Return a typed number. Raise ValueError unless it is finite and at least 0."""
     value = float(typed)
     if not 0 <= value < float("inf"):
         raise ValueError(typed)
@@ -50,30 +51,31 @@ def amount(typed: str) -> float:
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Write report.csv, report.md, report.tex and pictures into the folder, and print the tables."""
-    asked = parsed(arguments)
+    """Write report.csv, report.md, report.tex and figures into the folder, and print the tables."""
+    asked = parser().parse_args(list(arguments))
     if asked.measure not in MEASURES:
         raise UsageError(f"--measure {asked.measure}: there are {', '.join(MEASURES)}.")
     runs = read(asked.folder, asked.grams_per_kwh, asked.price_per_hour)
     rows = ordered(rows_of(runs), asked.sort, asked.reverse)
     if asked.compare:
-        print(compared(rows, *asked.compare, asked.measure))
+        first, second = asked.compare
+        print(compared(rows, first, second, asked.measure))
         return
     run_files.write_table(asked.folder / "report.csv", table(rows))
     write_readable(asked.folder, rows, asked.measure)
     if not asked.no_pictures:
-        from clrun.report import figures
+        from clrun.report import figures  # Matplotlib
 
         figures.draw(asked.folder, rows)
     print(f"Written: {asked.folder / 'report.csv'}, .md, .tex" + (", report/" if not asked.no_pictures else ""))
 
 
 def write_readable(folder: Path, rows: Sequence[Row], measure: str) -> None:
-    """report.md, report.tex and the terminal: a section a stream."""
+    """Write report.md and report.tex and print them, with a section for each stream."""
     sections = [section(part, measure, references(folder, part)) for part in streams(rows)]
-    atomic_files.write_text(folder / "report.md", "\n\n".join(one.markdown() for one in sections) + "\n")
-    atomic_files.write_text(folder / "report.tex", "\n\n".join(one.latex() for one in sections) + "\n")
+    atomic_files.write_text(folder / "report.md", "\n\n".join(part.markdown() for part in sections) + "\n")
+    atomic_files.write_text(folder / "report.tex", "\n\n".join(part.latex() for part in sections) + "\n")
     console = make_console()
-    for one in sections:
-        one.print(console)
+    for part in sections:
+        part.print(console)
         console.print()

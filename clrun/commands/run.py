@@ -1,7 +1,7 @@
-"""`clrun key=value ...`: Hydra composes, the configuration is checked, and a mistake is one paragraph and exit code 2.
+"""The command `clrun key=value ...`: Hydra composes the settings, clrun checks them, and the run is trained.
 
 Exit codes: 0 done, 1 a run crashed, 2 the user's mistake, 129 hung up, 130 interrupted, 143 terminated.
-Hydra, torch and pandas are imported only where they are needed: help, mistakes and Tab completion answer without torch.
+Hydra, torch and pandas are imported where they are needed, since help, mistakes and Tab completion need no torch.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def cli() -> NoReturn:
-    """The console script."""
+    """Run the console script `clrun`."""
     end_with(lambda wants_trace: command(sys.argv[1:], wants_trace))
 
 
@@ -33,7 +33,7 @@ def cli() -> NoReturn:
 
 
 def parser() -> KeyParser:
-    """Those of Hydra's flags (hydra.cc, "Hydra's command line flags") that make sense here."""
+    """Return the parser of clrun's flags: those of Hydra's (hydra.cc, "Hydra's command line flags") that apply here."""
     flags = KeyParser(prog="clrun", add_help=False, allow_abbrev=False)
     for short, long in {"-h": "--help", "-r": "--run", "-m": "--multirun", "-sc": "--shell-completion"}.items():
         flags.add_argument(short, long, action="store_true")
@@ -42,37 +42,43 @@ def parser() -> KeyParser:
     flags.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
     flags.add_argument("-p", "--package")
     flags.add_argument("-cd", "--config-dir")
-    told = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
-    flags.add_argument("-i", "--info", nargs="?", const="all", choices=told)
+    parts = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+    flags.add_argument("-i", "--info", nargs="?", const="all", choices=parts)
     flags.add_argument("overrides", nargs="*")
     return flags
 
 
 def command(arguments: Sequence[str], wants_trace: bool = False) -> None:
-    """Do what the arguments say."""
+    """Do what the arguments ask for. wants_trace: whether a mistake of the user's is shown with its traceback."""
     asked = parser().parse_intermixed_args(arguments)
     if asked.version:
         from clrun import __version__
 
         print(f"clrun {__version__}")
         return
-    known = catalogue(asked)
+    catalog = catalog_of(asked)
     if asked.help:
         from clrun.config import help
 
-        help.show(known)
+        help.show(catalog)
         return
     refuse_together(asked)
     if not (asked.shell_completion or asked.hydra_help):
         from clrun.config import overrides
 
-        overrides.refuse(asked.overrides, asked.multirun, known)
-    with hydra_arguments(asked) as flags, replaced_arguments(flags):
-        compose(known, lambda cfg: exit_unless_done(answer(lambda: single(cfg), wants_trace)))
+        overrides.refuse(asked.overrides, asked.multirun, catalog)
+    from clrun.config.composition import run_with_hydra
+
+    if may_sweep(asked):
+        from clrun.sweep import launcher
+
+        launcher.register()
+    with hydra_arguments(asked) as arguments:
+        run_with_hydra(catalog, arguments, lambda cfg: exit_unless_done(answer(lambda: single(cfg), wants_trace)))
 
 
 def refuse_together(asked: argparse.Namespace) -> None:
-    """Flags of which one excludes another."""
+    """Raise UsageError for flags that exclude each other."""
     shows = [f"--{flag}" for flag in ("cfg", "info") if getattr(asked, flag) is not None]
     if asked.multirun and (shows or asked.resolve):
         flag = (shows or ["--resolve"])[0]
@@ -83,80 +89,67 @@ def refuse_together(asked: argparse.Namespace) -> None:
         raise UsageError("--resolve belongs to --cfg; type --cfg job --resolve.")
 
 
-def catalogue(asked: argparse.Namespace) -> "Catalog":
-    """Ours and that of the user's --config-dir, which completion finds in the line being completed."""
+def catalog_of(asked: argparse.Namespace) -> "Catalog":
+    """Return the catalogue of clrun's folder and --config-dir, which completion reads from the line to complete."""
     from clrun.config import catalog
 
     if asked.shell_completion and asked.config_dir is None:
-        asked.config_dir = config_dir_in(os.environ.get("COMP_LINE", ""))
+        asked.config_dir = config_dir_of(os.environ.get("COMP_LINE", ""))
     if asked.config_dir is not None:
-        asked.config_dir = os.path.expanduser(asked.config_dir)  # Hydra knows no ~
+        asked.config_dir = os.path.expanduser(asked.config_dir)  # Hydra does not expand ~
     return catalog.with_folder(asked.config_dir)
 
 
-def config_dir_in(line: str) -> str | None:
-    """The --config-dir of a command line that may be unfinished."""
+def config_dir_of(line: str) -> str | None:
+    """Return the --config-dir of a command line that may be unfinished; None if there is none."""
     try:
         return parser().parse_known_intermixed_args(shlex.split(line)[1:])[0].config_dir
     except (ValueError, UsageError):  # a quote or a flag is still open
         return None
 
 
+def sweeps(asked: argparse.Namespace) -> bool:
+    """Return whether the command line asks for a sweep."""
+    return asked.multirun or any(text.startswith("hydra.mode=") for text in asked.overrides)
+
+
+def may_sweep(asked: argparse.Namespace) -> bool:
+    """Return whether Hydra may need clrun's launcher: for a sweep, even one that a user's yaml asks for, or to list it.
+
+    A single run does not import the launcher.
+    """
+    hydra_keys = any(text.lstrip("+~").startswith("hydra") for text in asked.overrides)
+    return bool(asked.multirun or hydra_keys or asked.config_dir or asked.info or asked.hydra_help)
+
+
 @contextmanager
 def hydra_arguments(asked: argparse.Namespace) -> Iterator[list[str]]:
-    """What Hydra is told: the flags, then the overrides, and for a sweep a folder to drop its multirun.yaml into."""
+    """Yield Hydra's command line: flags and overrides, and for a sweep a temporary folder for its multirun.yaml."""
     switches = ("hydra_help", "run", "multirun", "resolve", "shell_completion")
     flags = [f"--{name.replace('_', '-')}" for name in switches if getattr(asked, name)]
     for name in ("cfg", "package", "info", "config_dir"):
         flags += [f"--{name.replace('_', '-')}={getattr(asked, name)}"] if getattr(asked, name) is not None else []
     with tempfile.TemporaryDirectory(prefix="clrun-") as folder:
-        sweeps = asked.multirun or any(text.startswith("hydra.mode=") for text in asked.overrides)
-        yield [*flags, *asked.overrides, *([f'hydra.sweep.dir="{folder}"'] if sweeps else [])]
-
-
-@contextmanager
-def replaced_arguments(arguments: Sequence[str]) -> Iterator[None]:
-    """hydra.main reads sys.argv."""
-    before = sys.argv
-    sys.argv = [before[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def compose(known: "Catalog", run: Callable[["DictConfig"], None]) -> None:
-    """Give everything to Hydra, which calls `run` for a single run and our launcher for a sweep."""
-    import hydra
-    from hydra.core.config_store import ConfigStore
-
-    from clrun.sweep import launcher
-    from clrun.system.paths import CONF
-
-    launcher.register()
-    ConfigStore.instance().store(name="knobs", node=known.nulls())
-    # 1.3 wants to be told that its newest behaviour is meant; 1.4 warns of being told anything
-    options = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
-    hydra.main(config_path=str(CONF), config_name="config", **options)(run)()
+        yield [*flags, *asked.overrides, *([f'hydra.sweep.dir="{folder}"'] if sweeps(asked) else [])]
 
 
 # ---------------------------------------------------------------- one run
 
 
 def single(cfg: "DictConfig") -> None:
-    """Check, train if it is not finished, and show."""
+    """Check a composed configuration, train its run if it is not finished, and print its tables."""
     from clrun.config.check import check
     from clrun.config.composition import composed_from
 
-    known, typed = composed_from()
-    settings = check(cfg, known=known, typed=typed)
+    catalog, typed = composed_from()
+    settings = check(cfg, known=catalog, typed=typed)
 
-    # What can be refused without torch has been refused.
+    # What can be refused without torch has been refused; it is imported from here on.
     from clrun.results import run_files
     from clrun.runs import prepare, show
     from clrun.sweep import cluster
 
-    where = cluster.of([cfg], known)
+    where = cluster.of([cfg], catalog)
     prepared = prepare.prepare(settings)
     if prepared.finished and not settings["rerun"]:
         device = run_files.summary_of(prepared.directory)["device"]
@@ -169,7 +162,7 @@ def single(cfg: "DictConfig") -> None:
 
 
 def train_here_or_on_cluster(prepared: "Prepared", where: "Cluster | None") -> None:
-    """Train one run, here or as a job; a crash says where it is written."""
+    """Train one run, here or as a job of a cluster; the error of a crash names the file that describes it."""
     from clrun.runs import train
     from clrun.sweep import cluster
 

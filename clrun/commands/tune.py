@@ -1,6 +1,6 @@
-"""`clrun-tune key=value ... 'key=interval(1,9)' trials=30`: what a search is asked, and what is wrong with that.
+"""The command `clrun-tune key=value ... 'key=interval(1,9)' trials=30`, which searches for the best values of keys.
 
-The search itself is clrun/search.py, what may be searched clrun/space.py.
+The search itself is in clrun/tune/search.py, what may be searched in clrun/tune/space.py.
 """
 
 import argparse
@@ -12,14 +12,13 @@ from typing import NoReturn
 from clrun.commands import console
 from clrun.config import catalog
 from clrun.system.errors import UsageError
-from clrun.tune.question import HELD_OUT, OWN, read
+from clrun.tune.question import SEARCH_KEYS, VALIDATION, read
 
 EXAMPLES = {
     "clrun-tune strategy=ewc 'lambda=log(1,1e6)' trials=30": "one knob, drawn evenly in its logarithm",
     "clrun-tune strategy=si 'c=log(1e-3,10)' 'lr=log(1e-4,1e-2)' seeds=3 tune_tasks=3": "two, on the first three tasks",
     "clrun-tune 'strategy=ewc,mas' 'lambda=1,10,100' scenario=domain": "a list is tried from end to end",
 }
-
 
 GRAMMAR = {
     "KEY=VALUE": "as clrun takes it; part of every trial",
@@ -30,12 +29,12 @@ GRAMMAR = {
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the console script `clrun-tune`."""
     console.end_with(lambda _: command(sys.argv[1:]))
 
 
 def command(arguments: Sequence[str]) -> None:
-    """Do what the arguments say."""
+    """Do what the arguments ask for."""
     asked = parser().parse_intermixed_args(arguments)
     if asked.help:
         show_help()
@@ -45,22 +44,23 @@ def command(arguments: Sequence[str]) -> None:
             "clrun-tune searches with optuna, which is not installed here; type pip install 'clrun[tune]'."
         )
     question = read(asked, catalog.with_folder(asked.config_dir))
-    from clrun.tune.search import searching
+    from clrun.tune.search import searching  # once nothing of the question can be refused any more
 
     with searching(question) as search:
         search.run()
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     flags = console.KeyParser(prog="clrun-tune", add_help=False, allow_abbrev=False)
     flags.add_argument("-h", "--help", action="store_true")
     flags.add_argument("-cd", "--config-dir")
     flags.add_argument("overrides", nargs="*")
-    flags.set_defaults(shell_completion=False)
     return flags
 
 
 def show_help() -> None:
+    """Print the help of clrun-tune."""
     from rich.console import Console
 
     from clrun.config import help
@@ -70,14 +70,11 @@ def show_help() -> None:
     console.print("A search by validation accuracy: [bold]clrun-tune key=value ... 'key=interval(low,high)'[/bold]\n")
     help.section(console, "Examples", EXAMPLES)
     help.section(console, "What is typed", GRAMMAR)
-    help.section(console, "Keys of a search", dict(help.statement(*item) for item in OWN.items()))
+    help.section(console, "Keys of a search", dict(help.key_line(*item) for item in SEARCH_KEYS.items()))
     console.print(
-        f"All other keys are clrun's (clrun --help). validation is {HELD_OUT} unless typed. The same command again "
+        f"All other keys are clrun's (clrun --help). validation is {VALIDATION} unless typed. The same command again "
         "goes on, also with more trials. At the end stands the clrun command of the winner."
     )
-
-
-# ---------------------------------------------------------------- what is asked
 
 
 if __name__ == "__main__":

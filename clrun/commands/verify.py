@@ -1,4 +1,4 @@
-"""`clrun-verify ROW ...`: run a row of the reproduction table (conf/verify/rows.yaml), compare with the published.
+"""The command `clrun-verify ROW ...`: train a row of conf/verify/rows.yaml and compare it with published numbers.
 
 Seeds are 2, 3, ... as in van de Ven et al. 2022, from the first on, never chosen. A case is inside when
 
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -27,11 +27,11 @@ from clrun.system.paths import CONF
 
 FIRST_SEED = 2
 
+# Seeds from which a case that is outside is out.
+VERDICT = 20
 
-VERDICT = 20  # seeds from which a case that is outside is out
-
-
-PUBLISHED_ERRORS = 2.5  # standard errors, ours and theirs together
+# Standard errors, of clrun's and the published number together, that a case may be off.
+PUBLISHED_ERRORS = 2.5
 
 
 class Case(BaseModel):
@@ -41,11 +41,11 @@ class Case(BaseModel):
     overrides: list[str]
     target: float
     tolerance: float
-    se: float = 0.0  # standard error of theirs
+    se: float = 0.0  # standard error of the published number
 
 
 class Row(BaseModel):
-    """One row of the table."""
+    """One row of the table: a published experiment."""
 
     model_config = ConfigDict(extra="forbid")
     title: str
@@ -57,7 +57,7 @@ class Row(BaseModel):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one case came to, in percent."""
+    """The result of a case, in percent."""
 
     row: str
     name: str
@@ -69,28 +69,26 @@ class Finding:
 
     @property
     def allowed(self) -> float:
+        """The distance from the published number that counts as inside."""
         ours = 0.0 if math.isnan(self.standard_error) else self.standard_error
         return max(self.case.tolerance, PUBLISHED_ERRORS * math.hypot(ours, self.case.se))
 
     @property
     def verdict(self) -> str:
+        """Whether the case is inside, or out."""
         if abs(self.mean - self.case.target) <= self.allowed:
             return "inside"
         return "out" if self.n >= VERDICT else "outside: needs more seeds"
 
 
 def rows() -> dict[str, Row]:
-    """The table, by row."""
-    stated = OmegaConf.to_container(OmegaConf.load(CONF / "verify" / "rows.yaml"))
-    return {str(name): Row.model_validate(row) for name, row in stated.items()}
-
-
-def overrides_of(row: Row, case: Case, common: Sequence[str]) -> list[str]:
-    return [*row.base, *case.overrides, *common]
+    """Return the table, by the number of the row."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(CONF / "verify" / "rows.yaml"))
+    return {str(name): Row.model_validate(row) for name, row in content.items()}
 
 
 def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
-    """Where the runs of a case lie."""
+    """Return the folders of a case's runs."""
     from clrun.config.composition import compose
     from clrun.runs import prepare
 
@@ -98,11 +96,12 @@ def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
 
 
 def measured(directory: Path, metric: str) -> float:
-    """A run's number in percent. UsageError if the run did not end well."""
+    """Return a run's number in percent. Raise UsageError if the run diverged."""
+    from clrun.results.outcome import RunStatus
     from clrun.results.run_files import read_summary
 
     summary = read_summary(directory / "summary.csv").iloc[0]
-    if summary["status"] != "done":
+    if summary["status"] != RunStatus.DONE:
         raise UsageError(f"{directory} is {summary['status']}: {summary['diverged_at']}; it has no number to compare.")
     if metric == "first_task":
         return 100 * pd.read_csv(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
@@ -110,18 +109,20 @@ def measured(directory: Path, metric: str) -> float:
 
 
 def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -> Iterator[Finding]:
-    """Train what is missing of a row, case by case, and compare."""
+    """Train what is missing of a row, and yield how each case compares."""
     for name, case in row.cases.items():
-        overrides = overrides_of(row, case, common)
+        overrides = [*row.base, *case.overrides, *common]
         sweep = ["-m", *overrides, f"seed=range({seeds[0]},{seeds[-1] + 1})"]
         print(f"\nrow {number}, {name}: clrun {shlex.join(sweep)}", flush=True)
         run.command(sweep)
         values = pd.Series([measured(directory, row.metric) for directory in directories(overrides, seeds)])
-        yield Finding(number, name, case, f"clrun {shlex.join(sweep)}", values.mean(), values.sem(), len(values))
+        command = f"clrun {shlex.join(sweep)}"
+        standard_error: Any = values.sem()  # a float, of which pandas' stubs are not sure
+        yield Finding(number, name, case, command, float(values.mean()), standard_error, len(values))
 
 
 def table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """A row a case, as it stands in docs/reproduction.md."""
+    """Return a row for each case, as they are in docs/results/reproduction.md."""
     return pd.DataFrame(
         {
             "row": f.row,
@@ -138,6 +139,7 @@ def table(findings: Sequence[Finding]) -> pd.DataFrame:
 
 
 def listing(known: Mapping[str, Row]) -> str:
+    """Return the rows, what each case published, and where."""
     lines = []
     for number, row in known.items():
         cases = "; ".join(f"{name} {case.target:g}" for name, case in row.cases.items())
@@ -146,23 +148,25 @@ def listing(known: Mapping[str, Row]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = console.Parser("clrun-verify", description="Compare with published numbers, two-sided.", allow_abbrev=False)
-    made.add_argument("rows", nargs="*", metavar="ROW", help="rows of the table (see --list)")
-    made.add_argument("--list", action="store_true", help="list the rows and what was published")
-    made.add_argument(
+    """Return the parser of the command line."""
+    flags = console.Parser("clrun-verify", description="Compare with published numbers, two-sided.", allow_abbrev=False)
+    flags.add_argument("rows", nargs="*", metavar="ROW", help="rows of the table (see --list)")
+    flags.add_argument("--list", action="store_true", help="list the rows and what was published")
+    flags.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="seeds 2 ... N + 1 (5 is quick, 20 the verdict)"
     )
-    made.add_argument(
+    flags.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
         help="settings outside a run's identity: data_dir, outputs, device ...",
     )
-    return made
+    return flags
 
 
-def refuse(asked: argparse.Namespace, known: Mapping[str, Any]) -> None:
+def refuse(asked: argparse.Namespace, known: Mapping[str, Row]) -> None:
+    """Raise UsageError for rows, seeds or settings that cannot be verified."""
     unknown = [row for row in asked.rows if row not in known]
     if unknown or not asked.rows:
         raise UsageError(
@@ -171,7 +175,7 @@ def refuse(asked: argparse.Namespace, known: Mapping[str, Any]) -> None:
         )
     if asked.seeds < 1:
         raise UsageError(f"--seeds {asked.seeds}: at least one; 5 is quick, 20 the verdict.")
-    private = {key for key, said in catalog.read().root.items() if not said.identity}
+    private = {key for key, spec in catalog.read().root.items() if not spec.identity}
     changing = [text for text in asked.set if text.partition("=")[0] not in private]
     if changing:
         raise UsageError(
@@ -179,13 +183,14 @@ def refuse(asked: argparse.Namespace, known: Mapping[str, Any]) -> None:
         )
 
 
-def main() -> None:
-    """The console script."""
-    console.end_with(lambda _: conclude(parser().parse_args(), rows()))
+def main() -> NoReturn:
+    """Run the console script `clrun-verify`."""
+    console.end_with(lambda _: command(sys.argv[1:], rows()))
 
 
-def conclude(asked: argparse.Namespace, known: Mapping[str, Row]) -> None:
-    """Run, print the table, and end with 1 if a case is not inside."""
+def command(arguments: Sequence[str], known: Mapping[str, Row]) -> None:
+    """Run rows of a table, print how they compare, and exit with 1 if a case is not inside."""
+    asked = parser().parse_args(list(arguments))
     if asked.list:
         print(listing(known))
         return

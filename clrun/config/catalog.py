@@ -1,7 +1,8 @@
-"""What the yaml files in conf/ state: the options of each group, and the knobs that each takes. No torch, no Hydra.
+"""The catalogue of what may be typed, read from the yaml files in conf/ without torch and without Hydra.
 
-A knob is stated once, in the `knobs` block of the yaml it belongs to (the fields are those of `KeySpec`). Checks,
-`clrun --help`, completion and a run's identity are generated from these statements.
+A group (dataset, split, model, optimizer, strategy) has options, one yaml each, and an option has keys. Each key is
+specified once, in the `knobs` block of the yaml it belongs to (the fields are those of `KeySpec`). Checks,
+`clrun --help`, completion and a run's identity are generated from these specifications.
 """
 
 import os
@@ -19,7 +20,7 @@ from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 from clrun.system.text import format_value as format_value  # also found here
 
-# of any knob without a range of its own; float32 ends there
+# The largest absolute value of a key without a range of its own, by type; float32 ends at about 3.4e38.
 LARGEST = {
     "int": 10**9,
     "ints": 10**9,
@@ -29,32 +30,35 @@ LARGEST = {
 }
 
 
+# The groups of which every run chooses one option.
 GROUPS = ("dataset", "split", "model", "optimizer", "strategy")
 
-
-CLUSTER = "cluster"  # a group, too, of which nothing is chosen by default, and which is no part of a run
-
-
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Reads numbers as OmegaConf does, so that a statement means the same here and in Hydra: 1e5 is a number."""
+# A group of which nothing is chosen by default, and which is no part of a run.
+CLUSTER = "cluster"
 
 
-# YAML 1.1 asks for a dot and a signed exponent; the pattern is OmegaConf's (omegaconf/_utils.py, get_yaml_loader)
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's where it is installed
+    """A YAML loader that reads numbers as OmegaConf does, so that a yaml means the same here and in Hydra."""
+
+
+# Numbers: YAML 1.1 takes 1e5 for a text, since it has neither a dot nor a sign in its exponent. The pattern is
+# OmegaConf's (omegaconf/_utils.py, get_yaml_loader).
 FLOAT = r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
     |\.[0-9_]+(?:[eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"""
-
 
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(FLOAT, re.X), list("-+0123456789."))
 
 
 class Strict(BaseModel):
+    """A model that takes neither other fields than its own nor other types."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class KeySpec(Strict):
-    """One knob: its default, type, range and meaning."""
+    """The specification of a key: its default, type, range and meaning."""
 
-    default: Any  # null is then a legal value
+    default: Any  # if it is null, null may be typed
     type: Literal["float", "int", "bool", "str", "path", "choice", "count", "ints", "floats", "classes"]
     about: str = Field(min_length=1)
     min: float | None = None  # inclusive
@@ -63,12 +67,12 @@ class KeySpec(Strict):
     below: float | None = None
     choices: list[str] | None = None
     identity: bool = True  # whether runs that differ in it are different runs
-    later: bool = (
-        False  # a key that came when there were runs already: where it is null it is no part of their identity
-    )
+    # whether the key was added when runs existed already: where it is null, it is no part of a run's identity
+    later: bool = False
 
     @model_validator(mode="after")
-    def makes_sense(self) -> "KeySpec":
+    def is_consistent(self) -> "KeySpec":
+        """Raise ValueError where fields contradict each other."""
         if (self.type in ("choice", "count")) != bool(self.choices):
             raise ValueError("types choice and count, and only they, take a list of choices")
         if self.later and self.default is not None:
@@ -82,24 +86,27 @@ class KeySpec(Strict):
         return self
 
     def bounds(self) -> dict[str, float]:
-        """The range that is stated, in pydantic's words."""
+        """Return the stated range in pydantic's words."""
         named = {"ge": self.min, "le": self.max, "gt": self.above, "lt": self.below}
         return {name: bound for name, bound in named.items() if bound is not None}
 
     def checked_bounds(self) -> dict[str, float]:
-        """The range, and where none is stated the numbers that a machine can do something with."""
+        """Return the stated range within the numbers that clrun takes at all."""
         largest = LARGEST.get(self.type)
-        return {} if largest is None else {"ge": -largest, "le": largest} | self.bounds()
+        if largest is None:
+            return {}
+        everything: dict[str, float] = {"ge": -largest, "le": largest}
+        return everything | self.bounds()
 
     def annotation(self) -> Any:
-        """The type that pydantic checks a value against."""
-        range_ = self.checked_bounds()
+        """Return the type that pydantic checks a value against."""
+        range_: dict[str, Any] = self.checked_bounds()
         whole = Annotated[int, Field(**range_)]
         # adding 0 makes -0.0 and 0.0 one value, and so one run
         number = Annotated[float, Field(allow_inf_nan=False, **range_), AfterValidator(lambda x: x + 0.0)]
         text = Annotated[str, Field(min_length=1)]
         classes = Annotated[list[int | text], Field(min_length=1)]
-        types = {
+        types: dict[str, Any] = {
             "float": number,
             "int": whole,
             "bool": bool,
@@ -114,12 +121,12 @@ class KeySpec(Strict):
         return types[self.type] if self.default is not None else types[self.type] | None
 
     def range(self) -> str:
-        """Such as "at least 0 and below 1"; "" without bounds."""
+        """Return the range as a phrase, such as "at least 0 and below 1"; "" if there is none."""
         named = {"at least": self.min, "above": self.above, "at most": self.max, "below": self.below}
         return " and ".join(f"{word} {bound:.15g}" for word, bound in named.items() if bound is not None)
 
     def expects(self) -> str:
-        """What a value must be, to follow "must be"."""
+        """Return what a value must be, as a phrase that follows "must be"."""
         each = f", each {self.range()}" if self.range() else ""
         texts = {
             "float": ", ".join(filter(None, ["a finite number", self.range()])),
@@ -137,45 +144,57 @@ class KeySpec(Strict):
 
 
 class Option(Strict):
-    """One yaml of a group: one dataset, split, model, optimizer or strategy."""
+    """An option of a group: what one yaml states about a dataset, split, model, optimizer, strategy or cluster."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # also of a folder below outputs, and typed after a =
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")  # is typed after a =, and names a folder of outputs
     about: str = Field(min_length=1)
     target: str | None = Field(None, alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")  # module.Class
     knobs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], KeySpec] = {}
 
     @model_validator(mode="after")
     def is_a_word(self) -> "Option":
+        """Raise ValueError for a name that Hydra would read as another type."""
         if re.fullmatch(r"[-+0-9_.]+(e[-+]?\d+)?|null|true|false|[-+]?inf|nan", self.name, re.I):
             raise ValueError(f"the name {self.name} is read as a number or as a value of its own; give it another one")
         return self
 
 
 class Dataset(Option):
-    class_names: list[str] | None = None
-    epochs: int | None = Field(None, ge=1)  # a task, unless typed
+    """A data set."""
+
+    class_names: list[str] | None = None  # in the order of their numbers; None if they follow from the files
+    epochs: int | None = Field(None, ge=1)  # per task, where neither epochs nor iterations is typed
 
 
 class Model(Option):
+    """A network."""
+
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 
 
 class Optimizer(Option):
+    """An optimizer."""
+
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    lr: float | None = Field(None, gt=0)  # unless typed
+    lr: float | None = Field(None, gt=0)  # where lr is not typed
 
 
 class Strategy(Option):
+    """A continual-learning strategy."""
+
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why that is known to fail
-    needs_task_id: bool = False
-    neutral: dict[str, float] | None = None  # the knobs at which it is finetuning; null where there are none
+    warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why the strategy is known to fail in it
+    needs_task_id: bool = False  # whether it must know the task at test
+    neutral: dict[str, float] | None = None  # values at which it is equal to finetuning; None if there are none
 
 
 class Cluster(Option):
-    executor: Literal["slurm", "local"]  # submitit's
+    """A cluster that trains runs as jobs."""
+
+    executor: Literal["slurm", "local"]  # of submitit
 
 
+# The class of a group's options; Option where it has no fields of its own.
 KINDS: Mapping[str, type[Option]] = {
     "dataset": Dataset,
     "model": Model,
@@ -186,37 +205,37 @@ KINDS: Mapping[str, type[Option]] = {
 
 
 def full_key(group: str, knob: str) -> str:
-    """How a knob is typed: a strategy's at the root (lambda), another group's within it (model.widths)."""
+    """Return how an option's key is typed: a strategy's as it is (lambda), another group's within it (model.widths)."""
     return knob if group == "strategy" else f"{group}.{knob}"
 
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """All that is stated in some conf folders."""
+    """All groups, options and keys of some conf folders."""
 
     root: Mapping[str, KeySpec]  # the keys that every run takes
     options: Mapping[str, Mapping[str, Option]]  # group -> name -> option
-    stated: Mapping[str, Any]  # "knobs" and "strategy/ewc" -> what that yaml says, to tell whether it was tampered with
-    experiments: Mapping[str, Path]
-    defaults: Mapping[str, str]  # group -> the option taken where none is typed
+    stated: Mapping[str, Any]  # "knobs" or "strategy/ewc" -> what its yaml states, to notice whether it was overridden
+    experiments: Mapping[str, Path]  # name -> yaml
+    defaults: Mapping[str, str]  # group -> name of the option where none is typed
 
     def knobs(self, group: str, name: str) -> dict[str, KeySpec]:
-        """The knobs of an option by the key that is typed."""
-        return {full_key(group, knob): said for knob, said in self.options[group][name].knobs.items()}
+        """Return the keys of an option, as they are typed."""
+        return {full_key(group, knob): spec for knob, spec in self.options[group][name].knobs.items()}
 
     def takers(self, key: str) -> list[tuple[str, str]]:
-        """(group, name) of the options that take a key."""
+        """Return (group, name) of the options that take a key."""
         return [(g, name) for g, options in self.options.items() for name in options if key in self.knobs(g, name)]
 
-    def typeable(self) -> list[str]:
-        """All that can be typed before an equals sign."""
+    def all_keys(self) -> list[str]:
+        """Return all that can be typed before an equals sign: groups and keys."""
         knobs = (key for g, options in self.options.items() for name in options for key in self.knobs(g, name))
         return list(dict.fromkeys([*self.options, *self.root, *knobs]))
 
     def nulls(self) -> dict[str, Any]:
-        """Every key as null: with these at the bottom of a composition, any of them can be typed or swept."""
+        """Return every key as null: with these at the bottom of a composition, any of them can be typed or swept."""
         tree: dict[str, Any] = {}
-        for key in self.typeable():
+        for key in self.all_keys():
             group, _, knob = key.rpartition(".")
             if key not in self.options:
                 (tree.setdefault(group, {}) if group else tree)[knob] = None
@@ -225,15 +244,15 @@ class Catalog:
 
 @cache
 def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
-    """The catalogue of conf folders, ours first.
+    """Return the catalogue of conf folders, clrun's own first.
 
-    UsageError: a yaml that is broken, misses a field, has a wrong one, or takes a name that is taken.
+    Raise UsageError for a yaml that cannot be read, lacks a field, has a wrong one, or repeats a name.
     """
     config = parse(CONF / "config.yaml")
     root = validated(Option, {"name": "config", "about": "root", "knobs": config["knobs"]}, CONF / "config.yaml").knobs
     options: dict[str, dict[str, Option]] = {group: {} for group in (*GROUPS, CLUSTER)}
     stated: dict[str, Any] = {"knobs": config["knobs"]}
-    for path, group in statements(folders):
+    for path, group in option_files(folders):
         option = load(path, group, root)
         if option.name in options[group]:
             raise UsageError(f"{path}: there is a {group} {option.name} already; rename the file and its name.")
@@ -244,7 +263,7 @@ def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
 
 
 def with_folder(config_dir: str | Path | None) -> Catalog:
-    """Ours, and that of the user's --config-dir. UsageError where there is no such folder."""
+    """Return the catalogue of clrun's own folder and the user's --config-dir. Raise UsageError if that is no folder."""
     if config_dir is None:
         return read()
     folder = Path(config_dir).expanduser()
@@ -253,15 +272,15 @@ def with_folder(config_dir: str | Path | None) -> Catalog:
     return read((CONF, folder.resolve()))
 
 
-def statements(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """(path, group) of the yaml files that state options."""
+def option_files(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield (path, group) of the yaml files that state options."""
     for folder in folders:
         for group in (*GROUPS, CLUSTER):
             yield from ((path, group) for path in sorted((folder / group).glob("*.yaml")))
 
 
 def load(path: Path, group: str, root: Mapping[str, KeySpec]) -> Option:
-    """One option, checked."""
+    """Return the option of a yaml. Raise UsageError if it cannot be one."""
     if group in ("dataset", "split") and CONF not in path.parents:
         raise UsageError(
             f"{path}: a {group} cannot be added by a yaml; for pictures of your own there is dataset=image_folder, "
@@ -270,19 +289,18 @@ def load(path: Path, group: str, root: Mapping[str, KeySpec]) -> Option:
     option = validated(KINDS.get(group, Option), parse(path), path)
     if option.name != path.stem:
         raise UsageError(f"{path}: its name must be that of the file: write name: {path.stem}.")
-    taken = (
-        {*root, *GROUPS, CLUSTER, "hydra", "knobs", "experiment"}
-        if group == "strategy"
-        else set(type(option).model_fields)
-    )
+    if group == "strategy":  # whose keys are typed as they are, like those of every run
+        reserved = {*root, *GROUPS, CLUSTER, "hydra", "knobs", "experiment"}
+    else:
+        reserved = set(type(option).model_fields)
     for knob in option.knobs:
-        if knob in taken:
+        if knob in reserved:
             raise UsageError(f"{path}: the knob {knob} has the name of a key that all runs have; give it another name.")
     return option
 
 
 def parse(path: Path) -> dict[str, Any]:
-    """A yaml file that holds a mapping."""
+    """Return the mapping in a yaml file. Raise UsageError if there is none."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -295,6 +313,7 @@ def parse(path: Path) -> dict[str, Any]:
 
 
 def validated(kind: type[Option], content: Mapping[str, Any], path: Path) -> Option:
+    """Return the content of a yaml as an option. Raise UsageError for a wrong or missing field."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -302,7 +321,7 @@ def validated(kind: type[Option], content: Mapping[str, Any], path: Path) -> Opt
 
 
 def complaint(error: Mapping[str, Any]) -> str:
-    """What pydantic found in a yaml, in one clause."""
+    """Return what pydantic found in a yaml, in one clause."""
     where = ".".join(str(place) for place in error["loc"])
-    said = {"missing": f"the field {where} is missing", "extra_forbidden": f"there is no field {where}"}
-    return said.get(error["type"], f"{where}: {error['msg'].removeprefix('Value error, ')}")
+    clauses = {"missing": f"the field {where} is missing", "extra_forbidden": f"there is no field {where}"}
+    return clauses.get(error["type"], f"{where}: {error['msg'].removeprefix('Value error, ')}")

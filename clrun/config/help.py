@@ -1,4 +1,4 @@
-"""`clrun --help`, from the statements in conf/ alone."""
+"""The text of `clrun --help`, from the yaml files in conf/ alone."""
 
 import itertools
 import re
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, Strategy
 from clrun.system.text import format_value
 
 EXAMPLES = {
@@ -33,7 +33,7 @@ FLAGS = {
 
 
 def show(catalog: Catalog) -> None:
-    """Print the whole help."""
+    """Print the help of clrun."""
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)  # a pipe has no width
     console.print("Continual-learning experiments: [bold]clrun key=value ...[/bold]\n")
@@ -45,7 +45,7 @@ def show(catalog: Catalog) -> None:
     console.print(rows(options(catalog, CLUSTER)))
     section(console, "Experiments", {f"+experiment={name}": remark(path) for name, path in catalog.experiments.items()})
     console.print("[bold]Keys of every run[/bold], with their defaults")
-    console.print(rows(statement(*item) for item in catalog.root.items()))
+    console.print(rows(key_line(*item) for item in catalog.root.items()))
     section(console, "Flags", FLAGS)
     console.print(
         "Results are written to outputs/. A value with commas, brackets or spaces wants quotes: 'lambda=1,2'."
@@ -53,13 +53,14 @@ def show(catalog: Catalog) -> None:
 
 
 def section(console: Console, title: str, lines: Mapping[str, str]) -> None:
+    """Print a title and two columns; nothing if there are no lines."""
     if lines:
         console.print(f"[bold]{title}[/bold]")
         console.print(rows(lines.items()))
 
 
 def rows(lines: Iterable[tuple[str, str]]) -> Table:
-    """Two columns, the first one never cut."""
+    """Return a table of two columns, of which the first is never cut."""
     table = Table.grid(padding=(0, 2), pad_edge=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -70,32 +71,33 @@ def rows(lines: Iterable[tuple[str, str]]) -> Table:
 
 
 def options(catalog: Catalog, group: str) -> Iterator[tuple[str, str]]:
-    """Every option of a group with its knobs; a knob that several options state alike is explained once."""
+    """Yield the lines of a group's options and their keys; a key that several options share is explained once."""
     explained: dict[str, KeySpec] = {}
     for name, option in catalog.options[group].items():
         yield name, headline(option)
         knobs = catalog.knobs(group, name)
-        new = ((key, said) for key, said in knobs.items() if explained.get(key) != said)
-        yield from ((f"  {left}", right) for left, right in itertools.starmap(statement, new))
-        known = [key for key, said in knobs.items() if explained.get(key) == said]
-        if known:
-            yield "", f"and {', '.join(known)} (as above)"
+        new = ((key, spec) for key, spec in knobs.items() if explained.get(key) != spec)
+        yield from ((f"  {left}", right) for left, right in itertools.starmap(key_line, new))
+        shared = [key for key, spec in knobs.items() if explained.get(key) == spec]
+        if shared:
+            yield "", f"and {', '.join(shared)} (as above)"
         explained |= knobs
 
 
 def remark(path: Path) -> str:
-    """The first sentence of a yaml's comments, but for instructions to Hydra; without the full stop."""
+    """Return the first sentence of a yaml's comments, without its full stop; instructions to Hydra do not count."""
     comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    said = " ".join(comment for comment in comments if not comment.startswith(("@", "clrun ")))
-    return re.split(r"(?<!al)[.:](?= |$)", said)[0]
+    text = " ".join(comment for comment in comments if not comment.startswith(("@", "clrun ")))
+    return re.split(r"(?<!al)[.:](?= |$)", text)[0]
 
 
 def headline(option: Option) -> str:
-    needs = " (needs the task at test)" if getattr(option, "needs_task_id", False) else ""
-    return option.about + needs
+    """Return what an option is, and whether it must know the task at test."""
+    needs_task_id = isinstance(option, Strategy) and option.needs_task_id
+    return option.about + (" (needs the task at test)" if needs_task_id else "")
 
 
-def statement(key: str, said: KeySpec) -> tuple[str, str]:
-    """Such as "lambda=400", "strength of the penalty (at least 0)"."""
-    legal = ", or ".join(filter(None, ["|".join(said.choices or []), said.range()]))
-    return f"{key}={format_value(said.default)}", f"{said.about} ({legal})" if legal else said.about
+def key_line(key: str, spec: KeySpec) -> tuple[str, str]:
+    """Return a key with its default and its meaning: ("lambda=400", "strength of the penalty (at least 0)")."""
+    legal = ", or ".join(filter(None, ["|".join(spec.choices or []), spec.range()]))
+    return f"{key}={format_value(spec.default)}", f"{spec.about} ({legal})" if legal else spec.about

@@ -1,4 +1,4 @@
-"""The sentences that refuse a key or a value, and advise what to type instead."""
+"""The sentences that refuse a key or a value and advise what to type instead."""
 
 import difflib
 import math
@@ -9,58 +9,59 @@ from clrun.config.catalog import GROUPS, LARGEST, Catalog, KeySpec
 from clrun.system.text import format_value
 
 
-def refusal(key: str, value: Any, said: KeySpec) -> str:
-    """What is wrong with a value, and what to type instead."""
-    # repr, since 1e9 is no whole number
-    typed = repr(value) if said.type == "int" and isinstance(value, float) else format_value(value)
-    return "; ".join(filter(None, [f"{key}={typed}: must be {said.expects()}", advice(key, value, said)]))
+def refusal(key: str, value: Any, spec: KeySpec) -> str:
+    """Return what is wrong with a value, and what to type instead."""
+    # repr, so that 1e9 is not printed as the whole number that it is not
+    typed = repr(value) if spec.type == "int" and isinstance(value, float) else format_value(value)
+    return "; ".join(filter(None, [f"{key}={typed}: must be {spec.expects()}", advice(key, value, spec)]))
 
 
-def advice(key: str, value: Any, said: KeySpec) -> str:
-    """What to type in place of a value."""
-    if said.type == "choice":
-        near = difflib.get_close_matches(str(value), said.choices, 1)
+def advice(key: str, value: Any, spec: KeySpec) -> str:
+    """Return what to type in place of a value; "" if there is nothing to advise."""
+    if spec.type == "choice":
+        near = difflib.get_close_matches(str(value), spec.choices or [], 1)
         return f"did you mean {near[0]}?" if near else ""
-    swept = said.type in ("int", "float") and said.identity
+    swept = spec.type in ("int", "float") and spec.identity
     if swept and isinstance(value, str) and (ends := re.fullmatch(r"(\d+)(?:\.\.+|-|:)(\d+)", value)):
         return f"several values are a sweep, typed with -m as '{key}=range({ends[1]},{int(ends[2]) + 1})'"
-    if said.max is None and too_large(value, said.type):
-        return f"numbers end at {LARGEST[said.type]:.0e} here"
-    if said.type == "int" and isinstance(value, float) and value.is_integer():
+    if spec.max is None and too_large(value, spec.type):
+        return f"numbers end at {LARGEST[spec.type]:.0e} here"
+    if spec.type == "int" and isinstance(value, float) and value.is_integer():
         return f"type {key}={value:.0f}"
-    if said.type in ("path", "str") and not isinstance(value, str):
+    if spec.type in ("path", "str") and not isinstance(value, str):
         typed = format_value(value)
-        return f"type {key}=./{typed}" if said.type == "path" else f"type {key}='\"{typed}\"'"
-    return f"e.g. {key}={format_value(said.default)}" if said.default is not None else ""
+        return f"type {key}=./{typed}" if spec.type == "path" else f"type {key}='\"{typed}\"'"
+    return f"e.g. {key}={format_value(spec.default)}" if spec.default is not None else ""
 
 
 def too_large(value: Any, kind: str) -> bool:
-    """Whether a number, or one of a list, is finite and beyond what clrun takes."""
+    """Return whether a number, or one of a list, is finite and beyond what clrun takes."""
     numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int | float)]
     return any(LARGEST.get(kind, math.inf) < abs(v) < math.inf for v in numbers)
 
 
-def unsupported(key: str, known: Catalog, names: tuple[str, ...]) -> str:
-    """What to say about a key that these options do not take."""
-    takers = known.takers(key)
+def unsupported(key: str, catalog: Catalog, names: tuple[str, ...]) -> str:
+    """Return the refusal of a key that the options with these names (one for each of GROUPS) do not take."""
+    takers = catalog.takers(key)
     if not takers:
-        return unknown_key(key, known)
+        return unknown_key(key, catalog)
     group = takers[0][0]
     name = names[GROUPS.index(group)]
     others = ", ".join(taker for _, taker in takers)
     return f"{group}={name} takes no {key} ({others} {'does' if len(takers) == 1 else 'do'})."
 
 
-SYNONYMS = {  # what other programs call our keys
+# What other programs call clrun's keys.
+SYNONYMS = {
     "learning_rate": ["lr"], "hidden": ["model.widths"], "hidden_sizes": ["model.widths"], "layers": ["model.widths"],
     "num_epochs": ["epochs"], "n_epochs": ["epochs"], "n_tasks": ["tasks"], "num_tasks": ["tasks"],
     "method": ["strategy"], "algorithm": ["strategy"], "buffer_size": ["memory_size"], "ewc_lambda": ["lambda"],
 }  # fmt: skip
 
 
-def unknown_key(key: str, known: Catalog) -> str:
-    """What to say about a key that nothing takes."""
-    keys = known.typeable()
+def unknown_key(key: str, catalog: Catalog) -> str:
+    """Return the refusal of a key that no option takes."""
+    keys = catalog.all_keys()
     last = key.rpartition(".")[2]
     same = [other for other in keys if other.rpartition(".")[2] == last]
     near = (
@@ -73,5 +74,5 @@ def unknown_key(key: str, known: Catalog) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, without Hydra's and OmegaConf's details."""
+    """Return the first line of an exception's text, which leaves out Hydra's and OmegaConf's details."""
     return str(error).strip().split("\n")[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""What is typed as key=value: read, and refused before anything is composed, each mistake in one paragraph."""
+"""The parsing of what is typed as key=value, and the refusal of what is wrong before anything is composed."""
 
 import difflib
 from collections.abc import Sequence
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
     from clrun.config.catalog import Catalog
 
+# Pairs of brackets that a value may open and must close.
+BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))
 
-BRACKETS = ("()", "[]", "{}")
 
-
-def refuse(texts: Sequence[str], multirun: bool, known: "Catalog") -> None:
-    """UsageError for whatever can be seen in the arguments alone."""
+def refuse(texts: Sequence[str], multirun: bool, catalog: "Catalog") -> None:
+    """Raise UsageError for what is wrong in the arguments alone. multirun: whether -m was typed."""
     overrides = [parsed(text) for text in texts]
     sweeps = multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
     basic = not any(override.key_or_group == "hydra/sweeper" for override in overrides)
     for override in overrides:
         if basic and override.key_or_group.startswith("hydra.sweeper.params"):
             raise UsageError(f"{override.input_line}: what is swept is typed by itself, with -m, as 'seed=0,1'.")
-        refuse_key(override, known)
+        refuse_key(override, catalog)
         if override.is_sweep_override():
-            refuse_idle_sweep(override, known)
+            refuse_idle_sweep(override, catalog)
             refuse_sweep(override, sweeps, basic)
 
 
 def parsed(text: str) -> "Override":
-    """One override; UsageError if it is none."""
+    """Return a text as one of Hydra's overrides. Raise UsageError if it is none."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -41,7 +41,7 @@ def parsed(text: str) -> "Override":
 
 
 def malformed(text: str, reason: str) -> str:
-    """What to say about an argument that Hydra's grammar does not take."""
+    """Return the refusal of an argument that Hydra's grammar does not take; `reason` is Hydra's."""
     key, equals, value = text.partition("=")
     if not equals:
         return f"{text}: a setting is key=value, without spaces; type {setting(text)}."
@@ -60,19 +60,19 @@ def malformed(text: str, reason: str) -> str:
 
 
 def setting(word: str) -> str:
-    """What to type instead of a word that is no setting."""
-    from clrun.config import catalog
+    """Return what to type instead of a word that is no setting."""
+    from clrun.config.catalog import read  # only for a mistake
 
     if word in ("help", "version"):
         return f"clrun --{word}"
     if not word.isidentifier():
         return "e.g. lambda=400, or several values with nothing but commas between them, as lambda=1,10"
-    group = next((group for group, options in catalog.read().options.items() if word in options), None)
+    group = next((group for group, options in read().options.items() if word in options), None)
     return f"{word}=VALUE" if group is None else f"{group}={word}"
 
 
-def refuse_key(override: "Override", known: "Catalog") -> None:
-    """An override of a key that nothing states, or of an option that is not there."""
+def refuse_key(override: "Override", catalog: "Catalog") -> None:
+    """Raise UsageError for a key that no option takes, and for an option that does not exist."""
     from hydra.core.override_parser.types import Glob
 
     from clrun.config.messages import unknown_key
@@ -81,25 +81,26 @@ def refuse_key(override: "Override", known: "Catalog") -> None:
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return
     if key == "experiment":
-        refuse_option(override, list(known.experiments), "+experiment")
-    elif key in known.options:
-        refuse_option(override, list(known.options[key]), key)
-    elif key not in known.typeable():
-        raise UsageError(unknown_key(key, known))
+        refuse_option(override, list(catalog.experiments), "+experiment")
+    elif key in catalog.options:
+        refuse_option(override, list(catalog.options[key]), key)
+    elif key not in catalog.all_keys():
+        raise UsageError(unknown_key(key, catalog))
     elif isinstance(override.value(), Glob):
         raise UsageError(f"{override.input_line}: glob finds the options of a group, as of strategy; list the values.")
 
 
 def refuse_option(override: "Override", options: Sequence[str], typed: str) -> None:
-    """An option that is not there."""
+    """Raise UsageError for an option that does not exist."""
     from hydra.core.override_parser.types import Glob
 
     from clrun.system.text import format_value
 
     if typed.startswith("+") and not override.is_add():
         raise UsageError(f"{override.input_line}: an experiment is added with a plus: +{override.input_line}.")
-    if isinstance(override.value(), Glob):
-        if not override.value().filter([*options]):
+    pattern = override.value()
+    if isinstance(pattern, Glob):
+        if not pattern.filter([*options]):
             raise UsageError(f"{override.input_line}: it fits none of {', '.join(options)}.")
         return
     swept = override.is_sweep_override() and override.is_discrete_sweep()
@@ -109,7 +110,7 @@ def refuse_option(override: "Override", options: Sequence[str], typed: str) -> N
 
 
 def refuse_sweep(override: "Override", sweeps: bool, basic: bool) -> None:
-    """Several values without -m, or an interval, which only an optimising sweeper understands."""
+    """Raise UsageError for several values without -m, and for an interval, which only an optimising sweeper takes."""
     if basic and not override.is_discrete_sweep():
         key = override.key_or_group
         raise UsageError(
@@ -123,10 +124,10 @@ def refuse_sweep(override: "Override", sweeps: bool, basic: bool) -> None:
         )
 
 
-def refuse_idle_sweep(override: "Override", known: "Catalog") -> None:
-    """Several values of what makes no other run."""
-    said = known.root.get(override.key_or_group)
-    if said is not None and not said.identity and override.key_or_group != "data_dir":
+def refuse_idle_sweep(override: "Override", catalog: "Catalog") -> None:
+    """Raise UsageError for several values of a key that is no part of a run's identity."""
+    spec = catalog.root.get(override.key_or_group)
+    if spec is not None and not spec.identity and override.key_or_group != "data_dir":
         raise UsageError(
             f"{override.input_line}: runs that differ in {override.key_or_group} alone are one run, which is trained "
             f"once; type one value."
@@ -134,7 +135,7 @@ def refuse_idle_sweep(override: "Override", known: "Catalog") -> None:
 
 
 def missing(group: str, name: str, options: Sequence[str]) -> str:
-    """What to say about an option that is not there."""
+    """Return the refusal of an option that does not exist."""
     near = difflib.get_close_matches(name.lower(), options, 1)
     meant = f"; did you mean {near[0]}? " if near else ". "
     return f"{group}={name}: there is no such {group.strip('+')}{meant}There are {', '.join(options) or 'none'}."

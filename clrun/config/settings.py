@@ -11,62 +11,69 @@ from typing import Any
 from clrun.config.catalog import GROUPS
 from clrun.system.text import format_value
 
-FORMAT = 1  # to be raised when equal settings come to mean another run: finished runs are then trained again
+# Part of every identity. Raise it when equal settings come to mean another run: finished runs are then trained again.
+FORMAT = 1
 
-
-LONGEST = 110  # bytes of a run's readable values; file systems end names at 255
+# Bytes of the readable values in the name of a run's folder; file systems allow 255 for the whole name.
+LONGEST = 110
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A run's checked and resolved settings."""
+    """The checked and resolved settings of a run: `settings["lambda"]` is the value of a key."""
 
     values: Mapping[str, Any]  # "dataset": "digits", "dataset.pad": 0, ..., "lambda": 400.0, ..., "seed": 0, ...
-    knobs: Mapping[str, Any]  # the strategy's own
+    knobs: Mapping[str, Any]  # the values of the strategy's keys
     targets: Mapping[str, str]  # group -> module.Class, of the options that state one
-    about: str  # the strategy's, like the next two
-    warns: Mapping[str, str]  # scenario -> why it is known to fail there
-    needs_task_id: bool
-    unusual: Mapping[str, Any]  # the values that are not the default of these options
-    private: frozenset[str]  # the keys that are not part of the identity
-    later: frozenset[str]  # the keys that are part of it only where they are not null
+    about: str  # what the strategy is
+    warns: Mapping[str, str]  # scenario -> why the strategy is known to fail in it
+    needs_task_id: bool  # whether the strategy must know the task at test
+    unusual: Mapping[str, Any]  # the values that are not the defaults of the chosen options
+    private: frozenset[str]  # the keys that are no part of the identity
+    later: frozenset[str]  # the keys that are part of the identity only where they are not null
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
     @property
     def target(self) -> str:
-        """module.Class of the strategy."""
+        """The strategy's class, as module.Class."""
         return self.targets["strategy"]
 
     @property
     def warning(self) -> str | None:
-        """Why this strategy is known to fail in this scenario."""
+        """Why the strategy is known to fail in the run's scenario; None if it is not."""
         return self.warns.get(self["scenario"])
 
     def identity(self, fingerprint: str) -> str:
-        """10 hex digits: equal for equal runs on the data with this fingerprint, wherever they run and are written."""
+        """Return 10 hex digits that are equal for equal runs on the data with this fingerprint.
+
+        Where a run is trained and written is no part of it.
+        """
         return self._digest(fingerprint, [], self.targets)
 
     def group(self, fingerprint: str) -> str:
-        """10 hex digits: equal for runs that differ in nothing but `seed`."""
+        """Return 10 hex digits that are equal for runs that differ in nothing but `seed`."""
         return self._digest(fingerprint, ["seed"], self.targets)
 
     def stream(self, fingerprint: str) -> str:
-        """10 hex digits: equal for runs that differ in nothing but `seed`, the strategy and its knobs, and in how often
-        they were looked at."""
+        """Return 10 hex digits that are equal for runs on the same tasks.
+
+        They may differ in `seed`, the strategy and its keys, and `evaluate_every`.
+        """
         targets = {group: target for group, target in self.targets.items() if group != "strategy"}
         plain = replace(self, values={**self.values, "evaluate_every": 0})
         return plain._digest(fingerprint, ["seed", "strategy", "source", *self.knobs], targets)
 
     def _digest(self, fingerprint: str, without: Collection[str], targets: Mapping[str, str]) -> str:
-        left = {*self.private, *without, *(key for key in self.later if self.values[key] is None)}
-        kept = {key: v for key, v in self.values.items() if key not in left}
+        """Return 10 hex digits of the fingerprint, the targets and the values, those of some keys left out."""
+        left_out = {*self.private, *without, *(key for key in self.later if self.values[key] is None)}
+        kept = {key: v for key, v in self.values.items() if key not in left_out}
         text = json.dumps([FORMAT, fingerprint, targets, kept], sort_keys=True, allow_nan=False)
         return hashlib.sha1(text.encode()).hexdigest()[:10]
 
     def directory(self, fingerprint: str) -> Path:
-        """outputs/runs/<strategy>/<readable values>-<identity>."""
+        """Return the run's folder: outputs/runs/<strategy>/<readable values>-<identity>."""
         parts = [self["dataset"], self["split"], self["scenario"], f"{self['tasks']}tasks"]
         named = {"dataset", "split", "scenario", "tasks", "strategy", "seed"} | self.private
         parts += [f"{key}={format_value(value)}" for key, value in self.unusual.items() if key not in named]
@@ -75,7 +82,7 @@ class Settings:
         return Path(self["outputs"]) / "runs" / self["strategy"] / name
 
     def nested(self) -> dict[str, Any]:
-        """The values with dataset, split, model and optimizer as mappings, for config.yaml."""
+        """Return the values with dataset, split, model and optimizer as mappings, for config.yaml."""
         tree: dict[str, Any] = {}
         for key, value in self.values.items():
             group, _, knob = key.rpartition(".")

@@ -14,6 +14,7 @@ from clrun.report.intervals import Statistic, statistic
 from clrun.report.runs import MEASURES, REFERENCES, directory, guessing_accuracy, keys_of
 from clrun.results import tables
 from clrun.results.columns import SOURCES
+from clrun.results.outcome import RunStatus
 from clrun.results.tables import is_missing
 from clrun.system.errors import UsageError
 from clrun.system.text import format_value
@@ -38,12 +39,12 @@ class Row:
     @cached_property
     def done(self) -> pd.DataFrame:
         """The runs that are done."""
-        return self.runs[self.runs["status"] == "done"]
+        return self.runs[self.runs["status"] == RunStatus.DONE]
 
     @cached_property
     def diverged(self) -> int:
         """The number of runs that have diverged."""
-        return int((self.runs["status"] == "diverged").sum())
+        return int((self.runs["status"] == RunStatus.DIVERGED).sum())
 
     def __getitem__(self, measure: str) -> Statistic:
         return statistic(self.done[measure])

@@ -22,6 +22,7 @@ import pandas as pd
 from clrun.config import catalog
 from clrun.results import columns, costs, metrics, run_files
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
+from clrun.results.outcome import RunStatus
 from clrun.system.errors import UsageError
 
 REFERENCES = ("joint", "finetune")  # strategies: the upper and the lower reference
@@ -76,7 +77,7 @@ def completed(runs: pd.DataFrame) -> pd.DataFrame:
     hashes = {"group": hashed(runs, keys), "stream": hashed(runs, [key for key in keys if defines_stream(key)])}
     runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *used])))
     made = {name: runs[name].astype(object).where(runs[name].notna(), values) for name, values in hashes.items()}
-    return runs.assign(**made, status=runs["status"].astype(object).fillna("done"))
+    return runs.assign(**made, status=runs["status"].astype(object).fillna(RunStatus.DONE.value))
 
 
 def keys_of(runs: pd.DataFrame) -> list[str]:
@@ -105,7 +106,7 @@ def with_derived(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with the columns DERIVED, nan where they are not known."""
     runs = runs.assign(**dict.fromkeys(DERIVED, np.nan))
     runs["total_seconds"] = runs["train_seconds"] + runs["consolidate_seconds"].fillna(0)
-    for _, stream in runs[runs["status"] == "done"].groupby("stream"):
+    for _, stream in runs[runs["status"] == RunStatus.DONE].groupby("stream"):
         finetune, joint = (by_seed(stream, name, "average_accuracy") for name in ("finetune", "joint"))
         seconds = by_seed(stream, "finetune", "total_seconds")
         kept = stream["average_accuracy"] - stream["seed"].map(finetune)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from clrun.config.catalog import CLUSTER, Catalog
+from clrun.config.catalog import Cluster as ClusterOption
 from clrun.config.check import chosen_cluster
 from clrun.config.settings import Settings
 from clrun.runs.failures import write_reason_for
@@ -109,6 +110,7 @@ def of(configs: Sequence[DictConfig], known: Catalog) -> Cluster | None:
     if chosen is None:
         return None
     option, knobs = chosen
+    assert isinstance(option, ClusterOption)  # by clrun.config.catalog.KINDS
     if find_spec("submitit") is None:
         raise UsageError(
             f"cluster={option.name} submits through submitit, which is not installed here; type pip install "

@@ -6,6 +6,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from clrun.results.outcome import RunStatus
 from clrun.results.tables import is_missing
 from clrun.terminal.console import mean_and_deviation, percent, print_line, titled_table
 
@@ -27,7 +28,7 @@ def runs_table(console: Console, runs: pd.DataFrame, keys: Sequence[str]) -> Non
 
 def status_text(row: pd.Series) -> str:
     """Return the status of a run, such as "done" or "diverged at task 2 step 31"."""
-    return f"diverged at {row['diverged_at']}" if row["status"] == "diverged" else str(row["status"])
+    return f"diverged at {row['diverged_at']}" if row["status"] == RunStatus.DIVERGED else str(row["status"])
 
 
 def key_text(value: object) -> str:
@@ -45,7 +46,7 @@ def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str
     for name in [*keys, "runs", "diverged", "average accuracy", "forgetting", "learning accuracy"]:
         table.add_column(name.replace(" ", "\n"), justify="left" if name in keys else "right", overflow="fold")
     for values, rows in summaries.groupby(keys, sort=False, dropna=False):
-        diverged = (rows["status"] == "diverged").sum()
+        diverged = (rows["status"] == RunStatus.DIVERGED).sum()
         means = [mean_and_deviation(rows[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")]
         table.add_row(*(Text(key_text(v)) for v in values), str(len(rows)), str(diverged) if diverged else "", *means)
     console.print(table)
@@ -71,6 +72,8 @@ def best_by_validation(console: Console, summaries: pd.DataFrame, varying: Seque
 def validated_settings(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Return a row per combination of the keys all of whose runs are done: the keys, and of the validation accuracy the
     columns `mean` and `size` (the number of runs)."""
-    done = rows.groupby(list(keys), sort=False, dropna=False).filter(lambda group: (group["status"] == "done").all())
+    done = rows.groupby(list(keys), sort=False, dropna=False).filter(
+        lambda group: (group["status"] == RunStatus.DONE).all()
+    )
     accuracies = done.groupby(list(keys), sort=False, dropna=False)["validation_accuracy"].agg(["mean", "size"])
     return accuracies.dropna().reset_index()

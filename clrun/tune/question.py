@@ -1,32 +1,30 @@
-"""What a search is asked, and what is wrong with that."""
+"""The question of a search: which keys are searched, which are fixed, and the refusal of what cannot be searched."""
 
 import argparse
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clrun.config import catalog
-from clrun.config.catalog import GROUPS, Catalog, KeySpec
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec
 from clrun.config.overrides import parsed
 from clrun.system.errors import UsageError
-from clrun.system.paths import CONF
 from clrun.tune import space
 from clrun.tune.space import Axis
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from clrun.config.settings import Settings
     from clrun.sweep.cluster import Cluster
 
+# The share of the training data that is held out, where validation is not typed.
+VALIDATION = "0.1"
 
-HELD_OUT = "0.1"  # of the training data, where validation is not typed
-
-
-# what is to be learnt and how it is measured; a search over these would compare what does not compare
+# Keys of what is learnt and how it is measured: accuracies for different values of them cannot be compared.
 FIXED = {
-    catalog.CLUSTER,
+    CLUSTER,
     "dataset",
     "split",
     "tasks",
@@ -39,13 +37,14 @@ FIXED = {
 }
 
 
-NOT_HERE = {
+# Keys of clrun that a search does not take, and what to type instead.
+REFUSED = {
     "first_tasks": "type tune_tasks=K: the search sees the first K tasks, its winner is trained on all",
     "rerun": "a search trains nothing twice; to search anew, type another sampler_seed, or outputs=FOLDER",
 }
 
-
-OWN = {
+# The keys of the search itself.
+SEARCH_KEYS = {
     "trials": KeySpec(
         default=30, type="int", min=1, about="settings to try in all, those of earlier commands included"
     ),
@@ -73,103 +72,94 @@ OWN = {
 
 @dataclass(frozen=True)
 class Question:
-    """What is searched."""
+    """What a search is to find out: the best values of the axes, all else being fixed."""
 
     fixed: list[str]  # overrides of every trial
-    axes: Mapping[str, Axis]  # key -> what it may become
-    own: Mapping[str, Any]  # the keys of OWN
-    known: Catalog
+    axes: Mapping[str, Axis]  # key -> the values that it may get
+    search: Mapping[str, Any]  # the values of SEARCH_KEYS
+    catalog: Catalog
     config_dir: str | None
 
     @cached_property
     def keys(self) -> list[str]:
-        """Those that were typed."""
+        """The keys that were typed."""
         return [*(parsed(text).key_or_group for text in self.fixed), *self.axes]
 
     @cached_property
-    def loose(self) -> set[str]:
-        """Knobs that one of the options takes, and that are left out where another one is drawn."""
+    def droppable(self) -> set[str]:
+        """The keys of the options that may be drawn: each is left out where its option is not drawn."""
         composed = self.compose([*self.fixed, *(f"{key}={axis.ends[0]}" for key, axis in self.axes.items())])
         names = {group: self.axes[group].ends if group in self.axes else [composed[group].name] for group in GROUPS}
-        return {key for group in GROUPS for name in names[group] for key in self.known.knobs(group, name)}
+        return {key for group in GROUPS for name in names[group] for key in self.catalog.knobs(group, name)}
 
     @cached_property
-    def compose(self) -> Callable[[Sequence[str]], Any]:
-        """Overrides -> what they compose to."""
-        import hydra
-        from hydra.core.config_store import ConfigStore
+    def compose(self) -> "Callable[[Sequence[str]], DictConfig]":
+        """A function from overrides to what they compose to."""
+        from clrun.config.composition import composer  # Hydra
 
-        from clrun.config.composition import remembering
-
-        ConfigStore.instance().store(name="knobs", node=self.known.nulls())
-        folder = None if self.config_dir is None else Path(self.config_dir).expanduser().resolve()
-        also = [] if folder is None else [f'hydra.searchpath=["file://{folder}"]']
-
-        def by_hydra(_: Any, overrides: Sequence[str]) -> Any:
-            with hydra.initialize_config_dir(str(CONF), version_base=None):
-                return hydra.compose("config", overrides=[*overrides, *also])
-
-        composed = remembering(by_hydra)
-        return lambda overrides: composed(None, overrides)
+        return composer(self.catalog, self.config_dir)
 
     def settings(self, point: Mapping[str, str], *more: str) -> "Settings":
-        """Those of a run with these values of the axes. UsageError: there cannot be one."""
-        from clrun.config.check import check
+        """Return the settings of a run with these values of the axes. Raise UsageError if there cannot be one."""
+        from clrun.config.check import check  # OmegaConf
 
         overrides = [*self.fixed, *(f"{key}={text}" for key, text in point.items()), *more]
-        return check(self.compose(overrides), self.loose, self.known, self.keys)
+        return check(self.compose(overrides), self.droppable, self.catalog, self.keys)
 
     @cached_property
     def cluster(self) -> "Cluster | None":
-        """Where trials are trained; None: here. UsageError."""
+        """The cluster that trains the trials; None if they are trained here."""
         from clrun.sweep import cluster
 
-        return cluster.of([self.compose(self.fixed)], self.known)
+        return cluster.of([self.compose(self.fixed)], self.catalog)
 
     def first(self) -> dict[str, str]:
-        """A point of the space."""
+        """Return a point: the first value of every axis."""
         return {key: axis.ends[0] for key, axis in self.axes.items()}
 
     def corners(self) -> list[dict[str, str]]:
-        """Points that show whether every end of every axis can be."""
+        """Return points that have every end of every axis among their values."""
         return [self.first() | {key: text} for key, axis in self.axes.items() for text in axis.ends]
 
     def runs(self, point: Mapping[str, str]) -> list["Settings"]:
-        """A trial: one run a seed, on the tasks that the search may see."""
+        """Return the settings of a trial's runs: one for each seed, on the tasks that the search may see."""
         first = self.settings(point)["seed"]
-        tasks = [] if self.own["tune_tasks"] is None else [f"first_tasks={self.own['tune_tasks']}"]
-        return [self.settings(point, *tasks, f"seed={first + i}") for i in range(self.own["seeds"])]
+        tasks = [] if self.search["tune_tasks"] is None else [f"first_tasks={self.search['tune_tasks']}"]
+        return [self.settings(point, *tasks, f"seed={first + i}") for i in range(self.search["seeds"])]
 
     def winner(self, point: Mapping[str, str]) -> str:
-        """The command that trains a point on the whole stream and on all training data."""
+        """Return the command that trains a point on the whole stream and on all training data."""
         settings = self.settings(point)
-        kept = {*GROUPS, catalog.CLUSTER, "experiment", *settings.values} - {"seed", "validation"}
-        kept |= {f"{catalog.CLUSTER}.{knob}" for knob in (self.cluster.knobs if self.cluster else ())}
+        kept = {*GROUPS, CLUSTER, "experiment", *settings.values} - {"seed", "validation"}
+        kept |= {f"{CLUSTER}.{knob}" for knob in (self.cluster.knobs if self.cluster else ())}
         typed = [text for text in self.fixed if parsed(text).key_or_group in kept]
         typed += [f"{key}={text}" for key, text in point.items() if key in kept]
-        first, n = settings["seed"], self.own["seeds"]
-        own = [] if self.config_dir is None else ["--config-dir", self.config_dir]
+        first, n = settings["seed"], self.search["seeds"]
+        flags = ["-m"] if n > 1 else []
+        flags += [] if self.config_dir is None else ["--config-dir", self.config_dir]
         sweep = [f"seed=range({first},{first + n})"] if n > 1 else [f"seed={first}"] if first else []
-        return shlex.join(["clrun", *(["-m"] if n > 1 else []), *own, *typed, *sweep])
+        return shlex.join(["clrun", *flags, *typed, *sweep])
 
 
-def read(asked: argparse.Namespace, known: Catalog) -> Question:
-    """What the arguments ask for; all that can be refused before data are loaded is. UsageError."""
-    from clrun.config import check
+def read(asked: argparse.Namespace, catalog: Catalog) -> Question:
+    """Return what the arguments ask for. Raise UsageError for all that can be refused before data are loaded."""
+    from clrun.config.check import checked_values  # OmegaConf
 
     typed = {text: parsed(space.spelt(text)) for text in asked.overrides}
     for override in typed.values():
-        refuse(override.key_or_group, override.is_sweep_override(), known)
-    own = {one.key_or_group: one.value() for one in typed.values() if one.key_or_group in OWN}
-    fixed, axes = space.read([text for text, one in typed.items() if one.key_or_group not in OWN], known)
+        refuse(override.key_or_group, override.is_sweep_override(), catalog)
+    given = {override.key_or_group: override for override in typed.values() if override.key_or_group in SEARCH_KEYS}
+    others = [text for text, override in typed.items() if override.key_or_group not in SEARCH_KEYS]
+    fixed, axes = space.read(others, catalog)
     if not axes:
         raise UsageError("there is nothing to search: type a list or an interval, such as 'lambda=log(1,1e6)'.")
-    question = Question(fixed, axes, check.checked(own, OWN), known, asked.config_dir)
+    search = checked_values({key: override.value() for key, override in given.items()}, SEARCH_KEYS)
+    question = Question(fixed, axes, search, catalog, asked.config_dir)
     if question.settings(question.first())["validation"] == 0:
         if "validation" in question.keys:
             raise UsageError("validation=0: a search chooses by validation accuracy; leave it out, or type 0.1.")
-        question = Question([*fixed, f"validation={HELD_OUT}"], axes, question.own, known, asked.config_dir)
-    first, most = question.own["tune_tasks"], question.settings(question.first())["tasks"]
+        question = Question([*fixed, f"validation={VALIDATION}"], axes, question.search, catalog, asked.config_dir)
+    first, most = question.search["tune_tasks"], question.settings(question.first())["tasks"]
     if first is not None and first > most:
         raise UsageError(f"tune_tasks={first}: the stream has {most} tasks; type at most as many.")
     for point in question.corners():
@@ -178,19 +168,19 @@ def read(asked: argparse.Namespace, known: Catalog) -> Question:
     return question
 
 
-def refuse(key: str, several: bool, known: Catalog) -> None:
-    """A key that a search does not take, or not with several values. UsageError."""
-    if key in NOT_HERE:
-        raise UsageError(f"{key}: {NOT_HERE[key]}.")
+def refuse(key: str, several: bool, catalog: Catalog) -> None:
+    """Raise UsageError for a key that a search does not take, or not with several values."""
+    if key in REFUSED:
+        raise UsageError(f"{key}: {REFUSED[key]}.")
     if key.startswith("hydra"):
         raise UsageError(f"{key}: clrun-tune trains through clrun's own launcher; leave it out.")
-    private = key in known.root and not known.root[key].identity
-    if several and (key in OWN or private or key.split(".")[0] in FIXED):
+    private = key in catalog.root and not catalog.root[key].identity
+    if several and (key in SEARCH_KEYS or private or key.split(".")[0] in FIXED):
         reason = "type seeds=3 for the mean over three" if key == "seed" else "it is not searched; type one value"
         raise UsageError(f"{key} with several values: {reason}.")
 
 
 def refuse_cluster(question: Question) -> None:
-    """A cluster that cannot be, or that nobody waits for. UsageError."""
+    """Raise UsageError for a cluster that cannot be used, or whose jobs are not waited for."""
     if question.cluster is not None and not question.cluster.waits:
         raise UsageError("cluster.wait=false: a search waits for its trials, from which it learns; leave it out.")

@@ -1,12 +1,13 @@
-"""A search on optuna, by validation accuracy alone.
+"""The search for hyperparameters with optuna, by validation accuracy alone.
 
-A trial is a setting of the searched keys; its score is the mean over seeds of the average accuracy on held-out training
-samples after the last task. Of a finished run one file is read, validation_matrix.csv, in which no test number stands.
+A trial is a setting of the searched keys. Its score is the mean over seeds of the average accuracy on held-out
+training samples after the last task. Of a finished run one file is read, validation_matrix.csv, which holds no test
+accuracy.
 
-Trials are asked for in rounds and trained together, by the machinery of a sweep (clrun/sweep.py). What was asked for
-and what came of it stands in optuna's journal, `outputs/tune/<name>/journal.log`: a round that was interrupted is
-finished first when the same command is typed again. Trial n is drawn by a sampler of its own, seeded by `sampler_seed`
-and n, so that an interrupted search ends as one that never was.
+Trials are drawn in rounds and trained together, as a sweep is (clrun/sweep). They and their scores are kept in
+optuna's journal, `outputs/tune/<name>/journal.log`. If the search was interrupted, the same command finishes that round
+first. Trial n is drawn by a sampler that is seeded by `sampler_seed` and n, so that the trials of an interrupted search
+are those of one that was not.
 """
 
 import hashlib
@@ -25,28 +26,31 @@ from clrun.tune import space
 
 if TYPE_CHECKING:
     from optuna.study import Study
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import FrozenTrial, Trial, TrialState
 
     from clrun.config.settings import Settings
     from clrun.runs.prepared import Prepared
     from clrun.tune.question import Question
 
+# Runs that a GPU trains at once.
+STACKED = 16
 
-STACKED = 16  # runs that a GPU is given at once
+# Jobs of a cluster for which a round has trials, where cluster.jobs is not typed.
+JOBS = 4
 
-
-JOBS = 4  # of a cluster that a round is made for, where cluster.jobs is not typed
-
-
-SHOWN = 10  # best trials
+# The best trials in the table at the end.
+SHOWN = 10
 
 
 # ---------------------------------------------------------------- one trial
 
 
 def validation_accuracy(directory: Path) -> float | None:
-    """The score of a finished run, None if it diverged: its average accuracy on held-out training samples after the
-    last task. Nothing else of a run is ever read here."""
+    """Return the score of a finished run; None if it diverged.
+
+    It is the average accuracy (a fraction) on held-out training samples after the last task. Nothing else of a run is
+    read here.
+    """
     import pandas as pd
 
     score = float(pd.read_csv(directory / "validation_matrix.csv")["average"].iloc[-1])
@@ -55,78 +59,83 @@ def validation_accuracy(directory: Path) -> float | None:
 
 @dataclass
 class Search:
-    """A question, and how far it is answered."""
+    """A search: its question, and its trials so far."""
 
     question: "Question"
     folder: Path
     study: "Study"
-    width: int  # trials a round
-    crashed: dict[int, str]  # trial -> why, in this command
+    width: int  # trials in a round
+    crashed: dict[int, str]  # number of a trial that crashed in this command -> reason
 
     def run(self) -> None:
-        """Train what is missing, and show the best. RunsFailed: some crashed."""
+        """Train the trials that are missing and print the best. Raise RunsFailed if some crashed."""
         while trials := self.round():
             self.train(trials)
             if all(trial.number in self.crashed for trial in trials):
                 break
         self.show()
         if self.crashed:
-            told = "\n".join(f"  trial {number}: {reason}" for number, reason in self.crashed.items())
-            raise RunsFailed(f"{len(self.crashed)} trials crashed; the same command again tries them again:\n{told}")
+            lines = "\n".join(f"  trial {number}: {reason}" for number, reason in self.crashed.items())
+            raise RunsFailed(f"{len(self.crashed)} trials crashed; the same command again tries them again:\n{lines}")
 
-    # ------------------------------------------------------------ asking
+    # ------------------------------------------------------------ drawing trials
 
     def trials(self, *states: str) -> list["FrozenTrial"]:
-        """Those in one of these states, in their order."""
+        """Return the trials in one of these states of optuna, in their order."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name in states]
 
     def round(self) -> list["FrozenTrial | Trial"]:
-        """The trials to be trained next: what an interrupted round has left, and the rest of it or the next one."""
+        """Return the trials to train next: what is left of an interrupted round, or a new round."""
         for trial in self.trials("RUNNING"):
-            if trial.params.keys() != self.question.axes.keys():  # killed while it was being drawn
-                self.study.tell(trial.number, state=state("FAIL"))
+            if trial.params.keys() != self.question.axes.keys():  # the process was killed while it was being drawn
+                self.study.tell(trial.number, state=trial_state("FAIL"))
         running = [trial for trial in self.trials("RUNNING") if trial.number not in self.crashed]
         asked = len(self.trials("RUNNING", "COMPLETE", "PRUNED"))
         room = self.width - asked % self.width if asked % self.width or not running else 0
-        room = min(room, self.question.own["trials"] - asked)
-        return [*running, *(self.ask() for _ in range(room) if not self.listed or self.trials("WAITING"))]
+        room = min(room, self.question.search["trials"] - asked)
+        trials: list[FrozenTrial | Trial] = [*running]
+        for _ in range(room):
+            if not self.enqueued or self.trials("WAITING"):
+                trials.append(self.draw())
+        return trials
 
     @cached_property
-    def listed(self) -> bool:
-        """Whether all points there are have been put down to be tried, one after another."""
+    def enqueued(self) -> bool:
+        """Whether all points of the space are enqueued: where there are no more of them than trials."""
         axes = self.question.axes
-        if space.size(axes) > self.question.own["trials"]:
+        if space.size(axes) > self.question.search["trials"]:
             return False
         points: list[dict[str, Any]] = [{}]
         for key, axis in axes.items():
-            points = [point | {key: value} for point in points for value in axis.drawn()]
-        for point in points:
-            self.study.enqueue_trial(point, skip_if_exists=True)
+            points = [point | {key: value} for point in points for value in axis.values()]
+        for values in points:
+            self.study.enqueue_trial(values, skip_if_exists=True)
         return True
 
-    def ask(self) -> "Trial":
-        """The next point."""
+    def draw(self) -> "Trial":
+        """Return the next trial."""
         number = len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = sampler(self.question.own["sampler"], self.question.own["sampler_seed"], number)
+        self.study.sampler = sampler(self.question.search["sampler"], self.question.search["sampler_seed"], number)
         return self.study.ask({key: axis.distribution() for key, axis in self.question.axes.items()})
 
     # ------------------------------------------------------------ training
 
     def point(self, trial: "FrozenTrial | Trial") -> dict[str, str]:
-        """A trial's values as they are typed."""
+        """Return a trial's values as they are typed."""
         return {key: axis.typed(trial.params[key]) for key, axis in self.question.axes.items()}
 
     def train(self, trials: Sequence["FrozenTrial | Trial"]) -> None:
-        """Train the runs of a round that are not finished, and tell optuna what came of its trials, in order."""
+        """Train the runs of a round that are not finished, and report its trials to optuna, in order."""
         from clrun.sweep import cluster, execution
 
         where = self.question.cluster
         prepared = {trial.number: self.prepared(trial) for trial in trials}
-        every = {one.id: one for runs in prepared.values() if runs is not None for one in runs}
-        todo = [one for one in every.values() if not one.finished]
+        every = {run.id: run for runs in prepared.values() if runs is not None for run in runs}
+        todo = [run for run in every.values() if not run.finished]
         numbers = ", ".join(str(trial.number + 1) for trial in trials)
         print(
-            f"Trials {numbers} of {self.question.own['trials']}: {len(every)} runs, {len(todo)} to train.", flush=True
+            f"Trials {numbers} of {self.question.search['trials']}: {len(every)} runs, {len(todo)} to train.",
+            flush=True,
         )
         train = execution.train_sweep if where is None else partial(cluster.submit, cluster=where)
         errors = train(todo) if todo else {}
@@ -135,7 +144,7 @@ class Search:
         self.write()
 
     def prepared(self, trial: "FrozenTrial | Trial") -> list["Prepared"] | None:
-        """The runs of a trial; None if there can be none, as with some pairs of values that are legal each."""
+        """Return the runs of a trial; None if there cannot be any, as for some values that are legal each."""
         from clrun.runs import prepare
 
         try:
@@ -145,41 +154,46 @@ class Search:
             return None
 
     def tell(self, trial: "FrozenTrial | Trial", runs: list["Prepared"] | None, errors: Mapping[str, str]) -> None:
-        """What came of a trial. One that crashed is left as it is, and so tried again by the next command."""
-        said = " ".join(f"{key}={text}" for key, text in self.point(trial).items())
-        reasons = [errors[one.id] for one in runs or [] if one.id in errors]
-        if reasons:
-            self.crashed[trial.number] = f"{said}: {reasons[0]}"
-            return
-        scores = [validation_accuracy(one.directory) for one in runs or []]
-        if not scores or None in scores:  # pruned: known to be bad, and never the best
-            self.study.tell(trial.number, state=state("PRUNED"))
-            said += ": diverged" if scores else ": impossible"
-        else:
-            self.study.tell(trial.number, sum(scores) / len(scores))
-            said += f": {percent(scores)}"
-        print(f"trial {trial.number + 1}: {said}", flush=True)
+        """Report the score of a trial to optuna, and print it.
 
-    # ------------------------------------------------------------ afterwards
+        A trial that crashed stays as it is, so that the next command tries it again. One that diverged or cannot be
+        run is pruned: optuna learns from it, but it is never the best.
+        """
+        values = " ".join(f"{key}={text}" for key, text in self.point(trial).items())
+        reasons = [errors[run.id] for run in runs or [] if run.id in errors]
+        if reasons:
+            self.crashed[trial.number] = f"{values}: {reasons[0]}"
+            return
+        accuracies = [validation_accuracy(run.directory) for run in runs or []]
+        scores = [accuracy for accuracy in accuracies if accuracy is not None]
+        if scores and len(scores) == len(accuracies):
+            self.study.tell(trial.number, sum(scores) / len(scores))
+            result = percent(scores)
+        else:
+            self.study.tell(trial.number, state=trial_state("PRUNED"))
+            result = "diverged" if accuracies else "impossible"
+        print(f"trial {trial.number + 1}: {values}: {result}", flush=True)
+
+    # ------------------------------------------------------------ results
 
     def write(self) -> None:
-        """trials.csv, beside the journal."""
+        """Write trials.csv beside the journal."""
         from clrun.results.run_files import write_table
         from clrun.results.tables import objects
 
-        words = {"COMPLETE": "done", "PRUNED": "diverged", "RUNNING": "unfinished"}
+        statuses = {"COMPLETE": "done", "PRUNED": "diverged", "RUNNING": "unfinished"}
         rows = [
-            {"trial": trial.number + 1, "status": words[trial.state.name], "validation_accuracy": trial.value}
+            {"trial": trial.number + 1, "status": statuses[trial.state.name], "validation_accuracy": trial.value}
             | self.point(trial)
-            for trial in self.trials(*words)
+            for trial in self.trials(*statuses)
         ]
         write_table(self.folder / "trials.csv", objects(rows))
 
     def show(self) -> None:
-        """The best trials, and the command of the winner. RunsFailed if there is none."""
+        """Print the best trials and the command of the winner. Raise RunsFailed if all trials diverged."""
         from clrun.terminal.console import make_console
 
-        best = sorted(self.trials("COMPLETE"), key=lambda trial: -trial.value)  # of equals the first one tried
+        best = sorted(self.trials("COMPLETE"), key=lambda trial: -score_of(trial))  # of equals the first that was tried
         if not best:
             if self.crashed:
                 return
@@ -193,31 +207,37 @@ class Search:
         print(f"All trials: {self.folder / 'trials.csv'}")
 
 
-def state(name: str) -> Any:
-    """Of a trial, in optuna's words."""
+def score_of(trial: "FrozenTrial") -> float:
+    """Return the score of a trial that is complete."""
+    assert trial.value is not None
+    return trial.value
+
+
+def trial_state(name: str) -> "TrialState":
+    """Return a trial's state of optuna by its name."""
     from optuna.trial import TrialState
 
     return TrialState[name]
 
 
 def sampler(kind: str, seed: int, number: int) -> Any:
-    """What draws trial `number`, of others that it knows."""
+    """Return optuna's sampler for trial `number`, which also depends on the trials that have ended."""
     from optuna import samplers
     from optuna.exceptions import ExperimentalWarning
 
-    own = int.from_bytes(hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=4).digest(), "big")
+    trial_seed = int.from_bytes(hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=4).digest(), "big")
     if kind == "random":
-        return samplers.RandomSampler(seed=own)
+        return samplers.RandomSampler(seed=trial_seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return samplers.TPESampler(seed=own, multivariate=True, constant_liar=True)
+        return samplers.TPESampler(seed=trial_seed, multivariate=True, constant_liar=True)
 
 
-# ---------------------------------------------------------------- telling
+# ---------------------------------------------------------------- the table of the best trials
 
 
 def percent(scores: Sequence[float]) -> str:
-    """Mean ± standard deviation."""
+    """Return the mean of fractions and their standard deviation, in percent."""
     import pandas as pd
 
     from clrun.terminal.console import mean_and_deviation
@@ -226,38 +246,39 @@ def percent(scores: Sequence[float]) -> str:
 
 
 def table(search: Search, trials: Sequence["FrozenTrial"]) -> Any:
-    """The best trials, best first."""
+    """Return the table of some trials."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from clrun.runs import prepare
 
-    made = Table("trial", *search.question.axes, "validation accuracy", "n", box=SIMPLE_HEAD)
+    rows = Table("trial", *search.question.axes, "validation accuracy", "n", box=SIMPLE_HEAD)
     for trial in trials:
         point = search.point(trial)
-        found = [prepare.prepare(settings).directory for settings in search.question.runs(point)]
-        there = [directory for directory in found if (directory / "validation_matrix.csv").is_file()]
-        scores = [validation_accuracy(directory) for directory in there] or [trial.value]
-        made.add_row(str(trial.number + 1), *point.values(), percent(scores), str(len(found)))
-    return made
+        directories = [prepare.prepare(settings).directory for settings in search.question.runs(point)]
+        written = [directory for directory in directories if (directory / "validation_matrix.csv").is_file()]
+        accuracies = [validation_accuracy(directory) for directory in written]
+        scores = [accuracy for accuracy in accuracies if accuracy is not None] or [score_of(trial)]
+        rows.add_row(str(trial.number + 1), *point.values(), percent(scores), str(len(directories)))
+    return rows
 
 
 def chosen_on(question: "Question", settings: "Settings") -> str:
-    """By what the winner was chosen."""
+    """Return the sentences that state by what the winner was chosen."""
     tasks = settings["first_tasks"] or settings["tasks"]
     which = f"the first {tasks} of {settings['tasks']} tasks" if settings["first_tasks"] else f"all {tasks} tasks"
-    n = question.own["seeds"]
+    n = question.search["seeds"]
     mean = f"the mean over {n} seeds" if n > 1 else "of one seed"
     share = f"{100 * settings['validation']:g} % of the training data, held out"
     return f"Chosen by validation accuracy ({share}) after {which}, {mean}. No test number was read."
 
 
-# ---------------------------------------------------------------- beginning, and going on
+# ---------------------------------------------------------------- starting and resuming
 
 
 @contextmanager
 def searching(question: "Question") -> Iterator[Search]:
-    """A search that is this process's alone. UsageError: another one is at it."""
+    """Yield a search, locked for this process. Raise UsageError if another process has locked it."""
     from clrun.runs import prepare
     from clrun.runs.failures import disk_trouble
     from clrun.sweep import workers
@@ -266,40 +287,49 @@ def searching(question: "Question") -> Iterator[Search]:
     first = question.runs(question.first())
     if question.cluster is None:
         workers.warm_up_if_several(question.runs(question.corners()[-1]) + first)
-    one = prepare.prepare(first[0])
-    folder = Path(one.settings["outputs"]) / "tune" / name(question, one)
-    with disk_trouble(one), locks.claimed([folder]) as claim:
+    run = prepare.prepare(first[0])
+    folder = Path(run.settings["outputs"]) / "tune" / name(question, run)
+    with disk_trouble(run), locks.claimed([folder]) as claim:
         for owner in claim.others.values():
             raise UsageError(f"{folder}: {owner} is at this search; wait for it, or end that one.")
-        yield Search(question, folder, opened(folder), question.own["at_once"] or width(question, one), {})
+        yield Search(question, folder, opened(folder), question.search["at_once"] or width(question, run), {})
 
 
-def name(question: "Question", one: "Prepared") -> str:
-    """The folder of a search: equal for commands that ask the same, however many trials they want."""
+def name(question: "Question", run: "Prepared") -> str:
+    """Return the name of a search's folder: equal for equal questions, whatever the number of trials.
+
+    `run` is any run of the search.
+    """
     axes = {key: repr(axis) for key, axis in question.axes.items()}
-    own = {key: value for key, value in question.own.items() if key not in ("trials", "at_once")}
-    text = json.dumps([one.id, axes, own], sort_keys=True)
-    strategy = "-".join(question.axes["strategy"].ends if "strategy" in axes else [one.settings["strategy"]])
+    search = {key: value for key, value in question.search.items() if key not in ("trials", "at_once")}
+    text = json.dumps([run.id, axes, search], sort_keys=True)
+    strategy = "-".join(question.axes["strategy"].ends if "strategy" in axes else [run.settings["strategy"]])
     readable = "-".join([strategy, *(key for key in axes if key != "strategy")])
     return f"{readable[:80]}-{hashlib.sha1(text.encode()).hexdigest()[:10]}"
 
 
-def width(question: "Question", one: "Prepared") -> int:
-    """Trials a round: one a worker, or on CUDA as many as make a stack; on a cluster that many for each job."""
+def width(question: "Question", run: "Prepared") -> int:
+    """Return the number of trials in a round: one for each worker, or as many as make a stack on CUDA.
+
+    On a cluster there are that many for each job.
+    """
     from clrun.sweep import plan
 
     where = question.cluster
     if where is not None:
         jobs = where.at_once or JOBS
-        return jobs * (max(1, STACKED // question.own["seeds"]) if where["gpus"] else where["cpus"])
-    if plan.device_type(one) == "cuda" and one.settings["stack"] != "off":
-        stack = STACKED if one.settings["stack"] == "auto" else one.settings["stack"]
-        return max(1, stack // question.own["seeds"])
-    return plan.wanted(one.settings, one.settings["threads"], plan.device_type(one))
+        return jobs * (max(1, STACKED // question.search["seeds"]) if where["gpus"] else where["cpus"])
+    if plan.device_type(run) == "cuda" and run.settings["stack"] != "off":
+        stack = STACKED if run.settings["stack"] == "auto" else run.settings["stack"]
+        return max(1, stack // question.search["seeds"])
+    return plan.wanted(run.settings, run.settings["threads"], plan.device_type(run))
 
 
 def opened(folder: Path) -> "Study":
-    """The study of a folder that is this process's. What a process that was killed has left half-written goes."""
+    """Return the study of a folder that this process has locked.
+
+    The last line of the journal is removed if a killed process has left it half-written, and so is optuna's lock.
+    """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend

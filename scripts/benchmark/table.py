@@ -1,4 +1,4 @@
-"""From the CSV of a benchmark to its tables in docs/performance.md. Ratios are taken within a round."""
+"""From the CSV of a benchmark to its tables in docs/results/performance.md. Ratios are taken within a round."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -294,7 +294,7 @@ def test_help_lists_everything_that_can_be_typed(clrun, my_folder):
     for options in known.options.values():
         for name, option in options.items():
             assert f"{name} " in out and option.about[:40] in out
-    assert all(f"{key}=" in out for key in known.typeable())
+    assert all(f"{key}=" in out for key in known.all_keys())
     assert "lambda=400" in out and "exact|empirical|sampled|batched" in out and "myknob=1" in out
 
 
@@ -336,7 +336,7 @@ from clrun.cli import cli
 try:
     cli()
 finally:
-    print("IMPORTED", *({"torch", "hydra", "pandas"} & set(sys.modules)))
+    print("IMPORTED", *({"torch", "hydra", "pandas", "clrun.sweep.launcher"} & set(sys.modules)))
 """
 
 
@@ -344,6 +344,13 @@ finally:
 def test_torch_is_imported_late(arguments, imported):
     done = subprocess.run([sys.executable, "-c", TELL, *arguments], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1].split() == ["IMPORTED", *imported.split()]
+
+
+@pytest.mark.parametrize(("arguments", "launcher"), [((), False), (("-m",), True), (("hydra.mode=MULTIRUN",), True)])
+def test_the_launcher_is_imported_for_sweeps_alone(arguments, launcher):
+    line = [sys.executable, "-c", TELL, *arguments, *SHORT]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    assert ("clrun.sweep.launcher" in done.stdout.splitlines()[-1]) == launcher and len(runs()) == 1
 
 
 def test_help_is_quick():

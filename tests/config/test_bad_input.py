@@ -215,14 +215,14 @@ def test_every_knob_refuses_what_is_out_of_range_or_of_another_type(group, name,
     known = catalog.read()
     chosen = {"dataset": "digits", "split": "classes", "model": "mlp", "optimizer": "adam", "strategy": "finetune"}
     names = tuple((chosen | {group: name}).get(g) for g in catalog.GROUPS)
-    said = check.taken(known, names)[key]
-    wrong = [*WRONG_VALUES[said.type], *beyond(said)]
+    spec = check.accepted(known, names)[key]
+    wrong = [*WRONG_VALUES[spec.type], *beyond(spec)]
     assert len(wrong) >= 5
     for value in wrong:
         with pytest.raises(UsageError) as caught:
             check.validated({key: value}, known, names)
         text = str(caught.value)
-        assert text.startswith(f"{key}=") and said.expects() in text and "\n" not in text
+        assert text.startswith(f"{key}=") and spec.expects() in text and "\n" not in text
 
 
 # ---------------------------------------------------------------- what lies in files

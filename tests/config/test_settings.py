@@ -303,7 +303,7 @@ def test_every_key_can_be_typed(settings_of):
     tree = known.nulls()
     flat = {f"{k}.{inner}" for k, v in tree.items() if isinstance(v, dict) for inner in v}
     flat |= {k for k, v in tree.items() if v is None}
-    assert flat | {*catalog.GROUPS, catalog.CLUSTER} == set(known.typeable())
+    assert flat | {*catalog.GROUPS, catalog.CLUSTER} == set(known.all_keys())
     assert {"lambda", "tasks", "model.width", "optimizer.nesterov", "split.max_angle"} <= flat
 
 

@@ -274,7 +274,7 @@ def test_a_plain_run_does_not_import_the_compiler(tmp_path):
 
 @pytest.mark.slow
 def test_digits_finetuning_forgets_and_ewc_does_not(prepared_of):
-    """The README's first table: five seeds, the default run."""
+    """The first table of docs/results/strategies-compared.md: five seeds, the default run."""
     forgetting = {}
     for strategy in ("finetune", "ewc"):
         runs = [prepared_of(f"strategy={strategy}", f"seed={seed}") for seed in range(5)]

@@ -27,7 +27,7 @@ from clrun.system import locks, machine
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF, PACKAGE
 from clrun.tune import search, space
-from clrun.tune.question import OWN, Question, read
+from clrun.tune.question import SEARCH_KEYS, Question, read
 
 pytest.importorskip("optuna")
 SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu")
@@ -349,7 +349,7 @@ def test_without_optuna(clrun_tune, monkeypatch):
 def test_help(clrun_tune, monkeypatch):
     monkeypatch.setattr(tune, "find_spec", lambda name: None)  # nor does it need optuna
     code, out, _ = clrun_tune("--help")
-    assert code == 0 and all(word in out for word in (*OWN, *tune.EXAMPLES, "interval(LOW,HIGH)"))
+    assert code == 0 and all(word in out for word in (*SEARCH_KEYS, *tune.EXAMPLES, "interval(LOW,HIGH)"))
 
 
 def commands() -> list[str]:

@@ -1,0 +1,1 @@
+"""Generates the tables of docs/reference from the code, so that they are never stale."""
