@@ -76,6 +76,6 @@ def write_readable(folder: Path, rows: Sequence[Row], measure: str) -> None:
     atomic_files.write_text(folder / "report.md", "\n\n".join(part.markdown() for part in sections) + "\n")
     atomic_files.write_text(folder / "report.tex", "\n\n".join(part.latex() for part in sections) + "\n")
     console = make_console()
-    for one in sections:
-        one.print(console)
+    for part in sections:
+        part.print(console)
         console.print()

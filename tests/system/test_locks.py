@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from interrupting import InterruptingProgress
+from interrupting import SHORT_BLOCKS, InterruptingProgress
 from test_full_disks_and_signals import SMALL, files, tables, uninterrupted
 
 from clrun.runs import train
@@ -78,7 +78,7 @@ def test_a_run_of_a_host_that_died_is_continued_and_one_that_lives_is_left(prepa
     prepared = prepared_of(*SMALL)
     whole = uninterrupted(prepared)
     with pytest.raises(KeyboardInterrupt):
-        train.train_runs([prepared], progress=InterruptingProgress(10))
+        train.train_runs([prepared], progress=InterruptingProgress(10), trainer=SHORT_BLOCKS)
     hold(prepared.directory, age=locks.STALE_SECONDS - 20, host="elsewhere", pid=1)
     with pytest.raises(UsageError, match="another process"):
         train.train_run(prepared, quiet=True)
