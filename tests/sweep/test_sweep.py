@@ -444,7 +444,7 @@ def test_two_sweeps_at_once_train_each_run_once():
     trained = [seed for out, _ in said for seed in seeds_in(out, r": done\n")]
     assert sorted(trained) == list(range(8))
     shown = [re.findall(r"^ +ewc +\d .* done *$", out, re.M) for out, _ in said]
-    assert list(map(len, format_value)) == [6, 6]  # each shows all of its own
+    assert list(map(len, shown)) == [6, 6]  # each shows all of its own
     assert len(run_files.read_summary(Path("shared/results.csv"))) == 8
     assert not [path for path in Path("shared").rglob("*") if path.name.endswith(".tmp") or path.name == "lock.json"]
 
@@ -529,8 +529,8 @@ def test_a_long_name_gives_way_to_the_figures(monkeypatch):
         view.advance("1", 60000)
         view.live.refresh()
     shown = [line.split() for line in console.file.getvalue().splitlines() if "60000/77000" in line][-1]
-    assert format_value[:2] == ["1", "ewc"] and "…" in " ".join(format_value)
-    assert format_value[-4:] == ["4/5", "60000/77000", "19,200", "0:32"]
+    assert shown[:2] == ["1", "ewc"] and "…" in " ".join(shown)
+    assert shown[-4:] == ["4/5", "60000/77000", "19,200", "0:32"]
 
 
 def test_in_a_pipe_there_are_plain_lines_alone():
