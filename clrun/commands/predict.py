@@ -75,7 +75,7 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
     for group in GROUPS:
         config[group].pop("source", None)  # it is read from the code that is there now
         config[group] = catalog.stated.get(f"{group}/{config[group]['name']}", {}) | config[group]
-    return check(OmegaConf.create(config | {"knobs": catalog.stated["knobs"]}), known=catalog)
+    return check(OmegaConf.create(config | {"knobs": catalog.stated["knobs"]}), catalog=catalog)
 
 
 def config_of(directory: Path) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def single(cfg: "DictConfig") -> None:
     from clrun.config.composition import composed_from
 
     catalog, typed = composed_from()
-    settings = check(cfg, known=catalog, typed=typed)
+    settings = check(cfg, catalog=catalog, typed=typed)
 
     # What can be refused without torch has been refused; it is imported from here on.
     from clrun.results import run_files

@@ -18,15 +18,15 @@ from clrun.system.errors import UsageError
 
 
 def check(
-    cfg: DictConfig, drop: Collection[str] = (), known: Catalog | None = None, typed: Collection[str] = ()
+    cfg: DictConfig, drop: Collection[str] = (), catalog: Catalog | None = None, typed: Collection[str] = ()
 ) -> Settings:
     """Return the settings that a composed configuration stands for.
 
-    drop: keys to leave out where the chosen options do not take them. known: the catalogue (by default clrun's own).
+    drop: keys to leave out where the chosen options do not take them. catalog: the catalogue (by default clrun's own).
     typed: the keys on the command line; a typed one of epochs and iterations replaces the other of an experiment.
     Raise UsageError for an unknown key, a value out of range, and values that contradict each other.
     """
-    catalog = known or read()
+    catalog = catalog or read()
     tree = as_dict(cfg)
     refuse_changed("knobs", tree.pop("knobs", None), catalog.stated["knobs"], "config.yaml")
     tree.pop(CLUSTER, None)
@@ -166,23 +166,23 @@ def checked_values(given: Mapping[str, Any], specs: Mapping[str, KeySpec]) -> di
     return values
 
 
-def chosen_cluster(node: Mapping[str, Any] | None, known: Catalog) -> tuple[Option, dict[str, Any]] | None:
+def chosen_cluster(node: Mapping[str, Any] | None, catalog: Catalog) -> tuple[Option, dict[str, Any]] | None:
     """Return the cluster of a composed configuration and the values of its keys; None if none is chosen.
 
     Raise UsageError for a key that it does not take, and for keys without a cluster.
     """
     fields = {key: value for key, value in (node or {}).items() if value is not None}
-    cluster_keys = {key.partition(".")[2] for key in known.all_keys() if key.startswith(f"{CLUSTER}.")}
+    cluster_keys = {key.partition(".")[2] for key in catalog.all_keys() if key.startswith(f"{CLUSTER}.")}
     given = {f"{CLUSTER}.{key}": value for key, value in fields.items() if key in cluster_keys}
     if "name" not in fields:
         if given:
             raise UsageError(f"{next(iter(given))}: type which cluster, too: cluster=slurm or cluster=local.")
         return None
-    option = chosen_option({CLUSTER: fields}, CLUSTER, known)
-    specs = known.knobs(CLUSTER, option.name)
+    option = chosen_option({CLUSTER: fields}, CLUSTER, catalog)
+    specs = catalog.knobs(CLUSTER, option.name)
     refused = [key for key in given if key not in specs]
     if refused:
-        takers = ", ".join(name for _, name in known.takers(refused[0]))
+        takers = ", ".join(name for _, name in catalog.takers(refused[0]))
         raise UsageError(f"cluster={option.name} takes no {refused[0]} ({takers} does).")
     return option, {key.partition(".")[2]: value for key, value in checked_values(given, specs).items()}
 

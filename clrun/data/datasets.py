@@ -214,9 +214,9 @@ def _read_idx(name: str, path: Path, magic: int) -> np.ndarray:
     header = 4 * (1 + magic % 256)  # bytes; the last byte of the magic number is the number of dimensions
     if data.size < header:
         raise _damaged(name, path, f"it is torn: {data.size} bytes are no IDX file")
-    found = int.from_bytes(data[:4].tobytes(), "big")
-    if found != magic:
-        raise _damaged(name, path, f"it starts with 0x{found:08x} instead of 0x{magic:08x}: it is another kind of file")
+    start = int.from_bytes(data[:4].tobytes(), "big")
+    if start != magic:
+        raise _damaged(name, path, f"it starts with 0x{start:08x} instead of 0x{magic:08x}: it is another kind of file")
     shape = data[4:header].view(">u4").tolist()
     if data.size != header + math.prod(shape):
         raise _damaged(

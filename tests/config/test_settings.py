@@ -140,7 +140,7 @@ def test_a_strategy_that_must_know_the_task_is_refused_without_it(settings_of, t
     def checked(*overrides: str) -> Settings:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             search = f"hydra.searchpath=[file://{tmp_path}]"
-            return check.check(compose("config", overrides=[search, "strategy=told", *overrides]), known=known)
+            return check.check(compose("config", overrides=[search, "strategy=told", *overrides]), catalog=known)
 
     assert checked().needs_task_id
     assert checked("scenario=domain", "task_id_at_test=true")["scenario"] == "domain"
