@@ -192,7 +192,7 @@ def neighbour():
 
 def hold(directory: Path, process: subprocess.Popen) -> None:
     """Write the lock of a run as that of another process."""
-    owner = replace(locks.myself(), pid=process.pid, started=locks.started(process.pid))
+    owner = replace(locks.this_process(), pid=process.pid, started=locks.start_time(process.pid))
     directory.mkdir(parents=True)
     (directory / locks.NAME).write_text(json.dumps(asdict(owner)))
 
