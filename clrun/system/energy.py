@@ -1,10 +1,10 @@
-"""Energy that an NVIDIA GPU has drawn, by NVML (the package nvidia-ml-py, which the extra `energy` installs).
+"""The energy that an NVIDIA GPU has drawn, by NVML (the package nvidia-ml-py, which the extra `energy` installs).
 
-    E = counter(now) - counter(start)               where the board counts (Volta and later), in mJ
-    E = sum_k (P_k + P_k+1) / 2 * (t_k+1 - t_k)      where it tells its power P alone, in mW, every PERIOD seconds
+    E = counter(now) - counter(start)               where the board has a counter (Volta and later), in mJ
+    E = sum_k (P_k + P_k+1) / 2 * (t_k+1 - t_k)      where it states its power P alone, in mW, read at intervals
 
-It is the whole board's energy: what other programs draw on it is in it, and so is what it draws when idle. Without a
-GPU, without the package, or where the driver does not tell (a slice of a GPU, say), it is unknown: nan.
+It is the energy of the whole board: it includes what other programs draw on it, and what it draws when idle. Without a
+GPU, without the package, or where the driver states neither (of a slice of a GPU, say), it is unknown: nan.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,33 +16,19 @@ from typing import Any
 
 import torch
 
-PERIOD = 0.1  # seconds between two looks at the power
+SECONDS_BETWEEN_READINGS = 0.1  # of the power
+MILLIJOULES_PER_WATT_HOUR = 3.6e6
 
-
-MILLIJOULES = 3.6e6  # in a watt-hour
-
-
-Meter = Callable[[], float]  # Wh since it was started; nan where unknown
+Meter = Callable[[], float]  # returns the Wh since it was started; nan where unknown
 
 
 def unknown() -> float:
-    """The meter of a device that does not tell."""
+    """Return nan: the meter of a device whose energy is unknown."""
     return nan
 
 
-@contextmanager
-def meter(device: torch.device) -> Iterator[Meter]:
-    """A meter of this device, for as long as the block lasts."""
-    nvml = library() if device.type == "cuda" else None
-    if nvml is None:
-        yield unknown
-        return
-    with of_board(nvml, f"GPU-{torch.cuda.get_device_properties(device).uuid}") as found:
-        yield found
-
-
-def library() -> Any:
-    """NVML's binding; None where it is not installed."""
+def nvml_binding() -> Any:
+    """Return the Python module of NVML; None where it is not installed."""
     try:
         import pynvml
     except ModuleNotFoundError:
@@ -51,61 +37,73 @@ def library() -> Any:
 
 
 @contextmanager
-def of_board(nvml: Any, uuid: str) -> Iterator[Meter]:
-    """A meter of the board with this identifier. nvml: the module pynvml, or what behaves like it."""
+def meter(device: torch.device, binding: Callable[[], Any] = nvml_binding) -> Iterator[Meter]:
+    """Yield a meter of this device, which is valid while the block runs."""
+    nvml = binding() if device.type == "cuda" else None
+    if nvml is None:
+        yield unknown
+        return
+    with board_meter(nvml, f"GPU-{torch.cuda.get_device_properties(device).uuid}") as energy:
+        yield energy
+
+
+@contextmanager
+def board_meter(nvml: Any, uuid: str, seconds: float = SECONDS_BETWEEN_READINGS) -> Iterator[Meter]:
+    """Yield a meter of the board with this identifier. nvml: the module pynvml, or what behaves like it. seconds:
+    between two readings of the power, where there is no counter."""
     try:
         nvml.nvmlInit()
-    except nvml.NVMLError:  # no driver to ask
+    except nvml.NVMLError:  # no driver
         yield unknown
         return
     try:
-        with best(nvml, uuid) as found:
-            yield found
+        with counter_or_integral(nvml, uuid, seconds) as energy:
+            yield energy
     finally:
         nvml.nvmlShutdown()
 
 
 @contextmanager
-def best(nvml: Any, uuid: str) -> Iterator[Meter]:
-    """The counter; where there is none the integral of the power; where that is not told either, nothing."""
+def counter_or_integral(nvml: Any, uuid: str, seconds: float) -> Iterator[Meter]:
+    """Yield a meter that reads the counter; without a counter, one that integrates the power; else `unknown`."""
     try:
         board = nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError:
         yield unknown
         return
-    energy = told(nvml, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(board))
-    power = told(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(board))
+    energy = reader(nvml, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(board))
+    power = reader(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(board))
     start = energy()
     if not isnan(start):
-        yield lambda: (energy() - start) / MILLIJOULES
+        yield lambda: (energy() - start) / MILLIJOULES_PER_WATT_HOUR
     elif isnan(power()):
         yield unknown
     else:
-        with watched(Integral(power)) as integral:
-            yield lambda: integral.now() / MILLIJOULES
+        with updated_regularly(Integral(power), seconds) as integral:
+            yield lambda: integral.now() / MILLIJOULES_PER_WATT_HOUR
 
 
-def told(nvml: Any, ask: Callable[[], int]) -> Callable[[], float]:
-    """What the driver answers; nan where it answers with an error."""
+def reader(nvml: Any, query: Callable[[], int]) -> Callable[[], float]:
+    """Return a function that asks the driver; nan where it answers with an error."""
 
-    def answer() -> float:
+    def read() -> float:
         try:
-            return float(ask())
+            return float(query())
         except nvml.NVMLError:
             return nan
 
-    return answer
+    return read
 
 
 class Integral:
-    """Of a quantity over the seconds of a clock, by the trapezoidal rule."""
+    """The integral of a quantity over the seconds of a clock, by the trapezoidal rule."""
 
     def __init__(self, quantity: Callable[[], float], clock: Callable[[], float] = perf_counter) -> None:
         self.quantity, self.clock, self.lock = quantity, clock, Lock()
         self.time, self.value, self.total = clock(), quantity(), 0.0
 
     def now(self) -> float:
-        """Look once more; the integral up to now."""
+        """Read the quantity once more, and return the integral up to now."""
         with self.lock:
             time, value = self.clock(), self.quantity()
             self.total += (self.value + value) / 2 * (time - self.time)
@@ -114,15 +112,15 @@ class Integral:
 
 
 @contextmanager
-def watched(integral: Integral) -> Iterator[Integral]:
-    """Have a thread look every PERIOD seconds."""
+def updated_regularly(integral: Integral, seconds: float) -> Iterator[Integral]:
+    """Let a thread read the quantity of an integral at this interval while the block runs."""
     done = Event()
 
-    def watch() -> None:
-        while not done.wait(PERIOD):
+    def update() -> None:
+        while not done.wait(seconds):
             integral.now()
 
-    thread = Thread(target=watch, name="power", daemon=True)
+    thread = Thread(target=update, name="power", daemon=True)
     thread.start()
     try:
         yield integral

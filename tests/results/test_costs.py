@@ -65,7 +65,7 @@ class FakeNvml:
 
 def test_the_counter_is_read_from_its_start_on():
     board = FakeNvml(counter=5 * MILLIJOULES, power=10**9)  # the power is not asked where there is a counter
-    with energy.of_board(board, "GPU-7") as meter:
+    with energy.board_meter(board, "GPU-7") as meter:
         assert meter() == 0
         board.counter += MILLIJOULES // 4
         assert meter() == 0.25
@@ -76,16 +76,15 @@ def test_the_counter_is_read_from_its_start_on():
 
 def test_a_board_that_stops_answering_is_unknown():
     board = FakeNvml(counter=5 * MILLIJOULES)
-    with energy.of_board(board, "GPU-7") as meter:
+    with energy.board_meter(board, "GPU-7") as meter:
         board.counter = None
         assert isnan(meter())
 
 
-def test_the_power_is_integrated_where_there_is_no_counter(monkeypatch):
-    monkeypatch.setattr(energy, "PERIOD", 0.005)
+def test_the_power_is_integrated_where_there_is_no_counter():
     reads = count()
     board = FakeNvml(power=lambda: next(reads) and 250_000)  # 250 W, but for the first look
-    with energy.of_board(board, "GPU-7") as meter:
+    with energy.board_meter(board, "GPU-7", seconds=0.005) as meter:
         meter()  # after the first look
         before, began = meter(), time.perf_counter()
         time.sleep(0.1)
@@ -106,20 +105,22 @@ def test_the_integral_is_the_trapezoids():
     "board, uuid", [(FakeNvml(driver=False), "GPU-7"), (FakeNvml(counter=1), "GPU-8"), (FakeNvml(), "GPU-7")]
 )
 def test_without_a_driver_a_board_or_an_answer_it_is_unknown(board, uuid):
-    with energy.of_board(board, uuid) as meter:
+    with energy.board_meter(board, uuid) as meter:
         assert isnan(meter())
     assert board.sessions == 0
 
 
-def test_a_cpu_tells_nothing(monkeypatch):
-    monkeypatch.setattr(energy, "library", lambda: pytest.fail("NVML is not asked about a CPU"))
-    with energy.meter(torch.device("cpu")) as meter:
+def test_a_cpu_tells_nothing():
+    def binding():
+        pytest.fail("NVML is not asked about a CPU")
+
+    with energy.meter(torch.device("cpu"), binding) as meter:
         assert isnan(meter())
 
 
 def test_without_the_package_it_is_unknown(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert energy.library() is None
+    assert energy.nvml_binding() is None
     with energy.meter(torch.device("cuda")) as meter:
         assert isnan(meter())
 
@@ -163,7 +164,7 @@ class Working:
 def board(monkeypatch) -> FakeNvml:
     """Whatever the device, this board is what a run is measured by."""
     made = FakeNvml(counter=10**12)
-    monkeypatch.setattr(energy, "meter", lambda device: energy.of_board(made, "GPU-7"))
+    monkeypatch.setattr(energy, "meter", lambda device: energy.board_meter(made, "GPU-7"))
     monkeypatch.setattr(run_files, "SECONDS_BETWEEN_WRITES", 0)
     monkeypatch.setattr(train, "write_final", summary_alone)
     return made
