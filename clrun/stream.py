@@ -1,5 +1,5 @@
-"""The former path of `clrun.data.stream`; it goes away in the next release."""
+"""The former path of `clrun.data.batches`; it goes away in the next release."""
 
-from clrun.data.stream import Batch, Data, Pool
+from clrun.data.batches import Batch, Data, Pool
 
 __all__ = ["Batch", "Data", "Pool"]

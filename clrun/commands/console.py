@@ -97,7 +97,7 @@ def mistake(error: Exception) -> str | None:
     from yaml import YAMLError
 
     if isinstance(error, MissingConfigException) and error.options:
-        from clrun.config.overrides import missing
+        from clrun.config.check_keys import missing
 
         return missing(*os.path.split(error.missing_cfg_file or ""), error.options)
     if isinstance(error, YAMLError):

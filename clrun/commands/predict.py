@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from clrun.commands import console
 from clrun.config.catalog import GROUPS, parse, with_folder
-from clrun.config.check import check
+from clrun.config.check_values import check
 from clrun.config.settings import Settings
 from clrun.system.errors import UsageError
 
@@ -114,12 +114,12 @@ def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: 
     import torch
 
     from clrun.engine.evaluation import deployed_logits
-    from clrun.runs import autosave
+    from clrun.runs import checkpointer
     from clrun.runs.build import build
 
     saved = final_checkpoint(prepared, directory)
     stack = build([prepared])
-    state = autosave.restore_run(stack, [saved])
+    state = checkpointer.restore_run(stack, [saved])
     data, device = stack.strategy.data, stack.device
     x = pictures(paths, tuple(data.images.shape[1:]), prepared.settings["dataset.pad"])
     # the pictures take the place of the data set's images: picture i in task t is row i + n * t

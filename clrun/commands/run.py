@@ -64,9 +64,9 @@ def command(arguments: Sequence[str], wants_trace: bool = False) -> None:
         return
     refuse_together(asked)
     if not (asked.shell_completion or asked.hydra_help):
-        from clrun.config import overrides
+        from clrun.config import check_keys
 
-        overrides.refuse(asked.overrides, asked.multirun, catalog)
+        check_keys.refuse(asked.overrides, asked.multirun, catalog)
     from clrun.config.composition import run_with_hydra
 
     if may_sweep(asked):
@@ -138,7 +138,7 @@ def hydra_arguments(asked: argparse.Namespace) -> Iterator[list[str]]:
 
 def single(cfg: "DictConfig") -> None:
     """Check a composed configuration, train its run if it is not finished, and print its tables."""
-    from clrun.config.check import check
+    from clrun.config.check_values import check
     from clrun.config.composition import composed_from
 
     catalog, typed = composed_from()

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, read
-from clrun.config.check import check
+from clrun.config.check_values import check
 from clrun.config.settings import Settings
 from clrun.system.paths import CONF
 

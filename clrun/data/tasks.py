@@ -73,8 +73,8 @@ def split_seed(settings: Values) -> int:
 def class_groups(images: Images, settings: Values) -> list[list[int]]:
     """Return the class numbers of each task; all classes where the split is permuted or rotated.
 
-    `clrun.config.check` has assigned the classes before, to refuse what does not fit without reading an image; only
-    here is the order of an even split drawn from the seed.
+    `clrun.config.check_values` has assigned the classes before, to refuse what does not fit without reading an image;
+    only here is the order of an even split drawn from the seed.
     """
     groups = split.assign_classes(images.classes, settings)
     if groups is None:

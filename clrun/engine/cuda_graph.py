@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from clrun.data.stream import SampleIndex, StepContext
+from clrun.data.batches import SampleIndex, StepContext
 from clrun.engine.state import Run, Signals
 from clrun.engine.step import Step, StepValues
 from clrun.engine.steppers import Block, counting

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clrun.data.batches import StepContext, pad_rows
 from clrun.data.seeding import DRAWS
-from clrun.data.stream import StepContext, pad_rows
 from clrun.data.tasks import TaskStream, TaskTables
 from clrun.engine.state import Run
 from clrun.engine.vectorize import Vectorizer

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from clrun.data.stream import Batch
+from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
 from clrun.engine.state import QUADRATIC, Run, Signals

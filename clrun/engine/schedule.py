@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from clrun.data.batches import pad_rows
 from clrun.data.sampler import Budget, EpochSampler
 from clrun.data.seeding import DRAWS, generator
-from clrun.data.stream import pad_rows
 from clrun.data.tasks import TaskStream
 from clrun.strategy import Strategy
 

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from clrun.data.batches import Pool, StepContext
 from clrun.data.sampler import Budget, EpochSampler
-from clrun.data.stream import Pool, StepContext
 from clrun.data.tasks import TaskStream, TaskTables
 from clrun.engine.blocks import BLOCK_SECONDS, BLOCK_STEPS, BlockSizes
 from clrun.engine.cuda_graph import GraphStepper

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from clrun.data.stream import Batch, SampleIndex, StepContext
+from clrun.data.batches import Batch, SampleIndex, StepContext
 from clrun.data.tasks import TaskTables
 from clrun.engine.state import NORM, QUADRATIC, Run, Signals
 from clrun.optimizers import Optimizer

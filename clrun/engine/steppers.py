@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 
-from clrun.data.stream import SampleIndex, StepContext, split_steps
+from clrun.data.batches import SampleIndex, StepContext, split_steps
 from clrun.engine.state import Run, Signals
 from clrun.engine.step import Step, StepValues
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from clrun.config.settings import Settings
+from clrun.data.batches import Data, make_data
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
-from clrun.data.stream import Data, make_data
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.stack import Stack
 from clrun.engine.vectorize import Vectorizer

@@ -8,10 +8,10 @@ from torch.utils._pytree import tree_leaves
 
 from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
+from clrun.data.batches import Data
 from clrun.data.datasets import Images, load
 from clrun.data.sampler import EpochSampler
 from clrun.data.seeding import DRAWS
-from clrun.data.stream import Data
 from clrun.data.tasks import TaskStream, make_tasks
 from clrun.models import Layout, Net
 from clrun.runs.build import budget, choices, initialize, uninitialized_network

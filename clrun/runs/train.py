@@ -24,9 +24,9 @@ from clrun.engine.state import PartialStage, Run, StageReport
 from clrun.results import run_files
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
-from clrun.runs.autosave import Checkpointer, restore_outcome, restore_partial_stage, restore_run
 from clrun.runs.build import build
 from clrun.runs.checkpoint import InvalidCheckpoint, Position
+from clrun.runs.checkpointer import Checkpointer, restore_outcome, restore_partial_stage, restore_run
 from clrun.runs.failures import disk_trouble, reason_written
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage, state_bytes

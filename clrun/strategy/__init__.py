@@ -1,6 +1,6 @@
 """The toolkit of a method: everything that a strategy's file imports."""
 
-from clrun.data.stream import Batch, Data, Pool
+from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network, RunningStatistics, Weights
 from clrun.strategy.base import HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.fisher_information import diagonal_fisher

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from clrun.data.stream import Batch, Data, Pool
+from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Net, Network, RunningStatistics
 from clrun.strategy.gradients import Aux, gradient_of
 from clrun.strategy.loss import cross_entropy

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clrun.data.stream import Batch, Pool
+from clrun.data.batches import Batch, Pool
 from clrun.strategy.base import Strategy, Tree
 from clrun.strategy.gradients import gradient_of, inside_transform
 from clrun.strategy.loss import cross_entropy, log_softmax

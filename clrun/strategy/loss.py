@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clrun.data.stream import Batch
+from clrun.data.batches import Batch
 
 BARRED = -1e9  # the logit of an output that may not answer
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from clrun.data.stream import Batch
+from clrun.data.batches import Batch
 from clrun.strategy.base import HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.gradients import Aux
 

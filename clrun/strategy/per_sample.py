@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clrun.data.stream import Batch, Pool
+from clrun.data.batches import Batch, Pool
 from clrun.models import RunningStatistics, Weights
 from clrun.strategy.base import Strategy, Tree
 from clrun.strategy.gradients import inside_transform

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clrun.data.stream import Batch, Data, Pool
+from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network
 from clrun.strategy.base import HealthRows, Knobs, Strategy
 from clrun.strategy.reservoir import Memory

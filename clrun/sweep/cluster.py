@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clrun.config.catalog import CLUSTER, Catalog
 from clrun.config.catalog import Cluster as ClusterOption
-from clrun.config.check import chosen_cluster
+from clrun.config.check_values import chosen_cluster
 from clrun.config.settings import Settings
 from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan

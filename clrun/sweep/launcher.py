@@ -15,7 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clrun.config.catalog import GROUPS, Catalog
-from clrun.config.check import check
+from clrun.config.check_values import check
 from clrun.config.composition import composed_from, remembering
 from clrun.config.messages import unsupported
 from clrun.config.settings import Settings

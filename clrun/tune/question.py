@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec
-from clrun.config.overrides import parsed
+from clrun.config.check_keys import parsed
 from clrun.system.errors import UsageError
 from clrun.tune import space
 from clrun.tune.space import Axis
@@ -101,7 +101,7 @@ class Question:
 
     def settings(self, point: Mapping[str, str], *more: str) -> "Settings":
         """Return the settings of a run with these values of the axes. Raise UsageError if there cannot be one."""
-        from clrun.config.check import check  # OmegaConf
+        from clrun.config.check_values import check  # OmegaConf
 
         overrides = [*self.fixed, *(f"{key}={text}" for key, text in point.items()), *more]
         return check(self.compose(overrides), self.droppable, self.catalog, self.keys)
@@ -143,7 +143,7 @@ class Question:
 
 def read(asked: argparse.Namespace, catalog: Catalog) -> Question:
     """Return what the arguments ask for. Raise UsageError for all that can be refused before data are loaded."""
-    from clrun.config.check import checked_values  # OmegaConf
+    from clrun.config.check_values import checked_values  # OmegaConf
 
     typed = {text: parsed(space.spelt(text)) for text in asked.overrides}
     for override in typed.values():

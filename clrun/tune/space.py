@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from clrun.config.catalog import GROUPS, Catalog, KeySpec
-from clrun.config.overrides import parsed, refuse_key
+from clrun.config.check_keys import parsed, refuse_key
 from clrun.system.errors import UsageError
 from clrun.system.text import format_value
 

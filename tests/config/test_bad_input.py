@@ -13,7 +13,7 @@ from PIL import Image
 from test_datasets import idx, noise, write_idx
 
 from clrun.commands import run
-from clrun.config import catalog, check
+from clrun.config import catalog, check_values
 from clrun.results.run_files import read_summary
 from clrun.system.errors import UsageError
 
@@ -215,12 +215,12 @@ def test_every_knob_refuses_what_is_out_of_range_or_of_another_type(group, name,
     known = catalog.read()
     chosen = {"dataset": "digits", "split": "classes", "model": "mlp", "optimizer": "adam", "strategy": "finetune"}
     names = tuple((chosen | {group: name}).get(g) for g in catalog.GROUPS)
-    spec = check.accepted(known, names)[key]
+    spec = check_values.accepted(known, names)[key]
     wrong = [*WRONG_VALUES[spec.type], *beyond(spec)]
     assert len(wrong) >= 5
     for value in wrong:
         with pytest.raises(UsageError) as caught:
-            check.validated({key: value}, known, names)
+            check_values.validated({key: value}, known, names)
         text = str(caught.value)
         assert text.startswith(f"{key}=") and spec.expects() in text and "\n" not in text
 

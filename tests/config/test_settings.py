@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clrun.config import catalog, check
+from clrun.config import catalog, check_values
 from clrun.config.settings import Settings
 from clrun.data.split import assign_classes
 from clrun.system.errors import UsageError
@@ -72,9 +72,9 @@ def test_a_typed_budget_replaces_an_experiments(settings_of, tmp_path):
     overrides = [f"hydra.searchpath=[file://{tmp_path}]", "+experiment=short", "iterations=7"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=overrides)
-    assert check.check(cfg, typed=["iterations"])["iterations"] == 7
+    assert check_values.check(cfg, typed=["iterations"])["iterations"] == 7
     with pytest.raises(UsageError, match="one of them"):
-        check.check(cfg)
+        check_values.check(cfg)
 
 
 def test_data_dir_is_typed_or_from_the_environment(settings_of, monkeypatch, tmp_path):
@@ -140,7 +140,7 @@ def test_a_strategy_that_must_know_the_task_is_refused_without_it(settings_of, t
     def checked(*overrides: str) -> Settings:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             search = f"hydra.searchpath=[file://{tmp_path}]"
-            return check.check(compose("config", overrides=[search, "strategy=told", *overrides]), catalog=known)
+            return check_values.check(compose("config", overrides=[search, "strategy=told", *overrides]), catalog=known)
 
     assert checked().needs_task_id
     assert checked("scenario=domain", "task_id_at_test=true")["scenario"] == "domain"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from clrun.data.batches import StepContext, make_data
 from clrun.data.datasets import load
 from clrun.data.seeding import generator
-from clrun.data.stream import StepContext, make_data
 from clrun.data.tasks import hold_out, make_tasks
 from clrun.data.transforms import crop_flip, normalisation, turn
 from clrun.system.errors import UsageError

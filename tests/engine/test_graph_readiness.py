@@ -9,7 +9,7 @@ from conftest import STRATEGIES
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from clrun.data.stream import StepContext
+from clrun.data.batches import StepContext
 from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.stack import STEP_DIMS
 from clrun.engine.step import make_step

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import live
 from helpers import as_class
 
-from clrun.data.stream import StepContext
+from clrun.data.batches import StepContext
 from clrun.engine.step import whole_gradient
 from clrun.strategies.amn import AMN
 from clrun.strategy import diagonal_fisher, network_mask

@@ -6,7 +6,7 @@ from conftest import SCENARIOS, STRATEGIES, live
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.config.catalog import read
-from clrun.data.stream import StepContext
+from clrun.data.batches import StepContext
 from clrun.engine.step import make_step
 from clrun.system.errors import UsageError
 

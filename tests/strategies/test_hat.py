@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import live
 
-from clrun.data.stream import StepContext
+from clrun.data.batches import StepContext
 from clrun.strategies.hat import HAT
 from clrun.system.errors import UsageError
 

@@ -9,7 +9,7 @@ from conftest import live
 from helpers import ListReservoir, as_class, empty_memory, module_of
 from torch import nn
 
-from clrun.data.stream import StepContext
+from clrun.data.batches import StepContext
 from clrun.strategies.agem import AGEM
 from clrun.strategies.er import ER
 from clrun.strategy import Memory
