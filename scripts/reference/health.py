@@ -2,33 +2,37 @@
 
 # column -> what it holds, for one task; unless another unit is named, a mean over the training steps of the task
 MEANINGS: dict[str, str] = {
-    "penalty": "the penalty on the weights, which is part of the loss",
+    "penalty": "penalty for changing weights, which is part of the loss",
     "penalty_over_loss": "`penalty` divided by `loss`",
     "fisher_sum": "sum of the Fisher information over all weights, after the task",
     "fisher_max": "largest Fisher information of a weight, after the task",
     "fisher_zero_share": "share of the weights whose Fisher information is zero, after the task",
-    "importance_sum": "sum of the importance (Omega) over all weights, after the task",
+    "importance_sum": "sum over all weights of the importance, called Omega in the papers, after the task",
     "importance_max": "largest importance of a weight, after the task",
     "importance_zero_share": "share of the weights whose importance is zero, after the task",
-    "distillation": "the distillation loss, before it is multiplied by `lambda`",
-    "replay_loss": "loss on the samples that were drawn from the memory; 0 while the memory is empty",
-    "memory_fill": "share of the memory that is in use, after the task",
-    "memory_classes": "number of classes in the memory, after the task",
+    "distillation": "how far the outputs are from those of the teacher, before it is multiplied by `lambda`",
+    "replay_loss": "loss on the samples that were drawn from the memory, 0 while the memory is empty",
+    "memory_fill": "share of the memory that holds samples, after the task",
+    "memory_classes": "number of classes in the memory, a class counting once per task, after the task",
     "memory_balance": "samples of the rarest class in the memory divided by those of the commonest, after the task",
-    "projections": "number of steps so far whose gradient was projected",
+    "projections": "number of steps since the start of the run whose gradient was projected",
     "projected_share": "share of the steps whose gradient was projected",
     "others_share": "share of the training samples that belong to other tasks",
-    "networks": "number of networks so far",
-    "nearest_network": "smallest distance from this task's network to an earlier one, relative to its norm; at most 1",
-    "taken_share": "share of the hidden weights that this task keeps",
-    "free_share": "share of the hidden weights that are free for later tasks, after the task",
-    "used_share": "mean over the units of how much the tasks so far use them, after the task",
-    "undecided_share": "share of the units whose gate lies strictly between 0 and 1, after the task",
-    "open_share": "share of the free units that the task opens: the regularization term, before `lambda`",
-    "merge_distance": "distance of the merged weights from the last task's, relative to the norm of the latter",
-    "precision_sum": "sum over all weights of the precision of the merge, after the task",
+    "networks": "number of networks so far, after the task",
+    "nearest_network": "distance of this task's weights to those of the nearest earlier network, divided by their norm, at most 1; "
+    "after the task",
+    "taken_share": "share of the weights of hidden layers that this task keeps, after the task",
+    "free_share": "share of the weights of hidden layers that are free for later tasks, after the task",
+    "used_share": "share of the hidden units that the tasks so far use, after the task; with `gates=sigmoid` a unit may "
+    "count in part",
+    "undecided_share": "share of the hidden units that count in part in `used_share`, after the task",
+    "open_share": "share of the free units that the gates of the task open; `lambda` times this is added to the loss",
+    "merge_distance": "distance of the merged weights to those trained on this task, divided by the norm of the latter, "
+    "after the task",
+    "precision_sum": "sum over all weights of what they count in the merge so far, after the task: their Fisher information, or "
+    "with `merge=mean` the number of tasks",
     "memory_max": "largest absolute value of a memory unit",
-    "push_rms": "root of the mean square of what memory units add to a hidden unit",
+    "push_rms": "how much memory units add to a hidden unit: the root of the mean square",
 }
 
 _FISHER = ("fisher_sum", "fisher_max", "fisher_zero_share")

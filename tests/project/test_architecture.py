@@ -1,4 +1,4 @@
-"""The order of clrun's packages: imports run downward only, and no module imports itself on any way around."""
+"""The order of clrun's packages: imports run downward only and in no loop. What pages for developers name exists."""
 
 import ast
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import clrun
+from clrun.config import catalog
 
 PACKAGE = Path(clrun.__file__).parent
 
@@ -71,12 +72,19 @@ def test_a_package_states_its_purpose(package):
         assert len(tree.body) == 1
 
 
-# ---------------------------------------------------------------- docs/development/architecture.md
+# ---------------------------------------------------------------- what the pages for developers name
 
-PAGE = PACKAGE.parent / "docs" / "development" / "architecture.md"
+ROOT = PACKAGE.parent
+PAGE = ROOT / "docs" / "development" / "architecture.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 needs_page = pytest.mark.skipif(not PAGE.is_file(), reason="docs/ lies in a checkout alone")
 TEXT = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
 ROWS = re.findall(r"^\| [^|]*\| `(clrun/[^`|]*\.py)` \| ([^|]*) \|$", TEXT, re.M)  # file, names
+FOLDERS = r"(?:clrun|conf|docs|scripts|tests|\.ci)"
+
+# CONTRIBUTING.md: the files of its example of a new strategy, which are not there, and words that are no names
+EXAMPLE_FILES = {"clrun/strategies/freeze.py", "conf/strategy/freeze.yaml", "tests/strategies/test_freeze.py"}
+OTHER_WORDS = {"freeze", "null", "run", "spec", "accuracy", "clrun", "mypy", "DeprecationWarning"}
 
 
 def defined_in(tree: ast.AST) -> set[str]:
@@ -90,10 +98,23 @@ def defined_in(tree: ast.AST) -> set[str]:
     return names
 
 
+def defined_names() -> set[str]:
+    """Every name that a module of clrun or tests/conftest.py defines, methods and fields without their class; and
+    every key."""
+    files = [*MODULES.values(), ROOT / "tests" / "conftest.py"]
+    names = set().union(*(defined_in(ast.parse(path.read_text(encoding="utf-8"))) for path in files))
+    return {name.rpartition(".")[2] for name in names} | set(catalog.read().all_keys())
+
+
+def without_code(page: Path) -> str:
+    """The prose of a page: its text without blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
 @needs_page
 @pytest.mark.parametrize(("file", "names"), sorted(set(ROWS)))
 def test_what_the_page_names_is_there(file, names):
-    known = defined_in(ast.parse((PACKAGE.parent / file).read_text(encoding="utf-8")))
+    known = defined_in(ast.parse((ROOT / file).read_text(encoding="utf-8")))
     named = re.findall(r"`([^`]*)`", names)
     assert named
     for name in named:
@@ -108,6 +129,28 @@ def test_the_page_shows_the_levels():
 
 
 @needs_page
-def test_all_files_that_the_page_names_are_there():
-    for path in re.findall(r"`((?:clrun|conf|tests|scripts)/[\w/.-]*)`", TEXT):
-        assert (PACKAGE.parent / path).exists(), path
+def test_the_page_counts_the_packages_and_names_the_former_paths():
+    packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
+    assert len(packages) == 14
+    assert "fourteen packages and the module `optimizers.py`" in " ".join(TEXT.split())
+    for path in PACKAGE.glob("*.py"):
+        assert path.name == "__init__.py" or f"`{path.name}`" in TEXT
+
+
+@needs_page
+@pytest.mark.parametrize("page", [PAGE, CONTRIBUTING], ids=["architecture", "contributing"])
+def test_all_files_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    typed = re.findall(rf"^[^#\n]*?\s({FOLDERS}/[\w/.-]+)", text, re.M)  # in commands
+    named = {*re.findall(rf"`({FOLDERS}/[\w/.-]*)(?:`|::)", text), *typed}
+    assert len(named) > 5
+    for path in named - EXAMPLE_FILES:
+        assert (ROOT / path).exists(), path
+
+
+@needs_page
+def test_all_names_in_contributing_are_defined():
+    """In backticks: a name, or a name with (...) behind it or with a value, as in `later: true`."""
+    named = set(re.findall(r"`([A-Za-z_]\w*)(?:\(\.\.\.\)|: \w+)?`", without_code(CONTRIBUTING)))
+    assert {"UsageError", "FORMAT", "stack_of", "incompatibility", "later", "neutral"} <= named
+    assert named - defined_names() - OTHER_WORDS == set()

@@ -39,7 +39,7 @@ def copy(tmp_path) -> Path:
 
 
 def test_the_example_strategy_passes_its_tests(copy):
-    contract = "tests/strategies/test_contract.py::test_step_is_pure"
+    contract = "tests/strategies/test_every_strategy.py::test_step_is_pure"
     command = [sys.executable, "-m", "pytest", "-n", "0", "-k", "freeze", "tests/strategies/test_freeze.py", contract]
     environment = os.environ | {"PYTHONPATH": str(copy)}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)

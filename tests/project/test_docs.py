@@ -167,5 +167,18 @@ def test_every_page_is_in_the_index():
 
 
 @needs_checkout
+def test_the_glossary_explains_its_own_terms():
+    """One sentence per term, in alphabetical order; a term in italics is a row of its own."""
+    text = (ROOT / "docs" / "concepts" / "glossary.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+\.) \|$", text, re.M))
+    assert len(rows) > 40
+    assert list(rows) == sorted(rows, key=str.lower)
+    for term, meaning in rows.items():
+        assert ". " not in meaning, f"{term}: more than one sentence"
+        for word in re.findall(r"\*([^*]+)\*", meaning):
+            assert {word, word.removesuffix("s")} & {row.lower() for row in rows} | {word} & {*rows}, f"{term}: {word}"
+
+
+@needs_checkout
 def test_the_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) < 130

@@ -121,5 +121,5 @@ def test_the_api_page_shows_the_comments_of_fields():
     griffe = pytest.importorskip("griffe", reason="of the extra docs")
     extension = str(ROOT / "scripts" / "reference" / "field_comments.py")
     code = griffe.load("clrun", search_paths=[ROOT], extensions=griffe.load_extensions(extension))
-    assert code["data.stream.Batch.x"].docstring.value.startswith("(B, C, H, W)")
+    assert code["strategy.Batch"].members["x"].docstring.value.startswith("(B, C, H, W)")
     assert code["engine.state.Run.theta"].docstring.value == "(P,)"
