@@ -19,18 +19,18 @@ MEANINGS: dict[str, str] = {
     "projected_share": "share of the steps whose gradient was projected",
     "others_share": "share of the training samples that belong to other tasks",
     "networks": "number of networks so far, after the task",
-    "nearest_network": "distance of this task's weights to those of the nearest earlier network, divided by their norm, at most 1; "
-    "after the task",
+    "nearest_network": "distance of this task's weights to those of the nearest earlier network, divided by their "
+    "norm, at most 1; after the task",
     "taken_share": "share of the weights of hidden layers that this task keeps, after the task",
     "free_share": "share of the weights of hidden layers that are free for later tasks, after the task",
-    "used_share": "share of the hidden units that the tasks so far use, after the task; with `gates=sigmoid` a unit may "
-    "count in part",
+    "used_share": "share of the hidden units that the tasks so far use, after the task; with `gates=sigmoid` a unit "
+    "may count in part",
     "undecided_share": "share of the hidden units that count in part in `used_share`, after the task",
     "open_share": "share of the free units that the gates of the task open; `lambda` times this is added to the loss",
-    "merge_distance": "distance of the merged weights to those trained on this task, divided by the norm of the latter, "
-    "after the task",
-    "precision_sum": "sum over all weights of what they count in the merge so far, after the task: their Fisher information, or "
-    "with `merge=mean` the number of tasks",
+    "merge_distance": "distance of the merged weights to those trained on this task, divided by the norm of the "
+    "latter, after the task",
+    "precision_sum": "sum over all weights of what they count in the merge so far, after the task: their Fisher "
+    "information, or with `merge=mean` the number of tasks",
     "memory_max": "largest absolute value of a memory unit",
     "push_rms": "how much memory units add to a hidden unit: the root of the mean square",
 }
