@@ -209,6 +209,15 @@ def full_key(group: str, knob: str) -> str:
     return knob if group == "strategy" else f"{group}.{knob}"
 
 
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a key in nested dictionaries: that of model.widths is tree["model"]["widths"]."""
+    group, _, knob = key.rpartition(".")
+    if group:
+        tree.setdefault(group, {})[knob] = value
+    else:
+        tree[knob] = value
+
+
 @dataclass(frozen=True, eq=False)
 class Catalog:
     """All groups, options and keys of some conf folders."""
@@ -236,9 +245,8 @@ class Catalog:
         """Return every key as null: with these at the bottom of a composition, any of them can be typed or swept."""
         tree: dict[str, Any] = {}
         for key in self.all_keys():
-            group, _, knob = key.rpartition(".")
             if key not in self.options:
-                (tree.setdefault(group, {}) if group else tree)[knob] = None
+                set_key(tree, key, None)
         return tree
 
 

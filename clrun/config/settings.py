@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clrun.config.catalog import GROUPS
+from clrun.config.catalog import GROUPS, set_key
 from clrun.system.text import format_value
 
 # Part of every identity. Raise it when equal settings come to mean another run: finished runs are then trained again.
@@ -85,8 +85,6 @@ class Settings:
         """Return the values with dataset, split, model and optimizer as mappings, for config.yaml."""
         tree: dict[str, Any] = {}
         for key, value in self.values.items():
-            group, _, knob = key.rpartition(".")
-            if not group and key in GROUPS and key != "strategy":
-                group, knob = key, "name"
-            (tree.setdefault(group, {}) if group else tree)[knob] = value
+            names_option = key in GROUPS and key != "strategy"
+            set_key(tree, f"{key}.name" if names_option else key, value)
         return tree

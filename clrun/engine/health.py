@@ -27,8 +27,14 @@ def is_monitored(step: int) -> bool:
 
 def monitoring_weights(steps: int) -> Tensor:
     """Return (S,) float64: how many steps of a pass each monitored step stands for; 0 for the others."""
-    weights = [(1.0 if step <= INITIAL_STEPS else INTERVAL) * is_monitored(step) for step in range(1, steps + 1)]
-    return torch.tensor(weights, dtype=torch.float64)
+    return torch.tensor([monitoring_weight(step) for step in range(1, steps + 1)], dtype=torch.float64)
+
+
+def monitoring_weight(step: int) -> float:
+    """Return how many steps of a pass step `step`, counted from 1, stands for; 0 if it is not monitored."""
+    if not is_monitored(step):
+        return 0.0
+    return 1.0 if step <= INITIAL_STEPS else float(INTERVAL)
 
 
 def monitored_mean(values: Tensor, weights: Tensor) -> float:

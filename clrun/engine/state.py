@@ -10,7 +10,9 @@ from clrun.models import RunningStatistics
 from clrun.strategy import Tree
 
 # Names of the signals that cost a pass over theta. They are monitored at some steps only: see `health.is_monitored`.
-NORM, QUADRATIC = MONITORED = ("gradient_norm", "quadratic")
+NORM = "gradient_norm"
+QUADRATIC = "quadratic"
+MONITORED = (NORM, QUADRATIC)
 
 Signals = dict[str, Tensor]  # what the steps of a pass report: {name: (R, S)}; of a single step of one run {name: ()}
 

@@ -6,6 +6,7 @@ from math import gcd, prod
 from torch import Tensor, nn
 
 from clrun.models.network import Network, Tap, Weights
+from clrun.system.arithmetic import ceil_div
 from clrun.system.errors import UsageError
 
 # Of each residual block: input and output channels as multiples of `width`, and the stride.
@@ -41,7 +42,7 @@ class ResNet18(Network):
         """
         sides = list(size)
         for _, _, channels, stride in self.blocks:
-            sides = [-(-side // stride) for side in sides]
+            sides = [ceil_div(side, stride) for side in sides]
             if self.norm == "group" and prod(sides) == 1 and channels == gcd(channels, 32):
                 raise UsageError(
                     f"model.width={width}: pictures of {size[0]} x {size[1]} pixels shrink to one, of which group norm "

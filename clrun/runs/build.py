@@ -54,9 +54,11 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
     )
 
 
-def resolve_device(asked: str) -> torch.device:
-    """Return the device that the key `device` names; "auto" is CUDA where there is a card."""
-    return torch.device("cuda" if asked == "auto" and torch.cuda.is_available() else asked.replace("auto", "cpu"))
+def resolve_device(device: str) -> torch.device:
+    """Return the device that the key `device` names; "auto" is CUDA where there is a card, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
 
 
 # ---------------------------------------------------------------- parameters

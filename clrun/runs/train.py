@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -64,20 +65,27 @@ def train_runs(
     """
     console = make_console(stderr=True, quiet=quiet)
     progress = progress or TerminalProgress(console, len(runs[0].stream.train), name_of(runs))
-    statuses = dict.fromkeys((prepared.directory for prepared in runs), RunStatus.HELD)
-    with disk_trouble(runs[0]), locks.claimed(list(statuses)) as claim:
+    directories = list(dict.fromkeys(prepared.directory for prepared in runs))
+    with disk_trouble(runs[0]), locks.claimed(directories) as claim:
         for directory, owner in claim.others.items():
             announce(f"{directory.name}: {owner} is training it; left to that one.")
         claimed = [prepared for prepared in runs if prepared.directory in claim.mine]
-        statuses |= {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
-        remaining = [prepared for prepared in claimed if statuses[prepared.directory] == RunStatus.HELD]
+        ended = {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
+        remaining = [prepared for prepared in claimed if prepared.directory not in ended]
         for prepared in remaining:  # a damaged checkpoint is set aside before runs are grouped by their positions
             checkpoint.set_aside_if_invalid(prepared.directory, prepared.id, announce)
-        for group in grouped_by_position(remaining):
-            with reason_written(group):
-                ended = (trainer or train_group)(group, progress)
-            statuses |= zip([prepared.directory for prepared in group], ended, strict=True)
-    return [statuses[prepared.directory] for prepared in runs]
+        statuses = ended | train_groups(remaining, progress, trainer or train_group)
+    return [statuses.get(prepared.directory, RunStatus.HELD) for prepared in runs]
+
+
+def train_groups(runs: Sequence[Prepared], progress: Progress, trainer: GroupTrainer) -> dict[Path, RunStatus]:
+    """Train the runs of each checkpoint position as one group, and return the status of each run by its folder."""
+    statuses: dict[Path, RunStatus] = {}
+    for group in grouped_by_position(runs):
+        with reason_written(group):
+            trained = trainer(group, progress)
+        statuses |= zip([prepared.directory for prepared in group], trained, strict=True)
+    return statuses
 
 
 def train_group(runs: Sequence[Prepared], progress: Progress, block_steps: int = BLOCK_STEPS) -> list[RunStatus]:

@@ -90,7 +90,7 @@ def default_pass_samples(strategy: Strategy, theta: Tensor, shapes: Shapes | Non
 def network_mask(strategy: Strategy, theta: Tensor) -> Tensor:
     """Return a mask (P,) bool of the entries of theta that are the network's and not added by the strategy."""
     names = strategy.net.network.parameters()
-    return strategy.net.layout.where(names.__contains__, theta)
+    return strategy.net.layout.where(lambda name: name in names, theta)
 
 
 # ---------------------------------------------------------------- whether there is a closed form

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from clrun.config.settings import Settings
 from clrun.system import machine
+from clrun.system.arithmetic import ceil_div
 
 if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
@@ -78,7 +79,7 @@ def static_part(prepared: "Prepared") -> list[Any]:
 
 def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
     """Return a group in as few pieces as possible, none above `largest`, of sizes as equal as possible."""
-    pieces = -(-len(group) // largest)
+    pieces = ceil_div(len(group), largest)
     ends = [len(group) * i // pieces for i in range(pieces + 1)]
     return [list(group[start:end]) for start, end in pairwise(ends)]
 

@@ -69,7 +69,7 @@ class Search:
 
     def run(self) -> None:
         """Train the trials that are missing and print the best. Raise RunsFailed if some crashed."""
-        while trials := self.round():
+        while trials := self.next_round():
             self.train(trials)
             if all(trial.number in self.crashed for trial in trials):
                 break
@@ -84,7 +84,7 @@ class Search:
         """Return the trials in one of these states of optuna, in their order."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name in states]
 
-    def round(self) -> list["FrozenTrial | Trial"]:
+    def next_round(self) -> list["FrozenTrial | Trial"]:
         """Return the trials to train next: what is left of an interrupted round, or a new round."""
         for trial in self.trials("RUNNING"):
             if trial.params.keys() != self.question.axes.keys():  # the process was killed while it was being drawn
@@ -290,8 +290,8 @@ def searching(question: "Question") -> Iterator[Search]:
     run = prepare.prepare(first[0])
     folder = Path(run.settings["outputs"]) / "tune" / name(question, run)
     with disk_trouble(run), locks.claimed([folder]) as claim:
-        for owner in claim.others.values():
-            raise UsageError(f"{folder}: {owner} is at this search; wait for it, or end that one.")
+        if folder in claim.others:
+            raise UsageError(f"{folder}: {claim.others[folder]} is at this search; wait for it, or end that one.")
         yield Search(question, folder, opened(folder), question.search["at_once"] or width(question, run), {})
 
 
