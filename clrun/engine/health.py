@@ -60,7 +60,7 @@ def first_divergence(
     """Return where a run diverged, None where it did not.
 
     signals {name: (S,)}, weights (S,) of `monitoring_weights`; theta_finite, optimizer_finite: whether theta and the
-    optimiser's state are finite at the end of the stage.
+    optimizer's state are finite at the end of the stage.
     """
     diverged = not theta_finite or not bool(signals["loss"].isfinite().all())
     if not diverged and optimizer_finite:

@@ -2,7 +2,7 @@
 
 The equation is that of `step.make_step`. A small network's step is bound by the memory that it touches, so
 
-* theta and the optimiser's state stay where they are, and the optimiser's fused kernel writes over them;
+* theta and the optimizer's state stay where they are, and the optimizer's fused kernel writes over them;
 * where a strategy overrides neither `gradient` nor `restrict`, autograd differentiates by the parameters one by one and
   their gradients are used where autograd has put them: nothing of size P is concatenated;
 * the gradient of a quadratic penalty is added to them in place;
@@ -124,7 +124,7 @@ class InPlacePenalty:
 
 def norm_of(g: Pieces) -> Tensor:
     """Return the norm () of a gradient in pieces. It overflows where the square of an entry does, as does Adam's second
-    moment: that is how a run is noticed whose optimiser no longer moves."""
+    moment: that is how a run is noticed whose optimizer no longer moves."""
     return torch.stack([torch.dot(v.view(-1), v.view(-1)) for v in g]).sum().sqrt()
 
 

@@ -21,7 +21,7 @@ class Run(NamedTuple):
     """All that changes while a run is trained. In a stack of R > 1 runs every tensor has a leading axis R."""
 
     theta: Tensor  # (P,)
-    opt: Tree  # the optimiser's state
+    opt: Tree  # the optimizer's state
     stats: RunningStatistics  # batch norm's running statistics
     state: Tree  # the strategy's state
 
@@ -30,7 +30,7 @@ class Divergence(NamedTuple):
     """The first step of a task at which something was not finite."""
 
     step: int  # counts from 1
-    diverged: bool  # True: loss or theta; False: the optimiser's state alone, after which the run no longer changes
+    diverged: bool  # True: loss or theta; False: the optimizer's state alone, after which the run no longer changes
 
 
 @dataclass

@@ -82,8 +82,8 @@ def completed(runs: pd.DataFrame) -> pd.DataFrame:
 
 def keys_of(runs: pd.DataFrame) -> list[str]:
     """Return the columns that identify a run, but for its seed."""
-    private = {key for key, spec in catalog.read().root.items() if not spec.identity}
-    others = {"run", "group", "stream", "status", "seed", *SUMMARY_TAIL, *MEASURES} | private
+    outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity}
+    others = {"run", "group", "stream", "status", "seed", *SUMMARY_TAIL, *MEASURES} | outside_identity
     return [key for key in runs.columns if key not in others]
 
 

@@ -132,7 +132,7 @@ def may_be_filled_up(settings: Settings, network: Network) -> bool:
 
 
 def optimizer_settings(settings: Settings) -> dict[str, Any]:
-    """Return the arguments of the optimiser's class."""
+    """Return the arguments of the optimizer's class."""
     arguments = settings_of_group("optimizer", settings)
     return {name: value for name, value in arguments.items() if name not in ("name", "reset")}
 

@@ -37,7 +37,7 @@ class Position(NamedTuple):
     passes: tuple[
         int, ...
     ] = ()  # steps of each pass over the next task, the last pass being incomplete; () at its start
-    step: int = 0  # optimiser steps of the run so far
+    step: int = 0  # optimizer steps of the run so far
 
     def __str__(self) -> str:
         within = f" and {sum(self.passes)} steps of task {self.stage + 1}" if self.passes else ""

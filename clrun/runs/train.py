@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.listener import TrainingListener
@@ -34,6 +33,7 @@ from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage
 from clrun.system import energy, locks
 from clrun.system.errors import UsageError
 from clrun.system.peak_memory import forget_peak
+from clrun.system.text import format_value
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Progress, TerminalProgress
 
@@ -140,7 +140,7 @@ def name_of(runs: Sequence[Prepared]) -> str:
     settings = runs[0].settings
     if len(runs) > 1:
         return f"{len(runs)} runs of {settings['strategy']}"
-    knobs = [f"{key}={format_value(value)}" for key, value in settings.unusual.items() if key in settings.knobs]
+    knobs = [f"{key}={format_value(value)}" for key, value in settings.not_default.items() if key in settings.knobs]
     return " ".join([settings["strategy"], *knobs, f"seed={settings['seed']}"])
 
 

@@ -30,6 +30,9 @@ Knobs = Mapping[str, Any]
 # The rows of health.csv, one per task: {"task": 1, "loss": 0.3, ...}.
 HealthRows = Sequence[Mapping[str, float]]
 
+# Share: a penalty or a replayed loss below this part of the whole loss has no effect.
+NEGLIGIBLE = 1e-12
+
 # Former names of hooks, which are accepted for one release, and their new names.
 FORMER_HOOKS = {"objection": "incompatibility", "complaints": "warnings"}
 

@@ -46,7 +46,7 @@ TASKS = "split.classes=[[0,1],[2,3],[4,5]]"
     *((model, STREAMS[1], OPTIMIZERS[0]) for model in MODELS),
 ])  # fmt: skip
 def test_later_tasks_change_no_logit(stack_of, model, stream, optimizer):
-    """Forgetting is exactly zero: not a bit of an old task's logits moves, whatever the optimiser keeps in motion."""
+    """Forgetting is exactly zero: not a bit of an old task's logits moves, whatever the optimizer keeps in motion."""
     stack = stack_of("strategy=packnet", *model, *stream, *optimizer, TASKS, "iterations=6", dtype=torch.float32)
     _, seen, reports = lives(stack)
     for stage in range(1, 3):
@@ -132,7 +132,7 @@ def test_refuses_batch_norm(stack_of):
 
 
 def test_freed_weights_wait_at_zero(stack_of):
-    """Also under an optimiser that keeps moving what has no gradient."""
+    """Also under an optimizer that keeps moving what has no gradient."""
     stack = stack_of("strategy=packnet", "optimizer=adamw", "keep=0.3")
     run, _ = stack.learn(stack.initialize(), 0)
     weight, owner = (stack.strategy.net.layout.view(v)["hidden.0.weight"] for v in (run.theta, run.state.owner))
