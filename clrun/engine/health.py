@@ -1,8 +1,8 @@
-"""What the signals of a stage say about it: means over its steps, and the first step that was not finite.
+"""The diagnosis of a stage by its signals: means over its steps, and the first step after which one was not finite.
 
 The loss is a signal of every step. Signals that cost a pass over theta (`state.MONITORED`) would slow down the training
-of a small network, so a run that is trained alone on a CPU finds them at some steps only, and each of these steps
-stands for several in the means. Stacked runs find them at every step, but the same steps are counted.
+of a small network, so a run that is trained alone on a CPU computes them at some steps only, and each of these steps
+stands for several in the means. Stacked runs compute them at every step, but the same steps are counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from clrun.engine.state import MONITORED, NORM, QUADRATIC, Divergence, Run, Sign
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import Strategy, Tree
 
-INITIAL_STEPS = 4  # steps: this many at the beginning of a pass are all monitored
-INTERVAL = 16  # steps: afterwards every sixteenth step is monitored
+INITIAL_STEPS = 4  # steps at the beginning of a pass, each of which is monitored
+INTERVAL = 16  # steps from one monitored step to the next after these
 
 
 def is_monitored(step: int) -> bool:
-    """Return whether step `step` of a pass, counted from 1, is one at which the `MONITORED` signals are found."""
+    """Return whether step `step` of a pass, counted from 1, is one at which the `MONITORED` signals are computed."""
     return step <= INITIAL_STEPS or step % INTERVAL == 0
 
 

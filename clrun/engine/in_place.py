@@ -6,7 +6,7 @@ The equation is that of `step.make_step`. A small network's step is bound by the
 * where a strategy overrides neither `gradient` nor `restrict`, autograd differentiates by the parameters one by one and
   their gradients are used where autograd has put them: nothing of size P is concatenated;
 * the gradient of a quadratic penalty is added to them in place;
-* the signals that cost a pass over theta are found at some steps only (see `health`).
+* the signals that cost a pass over theta are computed at some steps only (see `health`).
 """
 
 from collections.abc import Callable

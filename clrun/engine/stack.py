@@ -68,9 +68,8 @@ class Stack:
     optimizer: Optimizer
     seeds: Sequence[int]  # [r]
     streams: Sequence[TaskStream]  # [r]
-    initializers: Sequence[
-        Callable[[int], tuple[Tensor, RunningStatistics]]
-    ]  # [r] stage -> theta, statistics of a new network
+    # [r] stage -> theta, statistics of a new network
+    initializers: Sequence[Callable[[int], tuple[Tensor, RunningStatistics]]]
     hp: Any  # the strategy's Hyper, leaves (R,)
     lr: Tensor  # (R,)
     budget: Budget  # of a task

@@ -18,7 +18,7 @@ class ResNet18(Network):
 
     `width` is the number of channels of the stem: 20 is the reduced network of Lopez-Paz & Ranzato 2017 (GEM), 64 the
     full one. `norm` is "group" (gcd(channels, 32) groups) or "batch". `inputs` is the shape (channels, height, width)
-    of an image. Raises UsageError if the images are too small for group norm (`refuse_groups_of_one_value`).
+    of an image. Raise UsageError if the images are too small for group norm (`refuse_groups_of_one_value`).
     """
 
     def __init__(self, inputs: Sequence[int], outputs: int, width: int, norm: str):

@@ -38,7 +38,7 @@ MEASURES = (
 
 
 def read(folder: Path, grams_per_kwh: float | None = None, price_per_hour: float | None = None) -> pd.DataFrame:
-    """Return the runs of a folder, one per row, with all MEASURES. Raises UsageError where there are none.
+    """Return the runs of a folder, one per row, with all MEASURES. Raise UsageError where there are none.
 
     grams_per_kwh, price_per_hour: values that replace those of the runs.
     """

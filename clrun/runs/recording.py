@@ -100,7 +100,7 @@ def initial_warnings(settings: Settings) -> list[str]:
 
 
 def record_stage(report: StageReport, outcomes: Sequence[Outcome], costs: ProcessCosts) -> None:
-    """Record what a stage was like in the outcome and the files of each run that has not diverged before."""
+    """Record what was measured in a stage in the outcome and the files of each run that has not diverged before."""
     energy = costs.per_run()["energy_wh"]
     for r, outcome in enumerate(outcomes):
         if outcome.status == RunStatus.DIVERGED:

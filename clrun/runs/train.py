@@ -261,7 +261,7 @@ class Recorder(TrainingListener):
             yield stage
 
     def end_stage(self, run: Run, stage: int, report: StageReport) -> None:
-        """Record and write what a stage was like, write a checkpoint, and report the accuracies."""
+        """Record and write what was measured in a stage, write a checkpoint, and report the accuracies."""
         record_stage(report, self.outcomes, self.costs)
         self.checkpointer.end_task(run, stage + 1)
         seen = self.stack.schedule.horizon(stage) + 1

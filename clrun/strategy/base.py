@@ -41,7 +41,8 @@ FORMER_HOOKS = {"objection": "incompatibility", "complaints": "warnings"}
 class Strategy:
     """Plain fine-tuning, and the base class of every method.
 
-    A method overrides the hooks in which it differs. Its fixed choices are dataclass fields. Its strengths, which a
+    A method overrides the hooks in which it differs. Its knobs, with their defaults and ranges, are declared in
+    conf/strategy/<name>.yaml. Those that are fixed choices are dataclass fields. Those that are strengths, which a
     sweep may vary within one stack of runs, are fields of `Hyper`, each a tensor (). Its state is a tree of tensors,
     usually a NamedTuple `State`, that `init` creates and the hooks `after_...` return anew.
 
