@@ -44,18 +44,18 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def command(arguments: Sequence[str]) -> None:
+def command(argv: Sequence[str]) -> None:
     """Print the class of every picture. Raise UsageError if there is no network, or a file is no picture."""
-    asked = parser().parse_args(list(arguments))
-    settings = settings_of(asked.run, asked.config_dir, asked.data_dir)
+    arguments = parser().parse_args(list(argv))
+    settings = settings_of(arguments.run, arguments.config_dir, arguments.data_dir)
     from clrun.runs import prepare  # torch is imported from here on
 
     prepared = prepare.prepare(settings)
-    task = chosen_task(prepared, asked.task)
-    answers = classify(prepared, asked.run, asked.pictures, task)
+    task = chosen_task(prepared, arguments.task)
+    answers = classify(prepared, arguments.run, arguments.pictures, task)
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["file", "class", "probability"])
-    table.writerows([path, name, f"{p:.4f}"] for path, (name, p) in zip(asked.pictures, answers, strict=True))
+    table.writerows([path, name, f"{p:.4f}"] for path, (name, p) in zip(arguments.pictures, answers, strict=True))
 
 
 def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) -> Settings:
@@ -92,21 +92,21 @@ def config_of(directory: Path) -> dict[str, Any]:
     return config
 
 
-def chosen_task(prepared: "Prepared", asked: int | None) -> int:
+def chosen_task(prepared: "Prepared", typed: int | None) -> int:
     """Return the number of the task, from 0.
 
     Raise UsageError if there is no such task, or if the answer depends on the task and none was typed.
     """
     settings, tasks = prepared.settings, len(prepared.stream.test)
-    if asked is not None and not 1 <= asked <= tasks:
-        raise UsageError(f"--task {asked}: the run has tasks 1 to {tasks}.")
+    if typed is not None and not 1 <= typed <= tasks:
+        raise UsageError(f"--task {typed}: the run has tasks 1 to {tasks}.")
     matters = settings["scenario"] == "task" or settings["split"] != "classes" or settings.needs_task_id
-    if asked is None and matters and tasks > 1:
+    if typed is None and matters and tasks > 1:
         raise UsageError(
             f"scenario={settings['scenario']} split={settings['split']} strategy={settings['strategy']}: the answer "
             f"depends on the task; say which one of 1 to {tasks} the pictures belong to, as in --task 1."
         )
-    return (asked or 1) - 1
+    return (typed or 1) - 1
 
 
 def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: int) -> list[tuple[str, float]]:

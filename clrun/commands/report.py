@@ -50,24 +50,24 @@ def amount(typed: str) -> float:
     return value
 
 
-def command(arguments: Sequence[str]) -> None:
+def command(argv: Sequence[str]) -> None:
     """Write report.csv, report.md, report.tex and figures into the folder, and print the tables."""
-    asked = parser().parse_args(list(arguments))
-    if asked.measure not in MEASURES:
-        raise UsageError(f"--measure {asked.measure}: there are {', '.join(MEASURES)}.")
-    runs = read(asked.folder, asked.grams_per_kwh, asked.price_per_hour)
-    rows = ordered(rows_of(runs), asked.sort, asked.reverse)
-    if asked.compare:
-        first, second = asked.compare
-        print(compared(rows, first, second, asked.measure))
+    arguments = parser().parse_args(list(argv))
+    if arguments.measure not in MEASURES:
+        raise UsageError(f"--measure {arguments.measure}: there are {', '.join(MEASURES)}.")
+    runs = read(arguments.folder, arguments.grams_per_kwh, arguments.price_per_hour)
+    rows = ordered(rows_of(runs), arguments.sort, arguments.reverse)
+    if arguments.compare:
+        first, second = arguments.compare
+        print(compared(rows, first, second, arguments.measure))
         return
-    run_files.write_table(asked.folder / "report.csv", table(rows))
-    write_readable(asked.folder, rows, asked.measure)
-    if not asked.no_pictures:
+    run_files.write_table(arguments.folder / "report.csv", table(rows))
+    write_readable(arguments.folder, rows, arguments.measure)
+    if not arguments.no_pictures:
         from clrun.report import figures  # Matplotlib
 
-        figures.draw(asked.folder, rows)
-    print(f"Written: {asked.folder / 'report.csv'}, .md, .tex" + (", report/" if not asked.no_pictures else ""))
+        figures.draw(arguments.folder, rows)
+    print(f"Written: {arguments.folder / 'report.csv'}, .md, .tex" + (", report/" if not arguments.no_pictures else ""))
 
 
 def write_readable(folder: Path, rows: Sequence[Row], measure: str) -> None:

@@ -48,56 +48,56 @@ def parser() -> KeyParser:
     return flags
 
 
-def command(arguments: Sequence[str], wants_trace: bool = False) -> None:
+def command(argv: Sequence[str], wants_trace: bool = False) -> None:
     """Do what the arguments ask for. wants_trace: whether a mistake of the user's is shown with its traceback."""
-    asked = parser().parse_intermixed_args(arguments)
-    if asked.version:
+    arguments = parser().parse_intermixed_args(argv)
+    if arguments.version:
         from clrun import __version__
 
         print(f"clrun {__version__}")
         return
-    catalog = catalog_of(asked)
-    if asked.help:
+    catalog = catalog_of(arguments)
+    if arguments.help:
         from clrun.config import help
 
         help.show(catalog)
         return
-    refuse_together(asked)
-    if not (asked.shell_completion or asked.hydra_help):
+    refuse_together(arguments)
+    if not (arguments.shell_completion or arguments.hydra_help):
         from clrun.config import check_keys
 
-        check_keys.refuse(asked.overrides, asked.multirun, catalog)
+        check_keys.refuse(arguments.overrides, arguments.multirun, catalog)
     from clrun.config.composition import run_with_hydra
 
-    if may_sweep(asked):
+    if may_sweep(arguments):
         from clrun.sweep import launcher
 
         launcher.register()
-    with hydra_arguments(asked) as arguments:
-        run_with_hydra(catalog, arguments, lambda cfg: exit_unless_done(answer(lambda: single(cfg), wants_trace)))
+    with hydra_arguments(arguments) as hydra_argv:
+        run_with_hydra(catalog, hydra_argv, lambda cfg: exit_unless_done(answer(lambda: single(cfg), wants_trace)))
 
 
-def refuse_together(asked: argparse.Namespace) -> None:
+def refuse_together(arguments: argparse.Namespace) -> None:
     """Raise UsageError for flags that exclude each other."""
-    shows = [f"--{flag}" for flag in ("cfg", "info") if getattr(asked, flag) is not None]
-    if asked.multirun and (shows or asked.resolve):
+    shows = [f"--{flag}" for flag in ("cfg", "info") if getattr(arguments, flag) is not None]
+    if arguments.multirun and (shows or arguments.resolve):
         flag = (shows or ["--resolve"])[0]
         raise UsageError(f"{flag} shows one run, and -m asks for many; leave -m out, and type one value for each key.")
     if len(shows) == 2:
         raise UsageError("--cfg and --info are two answers; type one of them.")
-    if asked.resolve and asked.cfg is None:
+    if arguments.resolve and arguments.cfg is None:
         raise UsageError("--resolve belongs to --cfg; type --cfg job --resolve.")
 
 
-def catalog_of(asked: argparse.Namespace) -> "Catalog":
+def catalog_of(arguments: argparse.Namespace) -> "Catalog":
     """Return the catalogue of clrun's folder and --config-dir, which completion reads from the line to complete."""
     from clrun.config import catalog
 
-    if asked.shell_completion and asked.config_dir is None:
-        asked.config_dir = config_dir_of(os.environ.get("COMP_LINE", ""))
-    if asked.config_dir is not None:
-        asked.config_dir = os.path.expanduser(asked.config_dir)  # Hydra does not expand ~
-    return catalog.with_folder(asked.config_dir)
+    if arguments.shell_completion and arguments.config_dir is None:
+        arguments.config_dir = config_dir_of(os.environ.get("COMP_LINE", ""))
+    if arguments.config_dir is not None:
+        arguments.config_dir = os.path.expanduser(arguments.config_dir)  # Hydra does not expand ~
+    return catalog.with_folder(arguments.config_dir)
 
 
 def config_dir_of(line: str) -> str | None:
@@ -108,29 +108,31 @@ def config_dir_of(line: str) -> str | None:
         return None
 
 
-def sweeps(asked: argparse.Namespace) -> bool:
+def sweeps(arguments: argparse.Namespace) -> bool:
     """Return whether the command line asks for a sweep."""
-    return asked.multirun or any(text.startswith("hydra.mode=") for text in asked.overrides)
+    return arguments.multirun or any(text.startswith("hydra.mode=") for text in arguments.overrides)
 
 
-def may_sweep(asked: argparse.Namespace) -> bool:
+def may_sweep(arguments: argparse.Namespace) -> bool:
     """Return whether Hydra may need clrun's launcher: for a sweep, even one that a user's yaml asks for, or to list it.
 
     A single run does not import the launcher.
     """
-    hydra_keys = any(text.lstrip("+~").startswith("hydra") for text in asked.overrides)
-    return bool(asked.multirun or hydra_keys or asked.config_dir or asked.info or asked.hydra_help)
+    hydra_keys = any(text.lstrip("+~").startswith("hydra") for text in arguments.overrides)
+    return bool(arguments.multirun or hydra_keys or arguments.config_dir or arguments.info or arguments.hydra_help)
 
 
 @contextmanager
-def hydra_arguments(asked: argparse.Namespace) -> Iterator[list[str]]:
+def hydra_arguments(arguments: argparse.Namespace) -> Iterator[list[str]]:
     """Yield Hydra's command line: flags and overrides, and for a sweep a temporary folder for its multirun.yaml."""
     switches = ("hydra_help", "run", "multirun", "resolve", "shell_completion")
-    flags = [f"--{name.replace('_', '-')}" for name in switches if getattr(asked, name)]
+    flags = [f"--{name.replace('_', '-')}" for name in switches if getattr(arguments, name)]
     for name in ("cfg", "package", "info", "config_dir"):
-        flags += [f"--{name.replace('_', '-')}={getattr(asked, name)}"] if getattr(asked, name) is not None else []
+        value = getattr(arguments, name)
+        if value is not None:
+            flags.append(f"--{name.replace('_', '-')}={value}")
     with tempfile.TemporaryDirectory(prefix="clrun-") as folder:
-        yield [*flags, *asked.overrides, *([f'hydra.sweep.dir="{folder}"'] if sweeps(asked) else [])]
+        yield [*flags, *arguments.overrides, *([f'hydra.sweep.dir="{folder}"'] if sweeps(arguments) else [])]
 
 
 # ---------------------------------------------------------------- one run
@@ -147,27 +149,27 @@ def single(cfg: "DictConfig") -> None:
     # What can be refused without torch has been refused; it is imported from here on.
     from clrun.results import run_files
     from clrun.runs import prepare, show
-    from clrun.sweep import cluster
+    from clrun.sweep.cluster import cluster_of
 
-    where = cluster.of([cfg], catalog)
+    cluster = cluster_of([cfg], catalog)
     prepared = prepare.prepare(settings)
     if prepared.finished and not settings["rerun"]:
         device = run_files.summary_of(prepared.directory)["device"]
         print(f"Done already, on {device}: {prepared.directory} (rerun=true trains it again)")
     else:
         show.warn([prepared])
-        train_here_or_on_cluster(prepared, where)
+        train_here_or_on_cluster(prepared, cluster)
     if prepared.finished:
         show.show(prepared)
 
 
-def train_here_or_on_cluster(prepared: "Prepared", where: "Cluster | None") -> None:
+def train_here_or_on_cluster(prepared: "Prepared", cluster: "Cluster | None") -> None:
     """Train one run, here or as a job of a cluster; the error of a crash names the file that describes it."""
     from clrun.runs import train
-    from clrun.sweep import cluster
+    from clrun.sweep.cluster import submit
 
-    if where is not None:
-        for reason in cluster.submit([prepared], where).values():
+    if cluster is not None:
+        for reason in submit([prepared], cluster).values():
             raise RunsFailed(f"{reason} ({prepared.directory / 'failed.txt'})")
         return
     try:

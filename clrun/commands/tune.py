@@ -33,17 +33,17 @@ def main() -> NoReturn:
     console.end_with(lambda _: command(sys.argv[1:]))
 
 
-def command(arguments: Sequence[str]) -> None:
+def command(argv: Sequence[str]) -> None:
     """Do what the arguments ask for."""
-    asked = parser().parse_intermixed_args(arguments)
-    if asked.help:
+    arguments = parser().parse_intermixed_args(argv)
+    if arguments.help:
         show_help()
         return
     if find_spec("optuna") is None:
         raise UsageError(
             "clrun-tune searches with optuna, which is not installed here; type pip install 'clrun[tune]'."
         )
-    question = read(asked, catalog.with_folder(asked.config_dir))
+    question = read(arguments, catalog.with_folder(arguments.config_dir))
     from clrun.tune.search import searching  # once nothing of the question can be refused any more
 
     with searching(question) as search:

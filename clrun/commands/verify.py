@@ -143,10 +143,10 @@ def table(findings: Sequence[Finding]) -> pd.DataFrame:
     )
 
 
-def listing(known: Mapping[str, Row]) -> str:
+def listing(by_number: Mapping[str, Row]) -> str:
     """Return the rows, what each case published, and where."""
     lines = []
-    for number, row in known.items():
+    for number, row in by_number.items():
         cases = "; ".join(f"{name} {case.target:g}" for name, case in row.cases.items())
         lines.append(f"{number:>3}  {row.title}: {cases}\n     {row.source}")
     return "\n".join(lines)
@@ -170,21 +170,21 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def refuse(asked: argparse.Namespace, known: Mapping[str, Row]) -> None:
+def refuse(arguments: argparse.Namespace, by_number: Mapping[str, Row]) -> None:
     """Raise UsageError for rows, seeds or settings that cannot be verified."""
-    unknown = [row for row in asked.rows if row not in known]
-    if unknown or not asked.rows:
+    unknown = [row for row in arguments.rows if row not in by_number]
+    if unknown or not arguments.rows:
         raise UsageError(
             (f"there is no row {unknown[0]}; " if unknown else "")
-            + f"type rows out of {', '.join(known)} (clrun-verify --list)."
+            + f"type rows out of {', '.join(by_number)} (clrun-verify --list)."
         )
-    if asked.seeds < 1:
-        raise UsageError(f"--seeds {asked.seeds}: at least one; 5 is quick, 20 the verdict.")
-    private = {key for key, spec in catalog.read().root.items() if not spec.identity}
-    changing = [text for text in asked.set if text.partition("=")[0] not in private]
+    if arguments.seeds < 1:
+        raise UsageError(f"--seeds {arguments.seeds}: at least one; 5 is quick, 20 the verdict.")
+    outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity}
+    changing = [text for text in arguments.set if text.partition("=")[0] not in outside_identity]
     if changing:
         raise UsageError(
-            f"--set {changing[0]} would change what is verified; it takes {', '.join(sorted(private))} alone."
+            f"--set {changing[0]} would change what is verified; it takes {', '.join(sorted(outside_identity))} alone."
         )
 
 
@@ -193,15 +193,17 @@ def main() -> NoReturn:
     console.end_with(lambda _: command(sys.argv[1:], rows()))
 
 
-def command(arguments: Sequence[str], known: Mapping[str, Row]) -> None:
+def command(argv: Sequence[str], by_number: Mapping[str, Row]) -> None:
     """Run rows of a table, print how they compare, and exit with 1 if a case is not inside."""
-    asked = parser().parse_args(list(arguments))
-    if asked.list:
-        print(listing(known))
+    arguments = parser().parse_args(list(argv))
+    if arguments.list:
+        print(listing(by_number))
         return
-    refuse(asked, known)
-    seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
-    findings = [finding for number in asked.rows for finding in verify(number, known[number], seeds, asked.set)]
+    refuse(arguments, by_number)
+    seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
+    findings = [
+        finding for number in arguments.rows for finding in verify(number, by_number[number], seeds, arguments.set)
+    ]
     print("\n" + table(findings).to_string(index=False))
     if any(finding.verdict != "inside" for finding in findings):
         sys.exit(1)

@@ -18,7 +18,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
-from clrun.system.text import format_value as format_value  # also found here
 
 # The largest absolute value of a key without a range of its own, by type; float32 ends at about 3.4e38.
 LARGEST = {
@@ -159,28 +158,28 @@ class Option(Strict):
         return self
 
 
-class Dataset(Option):
-    """A data set."""
+class DatasetOption(Option):
+    """A data set, as its yaml states it."""
 
     class_names: list[str] | None = None  # in the order of their numbers; None if they follow from the files
     epochs: int | None = Field(None, ge=1)  # per task, where neither epochs nor iterations is typed
 
 
-class Model(Option):
-    """A network."""
+class ModelOption(Option):
+    """A network, as its yaml states it."""
 
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 
 
-class Optimizer(Option):
-    """An optimizer."""
+class OptimizerOption(Option):
+    """An optimizer, as its yaml states it."""
 
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
     lr: float | None = Field(None, gt=0)  # where lr is not typed
 
 
-class Strategy(Option):
-    """A continual-learning strategy."""
+class StrategyOption(Option):
+    """A continual-learning strategy, as its yaml states it."""
 
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
     warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why the strategy is known to fail in it
@@ -188,25 +187,34 @@ class Strategy(Option):
     neutral: dict[str, float] | None = None  # values at which it is equal to finetuning; None if there are none
 
 
-class Cluster(Option):
-    """A cluster that trains runs as jobs."""
+class ClusterOption(Option):
+    """A cluster that trains runs as jobs, as its yaml states it."""
 
     executor: Literal["slurm", "local"]  # of submitit
 
 
 # The class of a group's options; Option where it has no fields of its own.
 KINDS: Mapping[str, type[Option]] = {
-    "dataset": Dataset,
-    "model": Model,
-    "optimizer": Optimizer,
-    "strategy": Strategy,
-    CLUSTER: Cluster,
+    "dataset": DatasetOption,
+    "model": ModelOption,
+    "optimizer": OptimizerOption,
+    "strategy": StrategyOption,
+    CLUSTER: ClusterOption,
 }
 
 
 def full_key(group: str, knob: str) -> str:
     """Return how an option's key is typed: a strategy's as it is (lambda), another group's within it (model.widths)."""
     return knob if group == "strategy" else f"{group}.{knob}"
+
+
+def set_key(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a key in nested dictionaries: that of model.widths is tree["model"]["widths"]."""
+    group, _, knob = key.rpartition(".")
+    if group:
+        tree.setdefault(group, {})[knob] = value
+    else:
+        tree[knob] = value
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,9 +244,8 @@ class Catalog:
         """Return every key as null: with these at the bottom of a composition, any of them can be typed or swept."""
         tree: dict[str, Any] = {}
         for key in self.all_keys():
-            group, _, knob = key.rpartition(".")
             if key not in self.options:
-                (tree.setdefault(group, {}) if group else tree)[knob] = None
+                set_key(tree, key, None)
         return tree
 
 

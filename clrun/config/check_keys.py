@@ -44,7 +44,7 @@ def malformed(text: str, reason: str) -> str:
     """Return the refusal of an argument that Hydra's grammar does not take; `reason` is Hydra's."""
     key, equals, value = text.partition("=")
     if not equals:
-        return f"{text}: a setting is key=value, without spaces; type {setting(text)}."
+        return f"{text}: a setting is key=value, without spaces; type {suggestion(text)}."
     if key != key.strip():
         return f"{text}: a setting is key=value, without spaces; type {key.strip()}={value.strip()}."
     if ",," in value or value.endswith(","):
@@ -59,7 +59,7 @@ def malformed(text: str, reason: str) -> str:
     )
 
 
-def setting(word: str) -> str:
+def suggestion(word: str) -> str:
     """Return what to type instead of a word that is no setting."""
     from clrun.config.catalog import read  # only for a mistake
 
@@ -110,7 +110,7 @@ def refuse_option(override: "Override", options: Sequence[str], typed: str) -> N
 
 
 def refuse_sweep(override: "Override", sweeps: bool, basic: bool) -> None:
-    """Raise UsageError for several values without -m, and for an interval, which only an optimising sweeper takes."""
+    """Raise UsageError for several values without -m, and for an interval, which only an optimizing sweeper takes."""
     if basic and not override.is_discrete_sweep():
         key = override.key_or_group
         raise UsageError(

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, Dataset, KeySpec, Option, Strategy, read
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, DatasetOption, KeySpec, Option, StrategyOption, read
 from clrun.config.messages import first_line, refusal, unsupported
 from clrun.config.settings import Settings
 from clrun.data import split
@@ -27,12 +27,12 @@ def check(
     Raise UsageError for an unknown key, a value out of range, and values that contradict each other.
     """
     catalog = catalog or read()
-    tree = as_dict(cfg)
+    tree = resolved_dict(cfg)
     refuse_changed("knobs", tree.pop("knobs", None), catalog.stated["knobs"], "config.yaml")
     tree.pop(CLUSTER, None)
     chosen = {group: chosen_option(tree, group, catalog) for group in GROUPS}
     dataset, strategy = chosen["dataset"], chosen["strategy"]
-    assert isinstance(dataset, Dataset) and isinstance(strategy, Strategy)  # by clrun.config.catalog.KINDS
+    assert isinstance(dataset, DatasetOption) and isinstance(strategy, StrategyOption)  # by clrun.config.catalog.KINDS
     names = tuple(option.name for option in chosen.values())
     specs = accepted(catalog, names)
     given = {key: value for key, value in flat(tree, chosen).items() if key in specs or key not in drop}
@@ -49,8 +49,8 @@ def check(
         about=strategy.about,
         warns={str(scenario): reason for scenario, reason in strategy.warns.items()},
         needs_task_id=strategy.needs_task_id,
-        unusual={key: v for key, v in values.items() if v is not None and v != defaults[key]},
-        private=frozenset(key for key, spec in specs.items() if not spec.identity),
+        not_default={key: v for key, v in values.items() if v is not None and v != defaults[key]},
+        outside_identity=frozenset(key for key, spec in specs.items() if not spec.identity),
         later=frozenset(key for key, spec in specs.items() if spec.later),
     )
 
@@ -58,7 +58,7 @@ def check(
 # ---------------------------------------------------------------- what was composed
 
 
-def as_dict(cfg: DictConfig) -> dict[str, Any]:
+def resolved_dict(cfg: DictConfig) -> dict[str, Any]:
     """Return the configuration as a dictionary, interpolations resolved, without Hydra's own part."""
     keys = [str(key) for key in cfg if key != "hydra"]
     ours = OmegaConf.masked_copy(cfg, keys) if "hydra" in cfg else cfg
@@ -227,7 +227,7 @@ def refuse_against_lists(given: Mapping[str, Any], lists: int) -> None:
         raise UsageError("split.order=seed: the lists in split.classes are the order; leave split.order out.")
 
 
-def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], strategy: Strategy) -> None:
+def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], strategy: StrategyOption) -> None:
     """Raise UsageError for values that are legal each, but not together or not on this machine."""
     if values.get("optimizer.nesterov") and not values["optimizer.momentum"]:
         raise UsageError("optimizer.nesterov=true needs a momentum; e.g. optimizer.momentum=0.9.")
@@ -259,7 +259,7 @@ def refuse_device(values: Mapping[str, Any]) -> None:
             raise UsageError("device=cuda: there is no CUDA device here; type device=cpu, or leave device out.")
 
 
-def assigned_classes(values: Mapping[str, Any], dataset: Dataset) -> list[list[str]] | None:
+def assigned_classes(values: Mapping[str, Any], dataset: DatasetOption) -> list[list[str]] | None:
     """Return the classes of each task by name, in the order listed; None if they are not listed.
 
     Raise UsageError where the split does not fit the classes, or where the data folder is none. (The tasks of a run

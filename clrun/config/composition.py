@@ -130,13 +130,13 @@ def plain_value(text: str) -> Override | None:
 
 def with_values(base: DictConfig, overrides: Sequence[Override]) -> DictConfig:
     """Return a copy of a composed configuration, without Hydra's own part, in which these keys have these values."""
-    tree = {key: node for key, node in as_dict(base).items() if key != "hydra"}
+    tree = {key: node for key, node in unresolved_dict(base).items() if key != "hydra"}
     for override in overrides:
         tree = with_value(tree, override.key_or_group.split("."), deepcopy(override.value()))
     return OmegaConf.create(tree)
 
 
-def as_dict(config: DictConfig) -> dict[str, Any]:
+def unresolved_dict(config: DictConfig) -> dict[str, Any]:
     """Return a configuration as dictionaries and lists, interpolations unresolved."""
     content: Any = OmegaConf.to_container(config, resolve=False)
     return content

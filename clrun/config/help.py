@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, Strategy
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, StrategyOption
 from clrun.system.text import format_value
 
 EXAMPLES = {
@@ -93,7 +93,7 @@ def remark(path: Path) -> str:
 
 def headline(option: Option) -> str:
     """Return what an option is, and whether it must know the task at test."""
-    needs_task_id = isinstance(option, Strategy) and option.needs_task_id
+    needs_task_id = isinstance(option, StrategyOption) and option.needs_task_id
     return option.about + (" (needs the task at test)" if needs_task_id else "")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clrun.config.catalog import GROUPS
+from clrun.config.catalog import GROUPS, set_key
 from clrun.system.text import format_value
 
 # Part of every identity. Raise it when equal settings come to mean another run: finished runs are then trained again.
@@ -28,8 +28,8 @@ class Settings:
     about: str  # what the strategy is
     warns: Mapping[str, str]  # scenario -> why the strategy is known to fail in it
     needs_task_id: bool  # whether the strategy must know the task at test
-    unusual: Mapping[str, Any]  # the values that are not the defaults of the chosen options
-    private: frozenset[str]  # the keys that are no part of the identity
+    not_default: Mapping[str, Any]  # the values that are not the defaults of the chosen options
+    outside_identity: frozenset[str]  # the keys that are no part of the identity
     later: frozenset[str]  # the keys that are part of the identity only where they are not null
 
     def __getitem__(self, key: str) -> Any:
@@ -67,7 +67,7 @@ class Settings:
 
     def _digest(self, fingerprint: str, without: Collection[str], targets: Mapping[str, str]) -> str:
         """Return 10 hex digits of the fingerprint, the targets and the values, those of some keys left out."""
-        left_out = {*self.private, *without, *(key for key in self.later if self.values[key] is None)}
+        left_out = {*self.outside_identity, *without, *(key for key in self.later if self.values[key] is None)}
         kept = {key: v for key, v in self.values.items() if key not in left_out}
         text = json.dumps([FORMAT, fingerprint, targets, kept], sort_keys=True, allow_nan=False)
         return hashlib.sha1(text.encode()).hexdigest()[:10]
@@ -75,8 +75,8 @@ class Settings:
     def directory(self, fingerprint: str) -> Path:
         """Return the run's folder: outputs/runs/<strategy>/<readable values>-<identity>."""
         parts = [self["dataset"], self["split"], self["scenario"], f"{self['tasks']}tasks"]
-        named = {"dataset", "split", "scenario", "tasks", "strategy", "seed"} | self.private
-        parts += [f"{key}={format_value(value)}" for key, value in self.unusual.items() if key not in named]
+        named = {"dataset", "split", "scenario", "tasks", "strategy", "seed"} | self.outside_identity
+        parts += [f"{key}={format_value(value)}" for key, value in self.not_default.items() if key not in named]
         readable = re.sub(r"[^\w.=+-]+", "_", "-".join(parts)).encode()[:LONGEST].decode(errors="ignore")
         name = f"{readable}-seed={self['seed']}-{self.identity(fingerprint)}"
         return Path(self["outputs"]) / "runs" / self["strategy"] / name
@@ -85,8 +85,6 @@ class Settings:
         """Return the values with dataset, split, model and optimizer as mappings, for config.yaml."""
         tree: dict[str, Any] = {}
         for key, value in self.values.items():
-            group, _, knob = key.rpartition(".")
-            if not group and key in GROUPS and key != "strategy":
-                group, knob = key, "name"
-            (tree.setdefault(group, {}) if group else tree)[knob] = value
+            names_option = key in GROUPS and key != "strategy"
+            set_key(tree, f"{key}.name" if names_option else key, value)
         return tree

@@ -198,9 +198,11 @@ def _idx(settings: Values, folder: Path) -> Arrays:
     train_x, train_y, test_x, test_y = (_read_idx(name, raw / file, magic) for file, magic in IDX_FILES.items())
     for x, y, part in ((train_x, train_y, "train"), (test_x, test_y, "t10k")):
         if len(x) != len(y):
-            raise _damaged(name, raw, f"the {part} files hold {len(x)} images but {len(y)} labels")
+            raise _damaged_error(name, raw, f"the {part} files hold {len(x)} images but {len(y)} labels")
     if train_x.shape[1:] != test_x.shape[1:]:
-        raise _damaged(name, raw, f"training images are {train_x.shape[1:]} and test images {test_x.shape[1:]} pixels")
+        raise _damaged_error(
+            name, raw, f"training images are {train_x.shape[1:]} and test images {test_x.shape[1:]} pixels"
+        )
     y = np.concatenate([train_y, test_y]).astype(np.int64)
     return Arrays(np.concatenate([train_x, test_x])[:, None], y, len(train_y), class_names(name))
 
@@ -210,22 +212,24 @@ def _read_idx(name: str, path: Path, magic: int) -> np.ndarray:
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise _damaged(name, path, f"it cannot be read ({error.strerror})") from error
+        raise _damaged_error(name, path, f"it cannot be read ({error.strerror})") from error
     header = 4 * (1 + magic % 256)  # bytes; the last byte of the magic number is the number of dimensions
     if data.size < header:
-        raise _damaged(name, path, f"it is torn: {data.size} bytes are no IDX file")
+        raise _damaged_error(name, path, f"it is torn: {data.size} bytes are no IDX file")
     start = int.from_bytes(data[:4].tobytes(), "big")
     if start != magic:
-        raise _damaged(name, path, f"it starts with 0x{start:08x} instead of 0x{magic:08x}: it is another kind of file")
+        raise _damaged_error(
+            name, path, f"it starts with 0x{start:08x} instead of 0x{magic:08x}: it is another kind of file"
+        )
     shape = data[4:header].view(">u4").tolist()
     if data.size != header + math.prod(shape):
-        raise _damaged(
+        raise _damaged_error(
             name, path, f"it is torn: {data.size} bytes instead of the {header + math.prod(shape)} that it states"
         )
     return data[header:].reshape(shape)
 
 
-def _damaged(name: str, path: Path, what: str) -> UsageError:
+def _damaged_error(name: str, path: Path, what: str) -> UsageError:
     """Return the error that a file cannot be used; `what` is wrong with it."""
     return UsageError(
         f"dataset={name}: {path} cannot be used: {what}. Remove it and start again to download it, put a good copy in "
@@ -247,9 +251,9 @@ def _cifar(settings: Values, folder: Path) -> Arrays:
     try:
         train, test = kind(folder, train=True), kind(folder, train=False)
     except OSError as error:
-        raise _damaged(name, folder / kind.base_folder, str(error)) from error
+        raise _damaged_error(name, folder / kind.base_folder, str(error)) from error
     except RuntimeError as error:  # torchvision raises it for a wrong checksum
-        raise _damaged(name, _first_wrong(folder / kind.base_folder, sums), "its checksum is wrong") from error
+        raise _damaged_error(name, _first_wrong(folder / kind.base_folder, sums), "its checksum is wrong") from error
     x = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)  # torchvision's are (N, H, W, C)
     y = np.array(train.targets + test.targets, dtype=np.int64)
     return Arrays(np.ascontiguousarray(x), y, len(train.targets), class_names(name))

@@ -40,7 +40,7 @@ def obtain(name: str, folder: Path, place: Path, files: Sequence[str], archives:
         with _made(folder), _socket_timeout(), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as stage:
             _download(name, folder, Path(stage), place, archives)
     except (OSError, RuntimeError, EOFError, gzip.BadGzipFile, http.client.HTTPException) as error:
-        raise _absent(name, folder, place, missing, archives, error) from error
+        raise _absent_error(name, folder, place, missing, archives, error) from error
 
 
 def _download(name: str, folder: Path, stage: Path, place: Path, archives: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def _download(name: str, folder: Path, stage: Path, place: Path, archives: Seque
             os.replace(file, place / file.name)
 
 
-def _absent(
+def _absent_error(
     name: str, folder: Path, place: Path, missing: Sequence[str], archives: Sequence[str], error: Exception
 ) -> UsageError:
     """Return the error that files are missing and could not be downloaded."""

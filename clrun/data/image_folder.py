@@ -226,11 +226,11 @@ def _pictures(part: Path, classes: Sequence[str], ignored: list[str]) -> list[Pi
 def _picture(entry: os.DirEntry, label: int) -> Picture:
     """Return an image file. Raise UsageError if it is none, or a link to none."""
     if not os.path.isfile(entry.path):
-        raise _broken(entry.path, "it is not a file, or a link to none")
+        raise _broken_error(entry.path, "it is not a file, or a link to none")
     try:
         stat = entry.stat()
     except OSError as error:
-        raise _broken(entry.path, str(error.strerror)) from error
+        raise _broken_error(entry.path, str(error.strerror)) from error
     return Picture(entry.path, label, stat.st_size, stat.st_mtime_ns)
 
 
@@ -252,13 +252,13 @@ def _held_out(layout: FolderLayout, y: np.ndarray, test_fraction: float) -> tupl
         rows = random.permutation(np.flatnonzero(y == label))
         held = round(len(rows) * test_fraction)
         if held in (0, len(rows)):
-            raise _too_few(layout.train / name, len(rows), test_fraction, "testing" if held == 0 else "training")
+            raise _too_few_error(layout.train / name, len(rows), test_fraction, "testing" if held == 0 else "training")
         train.append(np.sort(rows[held:]))
         test.append(np.sort(rows[:held]))
     return np.concatenate(train + test), sum(map(len, train))
 
 
-def _too_few(folder: Path, count: int, test_fraction: float, purpose: str) -> UsageError:
+def _too_few_error(folder: Path, count: int, test_fraction: float, purpose: str) -> UsageError:
     """Return the error that a class has too few images to be split."""
     return UsageError(
         f"class {folder.name} has too few pictures to split: dataset.test_fraction={test_fraction} of {count} "
@@ -340,10 +340,10 @@ def decode(path: str, size: int) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise UsageError(f"{path} is too huge a picture ({error}): make it smaller, or remove it.") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise _broken(path, f"{type(error).__name__}: {error}") from error
+        raise _broken_error(path, f"{type(error).__name__}: {error}") from error
 
 
-def _broken(path: str, reason: str) -> UsageError:
+def _broken_error(path: str, reason: str) -> UsageError:
     """Return the error that an image file cannot be used."""
     return UsageError(f"{path} is a broken picture ({reason}): mend it, or remove it from the folder.")
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from clrun.data.seeding import DRAWS, generator
+from clrun.system.arithmetic import ceil_div
 
 
 class Budget(NamedTuple):
@@ -51,7 +52,7 @@ class EpochSampler:
     @property
     def samples_per_source(self) -> int:
         """The samples that a batch draws from each source."""
-        return -(-self.budget.batch_size // len(self.sources))
+        return ceil_div(self.budget.batch_size, len(self.sources))
 
     @property
     def batch_size(self) -> int:
@@ -70,7 +71,7 @@ class EpochSampler:
     def epoch_steps(self) -> int:
         """The number of steps in an epoch."""
         n = sum(len(pool) for pool in self.pools)
-        return max(1, n // self.batch_size) if self.budget.drop_last else -(-n // self.batch_size)
+        return max(1, n // self.batch_size) if self.budget.drop_last else ceil_div(n, self.batch_size)
 
     @property
     def steps(self) -> int:
@@ -95,7 +96,7 @@ class EpochSampler:
 
     def shuffled(self, source: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return n rows and their weights: the source in random order, repeated if balanced, else filled up."""
-        times = -(-n // len(source)) if self.balanced else 1
+        times = ceil_div(n, len(source)) if self.balanced else 1
         order = torch.cat([source[torch.randperm(len(source), generator=random)] for _ in range(times)])[:n]
         missing = n - len(order)
         weight = torch.cat([torch.ones(len(order)), torch.zeros(missing)])
@@ -104,9 +105,10 @@ class EpochSampler:
     def sample(self, start: int, count: int) -> SampledSteps:
         """Return `count` steps from step `start` on; those past the last epoch have no samples."""
         parts = []
-        for number in range(start // self.epoch_steps, -(-min(start + count, self.steps) // self.epoch_steps)):
+        end = min(start + count, self.steps)
+        for number in range(start // self.epoch_steps, ceil_div(end, self.epoch_steps)):
             first = number * self.epoch_steps
-            span = slice(max(start - first, 0), min(start + count, self.steps) - first)
+            span = slice(max(start - first, 0), end - first)
             parts.append(SampledSteps(*(part[span] for part in self.epoch(number))))
         parts.append(self.empty_steps(max(0, start + count - max(self.steps, start))))
         return SampledSteps(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))

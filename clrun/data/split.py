@@ -51,7 +51,8 @@ def unequal_example(names: Sequence[str], tasks: int) -> str:
     typed = list(map(int, names)) if numbered(names) else list(range(classes))
     if classes > 20 or tasks > classes:
         return ""
-    sizes = [classes // tasks + (t < classes % tasks) for t in range(tasks)]
+    size, remainder = divmod(classes, tasks)
+    sizes = [size + 1] * remainder + [size] * (tasks - remainder)
     starts = [sum(sizes[:t]) for t in range(tasks)]
     return str([typed[a : a + n] for a, n in zip(starts, sizes, strict=True)]).replace(" ", "")
 

@@ -1,22 +1,22 @@
-"""How many steps are taken before the host looks at them.
+"""The number of steps that are taken as one block, in which the host reads no result of a step.
 
-Between the steps of a block nothing is evaluated, written or reported but their number, so that a GPU is never waited
-for. After a block an interrupted run can continue from there.
+Within a block nothing is evaluated or written, and only the number of steps taken is reported, so that the host does
+not wait for a GPU. An interrupted run can continue from the end of a block.
 """
 
 from dataclasses import dataclass
 
-BLOCK_STEPS = 512  # steps of a block at most; their samples lie ready on the device
+BLOCK_STEPS = 512  # steps of a block, at most; the indices of their samples are on the device beforehand
 BLOCK_SECONDS = 2.0  # seconds that a block may take: what an interrupted run loses at most
-FIRST_BLOCK_STEPS = 8  # steps of a stack's first block, before the time of a step is known
+FIRST_BLOCK_STEPS = 8  # steps of a stack's first block, before the time of a step is measured
 
 
 @dataclass(frozen=True)
 class BlockSizes:
     """The rule for the size of blocks.
 
-    A block ends at every multiple of `block_steps` of a pass and at every evaluation, and is not to take longer than
-    `block_seconds`. The sizes change no result.
+    A block ends at every multiple of `block_steps` steps of a pass and at every evaluation. It has fewer steps where
+    these would take longer than `block_seconds`. The results of a run do not depend on the sizes.
     """
 
     evaluate_every: int  # steps of the run between evaluations; 0: none within a task

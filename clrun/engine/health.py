@@ -1,8 +1,8 @@
-"""What the signals of a stage say about it: means over its steps, and the first step that was not finite.
+"""The diagnosis of a stage by its signals: means over its steps, and the first step after which one was not finite.
 
 The loss is a signal of every step. Signals that cost a pass over theta (`state.MONITORED`) would slow down the training
-of a small network, so a run that is trained alone on a CPU finds them at some steps only, and each of these steps
-stands for several in the means. Stacked runs find them at every step, but the same steps are counted.
+of a small network, so a run that is trained alone on a CPU computes them at some steps only, and each of these steps
+stands for several in the means. Stacked runs compute them at every step, but the same steps are counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,25 @@ from clrun.engine.state import MONITORED, NORM, QUADRATIC, Divergence, Run, Sign
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import Strategy, Tree
 
-INITIAL_STEPS = 4  # steps: this many at the beginning of a pass are all monitored
-INTERVAL = 16  # steps: afterwards every sixteenth step is monitored
+INITIAL_STEPS = 4  # steps at the beginning of a pass, each of which is monitored
+INTERVAL = 16  # steps from one monitored step to the next after these
 
 
 def is_monitored(step: int) -> bool:
-    """Return whether step `step` of a pass, counted from 1, is one at which the `MONITORED` signals are found."""
+    """Return whether step `step` of a pass, counted from 1, is one at which the `MONITORED` signals are computed."""
     return step <= INITIAL_STEPS or step % INTERVAL == 0
 
 
 def monitoring_weights(steps: int) -> Tensor:
     """Return (S,) float64: how many steps of a pass each monitored step stands for; 0 for the others."""
-    weights = [(1.0 if step <= INITIAL_STEPS else INTERVAL) * is_monitored(step) for step in range(1, steps + 1)]
-    return torch.tensor(weights, dtype=torch.float64)
+    return torch.tensor([monitoring_weight(step) for step in range(1, steps + 1)], dtype=torch.float64)
+
+
+def monitoring_weight(step: int) -> float:
+    """Return how many steps of a pass step `step`, counted from 1, stands for; 0 if it is not monitored."""
+    if not is_monitored(step):
+        return 0.0
+    return 1.0 if step <= INITIAL_STEPS else float(INTERVAL)
 
 
 def monitored_mean(values: Tensor, weights: Tensor) -> float:
@@ -54,7 +60,7 @@ def first_divergence(
     """Return where a run diverged, None where it did not.
 
     signals {name: (S,)}, weights (S,) of `monitoring_weights`; theta_finite, optimizer_finite: whether theta and the
-    optimiser's state are finite at the end of the stage.
+    optimizer's state are finite at the end of the stage.
     """
     diverged = not theta_finite or not bool(signals["loss"].isfinite().all())
     if not diverged and optimizer_finite:

@@ -2,11 +2,11 @@
 
 The equation is that of `step.make_step`. A small network's step is bound by the memory that it touches, so
 
-* theta and the optimiser's state stay where they are, and the optimiser's fused kernel writes over them;
+* theta and the optimizer's state stay where they are, and the optimizer's fused kernel writes over them;
 * where a strategy overrides neither `gradient` nor `restrict`, autograd differentiates by the parameters one by one and
   their gradients are used where autograd has put them: nothing of size P is concatenated;
 * the gradient of a quadratic penalty is added to them in place;
-* the signals that cost a pass over theta are found at some steps only (see `health`).
+* the signals that cost a pass over theta are computed at some steps only (see `health`).
 """
 
 from collections.abc import Callable
@@ -72,7 +72,7 @@ class InPlaceStepper:
         new = strategy.after_step(state, self.hp, batch, aux)
         new = unaliased(strategy.after_move(new, before, theta, aux), theta) if self.watches_moves else new
         self.run = self.run._replace(stats=stats, state=new)
-        if new is not state:
+        if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
         return signals_of(loss, norm_of(g) if monitored else self.not_monitored, aux)
 
@@ -105,7 +105,7 @@ class InPlacePenalty:
         it is a pass over theta, that is done only for a tensor that is not the one before.
         """
         previous, self.quadratic = self.quadratic, quadratic
-        if quadratic is not None and (previous is None or quadratic.precision is not previous.precision):
+        if quadratic is not None and (previous is None or not same_tensor(quadratic.precision, previous.precision)):
             self.strength = float(quadratic.strength) if quadratic.precision.any() else 0.0
             self.precision = self.split(quadratic.precision)
 
@@ -124,7 +124,7 @@ class InPlacePenalty:
 
 def norm_of(g: Pieces) -> Tensor:
     """Return the norm () of a gradient in pieces. It overflows where the square of an entry does, as does Adam's second
-    moment: that is how a run is noticed whose optimiser no longer moves."""
+    moment: that is how a run is noticed whose optimizer no longer moves."""
     return torch.stack([torch.dot(v.view(-1), v.view(-1)) for v in g]).sum().sqrt()
 
 
@@ -140,5 +140,21 @@ def overrides(strategy: Strategy, hook: str) -> bool:
 
 def unaliased(state: Tree, theta: Tensor) -> Tree:
     """Return the state with copies of what shares memory with theta, which later steps write over."""
-    memory = theta.untyped_storage().data_ptr()
-    return tree_map(lambda v: v.clone() if v.untyped_storage().data_ptr() == memory else v, state)
+    return tree_map(lambda v: v.clone() if shares_memory(v, theta) else v, state)
+
+
+def shares_memory(v: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are views of the same memory."""
+    return v.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def same_tensor(v: Tensor, other: Tensor) -> bool:
+    """Return whether two names stand for one tensor object."""
+    # A state is exchanged, never changed, so one object has one value, and no pass over its elements is needed. Two
+    # objects with equal values only cost an update that changes nothing.
+    return v is other
+
+
+def same_state(state: Tree, other: Tree) -> bool:
+    """Return whether two names stand for one state object, as where `after_step` has returned its argument."""
+    return state is other  # for the reason in `same_tensor`

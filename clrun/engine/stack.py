@@ -1,7 +1,7 @@
 """The engine: R runs that differ only in values are trained at once, by one loop.
 
 A run is a tuple of tensors (`state.Run`), and everything that is done to it is a function of tensors. A `Stack` holds
-R runs of one strategy, network and optimiser, and trains them stage by stage. R = 1 is the ordinary case. The engine
+R runs of one strategy, network and optimizer, and trains them stage by stage. R = 1 is the ordinary case. The engine
 knows no strategy, no scenario and no task number: these are hooks of the strategy and tables of the data.
 
 Where to find what:
@@ -59,7 +59,7 @@ CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0)))
 
 @dataclass
 class Stack:
-    """R runs of one strategy, network and optimiser on the same images, and the loop that trains them.
+    """R runs of one strategy, network and optimizer on the same images, and the loop that trains them.
 
     Values that may differ between the runs, and everything in a `Run`, have a leading axis R; one run alone has none.
     """
@@ -68,14 +68,13 @@ class Stack:
     optimizer: Optimizer
     seeds: Sequence[int]  # [r]
     streams: Sequence[TaskStream]  # [r]
-    initializers: Sequence[
-        Callable[[int], tuple[Tensor, RunningStatistics]]
-    ]  # [r] stage -> theta, statistics of a new network
+    # [r] stage -> theta, statistics of a new network
+    initializers: Sequence[Callable[[int], tuple[Tensor, RunningStatistics]]]
     hp: Any  # the strategy's Hyper, leaves (R,)
     lr: Tensor  # (R,)
     budget: Budget  # of a task
     balanced: bool  # where several tasks are visible, every batch holds equally many samples of each
-    reset: bool  # whether every task begins with a fresh state of the optimiser
+    reset: bool  # whether every task begins with a fresh state of the optimizer
     evaluate_every: int = 0  # steps between evaluations within a task; 0: none
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
     use_graph: bool = False  # whether steps are taken by the GraphStepper
@@ -112,11 +111,11 @@ class Stack:
         return Run(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state))
 
     def fresh_optimizer(self, theta: Tensor) -> Any:
-        """Return the optimiser's state before its first step."""
+        """Return the optimizer's state before its first step."""
         return self.vectorizer.vectorize(self.optimizer.init)(theta)
 
     def begin_stage(self, run: Run, stage: int) -> Run:
-        """Return the runs with what a stage starts afresh: nothing, the optimiser, or the whole network."""
+        """Return the runs with what a stage starts afresh: nothing, the optimizer, or the whole network."""
         if stage == 0 or not (self.reset or self.strategy.restart):
             return run
         fresh = self.initialize(stage) if self.strategy.restart else run

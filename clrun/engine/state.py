@@ -10,7 +10,9 @@ from clrun.models import RunningStatistics
 from clrun.strategy import Tree
 
 # Names of the signals that cost a pass over theta. They are monitored at some steps only: see `health.is_monitored`.
-NORM, QUADRATIC = MONITORED = ("gradient_norm", "quadratic")
+NORM = "gradient_norm"
+QUADRATIC = "quadratic"
+MONITORED = (NORM, QUADRATIC)
 
 Signals = dict[str, Tensor]  # what the steps of a pass report: {name: (R, S)}; of a single step of one run {name: ()}
 
@@ -19,7 +21,7 @@ class Run(NamedTuple):
     """All that changes while a run is trained. In a stack of R > 1 runs every tensor has a leading axis R."""
 
     theta: Tensor  # (P,)
-    opt: Tree  # the optimiser's state
+    opt: Tree  # the optimizer's state
     stats: RunningStatistics  # batch norm's running statistics
     state: Tree  # the strategy's state
 
@@ -28,7 +30,7 @@ class Divergence(NamedTuple):
     """The first step of a task at which something was not finite."""
 
     step: int  # counts from 1
-    diverged: bool  # True: loss or theta; False: the optimiser's state alone, after which the run no longer changes
+    diverged: bool  # True: loss or theta; False: the optimizer's state alone, after which the run no longer changes
 
 
 @dataclass

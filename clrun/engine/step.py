@@ -1,6 +1,6 @@
 """The training step of one run, as a pure function of tensors.
 
-    g = gradient(theta)      delta = optimiser(g)      theta <- theta + restrict(delta)
+    g = gradient(theta)      delta = optimizer(g)      theta <- theta + restrict(delta)
 
 `make_step` is that equation. It is what stacked runs and runs on a GPU execute. A run that is trained alone on a CPU
 executes `in_place.InPlaceStepper` instead: the same equation, written over the memory of theta.

@@ -2,10 +2,11 @@
 
 * `in_place.InPlaceStepper` takes the steps of one run alone; every run that is trained alone on a CPU uses it. The step
   of a small network is bound by the memory that it touches, so this one is written over the memory of theta.
-* `cuda_graph.GraphStepper` is used on CUDA, for one run or a stack. There the step of a small network is bound by the
-  launches of some hundred kernels, so it is recorded once, as a CUDA graph, which is launched as a whole.
-* `EagerStepper` calls the pure step: for a stack on a CPU, and on CUDA for a stack, or a compiled step, that cannot be
-  recorded (batch norm must not see the padding of a batch) or is not to be (cuda_graph=off).
+* `cuda_graph.GraphStepper` is used on CUDA, for one run or a stack. There the step of a small network takes as long as
+  the launches of its several hundred kernels, so it is recorded once as a CUDA graph, which is launched as a whole.
+* `EagerStepper` calls the pure step function at every step. It is used for a stack on a CPU. On CUDA it is used for a
+  stack or a compiled step that is not recorded, because batch norm would include the padding of a batch in its mean, or
+  because the user has typed cuda_graph=off.
 
 `Stack.make_stepper` chooses. Tests hold the three to the same results.
 """
@@ -30,9 +31,8 @@ class Block(NamedTuple):
     samples: SampleIndex  # leaves (R, K, B)
     context: StepContext  # progress (R, K), noise (R, K, 6, B), stage (), horizon ()
     start: int  # steps of the pass before this block
-    sizes: (
-        Sequence[int] | None
-    )  # [K] samples of each batch, if batches are to be cut to them; None: B, padding included
+    # [K] samples of each batch, if batches are to be cut to them; None: B, padding included
+    sizes: Sequence[int] | None
 
 
 class Stepper(Protocol):

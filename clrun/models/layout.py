@@ -34,7 +34,7 @@ class Layout:
     def flat(self, pieces: Mapping[str, Tensor]) -> Tensor:
         """Return the vector (P,) of {name: tensor}, where each tensor is broadcast to the shape of its name.
 
-        Raises KeyError if a name of the layout is missing.
+        Raise KeyError if a name of the layout is missing.
         """
         return torch.cat([pieces[name].expand(shape).reshape(-1) for name, shape in self.shapes.items()])
 

@@ -6,6 +6,7 @@ from math import gcd, prod
 from torch import Tensor, nn
 
 from clrun.models.network import Network, Tap, Weights
+from clrun.system.arithmetic import ceil_div
 from clrun.system.errors import UsageError
 
 # Of each residual block: input and output channels as multiples of `width`, and the stride.
@@ -17,7 +18,7 @@ class ResNet18(Network):
 
     `width` is the number of channels of the stem: 20 is the reduced network of Lopez-Paz & Ranzato 2017 (GEM), 64 the
     full one. `norm` is "group" (gcd(channels, 32) groups) or "batch". `inputs` is the shape (channels, height, width)
-    of an image. Raises UsageError if the images are too small for group norm (`refuse_groups_of_one_value`).
+    of an image. Raise UsageError if the images are too small for group norm (`refuse_groups_of_one_value`).
     """
 
     def __init__(self, inputs: Sequence[int], outputs: int, width: int, norm: str):
@@ -41,7 +42,7 @@ class ResNet18(Network):
         """
         sides = list(size)
         for _, _, channels, stride in self.blocks:
-            sides = [-(-side // stride) for side in sides]
+            sides = [ceil_div(side, stride) for side in sides]
             if self.norm == "group" and prod(sides) == 1 and channels == gcd(channels, 32):
                 raise UsageError(
                     f"model.width={width}: pictures of {size[0]} x {size[1]} pixels shrink to one, of which group norm "

@@ -15,7 +15,7 @@ LISTED = 12  # labels in a message
 def compared(rows: Sequence[Row], first: str, second: str, measure: str) -> str:
     """Return a paragraph for each stream in which both rows are, which `first` and `second` name.
 
-    Raises UsageError where there is no such stream, or where a text names several rows of a stream.
+    Raise UsageError where there is no such stream, or where a text names several rows of a stream.
     """
     by_stream = {part[0].stream: part for part in streams(rows)}
     paragraphs = [
@@ -28,7 +28,7 @@ def compared(rows: Sequence[Row], first: str, second: str, measure: str) -> str:
 def rows_named(rows: Sequence[Row], text: str) -> list[Row]:
     """Return the rows that a text names: by a strategy, the hash of a group, or keys as in 'ewc lambda=100'.
 
-    A text that is a label as a whole names the rows with this label alone. Raises UsageError if there is none.
+    A text that is a label as a whole names the rows with this label alone. Raise UsageError if there is none.
     """
     words = set(text.replace(",", " ").split())
     labelled = [row for row in rows if row.label == text]
@@ -43,7 +43,7 @@ def rows_named(rows: Sequence[Row], text: str) -> list[Row]:
 def pairs(rows: Sequence[Row], first: str, second: str) -> list[tuple[Row, Row]]:
     """Return the pair of rows that two texts name in each stream that has both.
 
-    Raises UsageError where there is no such stream, or where a text names several rows of a stream.
+    Raise UsageError where there is no such stream, or where a text names several rows of a stream.
     """
     named, others = rows_named(rows, first), rows_named(rows, second)
     matched = [(left, right) for left in named for right in others if left.stream == right.stream]

@@ -21,6 +21,7 @@ from clrun.report.rows import STREAM, Row, heading, references, streams, text
 from clrun.report.runs import REFERENCES, directory
 from clrun.results import plots
 from clrun.results.tables import is_missing
+from clrun.system.arithmetic import ceil_div
 
 DASHES, MARKERS = ("-", "--", "-."), "osD"
 CURVES = len(plots.PALETTE) * len(DASHES)  # in one figure; more could not be distinguished
@@ -235,7 +236,7 @@ def matrices_figure(data: FigureData) -> Figure:
     rows = [row for row in data.rows if row.group in data.matrices]
     titles = [textwrap.fill(row.label, TITLE_WIDTH) for row in rows]
     width = min(4, len(rows))
-    height = -(-len(rows) // width)
+    height = ceil_div(len(rows), width)
     figure = Figure(figsize=(2.3 * width + 1.1, 2.4 * height + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(height, width, squeeze=False)

@@ -2,7 +2,7 @@
 
 Of n values x with mean m and standard deviation s (with n - 1), the interval is
 
-    m -+ t(0.975, n - 1) s / sqrt(n);
+    m ± t(0.975, n - 1) s / sqrt(n);
 
 for n = 1 there is none.
 """

@@ -55,7 +55,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Such as 'ewc lambda=100'."""
+        """The strategy and the keys that distinguish the row from others of it, such as 'ewc lambda=100'."""
         return " ".join([self.strategy, *(f"{key}={text(self.keys[key])}" for key in self.label_keys)])
 
     @property
@@ -136,7 +136,7 @@ def references(folder: Path, rows: Sequence[Row]) -> dict[str, float]:
 def ordered(rows: Sequence[Row], by: str, reverse: bool) -> list[Row]:
     """Return the rows sorted by a measure, the largest first, or by a key, the smallest first; nan is last.
 
-    Raises UsageError if `by` is neither.
+    Raise UsageError if `by` is neither.
     """
     keys = list(rows[0].keys)
     if by not in (*MEASURES, *keys):

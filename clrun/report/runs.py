@@ -38,7 +38,7 @@ MEASURES = (
 
 
 def read(folder: Path, grams_per_kwh: float | None = None, price_per_hour: float | None = None) -> pd.DataFrame:
-    """Return the runs of a folder, one per row, with all MEASURES. Raises UsageError where there are none.
+    """Return the runs of a folder, one per row, with all MEASURES. Raise UsageError where there are none.
 
     grams_per_kwh, price_per_hour: values that replace those of the runs.
     """
@@ -82,8 +82,8 @@ def completed(runs: pd.DataFrame) -> pd.DataFrame:
 
 def keys_of(runs: pd.DataFrame) -> list[str]:
     """Return the columns that identify a run, but for its seed."""
-    private = {key for key, spec in catalog.read().root.items() if not spec.identity}
-    others = {"run", "group", "stream", "status", "seed", *SUMMARY_TAIL, *MEASURES} | private
+    outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity}
+    others = {"run", "group", "stream", "status", "seed", *SUMMARY_TAIL, *MEASURES} | outside_identity
     return [key for key in runs.columns if key not in others]
 
 

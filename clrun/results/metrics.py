@@ -102,7 +102,9 @@ def forward_transfer(accuracy: np.ndarray, defined: bool = True) -> np.ndarray:
     that has not been learnt scores 0 by construction.
     """
     gain = np.diagonal(accuracy) - accuracy[0]
-    gain[slice(0, 1) if defined else slice(None)] = np.nan
+    if not defined:
+        return np.full_like(gain, np.nan)
+    gain[0] = np.nan
     return gain
 
 

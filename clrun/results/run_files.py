@@ -119,7 +119,7 @@ def has_plots(directory: Path) -> bool:
 def read_summary(path: Path) -> pd.DataFrame:
     """Return a summary.csv or results.csv as a table: hashes as text, and only an empty cell is nan.
 
-    Raises UsageError, naming the file, where it is empty or cut short.
+    Raise UsageError, naming the file, where it is empty or cut short.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     rows_of(path, text)
@@ -127,14 +127,14 @@ def read_summary(path: Path) -> pd.DataFrame:
 
 
 def summary_of(directory: Path) -> pd.Series:
-    """Return the row of a finished run's summary.csv. Raises UsageError where the file is not whole."""
+    """Return the row of a finished run's summary.csv. Raise UsageError where the file is not whole."""
     return read_summary(directory / "summary.csv").iloc[0]
 
 
 def rows_of(path: Path, text: str) -> list[dict[str, str]]:
     """Return the rows of a summary.csv or results.csv, whose text is given, with cells as text.
 
-    Raises UsageError where the file is empty or cut short.
+    Raise UsageError where the file is empty or cut short.
     """
     try:
         header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -157,7 +157,7 @@ def collect(outputs: Path, write: Callable[[Path, pd.DataFrame], None] = write_t
 
     Several processes may do this at once. Each lists the summaries again after writing, and writes again if a run has
     ended meanwhile, so that the process that writes last has seen every run. Without any finished run nothing is
-    written. Raises UsageError for a summary that is empty or cut short.
+    written. Raise UsageError for a summary that is empty or cut short.
     """
     seen: dict[Path, str] | None = None
     while seen != (present := summaries(outputs)):

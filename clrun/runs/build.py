@@ -54,9 +54,11 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
     )
 
 
-def resolve_device(asked: str) -> torch.device:
-    """Return the device that the key `device` names; "auto" is CUDA where there is a card."""
-    return torch.device("cuda" if asked == "auto" and torch.cuda.is_available() else asked.replace("auto", "cpu"))
+def resolve_device(device: str) -> torch.device:
+    """Return the device that the key `device` names; "auto" is CUDA where there is a card, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
 
 
 # ---------------------------------------------------------------- parameters
@@ -130,7 +132,7 @@ def may_be_filled_up(settings: Settings, network: Network) -> bool:
 
 
 def optimizer_settings(settings: Settings) -> dict[str, Any]:
-    """Return the arguments of the optimiser's class."""
+    """Return the arguments of the optimizer's class."""
     arguments = settings_of_group("optimizer", settings)
     return {name: value for name, value in arguments.items() if name not in ("name", "reset")}
 

@@ -34,10 +34,9 @@ class Position(NamedTuple):
     """How far a run has been trained. Runs at the same position can continue as one stack."""
 
     stage: int = 0  # tasks that are over
-    passes: tuple[
-        int, ...
-    ] = ()  # steps of each pass over the next task, the last pass being incomplete; () at its start
-    step: int = 0  # optimiser steps of the run so far
+    # steps of each pass over the next task, the last pass being incomplete; () at its start
+    passes: tuple[int, ...] = ()
+    step: int = 0  # optimizer steps of the run so far
 
     def __str__(self) -> str:
         within = f" and {sum(self.passes)} steps of task {self.stage + 1}" if self.passes else ""

@@ -6,7 +6,6 @@ from typing import Any, cast
 import torch
 from torch.utils._pytree import tree_leaves
 
-from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.data.datasets import Images, load
@@ -20,6 +19,7 @@ from clrun.runs.targets import strategy_class, with_sources
 from clrun.strategy import Strategy
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
+from clrun.system.text import format_value
 
 
 def prepare(settings: Settings) -> Prepared:
@@ -71,7 +71,7 @@ def refuse_large(strategy: type[Strategy], images: Images, stream: TaskStream, s
     """Raise UsageError where a batch, the network or the strategy's state does not fit into this machine's memory."""
     floats = settings["batch_size"] * (2 * (DRAWS + 2) + images.x[0].numel())
     refuse_if_too_large(4 * floats, f"batch_size={settings['batch_size']}", "a smaller one")
-    sizes = {key: v for key, v in settings.unusual.items() if key.startswith("model.") or key in settings.knobs}
+    sizes = {key: v for key, v in settings.not_default.items() if key.startswith("model.") or key in settings.knobs}
     named = ", ".join(f"{key}={format_value(v)}" for key, v in sizes.items()) or f"model={settings['model']}"
     needed = parameter_bytes(strategy, images, stream, settings)
     refuse_if_too_large(needed, f"strategy={settings['strategy']} with {named}", "smaller ones")

@@ -6,6 +6,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
@@ -73,11 +74,12 @@ def task_classes(prepared: Prepared) -> list[list[str]] | None:
     """Return the classes of each task, in the order of its outputs; None where tasks do not differ by their classes."""
     if prepared.settings["split"] != "classes":
         return None
-    labels, names, outputs = prepared.images.y, prepared.images.classes, prepared.stream.tables.label
-    return [
-        [names[k] for k in sorted(labels[pool].unique().tolist(), key=outputs[task].tolist().__getitem__)]
-        for task, pool in enumerate(prepared.stream.train)
-    ]
+    labels, names, outputs = prepared.images.y, prepared.images.classes, prepared.stream.tables.label.tolist()
+
+    def classes_of(task: int, pool: Tensor) -> list[str]:
+        return [names[k] for k in sorted(labels[pool].unique().tolist(), key=lambda k: outputs[task][k])]
+
+    return [classes_of(task, pool) for task, pool in enumerate(prepared.stream.train)]
 
 
 def task_angles(prepared: Prepared) -> list[float] | None:
@@ -98,7 +100,7 @@ def initial_warnings(settings: Settings) -> list[str]:
 
 
 def record_stage(report: StageReport, outcomes: Sequence[Outcome], costs: ProcessCosts) -> None:
-    """Record what a stage was like in the outcome and the files of each run that has not diverged before."""
+    """Record what was measured in a stage in the outcome and the files of each run that has not diverged before."""
     energy = costs.per_run()["energy_wh"]
     for r, outcome in enumerate(outcomes):
         if outcome.status == RunStatus.DIVERGED:

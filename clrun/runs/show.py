@@ -50,7 +50,7 @@ def show(prepared: Prepared) -> None:
     outputs = Path(settings["outputs"])
     error = draw_missing_plots(prepared) or update_results(prepared)
     hyper = prepared.strategy.Hyper._fields
-    shown = [key for key in settings.knobs if python_name(key) in hyper or key in settings.unusual]
+    shown = [key for key in settings.knobs if python_name(key) in hyper or key in settings.not_default]
     run_tables.show(make_console(), prepared.directory, outputs, prepared.chance, shown)
     if error is not None:
         raise error

@@ -1,4 +1,4 @@
-"""The classes that the yaml files of a run name: a strategy, a network and an optimiser, clrun's or the user's own."""
+"""The classes that the yaml files of a run name: a strategy, a network and an optimizer, clrun's or the user's own."""
 
 import hashlib
 import importlib
@@ -20,7 +20,7 @@ Base = TypeVar("Base")
 
 
 def named_class(settings: Settings, group: str, base: type[Base]) -> type[Base]:
-    """Return the class that the yaml of a strategy, model or optimiser names.
+    """Return the class that the yaml of a strategy, model or optimizer names.
 
     Raise UsageError if there is none, or if it is no subclass of `base`.
     """

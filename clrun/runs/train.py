@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.listener import TrainingListener
@@ -33,6 +33,7 @@ from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage
 from clrun.system import energy, locks
 from clrun.system.errors import UsageError
 from clrun.system.peak_memory import forget_peak
+from clrun.system.text import format_value
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Progress, TerminalProgress
 
@@ -64,20 +65,27 @@ def train_runs(
     """
     console = make_console(stderr=True, quiet=quiet)
     progress = progress or TerminalProgress(console, len(runs[0].stream.train), name_of(runs))
-    statuses = dict.fromkeys((prepared.directory for prepared in runs), RunStatus.HELD)
-    with disk_trouble(runs[0]), locks.claimed(list(statuses)) as claim:
+    directories = list(dict.fromkeys(prepared.directory for prepared in runs))
+    with disk_trouble(runs[0]), locks.claimed(directories) as claim:
         for directory, owner in claim.others.items():
             announce(f"{directory.name}: {owner} is training it; left to that one.")
         claimed = [prepared for prepared in runs if prepared.directory in claim.mine]
-        statuses |= {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
-        remaining = [prepared for prepared in claimed if statuses[prepared.directory] == RunStatus.HELD]
+        ended = {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
+        remaining = [prepared for prepared in claimed if prepared.directory not in ended]
         for prepared in remaining:  # a damaged checkpoint is set aside before runs are grouped by their positions
             checkpoint.set_aside_if_invalid(prepared.directory, prepared.id, announce)
-        for group in grouped_by_position(remaining):
-            with reason_written(group):
-                ended = (trainer or train_group)(group, progress)
-            statuses |= zip([prepared.directory for prepared in group], ended, strict=True)
-    return [statuses[prepared.directory] for prepared in runs]
+        statuses = ended | train_groups(remaining, progress, trainer or train_group)
+    return [statuses.get(prepared.directory, RunStatus.HELD) for prepared in runs]
+
+
+def train_groups(runs: Sequence[Prepared], progress: Progress, trainer: GroupTrainer) -> dict[Path, RunStatus]:
+    """Train the runs of each checkpoint position as one group, and return the status of each run by its folder."""
+    statuses: dict[Path, RunStatus] = {}
+    for group in grouped_by_position(runs):
+        with reason_written(group):
+            trained = trainer(group, progress)
+        statuses |= zip([prepared.directory for prepared in group], trained, strict=True)
+    return statuses
 
 
 def train_group(runs: Sequence[Prepared], progress: Progress, block_steps: int = BLOCK_STEPS) -> list[RunStatus]:
@@ -132,7 +140,7 @@ def name_of(runs: Sequence[Prepared]) -> str:
     settings = runs[0].settings
     if len(runs) > 1:
         return f"{len(runs)} runs of {settings['strategy']}"
-    knobs = [f"{key}={format_value(value)}" for key, value in settings.unusual.items() if key in settings.knobs]
+    knobs = [f"{key}={format_value(value)}" for key, value in settings.not_default.items() if key in settings.knobs]
     return " ".join([settings["strategy"], *knobs, f"seed={settings['seed']}"])
 
 
@@ -253,7 +261,7 @@ class Recorder(TrainingListener):
             yield stage
 
     def end_stage(self, run: Run, stage: int, report: StageReport) -> None:
-        """Record and write what a stage was like, write a checkpoint, and report the accuracies."""
+        """Record and write what was measured in a stage, write a checkpoint, and report the accuracies."""
         record_stage(report, self.outcomes, self.costs)
         self.checkpointer.end_task(run, stage + 1)
         seen = self.stack.schedule.horizon(stage) + 1

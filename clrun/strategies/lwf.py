@@ -34,9 +34,7 @@ from clrun.strategy import (
     cross_entropy,
     log_softmax,
 )
-
-# The distillation is negligible below this part of the loss.
-NEGLIGIBLE = 1e-12
+from clrun.strategy.base import NEGLIGIBLE
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class PackNet(Strategy):
         released = {
             name: self.released(name, weight, owners[name] == pool.stage, hp, pool) for name, weight in pieces.items()
         }
-        passed_on, pruned = (self.net.layout.flat({name: masks[i] for name, masks in released.items()}) for i in (0, 1))
+        passed_on = self.net.layout.flat({name: mask for name, (mask, _) in released.items()})
+        pruned = self.net.layout.flat({name: mask for name, (_, mask) in released.items()})
         return torch.where(pruned, 0, theta), self.State(state.owner + passed_on, pool.stage + 1)
 
     def released(self, name: str, weight: Tensor, trained: Tensor, hp: Hyper, pool: Pool) -> tuple[Tensor, Tensor]:
@@ -74,8 +75,8 @@ class PackNet(Strategy):
 
         `trained` is the mask of the entries that the task trained. Masks have the shape of `weight`.
         """
-        none, of_other_outputs = trained & False, trained & False
-        candidates = trained
+        none = torch.zeros_like(trained)
+        of_other_outputs, candidates = none, trained
         if name.startswith("head."):
             answers, alone = (mask.view(-1, *[1] * (weight.dim() - 1)) for mask in task_outputs(pool))
             of_other_outputs, candidates = trained & ~answers, trained & answers & ~alone
@@ -91,7 +92,8 @@ class PackNet(Strategy):
 
     def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:
         hidden = self.net.layout.where(lambda name: self.is_packed(name) and not name.startswith("head."), state.owner)
-        taken, free = ((hidden & mask).sum() for mask in (state.owner == state.learnt - 1, state.owner >= state.learnt))
+        taken = (hidden & (state.owner == state.learnt - 1)).sum()
+        free = (hidden & (state.owner >= state.learnt)).sum()
         return {"taken_share": taken / hidden.sum(), "free_share": free / hidden.sum()}
 
     @classmethod

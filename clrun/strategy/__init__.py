@@ -1,4 +1,4 @@
-"""The toolkit of a method: everything that a strategy's file imports."""
+"""What strategies are built from; the strategies themselves are in clrun.strategies."""
 
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network, RunningStatistics, Weights

@@ -30,6 +30,9 @@ Knobs = Mapping[str, Any]
 # The rows of health.csv, one per task: {"task": 1, "loss": 0.3, ...}.
 HealthRows = Sequence[Mapping[str, float]]
 
+# Share: a penalty or a replayed loss below this part of the whole loss has no effect.
+NEGLIGIBLE = 1e-12
+
 # Former names of hooks, which are accepted for one release, and their new names.
 FORMER_HOOKS = {"objection": "incompatibility", "complaints": "warnings"}
 
@@ -38,7 +41,8 @@ FORMER_HOOKS = {"objection": "incompatibility", "complaints": "warnings"}
 class Strategy:
     """Plain fine-tuning, and the base class of every method.
 
-    A method overrides the hooks in which it differs. Its fixed choices are dataclass fields. Its strengths, which a
+    A method overrides the hooks in which it differs. Its knobs, with their defaults and ranges, are declared in
+    conf/strategy/<name>.yaml. Those that are fixed choices are dataclass fields. Those that are strengths, which a
     sweep may vary within one stack of runs, are fields of `Hyper`, each a tensor (). Its state is a tree of tensors,
     usually a NamedTuple `State`, that `init` creates and the hooks `after_...` return anew.
 

@@ -25,18 +25,18 @@ from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_s
 
 def diagonal_fisher(
     strategy: Strategy, theta: Tensor, state: Tree, hp: Any, pool: Pool, *,
-    estimator: str = "exact", samples: int | None = None, batch_size: int = 128, pass_samples: int | None = None,
+    estimator: str = "exact", samples: int | None = None, batch_size: int = 128, chunk_samples: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Return the diagonal of the Fisher information (P,), as a mean over the samples of the pool.
 
     It is 0 for the parameters that the strategy added to theta. `estimator` is described at the top of this file,
-    `samples` limits how many of the pool are used, and `batch_size` matters for `batched` alone. `pass_samples` limits
+    `samples` limits how many of the pool are used, and `batch_size` matters for `batched` alone. `chunk_samples` limits
     the memory, not the result: see `sum_over_samples`.
     """
     pool = pool.first(samples)
     if estimator == "batched":
         return mean_gradient_squares(strategy, theta, state, hp, pool, batch_size)
-    total = sum_over_samples(strategy, theta, state, hp, pool, fisher_measure(estimator), pass_samples)
+    total = sum_over_samples(strategy, theta, state, hp, pool, fisher_measure(estimator), chunk_samples)
     return total / pool.weight.sum().clamp(min=1)
 
 

@@ -29,11 +29,11 @@ from clrun.models import RunningStatistics, Weights
 from clrun.strategy.base import Strategy, Tree
 from clrun.strategy.gradients import inside_transform
 
-# Samples per pass in closed form if all layers are linear; on a GPU, GPU_FACTOR times as many.
+# Samples per chunk in closed form if all layers are linear; on a GPU, GPU_FACTOR times as many.
 LINEAR_SAMPLES = 1024
 GPU_FACTOR = 8
 
-# Samples per pass, at most, if there are convolutions or no closed form.
+# Samples per chunk, at most, if there are convolutions or no closed form.
 CONV_SAMPLES = 64
 
 # Floats, at most, of per-sample gradients held at once: of one convolution, or of all of theta without a closed form.
@@ -60,16 +60,16 @@ class PerSampleMeasure(NamedTuple):
 
 def sum_over_samples(
     strategy: Strategy, theta: Tensor, state: Tree, hp: Any, pool: Pool, what: PerSampleMeasure,
-    pass_samples: int | None = None,
+    chunk_samples: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Return sum over samples and cotangents v of measure(d (values . v) / d theta): (P,).
 
-    It is 0 for the parameters that the strategy added to theta. `pass_samples` is the number of samples that are
+    It is 0 for the parameters that the strategy added to theta. `chunk_samples` is the number of samples that are
     computed at once, by default as many as memory allows; up to rounding, the result does not depend on it.
     """
     theta, total = theta.detach(), torch.zeros_like(theta)
     shapes = output_shapes(strategy, theta, state, hp, next(strategy.data.chunks(pool, 1)))
-    for batch in strategy.data.chunks(pool, pass_samples or default_pass_samples(strategy, theta, shapes)):
+    for batch in strategy.data.chunks(pool, chunk_samples or default_chunk_samples(strategy, theta, shapes)):
         if shapes is None:
             total = total + one_by_one(strategy, theta, state, hp, batch, what)
         else:
@@ -77,8 +77,8 @@ def sum_over_samples(
     return torch.where(network_mask(strategy, theta), total, 0)
 
 
-def default_pass_samples(strategy: Strategy, theta: Tensor, shapes: Shapes | None) -> int:
-    """Return the number of samples of a pass: as many as the constants above allow for this network."""
+def default_chunk_samples(strategy: Strategy, theta: Tensor, shapes: Shapes | None) -> int:
+    """Return the number of samples of a chunk: as many as the constants above allow for this network."""
     if shapes is None:
         return max(1, min(CONV_SAMPLES, GRADIENT_FLOATS // len(theta)))
     kernels = [m.weight.numel() for m in strategy.net.network.layers.values() if isinstance(m, nn.Conv2d)]
@@ -90,7 +90,7 @@ def default_pass_samples(strategy: Strategy, theta: Tensor, shapes: Shapes | Non
 def network_mask(strategy: Strategy, theta: Tensor) -> Tensor:
     """Return a mask (P,) bool of the entries of theta that are the network's and not added by the strategy."""
     names = strategy.net.network.parameters()
-    return strategy.net.layout.where(names.__contains__, theta)
+    return strategy.net.layout.where(lambda name: name in names, theta)
 
 
 # ---------------------------------------------------------------- whether there is a closed form

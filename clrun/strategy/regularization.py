@@ -5,10 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clrun.strategy.base import HealthRows, Knobs, Strategy, Tree
-
-# A penalty is negligible below this part of the loss.
-NEGLIGIBLE = 1e-12
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
 
 
 @dataclass(frozen=True)

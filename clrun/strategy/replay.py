@@ -7,11 +7,8 @@ from torch import Tensor
 
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network
-from clrun.strategy.base import HealthRows, Knobs, Strategy
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy
 from clrun.strategy.reservoir import Memory
-
-# A replayed loss is negligible below this part of the whole loss.
-NEGLIGIBLE = 1e-12
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from clrun.config.catalog import CLUSTER, Catalog
-from clrun.config.catalog import Cluster as ClusterOption
+from clrun.config.catalog import CLUSTER, Catalog, ClusterOption
 from clrun.config.check_values import chosen_cluster
 from clrun.config.settings import Settings
 from clrun.runs.failures import write_reason_for
@@ -99,14 +98,14 @@ class Cluster:
         return {key: value if equals else True for key, equals, value in words}
 
 
-def of(configs: Sequence[DictConfig], known: Catalog) -> Cluster | None:
+def cluster_of(configs: Sequence[DictConfig], catalog: Catalog) -> Cluster | None:
     """Return the cluster that the jobs of a sweep are submitted to; None if they are trained here. Raise UsageError."""
     nodes: list[Any] = [
         OmegaConf.to_container(cfg[CLUSTER], resolve=True) if cfg.get(CLUSTER) else None for cfg in configs
     ]
     if any(node != nodes[0] for node in nodes):
         raise UsageError("cluster: a sweep goes to one cluster; type one value.")
-    chosen = chosen_cluster(nodes[0], known)
+    chosen = chosen_cluster(nodes[0], catalog)
     if chosen is None:
         return None
     option, knobs = chosen

@@ -43,7 +43,7 @@ def train_sweep(
 def train_free(todo: Sequence["Prepared"], view: View, errors: dict[str, str]) -> list["Prepared"]:
     """Train the runs that no other process is training, and return the others. Add reasons of crashes to `errors`."""
     sweep = Sweep(plan.stacks(todo), view, errors)
-    count = plan.processes(sweep.groups)
+    count = plan.processes(sweep.stacks)
     with closing(sweep.train_here() if count < 2 else sweep.train_in_workers(count)) as events:
         for event in events:
             sweep.handle(event)
@@ -52,49 +52,49 @@ def train_free(todo: Sequence["Prepared"], view: View, errors: dict[str, str]) -
 
 @dataclass
 class Sweep:
-    """Groups of runs, each trained as one stack, and how they have ended so far."""
+    """Stacks of runs and how they have ended so far."""
 
-    groups: Sequence[Sequence["Prepared"]]
+    stacks: Sequence[Sequence["Prepared"]]
     view: View
     errors: dict[str, str]  # id -> why the run crashed
     held: list["Prepared"] = field(default_factory=list)  # runs that another process is training
 
     def train_here(self) -> Generator[Event, None, None]:
-        """Train the groups in this process, one after another."""
-        for number, group in enumerate(self.groups):
+        """Train the stacks in this process, one after another."""
+        for number, stack in enumerate(self.stacks):
             yield Event("1", number, GroupBegan())
-            yield Event("1", number, GroupEnded(workers.train_unfinished(group, self.relay(number))))
+            yield Event("1", number, GroupEnded(workers.train_unfinished(stack, self.relay(number))))
 
     def relay(self, number: int) -> workers.Relay:
-        """Return the progress of a group that is trained in this process."""
+        """Return the progress of a stack that is trained in this process."""
         return workers.Relay(lambda message: self.handle(Event("1", number, message)))
 
     def train_in_workers(self, count: int) -> Generator[Event, None, None]:
-        """Train the groups in so many worker processes."""
-        return workers.train_in_workers([[run.settings for run in group] for group in self.groups], count)
+        """Train the stacks in so many worker processes."""
+        return workers.train_in_workers([[run.settings for run in stack] for stack in self.stacks], count)
 
     def handle(self, event: Event) -> None:
         """Show what a worker reports, and record how its runs have ended."""
-        group = self.groups[event.group]
+        stack = self.stacks[event.group]
         match event.message:
             case GroupBegan():
-                self.view.begin(event.worker, line_of(group))
+                self.view.begin(event.worker, line_of(stack))
             case TaskBegan(stage, steps):
                 self.view.begin_task(event.worker, stage, steps)
             case Advanced(steps):
                 self.view.advance(event.worker, steps)
             case GroupEnded(results):
-                self.end_group(event.worker, group, results)
+                self.end_group(event.worker, stack, results)
             case WorkerDied(cause):
                 reason = f"Killed: {cause}"
-                for run in group:
+                for run in stack:
                     write_reason_for(run, reason)
-                self.end_group(event.worker, group, [RunResult(RunStatus.CRASHED, reason)] * len(group))
+                self.end_group(event.worker, stack, [RunResult(RunStatus.CRASHED, reason)] * len(stack))
 
-    def end_group(self, worker: str, group: Sequence["Prepared"], results: Sequence[RunResult]) -> None:
-        """Record and show how the runs of a group have ended."""
+    def end_group(self, worker: str, stack: Sequence["Prepared"], results: Sequence[RunResult]) -> None:
+        """Record and show how the runs of a stack have ended."""
         lines = []
-        for run, (status, reason) in zip(group, results, strict=True):
+        for run, (status, reason) in zip(stack, results, strict=True):
             if status == RunStatus.HELD:
                 self.held.append(run)
                 continue
@@ -107,9 +107,9 @@ class Sweep:
         self.view.ended(worker, lines)
 
 
-def line_of(group: Sequence["Prepared"]) -> Line:
-    """Return the line of the live view for a group, such as 'ewc lambda=100 seed=0'."""
+def line_of(stack: Sequence["Prepared"]) -> Line:
+    """Return the line of the live view for a stack, such as 'ewc lambda=100 seed=0'."""
     from clrun.runs.train import name_of  # torch
 
-    samples_per_step = len(group) * group[0].settings["batch_size"]
-    return Line(name_of(group), len(group[0].stream.train), samples_per_step)
+    samples_per_step = len(stack) * stack[0].settings["batch_size"]
+    return Line(name_of(stack), len(stack[0].stream.train), samples_per_step)

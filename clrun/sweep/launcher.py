@@ -49,8 +49,8 @@ class StackedLauncher(Launcher):
         jobs = [
             (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
         ]
-        known, typed = composed_from(self.config.hydra)
-        prepared, errors = train_jobs(jobs, known, typed)
+        catalog, typed = composed_from(self.config.hydra)
+        prepared, errors = train_jobs(jobs, catalog, typed)
         summaries = report(list({run.id: run for run in prepared}.values()), errors)
         return [
             job_return(overrides, cfg, run, summaries[run.id])
@@ -77,13 +77,13 @@ def register() -> None:
     Plugins.instance().register(StackedLauncher)
 
 
-def train_jobs(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> tuple[list["Prepared"], dict[str, str]]:
+def train_jobs(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> tuple[list["Prepared"], dict[str, str]]:
     """Check and prepare all jobs, then train their runs that are not finished, here or on a cluster. Return the run of
     each job, and the reason of each crash by the run's id. Raise UsageError before any is trained."""
-    settings = settings_of(jobs, known, typed)
+    settings = settings_of(jobs, catalog, typed)
     from clrun.sweep import cluster, execution, workers  # pandas, from here on
 
-    target = cluster.of([cfg for _, cfg in jobs], known)
+    target = cluster.cluster_of([cfg for _, cfg in jobs], catalog)
     if target is None:
         workers.warm_up_if_several(settings)
     prepared = prepare_all(settings)
@@ -124,46 +124,46 @@ def refuse_empty(texts: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
     raise UsageError(f"{' '.join(empty)} has no values, so there is nothing to run; range(5) counts from 0 to 4.")
 
 
-def settings_of(jobs: Jobs, known: Catalog, typed: Sequence[str]) -> list[Settings]:
+def settings_of(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> list[Settings]:
     """Return the checked settings of all jobs. A knob is dropped in the jobs whose strategy does not take it.
 
     Raise UsageError where a job cannot be trained, or where no job takes a knob.
     """
-    accepted = {key for _, cfg in jobs for key in keys_taken(cfg, known)}
-    refuse_unsupported([key for key in typed if key not in accepted], jobs, known)
+    accepted = {key for _, cfg in jobs for key in keys_taken(cfg, catalog)}
+    refuse_unsupported([key for key in typed if key not in accepted], jobs, catalog)
     dropped: dict[str, None] = {}
     settings = []
     for overrides, cfg in jobs:
         try:
-            settings.append(check(cfg, accepted, known, typed))
+            settings.append(check(cfg, accepted, catalog, typed))
         except UsageError as error:
             text = " ".join(filter_overrides(overrides))
             raise UsageError(f"{error} (In the job {text}; no job was started.)") from None
-        unused = [key for key in accepted - keys_taken(cfg, known) if OmegaConf.select(cfg, key) is not None]
-        dropped |= dict.fromkeys(f"{key} ({', '.join(sorted(owners(cfg, key, known)))})" for key in sorted(unused))
+        unused = [key for key in accepted - keys_taken(cfg, catalog) if OmegaConf.select(cfg, key) is not None]
+        dropped |= dict.fromkeys(f"{key} ({', '.join(sorted(owners(cfg, key, catalog)))})" for key in sorted(unused))
     if dropped:
         print(f"Left out where it is not taken: {'; '.join(dropped)}.")
     return settings
 
 
-def refuse_unsupported(keys: Sequence[str], jobs: Jobs, known: Catalog) -> None:
+def refuse_unsupported(keys: Sequence[str], jobs: Jobs, catalog: Catalog) -> None:
     """Raise UsageError where a typed knob belongs to options, of strategies, models ..., that no job chooses."""
-    of_options = [key for key in keys if any(group in GROUPS for group, _ in known.takers(key))]
+    of_options = [key for key in keys if any(group in GROUPS for group, _ in catalog.takers(key))]
     given = [key for key in of_options if any(OmegaConf.select(cfg, key) is not None for _, cfg in jobs)]
     if given:
         chosen = [dict.fromkeys(str(OmegaConf.select(cfg, f"{group}.name")) for _, cfg in jobs) for group in GROUPS]
-        raise UsageError(unsupported(given[0], known, tuple(",".join(names) for names in chosen)))
+        raise UsageError(unsupported(given[0], catalog, tuple(",".join(names) for names in chosen)))
 
 
-def keys_taken(cfg: DictConfig, known: Catalog) -> set[str]:
+def keys_taken(cfg: DictConfig, catalog: Catalog) -> set[str]:
     """Return the knobs that a job's options take; none for a job that `check` will refuse."""
     chosen = [(group, OmegaConf.select(cfg, f"{group}.name")) for group in GROUPS]
-    return {key for group, name in chosen if name in known.options[group] for key in known.knobs(group, name)}
+    return {key for group, name in chosen if name in catalog.options[group] for key in catalog.knobs(group, name)}
 
 
-def owners(cfg: DictConfig, key: str, known: Catalog) -> set[str]:
+def owners(cfg: DictConfig, key: str, catalog: Catalog) -> set[str]:
     """Return the job's options that could have taken a key, such as strategy=finetune."""
-    return {f"{group}={cfg[group].name}" for group, _ in known.takers(key)}
+    return {f"{group}={cfg[group].name}" for group, _ in catalog.takers(key)}
 
 
 def prepare_all(settings: Sequence[Settings]) -> list["Prepared"]:

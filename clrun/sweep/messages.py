@@ -29,7 +29,7 @@ class TaskBegan:
 
 @dataclass(frozen=True)
 class Advanced:
-    """So many more optimiser steps are done."""
+    """So many more optimizer steps are done."""
 
     steps: int
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from clrun.config.settings import Settings
 from clrun.system import machine
+from clrun.system.arithmetic import ceil_div
 
 if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
@@ -66,7 +67,7 @@ def static_part(prepared: "Prepared") -> list[Any]:
 
     settings = prepared.settings
     strengths = {knob for knob in settings.knobs if python_name(knob) in prepared.strategy.Hyper._fields}
-    free = (settings.private - {"device"}) | strengths | {"seed", "lr"}
+    free = (settings.outside_identity - {"device"}) | strengths | {"seed", "lr"}
     values = {key: value for key, value in settings.values.items() if key not in free}
     shapes = [tuple(table.shape) for table in prepared.stream.tables]
     # a stack counts steps for all its runs, so those evaluated every so many steps must be at the same step of a task
@@ -78,7 +79,7 @@ def static_part(prepared: "Prepared") -> list[Any]:
 
 def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
     """Return a group in as few pieces as possible, none above `largest`, of sizes as equal as possible."""
-    pieces = -(-len(group) // largest)
+    pieces = ceil_div(len(group), largest)
     ends = [len(group) * i // pieces for i in range(pieces + 1)]
     return [list(group[start:end]) for start, end in pairwise(ends)]
 
@@ -91,13 +92,13 @@ def stack_size(
     """Return the largest number of runs of a group that are trained as one stack."""
     from clrun.runs.build import may_be_filled_up, uninitialized_network
 
-    first, asked = group[0], group[0].settings["stack"]
-    if asked in ("off", 1) or (asked == "auto" and device_type(first) != "cuda"):
+    first, stack = group[0], group[0].settings["stack"]
+    if stack in ("off", 1) or (stack == "auto" and device_type(first) != "cuda"):
         return 1
     network = uninitialized_network(first.settings, first.images.x.shape[1:], len(first.stream.names))
     if not may_be_filled_up(first.settings, network):
         return 1
-    return min(len(group), runs_that_fit(first)) if asked == "auto" else asked
+    return min(len(group), runs_that_fit(first)) if stack == "auto" else stack
 
 
 # ---------------------------------------------------------------- processes

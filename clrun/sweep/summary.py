@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from clrun.config.catalog import format_value
 from clrun.config.settings import Settings
 from clrun.results.columns import SOURCES
+from clrun.system.text import format_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,9 @@ def failures(failed: Sequence["Prepared"], errors: Mapping[str, str], runs: int)
 def varying(settings: Sequence[Settings]) -> list[str]:
     """Return the keys of the identity that differ between runs, except the strategy; and those of where data lie."""
     left_out = {"strategy", *SOURCES}  # in one sweep, a class has one source
-    keys = dict.fromkeys(key for run in settings for key in run.values if key not in run.private - DATA | left_out)
+    keys = dict.fromkeys(
+        key for run in settings for key in run.values if key not in run.outside_identity - DATA | left_out
+    )
     return [key for key in keys if len({repr(run.values[key]) for run in settings if key in run.values}) > 1]
 
 

@@ -3,8 +3,8 @@
     E = counter(now) - counter(start)               where the board has a counter (Volta and later), in mJ
     E = sum_k (P_k + P_k+1) / 2 * (t_k+1 - t_k)      where it states its power P alone, in mW, read at intervals
 
-It is the energy of the whole board: it includes what other programs draw on it, and what it draws when idle. Without a
-GPU, without the package, or where the driver states neither (of a slice of a GPU, say), it is unknown: nan.
+E is the energy of the whole board: it includes what other programs draw on it, and what it draws when idle. Without a
+GPU, without the package, or where the driver states neither E nor P (of a slice of a GPU, say), E is unknown: nan.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 
-SECONDS_BETWEEN_READINGS = 0.1  # of the power
-MILLIJOULES_PER_WATT_HOUR = 3.6e6
+READING_INTERVAL = 0.1  # seconds between two readings of the power
+MILLIJOULES_PER_WATT_HOUR = 3.6e6  # mJ in a Wh
 
-Meter = Callable[[], float]  # returns the Wh since it was started; nan where unknown
+# A function that returns the energy in Wh since the meter was started; nan where it is unknown.
+Meter = Callable[[], float]
 
 
-def unknown() -> float:
-    """Return nan: the meter of a device whose energy is unknown."""
+def unknown_energy() -> float:
+    """Return nan, as the meter of a device whose energy is unknown does."""
     return nan
 
 
@@ -41,50 +42,53 @@ def meter(device: torch.device, binding: Callable[[], Any] = nvml_binding) -> It
     """Yield a meter of this device, which is valid while the block runs."""
     nvml = binding() if device.type == "cuda" else None
     if nvml is None:
-        yield unknown
+        yield unknown_energy
         return
-    with board_meter(nvml, f"GPU-{torch.cuda.get_device_properties(device).uuid}") as energy:
-        yield energy
+    with board_meter(nvml, f"GPU-{torch.cuda.get_device_properties(device).uuid}") as meter_of_board:
+        yield meter_of_board
 
 
 @contextmanager
-def board_meter(nvml: Any, uuid: str, seconds: float = SECONDS_BETWEEN_READINGS) -> Iterator[Meter]:
-    """Yield a meter of the board with this identifier. nvml: the module pynvml, or what behaves like it. seconds:
-    between two readings of the power, where there is no counter."""
+def board_meter(nvml: Any, uuid: str, seconds: float = READING_INTERVAL) -> Iterator[Meter]:
+    """Yield a meter of the board with this identifier.
+
+    nvml: the module pynvml, or an object with the same functions. seconds: the interval between two readings of the
+    power, where there is no counter.
+    """
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:  # no driver
-        yield unknown
+        yield unknown_energy
         return
     try:
-        with counter_or_integral(nvml, uuid, seconds) as energy:
-            yield energy
+        with counter_or_integral(nvml, uuid, seconds) as meter_of_board:
+            yield meter_of_board
     finally:
         nvml.nvmlShutdown()
 
 
 @contextmanager
 def counter_or_integral(nvml: Any, uuid: str, seconds: float) -> Iterator[Meter]:
-    """Yield a meter that reads the counter; without a counter, one that integrates the power; else `unknown`."""
+    """Yield a meter that reads the counter; without a counter, one that integrates the power; else `unknown_energy`."""
     try:
         board = nvml.nvmlDeviceGetHandleByUUID(uuid)
     except nvml.NVMLError:
-        yield unknown
+        yield unknown_energy
         return
-    energy = reader(nvml, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(board))
-    power = reader(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(board))
-    start = energy()
+    read_counter = nan_on_error(nvml, lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(board))
+    read_power = nan_on_error(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(board))
+    start = read_counter()
     if not isnan(start):
-        yield lambda: (energy() - start) / MILLIJOULES_PER_WATT_HOUR
-    elif isnan(power()):
-        yield unknown
+        yield lambda: (read_counter() - start) / MILLIJOULES_PER_WATT_HOUR
+    elif isnan(read_power()):
+        yield unknown_energy
     else:
-        with updated_regularly(Integral(power), seconds) as integral:
-            yield lambda: integral.now() / MILLIJOULES_PER_WATT_HOUR
+        with updated_regularly(Integral(read_power), seconds) as integral:
+            yield lambda: integral.update() / MILLIJOULES_PER_WATT_HOUR
 
 
-def reader(nvml: Any, query: Callable[[], int]) -> Callable[[], float]:
-    """Return a function that asks the driver; nan where it answers with an error."""
+def nan_on_error(nvml: Any, query: Callable[[], int]) -> Callable[[], float]:
+    """Return a function that returns the answer of the driver to a query; nan where the driver reports an error."""
 
     def read() -> float:
         try:
@@ -100,14 +104,14 @@ class Integral:
 
     def __init__(self, quantity: Callable[[], float], clock: Callable[[], float] = perf_counter) -> None:
         self.quantity, self.clock, self.lock = quantity, clock, Lock()
-        self.time, self.value, self.total = clock(), quantity(), 0.0
+        self.last_time, self.last_value, self.total = clock(), quantity(), 0.0
 
-    def now(self) -> float:
+    def update(self) -> float:
         """Read the quantity once more, and return the integral up to now."""
         with self.lock:
             time, value = self.clock(), self.quantity()
-            self.total += (self.value + value) / 2 * (time - self.time)
-            self.time, self.value = time, value
+            self.total += (self.last_value + value) / 2 * (time - self.last_time)
+            self.last_time, self.last_value = time, value
             return self.total
 
 
@@ -116,11 +120,11 @@ def updated_regularly(integral: Integral, seconds: float) -> Iterator[Integral]:
     """Let a thread read the quantity of an integral at this interval while the block runs."""
     done = Event()
 
-    def update() -> None:
+    def update_until_done() -> None:
         while not done.wait(seconds):
-            integral.now()
+            integral.update()
 
-    thread = Thread(target=update, name="power", daemon=True)
+    thread = Thread(target=update_until_done, name="power", daemon=True)
     thread.start()
     try:
         yield integral

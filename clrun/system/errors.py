@@ -6,4 +6,4 @@ class UsageError(Exception):
 
 
 class RunsFailed(Exception):
-    """Runs of a sweep have crashed; the others are done. Its text lists them (exit code 1)."""
+    """Runs that were started did not succeed. Its text says which and why (exit code 1)."""

@@ -113,7 +113,7 @@ def disk_time(directory: Path) -> float:
 def gate(directory: Path, timeout: float = GATE_TIMEOUT_SECONDS) -> Iterator[None]:
     """Keep other processes from reading or changing the locks of this strategy's runs while the block runs.
 
-    Raises UsageError if another process holds the gate for `timeout` seconds.
+    Raise UsageError if another process holds the gate for `timeout` seconds.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory.parent / GATE
@@ -129,7 +129,7 @@ def gate(directory: Path, timeout: float = GATE_TIMEOUT_SECONDS) -> Iterator[Non
 def claim(directory: Path) -> Owner | None:
     """Take the lock of a run for this process; return None, or the process that holds it.
 
-    Raises UsageError, OSError.
+    Raise UsageError where the gate stays held, and OSError where the lock cannot be written.
     """
     with gate(directory):
         other = holder(directory)
@@ -170,7 +170,7 @@ class Claim:
 def claimed(directories: Sequence[Path], heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[Claim]:
     """Take the locks of those of these runs that are free, and give them back when the block ends.
 
-    Raises UsageError, OSError.
+    Raise UsageError where the gate stays held, and OSError where the lock cannot be written.
     """
     result = Claim([], {})
     stop = threading.Event()

@@ -2,7 +2,8 @@
 
 A signal ends a process by raising an exception: SystemExit for SIGTERM and SIGHUP (`graceful_termination`),
 KeyboardInterrupt for Ctrl-C, as Python does. The exception leaves every `with` and `finally` block on its way, so that
-checkpoints are written (clrun/runs/train.py) and locks are removed (clrun/system/locks.py).
+checkpoints are written (clrun/runs/checkpointer.py, `Checkpointer.writing_on_interrupt`) and locks are removed
+(clrun/system/locks.py).
 """
 
 import signal

@@ -46,7 +46,7 @@ class Line:
     task_began: float = 0.0
 
     def begin_task(self, stage: int, steps: int) -> None:
-        """Show a task of this many optimiser steps."""
+        """Show a task of this many optimizer steps."""
         self.stage, self.steps, self.step, self.task_began = stage, steps, 0, perf_counter()
 
     def advance(self, steps: int) -> None:
@@ -114,7 +114,7 @@ class View:
         self.lines[worker] = line
 
     def begin_task(self, worker: str, stage: int, steps: int) -> None:
-        """Show a task of this many optimiser steps in a worker's line."""
+        """Show a task of this many optimizer steps in a worker's line."""
         self.lines[worker].begin_task(stage, steps)
 
     def advance(self, worker: str, steps: int) -> None:
@@ -164,7 +164,7 @@ class Progress(Protocol):
     ) -> None: ...
 
     def begin_task(self, stage: int, steps: int) -> None:
-        """A task of this many optimiser steps begins."""
+        """A task of this many optimizer steps begins."""
 
     def advance(self, steps: int) -> None:
         """This many more steps are done."""
@@ -200,7 +200,7 @@ class TerminalProgress:
             self.bar.stop()
 
     def begin_task(self, stage: int, steps: int) -> None:
-        """Show an empty bar for a task of this many optimiser steps."""
+        """Show an empty bar for a task of this many optimizer steps."""
         self.started = time.perf_counter()
         self.bar.reset(self.line, total=steps, description=f"{self.name}task {stage}/{self.tasks}", visible=True)
 

@@ -23,7 +23,7 @@ def show(console: Console, directory: Path, outputs: Path, chance: float | None,
     """Print a finished run: heading, warnings, accuracy matrix, forgetting table, references, costs, and its folder.
 
     `chance` is the accuracy of guessing, a fraction; `knobs` are the keys of the strategy to show in the heading.
-    Raises UsageError where summary.csv or outputs/results.csv is cut short.
+    Raise UsageError where summary.csv or outputs/results.csv is cut short.
     """
     summary = read_summary(directory / "summary.csv").iloc[0]
     names = task_names(directory)
@@ -108,7 +108,7 @@ def matrix_table(matrix: pd.DataFrame, tasks: Sequence[int], names: dict[int, st
 
 
 def header(task: int, names: dict[int, str]) -> Text:
-    """'task 2', and below it its classes where they fit."""
+    """Return the header of a task's column: 'task 2', and below it the names of its classes where they fit."""
     name = names.get(task, "")
     return Text(f"task {task}\n{name}" if 0 < len(name) <= HEADER_WIDTH else f"task {task}")
 

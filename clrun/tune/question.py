@@ -111,7 +111,7 @@ class Question:
         """The cluster that trains the trials; None if they are trained here."""
         from clrun.sweep import cluster
 
-        return cluster.of([self.compose(self.fixed)], self.catalog)
+        return cluster.cluster_of([self.compose(self.fixed)], self.catalog)
 
     def first(self) -> dict[str, str]:
         """Return a point: the first value of every axis."""
@@ -141,11 +141,11 @@ class Question:
         return shlex.join(["clrun", *flags, *typed, *sweep])
 
 
-def read(asked: argparse.Namespace, catalog: Catalog) -> Question:
+def read(arguments: argparse.Namespace, catalog: Catalog) -> Question:
     """Return what the arguments ask for. Raise UsageError for all that can be refused before data are loaded."""
     from clrun.config.check_values import checked_values  # OmegaConf
 
-    typed = {text: parsed(space.spelt(text)) for text in asked.overrides}
+    typed = {text: parsed(space.spelt(text)) for text in arguments.overrides}
     for override in typed.values():
         refuse(override.key_or_group, override.is_sweep_override(), catalog)
     given = {override.key_or_group: override for override in typed.values() if override.key_or_group in SEARCH_KEYS}
@@ -154,11 +154,11 @@ def read(asked: argparse.Namespace, catalog: Catalog) -> Question:
     if not axes:
         raise UsageError("there is nothing to search: type a list or an interval, such as 'lambda=log(1,1e6)'.")
     search = checked_values({key: override.value() for key, override in given.items()}, SEARCH_KEYS)
-    question = Question(fixed, axes, search, catalog, asked.config_dir)
+    question = Question(fixed, axes, search, catalog, arguments.config_dir)
     if question.settings(question.first())["validation"] == 0:
         if "validation" in question.keys:
             raise UsageError("validation=0: a search chooses by validation accuracy; leave it out, or type 0.1.")
-        question = Question([*fixed, f"validation={VALIDATION}"], axes, question.search, catalog, asked.config_dir)
+        question = Question([*fixed, f"validation={VALIDATION}"], axes, question.search, catalog, arguments.config_dir)
     first, most = question.search["tune_tasks"], question.settings(question.first())["tasks"]
     if first is not None and first > most:
         raise UsageError(f"tune_tasks={first}: the stream has {most} tasks; type at most as many.")
@@ -174,8 +174,8 @@ def refuse(key: str, several: bool, catalog: Catalog) -> None:
         raise UsageError(f"{key}: {REFUSED[key]}.")
     if key.startswith("hydra"):
         raise UsageError(f"{key}: clrun-tune trains through clrun's own launcher; leave it out.")
-    private = key in catalog.root and not catalog.root[key].identity
-    if several and (key in SEARCH_KEYS or private or key.split(".")[0] in FIXED):
+    outside_identity = key in catalog.root and not catalog.root[key].identity
+    if several and (key in SEARCH_KEYS or outside_identity or key.split(".")[0] in FIXED):
         reason = "type seeds=3 for the mean over three" if key == "seed" else "it is not searched; type one value"
         raise UsageError(f"{key} with several values: {reason}.")
 

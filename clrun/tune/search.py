@@ -69,7 +69,7 @@ class Search:
 
     def run(self) -> None:
         """Train the trials that are missing and print the best. Raise RunsFailed if some crashed."""
-        while trials := self.round():
+        while trials := self.next_round():
             self.train(trials)
             if all(trial.number in self.crashed for trial in trials):
                 break
@@ -84,15 +84,15 @@ class Search:
         """Return the trials in one of these states of optuna, in their order."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name in states]
 
-    def round(self) -> list["FrozenTrial | Trial"]:
+    def next_round(self) -> list["FrozenTrial | Trial"]:
         """Return the trials to train next: what is left of an interrupted round, or a new round."""
         for trial in self.trials("RUNNING"):
             if trial.params.keys() != self.question.axes.keys():  # the process was killed while it was being drawn
                 self.study.tell(trial.number, state=trial_state("FAIL"))
         running = [trial for trial in self.trials("RUNNING") if trial.number not in self.crashed]
-        asked = len(self.trials("RUNNING", "COMPLETE", "PRUNED"))
-        room = self.width - asked % self.width if asked % self.width or not running else 0
-        room = min(room, self.question.search["trials"] - asked)
+        begun = len(self.trials("RUNNING", "COMPLETE", "PRUNED"))
+        room = self.width - begun % self.width if begun % self.width or not running else 0
+        room = min(room, self.question.search["trials"] - begun)
         trials: list[FrozenTrial | Trial] = [*running]
         for _ in range(room):
             if not self.enqueued or self.trials("WAITING"):
@@ -126,9 +126,10 @@ class Search:
 
     def train(self, trials: Sequence["FrozenTrial | Trial"]) -> None:
         """Train the runs of a round that are not finished, and report its trials to optuna, in order."""
-        from clrun.sweep import cluster, execution
+        from clrun.sweep.cluster import submit
+        from clrun.sweep.execution import train_sweep
 
-        where = self.question.cluster
+        cluster = self.question.cluster
         prepared = {trial.number: self.prepared(trial) for trial in trials}
         every = {run.id: run for runs in prepared.values() if runs is not None for run in runs}
         todo = [run for run in every.values() if not run.finished]
@@ -137,7 +138,7 @@ class Search:
             f"Trials {numbers} of {self.question.search['trials']}: {len(every)} runs, {len(todo)} to train.",
             flush=True,
         )
-        train = execution.train_sweep if where is None else partial(cluster.submit, cluster=where)
+        train = train_sweep if cluster is None else partial(submit, cluster=cluster)
         errors = train(todo) if todo else {}
         for trial in trials:
             self.tell(trial, prepared[trial.number], errors)
@@ -290,8 +291,8 @@ def searching(question: "Question") -> Iterator[Search]:
     run = prepare.prepare(first[0])
     folder = Path(run.settings["outputs"]) / "tune" / name(question, run)
     with disk_trouble(run), locks.claimed([folder]) as claim:
-        for owner in claim.others.values():
-            raise UsageError(f"{folder}: {owner} is at this search; wait for it, or end that one.")
+        if folder in claim.others:
+            raise UsageError(f"{folder}: {claim.others[folder]} is at this search; wait for it, or end that one.")
         yield Search(question, folder, opened(folder), question.search["at_once"] or width(question, run), {})
 
 
@@ -315,10 +316,10 @@ def width(question: "Question", run: "Prepared") -> int:
     """
     from clrun.sweep import plan
 
-    where = question.cluster
-    if where is not None:
-        jobs = where.at_once or JOBS
-        return jobs * (max(1, STACKED // question.search["seeds"]) if where["gpus"] else where["cpus"])
+    cluster = question.cluster
+    if cluster is not None:
+        jobs = cluster.at_once or JOBS
+        return jobs * (max(1, STACKED // question.search["seeds"]) if cluster["gpus"] else cluster["cpus"])
     if plan.device_type(run) == "cuda" and run.settings["stack"] != "off":
         stack = STACKED if run.settings["stack"] == "auto" else run.settings["stack"]
         return max(1, stack // question.search["seeds"])

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clrun.config import help
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, format_value
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option
+from clrun.system.text import format_value
 from clrun.tune.question import SEARCH_KEYS
 from reference.markdown import code, plain, table
 

@@ -7,8 +7,9 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from clrun.config.catalog import Catalog, Strategy, format_value
+from clrun.config.catalog import Catalog, StrategyOption
 from clrun.system.paths import PACKAGE
+from clrun.system.text import format_value
 from reference import health
 from reference.keys import key_table
 from reference.markdown import code, from_docstring, plain, table
@@ -30,7 +31,7 @@ def sections(catalog: Catalog) -> str:
 def section(catalog: Catalog, name: str) -> str:
     """Return the section of one strategy."""
     option, keys = catalog.options["strategy"][name], catalog.knobs("strategy", name)
-    assert isinstance(option, Strategy)
+    assert isinstance(option, StrategyOption)
     settings = key_table(keys) if keys else "This strategy has no keys of its own."
     parts = [f"## {name}", f"{capitalized(plain(option.about))}.", *texts(option.target), *remarks(option)]
     return "\n\n".join([*parts, "**Keys**", settings, *health_part(name), f"The code is in `{source(option.target)}`."])
@@ -55,7 +56,7 @@ def texts(target: str) -> Iterator[str]:
         yield from_docstring(rest or summary)  # a first line that more follows repeats the name of the method
 
 
-def remarks(option: Strategy) -> Iterator[str]:
+def remarks(option: StrategyOption) -> Iterator[str]:
     """Yield what a user must know before choosing a strategy: task numbers, scenarios, and when it does nothing."""
     if option.needs_task_id:
         yield (

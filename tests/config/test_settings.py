@@ -239,7 +239,7 @@ def defaults(settings_of):
 @given(texts=st.dictionaries(st.text(min_size=1), st.text() | st.lists(st.text()), max_size=4))
 def test_no_text_leads_out_of_the_outputs(defaults, texts):
     """Whatever stands in a value, such as the name of a class: one folder below outputs/runs/STRATEGY, short enough."""
-    path = replace(defaults, unusual=texts).directory(DATA)
+    path = replace(defaults, not_default=texts).directory(DATA)
     assert path.parent == Path("outputs", "runs", "ewc") and len(path.parts) == 4
     assert os.path.normpath(path) == str(path) and len(os.fsencode(path.name)) < 200 and "\0" not in path.name
 

@@ -106,7 +106,7 @@ def test_diverged_lambda_leaves_its_neighbours_bit_for_bit(stack_of):
 
 
 def test_a_run_that_is_done_rests(stack_of):
-    """Its parameters, optimiser and state stay bit for bit while a longer neighbour goes on."""
+    """Its parameters, optimizer and state stay bit for bit while a longer neighbour goes on."""
     stack = stack_of("strategy=ewc", "epochs=1", "batch_size=2", seeds=(0, 1), dtype=torch.float32)
     samplers = [stack.schedule.sampler(r, 0, "train") for r in range(2)]
     short = min((0, 1), key=lambda r: samplers[r].steps)
@@ -175,7 +175,7 @@ def test_confusion_adds_up(stack_of):
         assert confusion[2 * task : 2 * task + 2].sum() == len(stack.streams[0].test[task])
 
 
-# ---------------------------------------------------------------- budgets and optimisers
+# ---------------------------------------------------------------- budgets and optimizers
 
 
 def test_joint_sees_everything_first_and_trains_nothing_later(stack_of):
@@ -241,7 +241,7 @@ def test_where_trouble_began():
     assert first_divergence(signals, every, theta_finite=True, optimizer_finite=False) == (
         2,
         False,
-    )  # the optimiser's state with it
+    )  # the optimizer's state with it
     assert first_divergence(signals, every, theta_finite=False, optimizer_finite=False) == (2, True)
     fine = signals | {"gradient_norm": torch.ones(3)}
     assert first_divergence(fine, every, theta_finite=False, optimizer_finite=True) == (3, True)  # the last step of all

@@ -98,7 +98,7 @@ def test_the_integral_is_the_trapezoids():
     """By hand: 100 W for 2 s, rising to 300 W within 4 s, falling to 0 within 1 s: 200 + 800 + 150 J."""
     times, watts = iter([10.0, 12.0, 16.0, 17.0]), iter([100.0, 100.0, 300.0, 0.0])
     integral = energy.Integral(lambda: next(watts), lambda: next(times))
-    assert [integral.now() for _ in range(3)] == [200.0, 1000.0, 1150.0]
+    assert [integral.update() for _ in range(3)] == [200.0, 1000.0, 1150.0]
 
 
 @pytest.mark.parametrize(

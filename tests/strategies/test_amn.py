@@ -90,7 +90,7 @@ def test_loss_and_gradient_equal_loops(second, memory):
 
 @pytest.mark.parametrize(("direction", "sign"), [("beneficial", -1), ("adversarial", 1), ("gradient", None)])
 def test_steps(second, direction, sign):
-    """Memory by the sign, ways and weights by the optimiser, and nothing of another task."""
+    """Memory by the sign, ways and weights by the optimizer, and nothing of another task."""
     stack, run, batch = second(f"direction={direction}")
     strategy, layout = stack.strategy, stack.strategy.net.layout
     g, _, _ = strategy.gradient(run.theta, run.state, stack.hp, batch)

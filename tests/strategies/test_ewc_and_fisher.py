@@ -143,7 +143,7 @@ def test_fisher_of_a_convolutional_net_equals_a_loop(learnt):
 def test_fisher_does_not_depend_on_the_size_of_a_pass(learnt, estimator):
     strategy, theta, state, hp, pool = learnt()
     whole = diagonal_fisher(strategy, theta, state, hp, pool, estimator=estimator)
-    in_parts = diagonal_fisher(strategy, theta, state, hp, pool, estimator=estimator, pass_samples=7)
+    in_parts = diagonal_fisher(strategy, theta, state, hp, pool, estimator=estimator, chunk_samples=7)
     assert (in_parts - whole).abs().max() < 1e-14
     assert not torch.equal(in_parts, whole)  # the parts are added in another order
 

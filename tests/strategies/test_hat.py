@@ -44,7 +44,7 @@ def drift(stack):
 @pytest.mark.parametrize("model", [(), ("model=cnn", "model.width=4")])
 @pytest.mark.parametrize("stream", [TASK, DOMAIN])
 def test_later_tasks_change_no_logit(stack_of, model, stream, optimizer):
-    """Forgetting is exactly zero: not a bit of an old task's logits moves, whatever the optimiser keeps in motion."""
+    """Forgetting is exactly zero: not a bit of an old task's logits moves, whatever the optimizer keeps in motion."""
     stack = stack_of("strategy=hat", *model, *stream, *optimizer, THREE, "iterations=20", dtype=torch.float32)
     assert drift(stack) == (0.0, True)
 

@@ -1,5 +1,7 @@
 """PackNet against loops over weights and torch.optim, and what it promises: later tasks change nothing."""
 
+from dataclasses import dataclass, field
+
 import pytest
 import torch
 from conftest import live
@@ -46,7 +48,7 @@ TASKS = "split.classes=[[0,1],[2,3],[4,5]]"
     *((model, STREAMS[1], OPTIMIZERS[0]) for model in MODELS),
 ])  # fmt: skip
 def test_later_tasks_change_no_logit(stack_of, model, stream, optimizer):
-    """Forgetting is exactly zero: not a bit of an old task's logits moves, whatever the optimiser keeps in motion."""
+    """Forgetting is exactly zero: not a bit of an old task's logits moves, whatever the optimizer keeps in motion."""
     stack = stack_of("strategy=packnet", *model, *stream, *optimizer, TASKS, "iterations=6", dtype=torch.float32)
     _, seen, reports = lives(stack)
     for stage in range(1, 3):
@@ -57,53 +59,88 @@ def test_later_tasks_change_no_logit(stack_of, model, stream, optimizer):
         assert all(torch.equal(correct[task:, task], correct[task, task].expand(3 - task)) for task in range(3))
 
 
+HEAD = 5  # the place of the layer of outputs in the module
+
+
+@dataclass
+class LoopPackNet:
+    """PackNet of an MLP under plain SGD, where masking the gradient is enough, in loops over single weights."""
+
+    module: nn.Sequential
+    outputs: dict  # task -> its outputs
+    lr: float
+    keep: float
+    taken: dict = field(default_factory=dict)  # (layer, i, j) of a hidden weight -> its task
+
+    @property
+    def layers(self):
+        """The linear layers by their places in the module."""
+        return {number: self.module[number] for number in (1, 3, HEAD)}
+
+    def step(self, x, y, stage, phase):
+        """Take a step on images x (B, C, H, W) with labels y (B,)."""
+        self.module.zero_grad()
+        logits = self.module(x)[:, list(self.outputs[stage])]
+        nn.functional.cross_entropy(logits, y - min(self.outputs[stage])).backward()
+        with torch.no_grad():
+            for number, layer in self.layers.items():
+                for i in range(layer.out_features):
+                    self.move_unit(number, i, stage, phase)
+
+    def move_unit(self, number, i, stage, phase):
+        """Move the bias and the weights of one unit of a layer."""
+        layer, of_task = self.layers[number], number == HEAD and i in self.outputs[stage]
+        if of_task or (number != HEAD and stage == 0):
+            layer.bias[i] -= self.lr * layer.bias.grad[i]
+        for j in range(layer.in_features):
+            free = (number, i, j) not in self.taken and phase == "train"
+            mine = self.taken.get((number, i, j)) == stage
+            if of_task or (number != HEAD and (free or mine)):
+                layer.weight[i, j] -= self.lr * layer.weight.grad[i, j]
+
+    def prune(self, stage):
+        """Let the task take the largest of each hidden layer's free weights, and set the others to zero."""
+        for number in (1, 3):
+            W = self.layers[number].weight.detach()
+            free = [(i, j) for i in range(W.shape[0]) for j in range(W.shape[1]) if (number, i, j) not in self.taken]
+            free.sort(key=lambda ij, W=W: -abs(W[ij].item()))
+            kept = free[: round(self.keep * len(free))]
+            self.taken |= {(number, *ij): stage for ij in kept}
+            for ij in free[len(kept) :]:
+                W[ij] = 0.0
+
+
+def batches_of(stack, stage, phase, steps):
+    """Yield images and labels of each step of a pass."""
+    data = stack.strategy.data
+    rows, weight, _, _ = stack.schedule.sampler(0, stage, phase).sample(0, steps)
+    for row, w in zip(rows, weight, strict=True):
+        row = row[w > 0]
+        image = row % len(data.images)
+        yield data.inputs(stack.tables, image, row // len(data.images)), stack.tables.label[stage][data.labels[image]]
+
+
 def test_equals_loops(stack_of):
     """Two tasks of digits under plain SGD, where masking the gradient is enough, with masks kept as lists of names."""
     overrides = ("optimizer=sgd", "lr=0.1", "keep=0.3", "split.classes=[[0,1,2],[3,4]]", "iterations=12")
     stack = stack_of("strategy=packnet", *overrides)
-    initialize = stack.initialize()
-    module, data = module_of(stack.strategy.net, initialize.theta), stack.strategy.data
-    layers, outputs = {1: module[1], 3: module[3], 5: module[5]}, {0: (0, 1, 2), 1: (3, 4)}
-    taken = {}  # (layer, i, j) of a hidden weight -> its task
+    module = module_of(stack.strategy.net, stack.initialize().theta)
+    loops = LoopPackNet(module, {0: (0, 1, 2), 1: (3, 4)}, lr=0.1, keep=0.3)
     for stage in (0, 1):
         for phase in ("train", "retrain"):
-            rows, weight, _, _ = stack.schedule.sampler(0, stage, phase).sample(0, 12)
-            for row, w in zip(rows, weight, strict=True):
-                row = row[w > 0]
-                image = row % len(data.images)
-                x = data.inputs(stack.tables, image, row // len(data.images))
-                y = stack.tables.label[stage][data.labels[image]]
-                first = min(outputs[stage])
-                module.zero_grad()
-                nn.functional.cross_entropy(module(x)[:, list(outputs[stage])], y - first).backward()
-                with torch.no_grad():
-                    for number, layer in layers.items():
-                        for i in range(layer.out_features):
-                            if (number == 5 and i in outputs[stage]) or (number != 5 and stage == 0):
-                                layer.bias[i] -= 0.1 * layer.bias.grad[i]
-                            for j in range(layer.in_features):
-                                free = (number, i, j) not in taken and phase == "train"
-                                mine = taken.get((number, i, j)) == stage
-                                if (number == 5 and i in outputs[stage]) or (number != 5 and (free or mine)):
-                                    layer.weight[i, j] -= 0.1 * layer.weight.grad[i, j]
+            for x, y in batches_of(stack, stage, phase, steps=12):
+                loops.step(x, y, stage, phase)
             if phase == "train":
-                for number in (1, 3):
-                    W = layers[number].weight.detach()
-                    free = [(i, j) for i in range(W.shape[0]) for j in range(W.shape[1]) if (number, i, j) not in taken]
-                    free.sort(key=lambda ij, W=W: -abs(W[ij].item()))
-                    kept = free[: round(0.3 * len(free))]
-                    taken |= {(number, *ij): stage for ij in kept}
-                    for ij in free[len(kept) :]:
-                        W[ij] = 0.0
+                loops.prune(stage)
     run, _ = live(stack)
     ours, pieces = stack.strategy.net.layout.view(run.theta), dict(module.named_parameters())
-    for number, name in zip((1, 3, 5), ("hidden.0", "hidden.1", "head"), strict=True):
+    for number, name in zip((1, 3, HEAD), ("hidden.0", "hidden.1", "head"), strict=True):
         for kind in ("weight", "bias"):
             assert (ours[f"{name}.{kind}"] - pieces[f"{number}.{kind}"]).abs().max() < 1e-10
     owners = stack.strategy.net.layout.view(run.state.owner)
     for number, name in ((1, "hidden.0"), (3, "hidden.1")):
-        for (i, j), owner in ((ij, owners[f"{name}.weight"][ij].item()) for ij in [(0, 3), (2, 5), (4, 7), (7, 1)]):
-            assert owner == taken.get((number, i, j), 2)
+        for i, j in [(0, 3), (2, 5), (4, 7), (7, 1)]:
+            assert owners[f"{name}.weight"][i, j].item() == loops.taken.get((number, i, j), 2)
 
 
 def test_largest_of_equals_takes_exactly_the_share():
@@ -132,7 +169,7 @@ def test_refuses_batch_norm(stack_of):
 
 
 def test_freed_weights_wait_at_zero(stack_of):
-    """Also under an optimiser that keeps moving what has no gradient."""
+    """Also under an optimizer that keeps moving what has no gradient."""
     stack = stack_of("strategy=packnet", "optimizer=adamw", "keep=0.3")
     run, _ = stack.learn(stack.initialize(), 0)
     weight, owner = (stack.strategy.net.layout.view(v)["hidden.0.weight"] for v in (run.theta, run.state.owner))

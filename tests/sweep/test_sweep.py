@@ -91,7 +91,7 @@ APART = {
     "other tasks": ("strategy=ewc", "tasks=2"),
     "another scenario": ("strategy=ewc", "scenario=domain"),
     "other data": ("strategy=ewc", "dataset.normalize=false"),
-    "another optimiser": ("strategy=ewc", "optimizer=sgd"),
+    "another optimizer": ("strategy=ewc", "optimizer=sgd"),
 }
 
 
