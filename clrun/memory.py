@@ -1,6 +1,8 @@
-"""The former path of `clrun.strategy.Memory` and `Replay`; it goes away in the next release."""
+"""The former path of what methods with a memory use from `clrun.strategy`; it goes away in the next release."""
 
-from clrun.strategy.replay import Replay
-from clrun.strategy.reservoir import Memory
+from clrun.strategy.replay import Replay, buffer_stats, class_subset
+from clrun.strategy.reservoir import Memory, write_slots
 
-__all__ = ["Memory", "Replay"]
+census, moved_in, of_each_class = buffer_stats, write_slots, class_subset
+
+__all__ = ["Memory", "Replay", "census", "moved_in", "of_each_class"]

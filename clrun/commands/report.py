@@ -79,3 +79,7 @@ def write_readable(folder: Path, rows: Sequence[Row], measure: str) -> None:
     for part in sections:
         part.print(console)
         console.print()
+
+
+if __name__ == "__main__":
+    cli()

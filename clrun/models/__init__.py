@@ -15,6 +15,8 @@ from clrun.models.network import (
 )
 from clrun.models.resnet import ResNet18
 
+Statistics = RunningStatistics  # the former name, which goes away in the next release
+
 __all__ = [
     "CNN",
     "MLP",
@@ -24,6 +26,7 @@ __all__ = [
     "ResNet18",
     "RunningStatistics",
     "SplitTheta",
+    "Statistics",
     "Tap",
     "Weights",
     "identity_tap",

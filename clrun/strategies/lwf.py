@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from clrun.strategy import (
+    NEGLIGIBLE,
     Aux,
     Batch,
     HealthRows,
@@ -34,7 +35,6 @@ from clrun.strategy import (
     cross_entropy,
     log_softmax,
 )
-from clrun.strategy.base import NEGLIGIBLE
 
 
 @dataclass(frozen=True)

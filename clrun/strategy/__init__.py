@@ -2,7 +2,7 @@
 
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network, RunningStatistics, Weights
-from clrun.strategy.base import HealthRows, Knobs, Strategy, Tree
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.fisher_information import diagonal_fisher
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
@@ -16,8 +16,11 @@ from clrun.strategy.reservoir import Memory, write_slots
 # The former name of `diagonal_fisher`; it goes away in the next release.
 fisher = diagonal_fisher
 
+lifted = inside_transform  # the former name, which goes away in the next release
+
 __all__ = [
     "BARRED",
+    "NEGLIGIBLE",
     "Aux",
     "Batch",
     "Data",
@@ -43,6 +46,7 @@ __all__ = [
     "gradient_by_leaf",
     "gradient_of",
     "inside_transform",
+    "lifted",
     "log_softmax",
     "losses",
     "network_mask",

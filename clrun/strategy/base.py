@@ -205,14 +205,16 @@ class Strategy:
 
 
 def accept_former_hooks(cls: type[Strategy]) -> None:
-    """Accept hooks that a class defines by a former name, with a DeprecationWarning at the class statement.
+    """Accept hooks that a class or a mix-in of it defines by a former name, with a DeprecationWarning.
 
-    Every class has each hook by both names, so that `super()` with a former name works too.
+    Every class has each hook by both names, so that `super()` with a former name works too. Where a class defines both,
+    for this release and the one before, the present name counts.
     """
     for former, name in FORMER_HOOKS.items():
-        if former in cls.__dict__:
+        definer = next(base for base in cls.__mro__ if former in base.__dict__ or name in base.__dict__)
+        if name not in definer.__dict__:
             text = f"{cls.__qualname__}.{former} is now called {name}; the former name goes away in the next release."
             warnings.warn(text, DeprecationWarning, stacklevel=3)
-            setattr(cls, name, cls.__dict__[former])
-        elif name in cls.__dict__:
+            setattr(cls, name, definer.__dict__[former])
+        if name in cls.__dict__:
             setattr(cls, former, cls.__dict__[name])

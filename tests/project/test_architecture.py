@@ -26,7 +26,10 @@ LEVELS = (
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 # Entry points and the former paths of moved modules: they only hand on, so they may import anything.
-DOORS = ("__main__", "report.__main__", "cli", "errors", "fisher", "memory", "stream")
+DOORS = (
+    "__main__", "report.__main__", "tune.__main__",
+    "cli", "errors", "fisher", "memory", "predict", "stream", "verify",
+)  # fmt: skip
 
 
 def name_of(path: Path) -> str:

@@ -17,6 +17,8 @@ FORMER = [
     ("clrun.stream", "Pool", "clrun.strategy"),
     ("clrun.stream", "Data", "clrun.strategy"),
     ("clrun.cli", "cli", "clrun.commands.run"),
+    ("clrun.predict", "main", "clrun.commands.predict"),
+    ("clrun.verify", "main", "clrun.commands.verify"),
 ]
 
 # what users' own strategies, networks, optimizers and scripts import; these paths stay
@@ -45,8 +47,18 @@ def test_a_module_that_is_run_is_the_command(module):
     assert (done.returncode, done.stdout.split()[0]) == (0, "clrun"), done.stderr
 
 
-def test_python_m_report_is_the_command():
-    command = [sys.executable, "-m", "clrun.report", "--help"]
+@pytest.mark.parametrize("name", ["report", "predict", "tune", "verify"])
+@pytest.mark.parametrize("package", ["clrun", "clrun.commands"])
+def test_a_command_can_be_run_as_a_module(package, name):
+    command = [sys.executable, "-m", f"{package}.{name}", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "clrun-report" in done.stdout
+    assert f"clrun-{name}" in done.stdout
+
+
+def test_former_names_are_the_present_ones():
+    from clrun import memory, models, strategy
+
+    assert strategy.lifted is strategy.inside_transform
+    assert models.Statistics is models.RunningStatistics
+    assert memory.census is strategy.buffer_stats and memory.moved_in is strategy.write_slots

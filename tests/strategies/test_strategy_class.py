@@ -121,3 +121,36 @@ def test_stored_samples_are_the_slots_of_all_memories():
 def test_former_paths_of_the_fisher_information_and_the_memory():
     assert fisher is diagonal_fisher is clrun.fisher.fisher
     assert clrun.memory.Memory is Memory and clrun.memory.Replay is Replay
+
+
+class FormerHooks:
+    """A mix-in of a user's that defines a hook by its former name."""
+
+    @classmethod
+    def objection(cls, network, optimizer, knobs):
+        return "former"
+
+
+def test_a_former_name_in_a_mix_in_is_accepted():
+    with pytest.warns(DeprecationWarning, match="objection is now called incompatibility"):
+
+        class Mixed(FormerHooks, Strategy):
+            pass
+
+    assert Mixed.incompatibility(None, "sgd", {}) == "former"
+
+
+def test_of_a_former_and_a_present_name_the_present_one_counts():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+
+        class Both(Strategy):
+            @classmethod
+            def objection(cls, network, optimizer, knobs):
+                return "former"
+
+            @classmethod
+            def incompatibility(cls, network, optimizer, knobs):
+                return "present"
+
+    assert Both.incompatibility(None, "sgd", {}) == Both.objection(None, "sgd", {}) == "present"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from multiprocessing import active_children
+from multiprocessing import active_children, get_all_start_methods
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -447,6 +447,21 @@ def test_two_sweeps_at_once_train_each_run_once():
     assert list(map(len, shown)) == [6, 6]  # each shows all of its own
     assert len(run_files.read_summary(Path("shared/results.csv"))) == 8
     assert not [path for path in Path("shared").rglob("*") if path.name.endswith(".tmp") or path.name == "lock.json"]
+
+
+def report_imports(pipe):
+    """Send which heavy modules a process has imported before it does anything; runs in a worker."""
+    pipe.send([name for name in ("torch", "matplotlib", "clrun.runs.train") if name in sys.modules])
+
+
+@pytest.mark.skipif("forkserver" not in get_all_start_methods(), reason="workers are forked from a server alone here")
+def test_a_fresh_worker_has_imported_everything_already():
+    context = workers.process_context()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=report_imports, args=(theirs,))
+    process.start()
+    assert ours.poll(60) and ours.recv() == ["torch", "matplotlib", "clrun.runs.train"]
+    process.join()
 
 
 class CutOff(TerminalProgress):
