@@ -159,6 +159,12 @@ def test_links_lead_somewhere(page):
 
 
 @needs_checkout
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_no_page_holds_the_marks_of_a_conflict(page):
+    assert not re.search(r"^(<{7}|={7}|>{7})( |$)", page.read_text(encoding="utf-8"), re.M)
+
+
+@needs_checkout
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in DOCS:
