@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,19 @@ def prepared_of(settings_of, tmp_path) -> Callable[..., Prepared]:
 
 @pytest.fixture
 def stack_of(prepared_of) -> Callable[..., Stack]:
-    """stack_of("strategy=ewc", seeds=[0, 1]) -> an engine stack in float64, small enough for a test."""
+    """stack_of("strategy=ewc", seeds=[0, 1]) -> an engine stack in float64, small enough for a test.
 
-    def stack(*overrides: str, seeds=(0,), dtype=torch.float64, variants=None) -> Stack:
+    strategy: a class to train with in place of the one of the settings, such as a broken subclass.
+    """
+
+    def stack(*overrides: str, seeds=(0,), dtype=torch.float64, variants=None, strategy=None) -> Stack:
         small = ("model.widths=[12,8]",) if not any(o.startswith("model") for o in overrides) else ()
         budget = () if any(o.startswith(("epochs", "iterations")) for o in overrides) else ("iterations=4",)
         runs = [(f"seed={seed}", *variant) for seed in seeds for variant in (variants or [()])]
-        return build([prepared_of(*overrides, *small, *budget, *own) for own in runs], dtype)
+        prepared = [prepared_of(*overrides, *small, *budget, *own) for own in runs]
+        if strategy is not None:
+            prepared = [replace(run, strategy=strategy) for run in prepared]
+        return build(prepared, dtype)
 
     return stack
 
@@ -102,3 +109,43 @@ def mnist() -> str:
     if not folder or not (Path(folder) / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
         pytest.skip("CLRUN_DATA_DIR names no folder with MNIST in it")
     return folder
+
+
+FAULTY = """
+import os
+import signal
+from pathlib import Path
+from clrun.strategies.finetune import Finetune
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Faulty(Finetune):
+    fault: int = 1
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        if self.fault == 1 and not Path("repaired").exists():
+            {fault}
+        return theta, state
+"""
+FAULTY_YAML = """
+name: faulty
+about: finetuning that ends badly
+_target_: faulty_of_the_user.Faulty
+knobs:
+  fault: {default: 1, type: int, min: 0, about: whether there is a fault}
+"""
+
+
+@pytest.fixture
+def faulty():
+    """faulty("raise KeyboardInterrupt") -> the arguments of a strategy of the user's own that does this after the steps
+    of its first task, where fault=1, until there is a file `repaired` in the current folder."""
+
+    def written(fault: str) -> tuple[str, ...]:
+        Path("my/strategy").mkdir(parents=True)
+        Path("my/strategy/faulty.yaml").write_text(FAULTY_YAML)
+        Path("faulty_of_the_user.py").write_text(FAULTY.format(fault=fault))
+        return "--config-dir", "my", "strategy=faulty"
+
+    yield written
+    sys.modules.pop("faulty_of_the_user", None)

@@ -7,7 +7,7 @@ group as one stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +31,7 @@ from clrun.runs.failures import disk_trouble, reason_written
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage, state_bytes
 from clrun.system import energy, locks
+from clrun.system.energy import Meter
 from clrun.system.errors import UsageError
 from clrun.system.peak_memory import forget_peak
 from clrun.system.text import format_value
@@ -88,10 +89,16 @@ def train_groups(runs: Sequence[Prepared], progress: Progress, trainer: GroupTra
     return statuses
 
 
-def train_group(runs: Sequence[Prepared], progress: Progress, block_steps: int = BLOCK_STEPS) -> list[RunStatus]:
+def train_group(
+    runs: Sequence[Prepared],
+    progress: Progress,
+    block_steps: int = BLOCK_STEPS,
+    meter_of: Callable[[torch.device], AbstractContextManager[Meter]] = energy.meter,
+) -> list[RunStatus]:
     """Train runs whose checkpoints are at one position as one stack, from there to their end; write their files.
 
-    block_steps: the most steps between two points from which an interrupted run can continue.
+    block_steps: the most steps between two points from which an interrupted run can continue. meter_of: returns
+    the meter of the energy that a device draws.
     """
     began, settings = perf_counter(), runs[0].settings
     prepare_torch(settings)
@@ -100,7 +107,7 @@ def train_group(runs: Sequence[Prepared], progress: Progress, block_steps: int =
     outcomes = [new_outcome(prepared, stack) for prepared in runs]
     for prepared in runs:
         run_files.write_config(prepared.directory, prepared.settings.nested())
-    with energy.meter(stack.device) as meter:
+    with meter_of(stack.device) as meter:
         costs = ProcessCosts(len(runs), began, meter)
         checkpointer = Checkpointer(stack, outcomes, settings["checkpoint_every"], announce, costs.per_run)
         recorder = Recorder(stack, outcomes, progress, checkpointer, costs)

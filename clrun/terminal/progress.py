@@ -4,7 +4,7 @@ A sweep shows a line for each worker, below a line for each finished run; in a p
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
@@ -39,15 +39,19 @@ class Line:
     name: str  # of the run, or of the stack of runs
     tasks: int  # in the stream
     samples: int  # per step, of all runs of the stack
-    began: float = field(default_factory=perf_counter)  # seconds, as `task_began`
+    now: Callable[[], float] = perf_counter  # returns seconds
+    began: float = field(init=False)  # seconds of `now`, as `task_began`
     stage: int = 0  # the number of the task that is being learnt, from 1; 0 before any training
     step: int = 0  # steps of this task that are done
     steps: int = 0  # of this task
     task_began: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.began = self.now()
+
     def begin_task(self, stage: int, steps: int) -> None:
         """Show a task of this many optimizer steps."""
-        self.stage, self.steps, self.step, self.task_began = stage, steps, 0, perf_counter()
+        self.stage, self.steps, self.step, self.task_began = stage, steps, 0, self.now()
 
     def advance(self, steps: int) -> None:
         """Count this many more steps."""
@@ -55,14 +59,14 @@ class Line:
 
     def speed(self) -> float | None:
         """Return samples per second since the task began; None before the first step."""
-        seconds = perf_counter() - self.task_began
+        seconds = self.now() - self.task_began
         return self.step * self.samples / seconds if self.step and seconds > 0 else None
 
     def left(self) -> float | None:
         """Return the remaining seconds, if the remaining tasks take as long as the tasks so far; None before the first
         step."""
         done = (self.stage - 1 + self.step / self.steps) / self.tasks if self.steps else 0
-        return (perf_counter() - self.began) * (1 - done) / done if done > 0 else None
+        return (self.now() - self.began) * (1 - done) / done if done > 0 else None
 
     def cells(self) -> list[str]:
         """Return the texts of the columns."""

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -309,10 +309,16 @@ def name(question: "Question", run: "Prepared") -> str:
     return f"{readable[:80]}-{hashlib.sha1(text.encode()).hexdigest()[:10]}"
 
 
-def width(question: "Question", run: "Prepared") -> int:
+def width(
+    question: "Question",
+    run: "Prepared",
+    device_type: "Callable[[Prepared], str] | None" = None,
+    cores: int | None = None,
+) -> int:
     """Return the number of trials in a round: one for each worker, or as many as make a stack on CUDA.
 
-    On a cluster there are that many for each job.
+    On a cluster there are that many for each job. device_type: by default that of clrun/sweep/plan.py. cores: CPU
+    cores to use; by default those that this process may use.
     """
     from clrun.sweep import plan
 
@@ -320,10 +326,11 @@ def width(question: "Question", run: "Prepared") -> int:
     if cluster is not None:
         jobs = cluster.at_once or JOBS
         return jobs * (max(1, STACKED // question.search["seeds"]) if cluster["gpus"] else cluster["cpus"])
-    if plan.device_type(run) == "cuda" and run.settings["stack"] != "off":
+    device = (device_type or plan.device_type)(run)
+    if device == "cuda" and run.settings["stack"] != "off":
         stack = STACKED if run.settings["stack"] == "auto" else run.settings["stack"]
         return max(1, stack // question.search["seeds"])
-    return plan.wanted(run.settings, run.settings["threads"], plan.device_type(run))
+    return plan.wanted(run.settings, run.settings["threads"], device, cores)
 
 
 def opened(folder: Path) -> "Study":

@@ -1,9 +1,7 @@
 """The command line: what it answers, what it refuses, and what it leaves behind."""
 
-import os
 import re
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +14,7 @@ from clrun.config import catalog
 from clrun.report.rows import rows_of
 from clrun.report.runs import read
 from clrun.results.run_files import read_summary
-from clrun.runs import prepare, show, train
+from clrun.runs import prepare
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 
@@ -55,43 +53,42 @@ def test_tasks_that_are_learnt_together_are_one_line(clrun):
     assert lines[0].split(": ")[-1].count(".") == 5, "the accuracy of every task"
 
 
-def test_what_is_known_to_fail_is_said_before_training(clrun, monkeypatch):
-    monkeypatch.setattr(train, "train_run", lambda *_, **__: print("TRAINING") or "done")
-    monkeypatch.setattr(show, "show", lambda prepared: None)
-    code, out, _ = clrun("strategy=ewc", "scenario=class", *SHORT)
-    warning = catalog.read().options["strategy"]["ewc"].warns["class"]
-    assert code == 0 and warning in out.partition("TRAINING")[0]
-    assert "Warning" not in clrun("strategy=ewc", "scenario=task", *SHORT)[1]
+def test_what_is_known_to_fail_is_said_before_training():
+    """Standard error, with a line for each task, and standard output as they follow one another on a terminal."""
+    line = [sys.executable, "-u", "-m", "clrun.commands.run", "strategy=ewc", *SHORT]
+    told = {}
+    for scenario in ("class", "task"):
+        done = subprocess.run(
+            [*line, f"scenario={scenario}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+        )
+        assert done.returncode == 0 and done.stdout.count("learnt in") == 5
+        told[scenario] = " ".join(done.stdout.partition("learnt in")[0].split())
+    assert " ".join(catalog.read().options["strategy"]["ewc"].warns["class"].split()) in told["class"]
+    assert "Warning" in told["class"] and "Warning" not in told["task"]
 
 
-def crash(*_, **__):
-    raise ZeroDivisionError("on purpose")
+CRASH = "raise ZeroDivisionError('on purpose')"
 
 
-def test_a_crash_is_a_traceback_and_code_1(clrun, monkeypatch):
-    monkeypatch.setattr(train, "train_group", crash)
-    code, _, err = clrun(*SHORT)
+def test_a_crash_is_a_traceback_and_code_1(clrun, faulty):
+    code, _, err = clrun(*faulty(CRASH), *SHORT)
     assert code == 1 and "Traceback" in err and "ZeroDivisionError: on purpose" in err
     (failed,) = Path().rglob("failed.txt")
     assert failed.parent.name in err.replace("\n", "") and "on purpose" in failed.read_text()
 
 
-def interrupt(*_, **__):
-    raise KeyboardInterrupt
+def test_ctrl_c_is_130(clrun, faulty):
+    mine = faulty("raise KeyboardInterrupt")
+    assert clrun(*mine, *SHORT)[0] == 130
+    assert clrun(*mine, "-m", "seed=0,1", *SHORT)[0] == 130
 
 
-def test_ctrl_c_is_130(clrun, monkeypatch):
-    monkeypatch.setattr(train, "train_runs", interrupt)
-    assert clrun(*SHORT)[0] == 130
-    assert clrun("-m", "seed=0,1", *SHORT)[0] == 130
-
-
-def test_sigterm_is_143_and_leaves_no_temporary_folder(clrun, monkeypatch, tmp_path):
+def test_sigterm_is_143_and_leaves_no_temporary_folder(clrun, monkeypatch, tmp_path, faulty):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(train, "train_runs", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    mine = faulty("os.kill(os.getpid(), signal.SIGTERM)")
     for line in (("-m", "seed=0,1"), ()):
-        code, _, err = clrun(*line, *SHORT)
+        code, _, err = clrun(*mine, *line, "checkpoint_every=0", *SHORT)
         assert code == 143 and err.splitlines() == ["clrun: terminated; the same command again continues."]
     assert list((tmp_path / "temporary").iterdir()) == []
 
@@ -128,17 +125,14 @@ def test_a_wider_sweep_trains_only_what_is_new(clrun):
     assert "0 to train, 4 done" in clrun("-m", "strategy=ewc", "lambda=10,1", "seed=0,1", *SHORT)[1]
 
 
-def test_a_crashed_run_leaves_the_others_alone(clrun, monkeypatch):
-    trained = train.train_group
-    monkeypatch.setattr(
-        train, "train_group", lambda runs, *rest: (crash if runs[0].settings["seed"] == 1 else trained)(runs, *rest)
-    )
-    code, out, err = clrun("-m", "seed=0,1,2", *SHORT)
+def test_a_crashed_run_leaves_the_others_alone(clrun, faulty):
+    typed = (*faulty(CRASH), "-m", "fault=0,1,2", *SHORT)
+    code, out, err = clrun(*typed)
     assert code == 1 and len(runs()) == 2
     assert "1 of 3 runs crashed" in err and "ZeroDivisionError: on purpose" in err and "failed.txt" in err
     assert "accuracy and forgetting in percent" in out
-    monkeypatch.setattr(train, "train_group", trained)
-    code, out, _ = clrun("-m", "seed=0,1,2", *SHORT)
+    Path("repaired").touch()
+    code, out, _ = clrun(*typed)
     assert code == 0 and "1 to train, 2 done already" in out and not list(Path().rglob("failed.txt"))
 
 

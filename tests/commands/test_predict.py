@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from clrun.commands import console, predict
-from clrun.results import plots
 from clrun.runs.train import train_run
 
-SMALL = ("model.widths=[16]", "device=cpu", "iterations=30", "tasks=2", "keep_checkpoint=true")
+SMALL = ("model.widths=[16]", "device=cpu", "iterations=30", "tasks=2", "keep_checkpoint=true", "pictures=false")
 
 
 @pytest.fixture
@@ -30,9 +29,7 @@ def answer(capsys):
 
 
 @pytest.fixture
-def trained(prepared_of, monkeypatch):
-    monkeypatch.setattr(plots, "draw", lambda directory: None)
-
+def trained(prepared_of):
     def train(*overrides):
         prepared = prepared_of(*SMALL, *overrides)
         train_run(prepared, quiet=True)

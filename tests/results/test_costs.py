@@ -1,7 +1,9 @@
 """Costs: energy by a made-up NVML and without one, what a task costs, what they add up to, what a strategy keeps."""
 
+import os
 import sys
 import time
+from functools import partial
 from itertools import count
 from math import isnan
 from pathlib import Path
@@ -12,13 +14,12 @@ import torch
 from interrupting import SHORT_BLOCKS
 
 from clrun.results import costs as prices
-from clrun.results import run_files, tables
-from clrun.results.outcome import Outcome
+from clrun.results import run_files
 from clrun.runs import checkpoint, train
 from clrun.runs.prepared import Prepared
-from clrun.system import atomic_files, energy, peak_memory
+from clrun.system import energy, peak_memory
 
-SMALL = ("model.widths=[8]", "iterations=20", "device=cpu")
+SMALL = ("model.widths=[8]", "iterations=20", "device=cpu", "pictures=false")
 MILLIJOULES = 3_600_000  # a watt-hour
 
 
@@ -161,22 +162,20 @@ class Working:
 
 
 @pytest.fixture
-def board(monkeypatch) -> FakeNvml:
-    """Whatever the device, this board is what a run is measured by."""
-    made = FakeNvml(counter=10**12)
-    monkeypatch.setattr(energy, "meter", lambda device: energy.board_meter(made, "GPU-7"))
-    monkeypatch.setattr(run_files, "SECONDS_BETWEEN_WRITES", 0)
-    monkeypatch.setattr(train, "write_final", summary_alone)
-    return made
+def board() -> FakeNvml:
+    """A board that `measured_by` measures runs by."""
+    return FakeNvml(counter=10**12)
 
 
-def summary_alone(outcome: Outcome, pictures: bool) -> None:
-    run_files.write_table(outcome.directory / "summary.csv", row(outcome))
+def measured_by(board: FakeNvml, **arguments) -> train.GroupTrainer:
+    """Return a trainer whose runs are measured by this board, whatever their device."""
+    return partial(train.train_group, meter_of=lambda device: energy.board_meter(board, "GPU-7"), **arguments)
 
 
-def row(outcome: Outcome) -> pd.DataFrame:
-    """The summary; a run's other last files are of no consequence here."""
-    return tables.objects([tables.summary_row(outcome)])
+def saved_costs(prepared: Prepared) -> pd.DataFrame:
+    """Return the rows of costs.csv that the checkpoint of a run holds, if there is one."""
+    saved = checkpoint.read(prepared.directory, prepared.id)
+    return pd.DataFrame([] if saved is None else saved.notes["task_costs"])
 
 
 def summary(prepared: Prepared) -> pd.Series:
@@ -189,14 +188,14 @@ def costs(prepared: Prepared) -> pd.DataFrame:
 
 def test_energy_of_a_run_and_of_its_tasks(prepared_of, board):
     prepared = prepared_of(*SMALL)
-    train.train_runs([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board), trainer=measured_by(board))
     assert summary(prepared)["energy_wh"] == pytest.approx(5 * 20)
     assert costs(prepared)["energy_wh"].tolist() == [0, 20, 20, 20, 20, 20]
 
 
 def test_a_stack_shares_its_energy(prepared_of, board):
     stack = [prepared_of(*SMALL, f"seed={seed}") for seed in range(4)]
-    train.train_runs(stack, progress=Working(board))
+    train.train_runs(stack, progress=Working(board), trainer=measured_by(board))
     assert [summary(one)["energy_wh"] for one in stack] == pytest.approx([5 * 20 / 4] * 4)
     assert costs(stack[0])["energy_wh"].tolist() == [0, 5, 5, 5, 5, 5]
 
@@ -206,26 +205,27 @@ def test_a_stack_shares_its_energy(prepared_of, board):
 def test_an_interrupted_run_adds_up(prepared_of, board, lives, every):
     """Three blocks a task. What was lost since the last checkpoint was drawn in vain, and is not in the run's bill."""
     prepared = prepared_of(*SMALL, every, "rerun=true")
-    train.train_runs([prepared], progress=Working(board), trainer=SHORT_BLOCKS)
+    train.train_runs([prepared], progress=Working(board), trainer=measured_by(board, **SHORT_BLOCKS.keywords))
     whole = costs(prepared)
     with pytest.raises(Killed):
-        train.train_runs([prepared], progress=Working(board, lives), trainer=SHORT_BLOCKS)
-    told = costs(prepared) if (prepared.directory / checkpoint.NAME).is_file() else costs(prepared)[:0]
+        train.train_runs([prepared], progress=Working(board, lives), trainer=measured_by(board, **SHORT_BLOCKS.keywords))
+    told = saved_costs(prepared)
+    assert len(told) == (0 if every == "checkpoint_every=0" else (lives - 1) // 3 + 1)
     board.counter = 3  # another machine
-    train.train_runs([prepared], progress=Working(board), trainer=SHORT_BLOCKS)
+    train.train_runs([prepared], progress=Working(board), trainer=measured_by(board, **SHORT_BLOCKS.keywords))
     assert summary(prepared)["energy_wh"] == pytest.approx(5 * 20)
     found = costs(prepared)
     assert found["energy_wh"].tolist() == pytest.approx([0, 20, 20, 20, 20, 20])
     assert found[["task", "samples"]].equals(whole[["task", "samples"]])
-    pd.testing.assert_frame_equal(found.iloc[: len(told)], told)  # what was written before the end is as it was
+    pd.testing.assert_frame_equal(found.iloc[: len(told)][list(told)], told)  # what was written before the end is as it was
 
 
-def test_half_known_is_unknown(prepared_of, board, monkeypatch):
+def test_half_known_is_unknown(prepared_of, board):
     prepared = prepared_of(*SMALL)
     with pytest.raises(Killed):
-        train.train_runs([prepared], progress=Working(board, 3))
+        train.train_runs([prepared], progress=Working(board, 3), trainer=measured_by(board))
     board.driver = False  # it goes on where nobody can tell
-    train.train_runs([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board), trainer=measured_by(board))
     assert pd.isna(summary(prepared)["energy_wh"])
     assert costs(prepared)["energy_wh"].isna().tolist() == [False, False, True, True, True, True]
 
@@ -235,7 +235,7 @@ def test_half_known_is_unknown(prepared_of, board, monkeypatch):
 
 def test_carbon_and_money(prepared_of, board):
     prepared = prepared_of(*SMALL, "grams_per_kwh=400", "price_per_hour=3.6")
-    train.train_runs([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board), trainer=measured_by(board))
     found = summary(prepared)
     assert found["carbon_g"] == pytest.approx(0.1 * 400)  # 100 Wh
     assert found["money"] == pytest.approx(found["wall_seconds"] / 1000)
@@ -245,7 +245,7 @@ def test_carbon_and_money(prepared_of, board):
 def test_nothing_costs_nothing(prepared_of, board):
     """0 is a price; null is none."""
     prepared = prepared_of(*SMALL, "grams_per_kwh=0", "price_per_hour=0")
-    train.train_runs([prepared], progress=Working(board))
+    train.train_runs([prepared], progress=Working(board), trainer=measured_by(board))
     assert summary(prepared)[["carbon_g", "money"]].tolist() == [0, 0]
 
 
@@ -332,8 +332,14 @@ def test_the_peak_of_memory_is_the_runs_own(monkeypatch):
 def test_no_file_is_left_half(prepared_of, monkeypatch):
     """costs.csv too is written under another name and renamed."""
     written: list[Path] = []
-    replacing = atomic_files.replacing
-    monkeypatch.setattr(run_files, "replacing", lambda path: written.append(path) or replacing(path))
+    rename = os.replace
+
+    def recorded(source, target):
+        rename(source, target)
+        assert Path(source).parent == Path(target).parent
+        written.append(Path(target))
+
+    monkeypatch.setattr(os, "replace", recorded)
     prepared = prepared_of(*SMALL, "iterations=1")
     train.train_run(prepared, quiet=True)
     assert prepared.directory / "costs.csv" in written

@@ -131,12 +131,13 @@ def test_step_equals_loops(second, model):
 @pytest.mark.parametrize(
     ("embedding", "complaint"), [(6.0, "every unit was in use after task 1"), (-6.0, "no gate opened")]
 )
-def test_complains_of_gates_that_do_nothing(stack_of, monkeypatch, embedding, complaint):
-    stuck = lambda network, tasks, knobs: {  # noqa: E731
-        f"gate.{i}": torch.full((tasks, width), embedding) for i, width in enumerate(network.widths)
-    }
-    monkeypatch.setattr(HAT, "trainables", stuck)
-    _, reports = live(stack_of("strategy=hat", THREE, "lambda=0"))
+def test_complains_of_gates_that_do_nothing(stack_of, embedding, complaint):
+    class StuckHAT(HAT):
+        @classmethod
+        def trainables(cls, network, tasks, knobs):
+            return {f"gate.{i}": torch.full((tasks, width), embedding) for i, width in enumerate(network.widths)}
+
+    _, reports = live(stack_of("strategy=hat", THREE, "lambda=0", strategy=StuckHAT))
     rows = [{"task": i + 1} | report.health[0] for i, report in enumerate(reports)]
     assert complaint in HAT.warnings(rows, {"lambda": 0.0})[0]
 

@@ -93,12 +93,19 @@ def test_samples_limits_the_mean(stack_of):
     assert few.state.importance.sum().item() == pytest.approx(run.state.importance.sum().item(), rel=0.5)
 
 
-def test_a_mas_that_does_nothing_says_so(stack_of, monkeypatch):
+class InsensitiveMAS(MAS):
+    """A MAS that measures no sensitivity."""
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        theta, state = super().after_phase(phase, theta, state, hp, pool)
+        return theta, state._replace(importance=torch.zeros_like(state.importance))
+
+
+def test_a_mas_that_does_nothing_says_so(stack_of):
     knobs = {"lambda": 1.0}
     _, reports = live(stack_of("strategy=mas", "tasks=2"))
     assert MAS.warnings([r.health[0] for r in reports], knobs) == []
-    monkeypatch.setattr("clrun.strategies.mas.SENSITIVITY", SENSITIVITY._replace(measure=torch.zeros_like))
-    _, reports = live(stack_of("strategy=mas", "tasks=2"))
+    _, reports = live(stack_of("strategy=mas", "tasks=2", strategy=InsensitiveMAS))
     (complaint,) = MAS.warnings([r.health[0] for r in reports], knobs)
     assert "did nothing" in complaint
     assert MAS.warnings([r.health[0] for r in reports], {"lambda": 0.0}) == []

@@ -97,12 +97,18 @@ def test_a_gradient_is_that_of_the_loss(stack_of):
         assert ((up - down) / 2e-6).item() == pytest.approx(g[j].item(), abs=1e-7)
 
 
-def test_a_si_that_does_nothing_says_so(stack_of, monkeypatch):
+class PathlessSI(SI):
+    """An SI that never adds to the path integral."""
+
+    def after_move(self, state, *rest):
+        return state
+
+
+def test_a_si_that_does_nothing_says_so(stack_of):
     knobs = {"c": 1.0, "xi": 0.1}
     _, reports = live(stack_of("strategy=si", "tasks=2"))
     assert SI.warnings([r.health[0] for r in reports], knobs) == []
-    monkeypatch.setattr(SI, "after_move", lambda self, state, *rest: state)  # the path is never walked
-    _, reports = live(stack_of("strategy=si", "tasks=2"))
+    _, reports = live(stack_of("strategy=si", "tasks=2", strategy=PathlessSI))
     (complaint,) = SI.warnings([r.health[0] for r in reports], knobs)
     assert "did nothing" in complaint
     assert SI.warnings([r.health[0] for r in reports], knobs | {"c": 0.0}) == []

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import STRATEGIES
 
-from clrun.results import plots, run_files
+from clrun.results import run_files
 from clrun.runs import show, train
 from clrun.runs.prepared import Prepared
 from clrun.strategies.amn import AMN
@@ -19,7 +19,7 @@ from clrun.strategies.lwf import LwF
 from clrun.strategies.packnet import PackNet
 from clrun.strategy import Gaussian
 
-SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]")
+SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]", "pictures=false")
 EMPTY = "the memory stayed empty, so nothing was replayed: this is finetuning"
 ALONE = "never saw a sample of another task than the one being learnt"
 
@@ -129,10 +129,8 @@ CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cas
 
 
 @pytest.fixture
-def warnings_of(prepared_of, monkeypatch):
+def warnings_of(prepared_of):
     """warnings_of("ewc", visible=f) -> the warnings of a short run of a class whose method is replaced, and the run."""
-    monkeypatch.setattr(plots, "draw", lambda directory: None)
-
     def trained(strategy: str, **methods) -> tuple[str, Prepared]:
         prepared = prepared_of(f"strategy={strategy}", *SHORT)
         cls = prepared.strategy

@@ -34,7 +34,6 @@ from clrun.sweep import execution, plan, summary, workers
 from clrun.sweep.messages import Advanced, TaskBegan
 from clrun.system import locks
 from clrun.system.paths import CONF
-from clrun.terminal import progress
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Line, TerminalProgress, View, clock
 
@@ -504,10 +503,9 @@ def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, settings_o
 # ---------------------------------------------------------------- the live view
 
 
-def test_a_line_says_what_a_worker_is_at(monkeypatch):
+def test_a_line_says_what_a_worker_is_at():
     now = [100.0]
-    monkeypatch.setattr(progress, "perf_counter", lambda: now[0])
-    line = Line("ewc", tasks=5, samples=32)
+    line = Line("ewc", tasks=5, samples=32, now=lambda: now[0])
     assert line.cells() == ["ewc", "starting", "", "", ""]
     line.begin_task(1, 50)
     line.advance(50)
@@ -533,12 +531,12 @@ def test_on_a_terminal_finished_runs_stand_above_a_line_for_each_worker():
     assert "0/77" in text
 
 
-def test_a_long_name_gives_way_to_the_figures(monkeypatch):
+def test_a_long_name_gives_way_to_the_figures():
     now = [0.0]
-    monkeypatch.setattr(progress, "perf_counter", lambda: now[0])
     console = Console(force_terminal=True, width=80, file=io.StringIO(), color_system=None)
     with View(console, runs=3) as view:
-        view.begin("1", Line("ewc lambda=400 gamma=1 fisher=empirical fisher_samples=1000 seed=123456", 5, 32))
+        name = "ewc lambda=400 gamma=1 fisher=empirical fisher_samples=1000 seed=123456"
+        view.begin("1", Line(name, 5, 32, now=lambda: now[0]))
         view.begin_task("1", 4, 77000)
         now[0] = 100.0
         view.advance("1", 60000)
