@@ -2,8 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,14 @@ def mnist() -> str:
     if not folder or not (Path(folder) / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
         pytest.skip("CLRUN_DATA_DIR names no folder with MNIST in it")
     return folder
+
+
+@pytest.fixture
+def neighbour() -> Iterator[subprocess.Popen]:
+    """Another living process."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
 
 
 FAULTY = """

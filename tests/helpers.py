@@ -1,11 +1,15 @@
 """What several test files share: independent statements of a network and of a memory."""
 
-from dataclasses import dataclass, field, fields
+import json
+import subprocess
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from clrun.strategy import Memory
+from clrun.system import locks
 
 
 def module_of(net, theta):
@@ -50,3 +54,10 @@ def empty_memory(size):
 def as_class(strategy, cls):
     """Return a strategy's settings and network as an instance of another class, such as a broken subclass."""
     return cls(**{field.name: getattr(strategy, field.name) for field in fields(strategy)})
+
+
+def hold(directory: Path, process: subprocess.Popen) -> None:
+    """Write the lock of a run as that of another process."""
+    owner = replace(locks.this_process(), pid=process.pid, started=locks.start_time(process.pid))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / locks.NAME).write_text(json.dumps(asdict(owner)))

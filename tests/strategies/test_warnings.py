@@ -131,6 +131,7 @@ CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cas
 @pytest.fixture
 def warnings_of(prepared_of):
     """warnings_of("ewc", visible=f) -> the warnings of a short run of a class whose method is replaced, and the run."""
+
     def trained(strategy: str, **methods) -> tuple[str, Prepared]:
         prepared = prepared_of(f"strategy={strategy}", *SHORT)
         cls = prepared.strategy

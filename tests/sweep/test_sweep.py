@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import os
 import re
 import shutil
@@ -12,13 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from multiprocessing import active_children, get_all_start_methods
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import hold
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -32,7 +31,6 @@ from clrun.runs import prepare, train
 from clrun.runs.build import may_be_filled_up, uninitialized_network
 from clrun.sweep import execution, plan, summary, workers
 from clrun.sweep.messages import Advanced, TaskBegan
-from clrun.system import locks
 from clrun.system.paths import CONF
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Line, TerminalProgress, View, clock
@@ -179,21 +177,6 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     ended = workers.train_unfinished(runs, silent())
     assert [one.status for one in ended] == ["done", "done by another process", "done"]
     assert (runs[1].directory / "summary.csv").stat().st_mtime_ns == before
-
-
-@pytest.fixture
-def neighbour():
-    """Another living process."""
-    process = subprocess.Popen(["sleep", "600"])
-    with ended(process):
-        yield process
-
-
-def hold(directory: Path, process: subprocess.Popen) -> None:
-    """Write the lock of a run as that of another process."""
-    owner = replace(locks.this_process(), pid=process.pid, started=locks.start_time(process.pid))
-    directory.mkdir(parents=True)
-    (directory / locks.NAME).write_text(json.dumps(asdict(owner)))
 
 
 def test_what_another_process_is_training_is_looked_at_again(prepared_of, neighbour, capsys):

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,25 +13,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from helpers import hold
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from test_docs import PAGES, blocks, needs_checkout
 
 from clrun.commands import run, tune
 from clrun.config import catalog
-from clrun.engine.evaluation import Evaluator
-from clrun.results import plots
-from clrun.runs import prepare, train
-from clrun.sweep import plan
-from clrun.system import locks, machine
+from clrun.runs import prepare
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF, PACKAGE
 from clrun.tune import search, space
 from clrun.tune.question import SEARCH_KEYS, Question, read
 
 pytest.importorskip("optuna")
-SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu")
+SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu", "pictures=false")
 SEARCH = ("strategy=ewc", "scenario=domain", "lambda=log(1,1e6)", "lr=log(1e-4,1e-1)", *SHORT)
 
 
@@ -38,7 +36,6 @@ SEARCH = ("strategy=ewc", "scenario=domain", "lambda=log(1,1e6)", "lr=log(1e-4,1
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
-    monkeypatch.setattr(plots, "draw", lambda directory: None)
 
 
 @pytest.fixture
@@ -97,20 +94,28 @@ def test_scores_are_the_means_of_the_runs(clrun_tune):
         assert row.validation_accuracy == pytest.approx(np.mean([(one.task_1 + one.task_2) / 2 for one in last]))
 
 
-def test_test_accuracy_changes_nothing(clrun_tune, monkeypatch):
-    """The same search where whatever is right on the test samples is wrong, and the other way round."""
-    assert clrun_tune(*SEARCH, "trials=4", "outputs=straight")[0] == 0
-    evaluate = Evaluator.evaluate
+def write_pictures(root: Path, exchanged: bool) -> None:
+    """Write 40 training and 20 test pictures of each of four classes; with `exchanged`, the test pictures of a lie in
+    the folder of b and those of c in the folder of d, and the other way round."""
+    noise = np.random.default_rng(0)
+    for number, name in enumerate("abcd"):
+        for part, count in (("train", 40), ("test", 20)):
+            folder = root / part / ("badc"[number] if exchanged and part == "test" else name)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(noise.normal(100 + 20 * number, 60, (8, 8)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
 
-    def reversed_on_test(evaluator, run, horizon, part):
-        evaluation = evaluate(evaluator, run, horizon, part)
-        if part != "test":
-            return evaluation
-        counts = torch.tensor([[len(pool) for pool in stream.test] for stream in evaluator.streams])
-        return evaluation._replace(correct=counts - evaluation.correct)
 
-    monkeypatch.setattr(Evaluator, "evaluate", reversed_on_test)
-    assert clrun_tune(*SEARCH, "trials=4", "outputs=reversed")[0] == 0
+def test_test_accuracy_changes_nothing(clrun_tune):
+    """The same search where whatever is right on the test samples is wrong, and the other way round: the test pictures
+    of the two classes of each task have changed places."""
+    for outputs, exchanged in (("straight", False), ("reversed", True)):
+        write_pictures(Path("pictures", outputs), exchanged)
+        data = ("dataset=image_folder", f"dataset.root=pictures/{outputs}", "dataset.size=8")
+        typed = (*SEARCH, *data, "split.classes=[[a,b],[c,d]]", "batch_size=16", "trials=4", f"outputs={outputs}")
+        code, _, err = clrun_tune(*typed)
+        assert code == 0, err
 
     def measured(outputs):
         return [pd.read_csv(path).iloc[-1, -1] for path in sorted(Path(outputs).glob("runs/*/*/accuracy_matrix.csv"))]
@@ -157,17 +162,21 @@ def test_a_diverged_trial_is_never_chosen(clrun_tune):
 # ---------------------------------------------------------------- going on
 
 
-def test_more_trials_later_are_the_same_trials(clrun_tune, monkeypatch):
+def test_more_trials_later_are_the_same_trials(clrun_tune):
     assert clrun_tune(*SEARCH, "trials=13", "at_once=2", "outputs=once")[0] == 0
     assert clrun_tune(*SEARCH, "trials=4", "at_once=2", "outputs=twice")[0] == 0
     code, out, _ = clrun_tune(*SEARCH, "trials=13", "at_once=2", "outputs=twice")
     assert code == 0 and "Trials 5, 6 of 13" in out and "Trials 4" not in out
     assert trials("once").equals(trials("twice"))
     assert len(set(trials("once")["lambda"])) == 13
-    trained = []
-    monkeypatch.setattr(train, "train_runs", lambda *runs, **rest: trained.append(runs))
+    before = written(Path("once/runs"))
     code, out, _ = clrun_tune(*SEARCH, "trials=13", "outputs=once")
-    assert code == 0 and not trained and "to train" not in out and command_in(out)
+    assert code == 0 and written(Path("once/runs")) == before and "to train" not in out and command_in(out)
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """Return when each file and folder below a folder was last changed."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_another_seed_draws_other_trials(clrun_tune):
@@ -206,35 +215,29 @@ def until(condition, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-def test_a_crashed_trial_is_tried_again(clrun_tune, monkeypatch):
-    trained = train.train_group
-
-    def crash(runs, progress):
-        if runs[0].settings["lambda"] == 10:
-            raise RuntimeError("no luck")
-        return trained(runs, progress)
-
-    typed = ("lambda=1,10,100", *SHORT, "at_once=2")
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "train_group", crash)
-        code, out, err = clrun_tune(*typed)
-    assert code == 1 and command_in(out) and "lambda=10: RuntimeError: no luck" in err
+def test_a_crashed_trial_is_tried_again(clrun_tune, faulty):
+    typed = (*faulty("raise RuntimeError('no luck')"), "fault=0,1,2", *SHORT, "at_once=2")
+    code, out, err = clrun_tune(*typed)
+    assert code == 1 and command_in(out) and "fault=1: RuntimeError: no luck" in err
     assert trials().status.tolist() == ["done", "unfinished", "done"]
+    Path("repaired").touch()
     code, out, _ = clrun_tune(*typed)
     assert code == 0 and trials().status.tolist() == ["done"] * 3 and "1 runs, 1 to train" in out
 
 
-def test_a_round_of_crashes_ends_the_search(clrun_tune, monkeypatch):
-    monkeypatch.setattr(train, "train_group", lambda *_: 1 / 0)
-    code, out, err = clrun_tune(*SEARCH, "trials=30", "at_once=2")
+def test_a_round_of_crashes_ends_the_search(clrun_tune, faulty):
+    typed = (*faulty("1 / 0"), "lr=log(1e-4,1e-1)", *SHORT)
+    code, out, err = clrun_tune(*typed, "trials=30", "at_once=2")
     assert code == 1 and "2 trials crashed" in err and out.count("to train") == 1
 
 
-def test_a_search_is_one_processes(clrun_tune, monkeypatch):
-    another = locks.Owner("elsewhere", "", 1, "")
-    monkeypatch.setattr(locks, "claim", lambda directory: another)
-    code, _, err = clrun_tune(*SEARCH)
-    assert code == 2 and "process 1 on elsewhere is at this search" in err
+def test_a_search_is_one_processes(clrun_tune, neighbour):
+    assert clrun_tune(*SEARCH, "trials=1")[0] == 0
+    (folder,) = Path("outputs/tune").iterdir()
+    hold(folder, neighbour)
+    code, _, err = clrun_tune(*SEARCH, "trials=2")
+    assert code == 2 and f"process {neighbour.pid} on {socket.gethostname()} is at this search" in err
+    assert len(list(Path("outputs").glob("runs/ewc/*/"))) == 1
 
 
 # ---------------------------------------------------------------- what is searched
@@ -258,15 +261,15 @@ def test_a_strategy_of_the_users_own(clrun_tune, tmp_path):
     assert code == 0 and command_in(out).startswith("clrun --config-dir my strategy=mine")
 
 
-def test_as_many_trials_as_are_trained_at_once(settings_of, monkeypatch):
-    def wide(*typed, seeds=1):
+def test_as_many_trials_as_are_trained_at_once(settings_of):
+    def wide(*typed, seeds=1, device="cpu"):
         question = Question(list(typed), {}, {"seeds": seeds}, catalog.read(), None)
-        return search.width(question, prepare.prepare(settings_of(*SHORT, *typed)))
+        run = prepare.prepare(settings_of(*SHORT, *typed))
+        return search.width(question, run, device_type=lambda _: device, cores=4)
 
-    monkeypatch.setattr(machine, "cores", lambda: 4)
     assert [wide(), wide("workers=3"), wide("threads=2")] == [4, 3, 2]
-    monkeypatch.setattr(plan, "device_type", lambda _: "cuda")
-    assert [wide(), wide(seeds=3), wide("stack=8", seeds=2), wide("stack=off")] == [16, 5, 4, 1]
+    assert [wide(device="cuda"), wide(seeds=3, device="cuda")] == [16, 5]
+    assert [wide("stack=8", seeds=2, device="cuda"), wide("stack=off", device="cuda")] == [4, 1]
 
 
 def test_trials_as_jobs_of_a_cluster(clrun_tune):
@@ -341,13 +344,13 @@ def test_a_mistake_is_one_paragraph(clrun_tune, case):
 
 
 def test_without_optuna(clrun_tune, monkeypatch):
-    monkeypatch.setattr(tune, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "optuna", None)
     code, _, err = clrun_tune(*SEARCH)
     assert code == 2 and "pip install 'clrun[tune]'" in err and err.count("\n") == 1
 
 
 def test_help(clrun_tune, monkeypatch):
-    monkeypatch.setattr(tune, "find_spec", lambda name: None)  # nor does it need optuna
+    monkeypatch.setitem(sys.modules, "optuna", None)  # nor does it need optuna
     code, out, _ = clrun_tune("--help")
     assert code == 0 and all(word in out for word in (*SEARCH_KEYS, *tune.EXAMPLES, "interval(LOW,HIGH)"))
 
