@@ -118,7 +118,9 @@ def test_test_accuracy_changes_nothing(clrun_tune):
         assert code == 0, err
 
     def measured(outputs):
-        return [pd.read_csv(path).iloc[-1, -1] for path in sorted(Path(outputs).glob("runs/*/*/accuracy_matrix.csv"))]
+        summaries = {path.parent: pd.read_csv(path) for path in Path(outputs).glob("runs/*/*/summary.csv")}
+        folders = sorted(summaries, key=lambda folder: summaries[folder]["lambda"].item())
+        return [pd.read_csv(folder / "accuracy_matrix.csv").iloc[-1, -1] for folder in folders]
 
     assert np.allclose(np.add(measured("straight"), measured("reversed")), 1)
     assert trials("straight").equals(trials("reversed")) and len(set(trials("straight").validation_accuracy)) > 1
@@ -233,7 +235,7 @@ def test_a_round_of_crashes_ends_the_search(clrun_tune, faulty):
 
 def test_a_search_is_one_processes(clrun_tune, neighbour):
     assert clrun_tune(*SEARCH, "trials=1")[0] == 0
-    (folder,) = Path("outputs/tune").iterdir()
+    (folder,) = Path("outputs").glob("tune/*/")
     hold(folder, neighbour)
     code, _, err = clrun_tune(*SEARCH, "trials=2")
     assert code == 2 and f"process {neighbour.pid} on {socket.gethostname()} is at this search" in err
