@@ -173,9 +173,9 @@ def measured_by(board: FakeNvml, **arguments) -> train.GroupTrainer:
 
 
 def saved_costs(prepared: Prepared) -> pd.DataFrame:
-    """Return the rows of costs.csv that the checkpoint of a run holds, if there is one."""
+    """Return the rows of costs.csv that the checkpoint of a run holds; none without one."""
     saved = checkpoint.read(prepared.directory, prepared.id)
-    return pd.DataFrame([] if saved is None else saved.notes["task_costs"])
+    return costs(prepared)[:0] if saved is None else pd.DataFrame(saved.notes["task_costs"])
 
 
 def summary(prepared: Prepared) -> pd.Series:
