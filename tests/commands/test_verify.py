@@ -10,7 +10,6 @@ from clrun.commands import console, verify
 from clrun.commands.verify import Case, Finding
 from clrun.config.composition import compose
 from clrun.runs import prepare, train
-from clrun.system.errors import UsageError
 
 CASE = Case(overrides=[], target=90.0, tolerance=1.0, se=0.3)
 
@@ -106,16 +105,21 @@ def test_a_row_from_end_to_end(capsys, tmp_path):
     assert "0 to train, 2 done already" in out
 
 
-def test_data_that_is_missing_is_one_paragraph(monkeypatch, capfd, tmp_path):
-    def missing(settings):
-        raise UsageError("no such files")
-
-    monkeypatch.setattr(prepare, "prepare", missing)
-    monkeypatch.setattr(sys, "argv", ["clrun-verify", "3", "--set", f"outputs={tmp_path}"])
+def test_data_that_cannot_be_read_are_one_paragraph(monkeypatch, capfd, tmp_path):
+    """A file of MNIST is there, but damaged: that is noticed when the data are loaded."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (raw / f"{part}-{kind}-ubyte").write_bytes(b"no picture")
+    line = ["clrun-verify", "3", "--set", f"outputs={tmp_path / 'outputs'}", f"data_dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", line)
     with pytest.raises(SystemExit) as end:
         verify.main()
+    err = capfd.readouterr().err
     assert end.value.code == 2
-    assert capfd.readouterr().err == "clrun: no such files\n"
+    assert err.startswith("clrun: ") and "ubyte" in err and err.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_accuracy_on_the_first_task(tmp_path):
