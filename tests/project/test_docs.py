@@ -97,9 +97,11 @@ def test_every_report_is_accepted(page, command):
 @needs_checkout
 @pytest.mark.parametrize(("page", "command"), commands("clrun-verify"))
 def test_every_verification_is_accepted(page, command):
-    asked = verify.parser().parse_args(words(command))
-    if not asked.list:
-        verify.refuse(asked, verify.rows())
+    """Every row that is named is in the table, and `refuse` raises no UsageError."""
+    arguments = verify.parser().parse_args(words(command))
+    assert arguments.list or set(arguments.rows) <= {*verify.rows()}
+    if not arguments.list:
+        verify.refuse(arguments, verify.rows())
 
 
 @needs_checkout
