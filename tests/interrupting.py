@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from clrun.runs.train import train_group
+from clrun.runs.train import train_stack
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import TerminalProgress
 
-SHORT_BLOCKS = partial(train_group, block_steps=7)  # a trainer whose blocks are of 7 steps: three in a task of 20
+SHORT_BLOCKS = partial(train_stack, block_steps=7)  # a trainer whose blocks are of 7 steps: three in a task of 20
 
 
 class Killed(BaseException):

@@ -37,7 +37,7 @@ def parser() -> KeyParser:
     flags = KeyParser(prog="clrun", add_help=False, allow_abbrev=False)
     for short, long in {"-h": "--help", "-r": "--run", "-m": "--multirun", "-sc": "--shell-completion"}.items():
         flags.add_argument(short, long, action="store_true")
-    for long in ("--version", "--hydra-help", "--resolve"):
+    for long in ("--version", "--hydra-help", "--resolve", "--check"):
         flags.add_argument(long, action="store_true")
     flags.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
     flags.add_argument("-p", "--package")
@@ -73,13 +73,16 @@ def command(argv: Sequence[str], wants_trace: bool = False) -> None:
         from clrun.sweep import launcher
 
         launcher.register()
+    task = check_single if arguments.check else single
     with hydra_arguments(arguments) as hydra_argv:
-        run_with_hydra(catalog, hydra_argv, lambda cfg: exit_unless_done(answer(lambda: single(cfg), wants_trace)))
+        run_with_hydra(catalog, hydra_argv, lambda cfg: exit_unless_done(answer(lambda: task(cfg), wants_trace)))
 
 
 def refuse_together(arguments: argparse.Namespace) -> None:
     """Raise UsageError for flags that exclude each other."""
     shows = [f"--{flag}" for flag in ("cfg", "info") if getattr(arguments, flag) is not None]
+    if arguments.check and shows:
+        raise UsageError(f"--check trains nothing and {shows[0]} shows one run; type one of them.")
     if arguments.multirun and (shows or arguments.resolve):
         flag = (shows or ["--resolve"])[0]
         raise UsageError(f"{flag} shows one run, and -m asks for many; leave -m out, and type one value for each key.")
@@ -132,10 +135,22 @@ def hydra_arguments(arguments: argparse.Namespace) -> Iterator[list[str]]:
         if value is not None:
             flags.append(f"--{name.replace('_', '-')}={value}")
     with tempfile.TemporaryDirectory(prefix="clrun-") as folder:
-        yield [*flags, *arguments.overrides, *([f'hydra.sweep.dir="{folder}"'] if sweeps(arguments) else [])]
+        own = [f'hydra.sweep.dir="{folder}"'] if sweeps(arguments) else []
+        own += ["hydra.launcher.check=true"] if arguments.check else []
+        yield [*flags, *arguments.overrides, *own]
 
 
 # ---------------------------------------------------------------- one run
+
+
+def check_single(cfg: "DictConfig") -> None:
+    """Check a composed configuration, and say so; load no data and train nothing (`clrun --check`)."""
+    from clrun.config.check_values import check
+    from clrun.config.composition import composed_from
+
+    catalog, typed = composed_from()
+    check(cfg, catalog=catalog, typed=typed)
+    print("Checked: 1 run has legal settings. No data were loaded and nothing was trained.")
 
 
 def single(cfg: "DictConfig") -> None:

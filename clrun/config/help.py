@@ -25,6 +25,7 @@ EXAMPLES = {
 FLAGS = {
     "-m, --multirun": "sweep: every combination of the values that are listed with commas or as range(...)",
     "--config-dir DIR": "a folder with strategies, datasets or experiments of your own",
+    "--check": "check the settings of the run, or with -m of all runs; load no data, train nothing",
     "--cfg job": "print what is composed, run nothing",
     "--hydra-help": "the flags of Hydra, which composes the keys",
     "--version": "print the version",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from clrun.system.text import format_value
 
 # Part of every identity. Raise it when equal settings come to mean another run: finished runs are then trained again.
 FORMAT = 1
+
+# FORMAT for some runs alone: what has changed since FORMAT 1, and whether it changed a run with these values. The names
+# of the changes are part of the identity of those runs; all others keep theirs. Each is also a line in CHANGELOG.md.
+CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {}
 
 # Bytes of the readable values in the name of a run's folder; file systems allow 255 for the whole name.
 LONGEST = 110
@@ -69,7 +73,9 @@ class Settings:
         """Return 10 hex digits of the fingerprint, the targets and the values, those of some keys left out."""
         left_out = {*self.outside_identity, *without, *(key for key in self.later if self.values[key] is None)}
         kept = {key: v for key, v in self.values.items() if key not in left_out}
-        text = json.dumps([FORMAT, fingerprint, targets, kept], sort_keys=True, allow_nan=False)
+        changed = [name for name, applies in CHANGES.items() if applies(self.values)]
+        computation = [FORMAT, *changed] if changed else FORMAT
+        text = json.dumps([computation, fingerprint, targets, kept], sort_keys=True, allow_nan=False)
         return hashlib.sha1(text.encode()).hexdigest()[:10]
 
     def directory(self, fingerprint: str) -> Path:

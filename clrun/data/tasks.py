@@ -48,7 +48,7 @@ class TaskStream(NamedTuple):
 def make_tasks(images: Images, settings: Values) -> TaskStream:
     """Return one run's tasks. Raise UsageError where a task would have no image."""
     refuse_many_tasks(images, settings)
-    groups = class_groups(images, settings)
+    groups = classes_of_tasks(images, settings)
     label, active, unlearnt = label_tables(groups, len(images.classes), settings)
     tables = TaskTables(label, active, unlearnt, pixel_orders(images, settings), angles(settings))
     random = generator(split_seed(settings), "validation")
@@ -70,7 +70,7 @@ def split_seed(settings: Values) -> int:
     return settings["seed"] if settings["split.seed"] is None else settings["split.seed"]
 
 
-def class_groups(images: Images, settings: Values) -> list[list[int]]:
+def classes_of_tasks(images: Images, settings: Values) -> list[list[int]]:
     """Return the class numbers of each task; all classes where the split is permuted or rotated.
 
     `clrun.config.check_values` has assigned the classes before, to refuse what does not fit without reading an image;

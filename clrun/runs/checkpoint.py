@@ -162,6 +162,6 @@ def remove(directory: Path) -> None:
     (directory / NAME).unlink(missing_ok=True)
 
 
-def group_by_position(positions: Sequence[Position]) -> list[list[int]]:
+def indices_by_position(positions: Sequence[Position]) -> list[list[int]]:
     """Return the indices of the runs that can continue as one stack, the least advanced first."""
     return [[r for r, position in enumerate(positions) if position == common] for common in sorted(set(positions))]

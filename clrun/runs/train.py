@@ -1,7 +1,7 @@
 """The training of runs, from their settings to their files.
 
-`train_runs` claims the locks of runs and puts those at one checkpoint position into groups; `train_group` trains a
-group as one stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and a stepper takes its steps.
+`train_runs` claims the locks of runs and divides them into stacks by their checkpoint positions; `train_stack` trains a
+stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and a stepper takes its steps.
 """
 
 import os
@@ -38,10 +38,10 @@ from clrun.system.text import format_value
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Progress, TerminalProgress
 
-GroupTrainer = Callable[[Sequence[Prepared], Progress], list[RunStatus]]
+StackTrainer = Callable[[Sequence[Prepared], Progress], list[RunStatus]]
 
 
-def train_run(prepared: Prepared, quiet: bool = False, trainer: GroupTrainer | None = None) -> RunStatus:
+def train_run(prepared: Prepared, quiet: bool = False, trainer: StackTrainer | None = None) -> RunStatus:
     """Train one run as `train_runs` does. Raise UsageError if another process is training it."""
     (status,) = train_runs([prepared], quiet, trainer=trainer)
     if status == RunStatus.HELD:
@@ -53,7 +53,7 @@ def train_runs(
     runs: Sequence[Prepared],
     quiet: bool = False,
     progress: Progress | None = None,
-    trainer: GroupTrainer | None = None,
+    trainer: StackTrainer | None = None,
 ) -> list[RunStatus]:
     """Train runs that differ in values only, and write their files. Return the status of each: DONE, DIVERGED, or HELD
     where another process is training it, which is reported.
@@ -62,7 +62,7 @@ def train_runs(
     several stacks, one after another. A crash writes failed.txt of all runs of its stack and is raised again: as
     RunsFailed where the disk is to blame. Ctrl-C and SystemExit (a signal) write checkpoints first.
 
-    progress: receives reports of progress; by default the terminal, unless quiet. trainer: by default `train_group`.
+    progress: receives reports of progress; by default the terminal, unless quiet. trainer: by default `train_stack`.
     """
     console = make_console(stderr=True, quiet=quiet)
     progress = progress or TerminalProgress(console, len(runs[0].stream.train), name_of(runs))
@@ -73,23 +73,23 @@ def train_runs(
         claimed = [prepared for prepared in runs if prepared.directory in claim.mine]
         ended = {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
         remaining = [prepared for prepared in claimed if prepared.directory not in ended]
-        for prepared in remaining:  # a damaged checkpoint is set aside before runs are grouped by their positions
+        for prepared in remaining:  # a damaged checkpoint is set aside before runs are divided by their positions
             checkpoint.set_aside_if_invalid(prepared.directory, prepared.id, announce)
-        statuses = ended | train_groups(remaining, progress, trainer or train_group)
+        statuses = ended | train_stacks(remaining, progress, trainer or train_stack)
     return [statuses.get(prepared.directory, RunStatus.HELD) for prepared in runs]
 
 
-def train_groups(runs: Sequence[Prepared], progress: Progress, trainer: GroupTrainer) -> dict[Path, RunStatus]:
-    """Train the runs of each checkpoint position as one group, and return the status of each run by its folder."""
+def train_stacks(runs: Sequence[Prepared], progress: Progress, trainer: StackTrainer) -> dict[Path, RunStatus]:
+    """Train the runs of each checkpoint position as one stack, and return the status of each run by its folder."""
     statuses: dict[Path, RunStatus] = {}
-    for group in grouped_by_position(runs):
-        with reason_written(group):
-            trained = trainer(group, progress)
-        statuses |= zip([prepared.directory for prepared in group], trained, strict=True)
+    for stack in by_position(runs):
+        with reason_written(stack):
+            trained = trainer(stack, progress)
+        statuses |= zip([prepared.directory for prepared in stack], trained, strict=True)
     return statuses
 
 
-def train_group(
+def train_stack(
     runs: Sequence[Prepared],
     progress: Progress,
     block_steps: int = BLOCK_STEPS,
@@ -167,10 +167,10 @@ def announce(line: str) -> None:
     sys.stderr.flush()
 
 
-def grouped_by_position(runs: Sequence[Prepared]) -> list[list[Prepared]]:
+def by_position(runs: Sequence[Prepared]) -> list[list[Prepared]]:
     """Return the runs by the position of their checkpoints: each list can be trained as one stack. Change nothing."""
     positions = [position_of(prepared) for prepared in runs]
-    return [[runs[r] for r in group] for group in checkpoint.group_by_position(positions)]
+    return [[runs[r] for r in same] for same in checkpoint.indices_by_position(positions)]
 
 
 def position_of(prepared: Prepared) -> Position:

@@ -1,4 +1,4 @@
-"""`cluster=slurm`, `cluster=local`: the runs of a sweep as jobs of the submitit library, each job a group of runs.
+"""`cluster=slurm`, `cluster=local`: the runs of a sweep as jobs of the submitit library, each job a list of runs.
 
 A job does what a sweep does on the machine that it gets: it trains in stacks on a GPU, in workers on a CPU, takes the
 locks of its runs and writes their files. The process that submits it waits, and only reads files.
@@ -203,7 +203,7 @@ def submit(todo: Sequence["Prepared"], cluster: Cluster) -> dict[str, str]:
     queue = JobQueue(cluster, Path(todo[0].settings["outputs"]) / "cluster", len(todo))
     queue.running = queue.queued_before(todo)
     queued = {run.id for submitted in queue.running for run in submitted.runs}
-    queue.waiting = groups_of_jobs([run for run in todo if run.id not in queued], cluster)
+    queue.waiting = runs_of_jobs([run for run in todo if run.id not in queued], cluster)
     if not cluster.waits:
         queue.running += queue.send(queue.waiting)
         print(f"Submitted: {queue.description()}. The same command again shows what is done and waits for the rest.")
@@ -212,9 +212,9 @@ def submit(todo: Sequence["Prepared"], cluster: Cluster) -> dict[str, str]:
         return queue.watch()
 
 
-def groups_of_jobs(todo: Sequence["Prepared"], cluster: Cluster) -> list[list["Prepared"]]:
-    """Return the runs of each job: a group of those that differ in values only, or a piece of it."""
-    return [job for group in plan.groups(todo) for job in plan.cut(group, cluster["runs"] or len(group))]
+def runs_of_jobs(todo: Sequence["Prepared"], cluster: Cluster) -> list[list["Prepared"]]:
+    """Return the runs of each job: those that differ in values only, or a part of them."""
+    return [job for alike in plan.stackable(todo) for job in plan.cut(alike, cluster["runs"] or len(alike))]
 
 
 @dataclass
@@ -250,7 +250,7 @@ class SubmittedJob:
 
 @dataclass
 class JobQueue:
-    """The jobs that are submitted, and the groups of runs that wait until there is room for another job."""
+    """The jobs that are submitted, and the lists of runs that wait until there is room for another job."""
 
     cluster: Cluster
     folder: Path  # of submitit's files
@@ -261,20 +261,20 @@ class JobQueue:
 
     # ------------------------------------------------------------ submitting
 
-    def send(self, groups: Sequence[Sequence["Prepared"]]) -> list[SubmittedJob]:
-        """Submit a job for each group; on Slurm they are one array."""
+    def send(self, lists: Sequence[Sequence["Prepared"]]) -> list[SubmittedJob]:
+        """Submit a job for each list of runs; on Slurm they are one array."""
         from submitit import AutoExecutor
 
-        if not groups:
+        if not lists:
             return []
         requeues = {f"{self.cluster.executor}_max_num_timeout": MAX_REQUEUES}
         executor = AutoExecutor(self.folder, cluster=self.cluster.executor, **requeues)
         executor.update_parameters(**self.cluster.parameters())
-        work = [Job([self.settings_in_job(run.settings) for run in group]) for group in groups]
+        work = [Job([self.settings_in_job(run.settings) for run in runs]) for runs in lists]
         # jobs ignore Ctrl-C: this process decides whether they end
         with handled(signal.SIG_IGN, signal.SIGINT), executor.batch():
             jobs = [executor.submit(job) for job in work]
-        sent = [SubmittedJob(job, group) for job, group in zip(jobs, groups, strict=True)]
+        sent = [SubmittedJob(job, runs) for job, runs in zip(jobs, lists, strict=True)]
         for submitted in sent:
             note = {"executor": self.cluster.executor, "runs": [run.id for run in submitted.runs]}
             atomic_files.write_text(self.note(submitted.job), json.dumps(note) + "\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clrun.results.outcome import RunStatus
 from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan, workers
-from clrun.sweep.messages import Advanced, Event, GroupBegan, GroupEnded, RunResult, TaskBegan, WorkerDied
+from clrun.sweep.messages import Advanced, Event, RunResult, StackBegan, StackEnded, TaskBegan, WorkerDied
 from clrun.system import locks
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Line, View
@@ -62,8 +62,8 @@ class Sweep:
     def train_here(self) -> Generator[Event, None, None]:
         """Train the stacks in this process, one after another."""
         for number, stack in enumerate(self.stacks):
-            yield Event("1", number, GroupBegan())
-            yield Event("1", number, GroupEnded(workers.train_unfinished(stack, self.relay(number))))
+            yield Event("1", number, StackBegan())
+            yield Event("1", number, StackEnded(workers.train_unfinished(stack, self.relay(number))))
 
     def relay(self, number: int) -> workers.Relay:
         """Return the progress of a stack that is trained in this process."""
@@ -75,23 +75,23 @@ class Sweep:
 
     def handle(self, event: Event) -> None:
         """Show what a worker reports, and record how its runs have ended."""
-        stack = self.stacks[event.group]
+        stack = self.stacks[event.stack]
         match event.message:
-            case GroupBegan():
+            case StackBegan():
                 self.view.begin(event.worker, line_of(stack))
             case TaskBegan(stage, steps):
                 self.view.begin_task(event.worker, stage, steps)
             case Advanced(steps):
                 self.view.advance(event.worker, steps)
-            case GroupEnded(results):
-                self.end_group(event.worker, stack, results)
+            case StackEnded(results):
+                self.end_stack(event.worker, stack, results)
             case WorkerDied(cause):
                 reason = f"Killed: {cause}"
                 for run in stack:
                     write_reason_for(run, reason)
-                self.end_group(event.worker, stack, [RunResult(RunStatus.CRASHED, reason)] * len(stack))
+                self.end_stack(event.worker, stack, [RunResult(RunStatus.CRASHED, reason)] * len(stack))
 
-    def end_group(self, worker: str, stack: Sequence["Prepared"], results: Sequence[RunResult]) -> None:
+    def end_stack(self, worker: str, stack: Sequence["Prepared"], results: Sequence[RunResult]) -> None:
         """Record and show how the runs of a stack have ended."""
         lines = []
         for run, (status, reason) in zip(stack, results, strict=True):

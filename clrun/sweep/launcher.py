@@ -30,7 +30,13 @@ Jobs = Sequence[tuple[Sequence[str], DictConfig]]  # a job's overrides, and what
 
 
 class StackedLauncher(Launcher):
-    """The launcher that `-m` uses; conf/hydra/launcher/stacked.yaml names it."""
+    """The launcher that `-m` uses; conf/hydra/launcher/stacked.yaml names it.
+
+    check: whether the jobs are checked and nothing else is done (`clrun -m --check`).
+    """
+
+    def __init__(self, check: bool = False) -> None:
+        self.check_only = check
 
     def setup(self, *, hydra_context: HydraContext, task_function: Callable[[Any], Any], config: DictConfig) -> None:
         """Keep what `launch` needs, and let Hydra compose each job only once: its sweeper composes all of them too."""
@@ -50,6 +56,9 @@ class StackedLauncher(Launcher):
             (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         catalog, typed = composed_from(self.config.hydra)
+        if self.check_only:
+            check_jobs(jobs, catalog, typed)
+            return []
         prepared, errors = train_jobs(jobs, catalog, typed)
         summaries = report(list({run.id: run for run in prepared}.values()), errors)
         return [
@@ -75,6 +84,13 @@ def register() -> None:
         patched = staticmethod(lambda plugin: plugin == name or accepted(plugin))
         Plugins.is_in_toplevel_plugins_module = patched  # type: ignore # a patch: there is no other way to register it
     Plugins.instance().register(StackedLauncher)
+
+
+def check_jobs(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> None:
+    """Check the settings of all jobs, and say how many runs they are; load no data and train nothing."""
+    different = {repr(job.values) for job in settings_of(jobs, catalog, typed)}
+    runs = f"{len(different)} runs, of {len(jobs)} jobs, have" if len(different) != 1 else "1 run has"
+    print(f"Checked: {runs} legal settings. No data were loaded and nothing was trained.")
 
 
 def train_jobs(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> tuple[list["Prepared"], dict[str, str]]:

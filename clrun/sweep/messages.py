@@ -1,4 +1,4 @@
-"""What a worker process reports to the process of the sweep. Each message is about the group that it trains."""
+"""What a worker process reports to the process of the sweep. Each message is about the stack that it trains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class RunResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GroupBegan:
-    """A worker has been given a group."""
+class StackBegan:
+    """A worker has been given a stack."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class Advanced:
 
 
 @dataclass(frozen=True)
-class GroupEnded:
-    """The last message on a group: how its runs have ended, in their order."""
+class StackEnded:
+    """The last message on a stack: how its runs have ended, in their order."""
 
     results: Sequence[RunResult]
 
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """The last message on a group whose worker has ended without another."""
+    """The last message on a stack whose worker has ended without another."""
 
     cause: str
 
 
-Message = GroupBegan | TaskBegan | Advanced | GroupEnded | WorkerDied
+Message = StackBegan | TaskBegan | Advanced | StackEnded | WorkerDied
 
 
 class Event(NamedTuple):
-    """A message, the worker that it is from, and the index of the group that it is about."""
+    """A message, the worker that it is from, and the index of the stack that it is about."""
 
     worker: str
-    group: int
+    stack: int
     message: Message

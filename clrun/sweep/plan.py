@@ -46,15 +46,18 @@ def stacks(
 ) -> list[list["Prepared"]]:
     """Return the runs as they are trained: one by one, or in stacks as large as the key `stack` says, of runs whose
     checkpoints are at one position."""
-    from clrun.runs.train import grouped_by_position
+    from clrun.runs.train import by_position
 
-    parts = [part for group in groups(runs) for part in grouped_by_position(group)]
+    parts = [part for alike in stackable(runs) for part in by_position(alike)]
     return [stack for part in parts for stack in cut(part, stack_size(part, device_type, runs_that_fit))]
 
 
-def groups(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
-    """Return the runs by what makes a stack: those of a group differ in values only (the seed, the learning rate, the
-    strategy's strengths), and agree in all that is static, in their data and in the shapes of their tasks."""
+def stackable(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
+    """Return the runs in lists of which each could be one stack.
+
+    The runs of a list differ in values only (the seed, the learning rate, the strategy's strengths), and agree in all
+    that is static, in their data and in the shapes of their tasks.
+    """
     by_static_part: dict[str, list[Prepared]] = {}
     for run in runs:
         by_static_part.setdefault(repr(static_part(run)), []).append(run)
@@ -77,28 +80,28 @@ def static_part(prepared: "Prepared") -> list[Any]:
     ]  # fmt: skip
 
 
-def cut(group: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
-    """Return a group in as few pieces as possible, none above `largest`, of sizes as equal as possible."""
-    pieces = ceil_div(len(group), largest)
-    ends = [len(group) * i // pieces for i in range(pieces + 1)]
-    return [list(group[start:end]) for start, end in pairwise(ends)]
+def cut(runs: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
+    """Return runs in as few pieces as possible, none above `largest`, of sizes as equal as possible."""
+    pieces = ceil_div(len(runs), largest)
+    ends = [len(runs) * i // pieces for i in range(pieces + 1)]
+    return [list(runs[start:end]) for start, end in pairwise(ends)]
 
 
 def stack_size(
-    group: Sequence["Prepared"],
+    runs: Sequence["Prepared"],
     device_type: Callable[["Prepared"], str] = device_type,
     runs_that_fit: Callable[["Prepared"], int] = runs_that_fit,
 ) -> int:
-    """Return the largest number of runs of a group that are trained as one stack."""
+    """Return how many of these runs, which differ in values only, are trained as one stack at most."""
     from clrun.runs.build import may_be_filled_up, uninitialized_network
 
-    first, stack = group[0], group[0].settings["stack"]
+    first, stack = runs[0], runs[0].settings["stack"]
     if stack in ("off", 1) or (stack == "auto" and device_type(first) != "cuda"):
         return 1
     network = uninitialized_network(first.settings, first.images.x.shape[1:], len(first.stream.names))
     if not may_be_filled_up(first.settings, network):
         return 1
-    return min(len(group), runs_that_fit(first)) if stack == "auto" else stack
+    return min(len(runs), runs_that_fit(first)) if stack == "auto" else stack
 
 
 # ---------------------------------------------------------------- processes

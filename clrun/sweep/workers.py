@@ -1,7 +1,7 @@
-"""Runs trained in processes of their own, each worker training one group after another, so that start-up is paid once.
+"""Runs trained in processes of their own, each worker training one stack after another, so that start-up is paid once.
 
-A group is a list of runs that are trained as one stack; on a CPU mostly one run. A worker that is killed loses only the
-group that it is training: workers share no queue, each has a pipe to the process that started it.
+A stack is a list of runs that are trained as one program; on a CPU it is mostly one run. A worker that is killed loses
+only the stack that it is training: workers share no queue, each has a pipe to the process that started it.
 """
 
 import signal
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from clrun.config.settings import Settings
 from clrun.results.outcome import RunStatus
-from clrun.sweep.messages import Advanced, Event, GroupBegan, GroupEnded, Message, RunResult, TaskBegan, WorkerDied
+from clrun.sweep.messages import Advanced, Event, Message, RunResult, StackBegan, StackEnded, TaskBegan, WorkerDied
 from clrun.system import machine
 from clrun.system.garbage_collection import relax_gc
 from clrun.system.signals import graceful_termination
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
     from clrun.runs.prepared import Prepared
-    from clrun.runs.train import GroupTrainer
+    from clrun.runs.train import StackTrainer
 
 SHUTDOWN_SECONDS = 20.0  # that a worker is given to write a checkpoint and end
 
@@ -66,61 +66,61 @@ class Relay:
         self.unsent = 0
 
 
-# ---------------------------------------------------------------- training a group
+# ---------------------------------------------------------------- training a stack
 
 
 def train_unfinished(
-    group: Sequence["Prepared"], progress: Progress, trainer: "GroupTrainer | None" = None
+    stack: Sequence["Prepared"], progress: Progress, trainer: "StackTrainer | None" = None
 ) -> list[RunResult]:
-    """Train those runs of a group that no other process has finished meanwhile, and return how each run has ended.
+    """Train those runs of a stack that no other process has finished meanwhile, and return how each run has ended.
 
     trainer: as of `clrun.runs.train.train_runs`.
     """
-    todo = [run for run in group if run.settings["rerun"] or not run.finished]
+    todo = [run for run in stack if run.settings["rerun"] or not run.finished]
     results = dict(zip([run.id for run in todo], train_or_halve(todo, progress, trainer) if todo else [], strict=True))
-    return [results.get(run.id, RunResult(RunStatus.DONE_ELSEWHERE)) for run in group]
+    return [results.get(run.id, RunResult(RunStatus.DONE_ELSEWHERE)) for run in stack]
 
 
-def train_or_halve(group: Sequence["Prepared"], progress: Progress, trainer: "GroupTrainer | None") -> list[RunResult]:
-    """Train a group as one stack, or where the card's memory does not suffice its halves, one after the other."""
+def train_or_halve(stack: Sequence["Prepared"], progress: Progress, trainer: "StackTrainer | None") -> list[RunResult]:
+    """Train a stack, or where the card's memory does not suffice its halves, one after the other."""
     import torch
 
     from clrun.runs import train
 
     try:
-        return [RunResult(status) for status in train.train_runs(group, progress=progress, trainer=trainer)]
+        return [RunResult(status) for status in train.train_runs(stack, progress=progress, trainer=trainer)]
     except Exception as error:  # any: the command reports it at its end, and train_runs has written failed.txt
         reason = f"{type(error).__name__}: {error}"
-        halve = len(group) > 1 and isinstance(error, torch.cuda.OutOfMemoryError)
+        halve = len(stack) > 1 and isinstance(error, torch.cuda.OutOfMemoryError)
     if not halve:
-        return [RunResult(RunStatus.CRASHED, reason)] * len(group)
+        return [RunResult(RunStatus.CRASHED, reason)] * len(stack)
     torch.cuda.empty_cache()  # the error is gone here, and with it the frames that held the tensors
-    middle = len(group) // 2
-    return train_or_halve(group[:middle], progress, trainer) + train_or_halve(group[middle:], progress, trainer)
+    middle = len(stack) // 2
+    return train_or_halve(stack[:middle], progress, trainer) + train_or_halve(stack[middle:], progress, trainer)
 
 
 # ---------------------------------------------------------------- in a worker
 
 
 def serve(pipe: Connection) -> None:
-    """Train the groups that arrive through a pipe, until this worker is ended or the other end is closed."""
+    """Train the stacks that arrive through a pipe, until this worker is ended or the other end is closed."""
     relax_gc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the sweep ends workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does the closing of a terminal
     with graceful_termination(), suppress(EOFError, BrokenPipeError):  # raised when the process of the sweep is gone
         while True:
-            pipe.send(GroupEnded(prepare_and_train(pipe.recv(), Relay(pipe.send))))
+            pipe.send(StackEnded(prepare_and_train(pipe.recv(), Relay(pipe.send))))
 
 
-def prepare_and_train(group: Sequence[Settings], progress: Progress) -> list[RunResult]:
-    """Prepare the runs of a group and train them. What could be prepared when the sweep began, such as the data, may be
+def prepare_and_train(stack: Sequence[Settings], progress: Progress) -> list[RunResult]:
+    """Prepare the runs of a stack and train them. What could be prepared when the sweep began, such as the data, may be
     gone by now: then all have crashed."""
     from clrun.runs import prepare
 
     try:
-        runs = [prepare.prepare(settings) for settings in group]
+        runs = [prepare.prepare(settings) for settings in stack]
     except Exception as error:  # any: the command reports it at its end, like a crash
-        return [RunResult(RunStatus.CRASHED, f"{type(error).__name__}: {error}")] * len(group)
+        return [RunResult(RunStatus.CRASHED, f"{type(error).__name__}: {error}")] * len(stack)
     return train_unfinished(runs, progress)
 
 
@@ -154,22 +154,22 @@ def warm_up_if_several(settings: Sequence[Settings]) -> None:
 
 
 class Worker:
-    """A process that trains groups, and the index of the group that it is training."""
+    """A process that trains stacks, and the index of the stack that it is training."""
 
     def __init__(self, name: str) -> None:
         context = process_context()
         self.name = name
-        self.group: int | None = None
+        self.stack: int | None = None
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs,), name=name, daemon=True)
         self.process.start()
         theirs.close()
 
-    def assign(self, number: int, group: Sequence[Settings]) -> None:
-        """Give an idle worker a group."""
-        self.group = number
+    def assign(self, number: int, stack: Sequence[Settings]) -> None:
+        """Give an idle worker a stack."""
+        self.stack = number
         with suppress(BrokenPipeError):  # it was killed while it was idle, which `receive` will report
-            self.pipe.send(list(group))
+            self.pipe.send(list(stack))
 
     def receive(self) -> Message:
         """Return its next message, WorkerDied if there will be none."""
@@ -181,7 +181,7 @@ class Worker:
 
     def stop(self) -> None:
         """Tell it to end: a worker that trains writes checkpoints first, an idle one has nothing to write."""
-        if self.group is None:
+        if self.stack is None:
             self.process.kill()
         else:
             self.process.terminate()
@@ -205,14 +205,14 @@ def exit_reason(exitcode: int | None) -> str:
 
 
 class WorkerPool:
-    """Workers, and the indices of the groups that are not assigned to one yet."""
+    """Workers, and the indices of the stacks that are not assigned to one yet."""
 
-    def __init__(self, groups: Sequence[Sequence[Settings]], count: int) -> None:
-        self.groups, self.waiting = groups, deque(range(len(groups)))
-        self.workers = [Worker(str(i)) for i in range(1, min(count, len(groups)) + 1)]
+    def __init__(self, stacks: Sequence[Sequence[Settings]], count: int) -> None:
+        self.stacks, self.waiting = stacks, deque(range(len(stacks)))
+        self.workers = [Worker(str(i)) for i in range(1, min(count, len(stacks)) + 1)]
 
     def events(self) -> Iterator[Event]:
-        """Yield the messages of the workers, until all groups have ended."""
+        """Yield the messages of the workers, until all stacks have ended."""
         for worker in self.workers:
             yield from self.assign_next(worker)
         while busy := self.busy():
@@ -221,21 +221,21 @@ class WorkerPool:
 
     def busy(self) -> dict[Any, Worker]:
         """Return the workers that are training, by their pipes."""
-        return {worker.pipe: worker for worker in self.workers if worker.group is not None}
+        return {worker.pipe: worker for worker in self.workers if worker.stack is not None}
 
     def assign_next(self, worker: Worker) -> Iterator[Event]:
-        """Give an idle worker the next group, if there is one."""
+        """Give an idle worker the next stack, if there is one."""
         if self.waiting:
             number = self.waiting.popleft()
-            worker.assign(number, self.groups[number])
-            yield Event(worker.name, number, GroupBegan())
+            worker.assign(number, self.stacks[number])
+            yield Event(worker.name, number, StackBegan())
 
     def handle(self, worker: Worker, message: Message) -> Iterator[Event]:
-        """Yield a message; after the last one on a group, give the worker the next group."""
-        if worker.group is not None:
-            yield Event(worker.name, worker.group, message)
-        if isinstance(message, GroupEnded | WorkerDied):
-            worker.group = None
+        """Yield a message; after the last one on a stack, give the worker the next stack."""
+        if worker.stack is not None:
+            yield Event(worker.name, worker.stack, message)
+        if isinstance(message, StackEnded | WorkerDied):
+            worker.stack = None
             yield from self.assign_next(self.successor(worker) if isinstance(message, WorkerDied) else worker)
 
     def successor(self, dead: Worker) -> Worker:
@@ -260,9 +260,9 @@ class WorkerPool:
             raise
 
 
-def train_in_workers(groups: Sequence[Sequence[Settings]], count: int) -> Generator[Event, None, None]:
-    """Have groups trained by so many workers, and yield their messages; closing the generator ends the workers."""
-    pool = WorkerPool(groups, count)
+def train_in_workers(stacks: Sequence[Sequence[Settings]], count: int) -> Generator[Event, None, None]:
+    """Have stacks trained by so many workers, and yield their messages; closing the generator ends the workers."""
+    pool = WorkerPool(stacks, count)
     try:
         yield from pool.events()
     finally:

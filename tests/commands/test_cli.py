@@ -381,3 +381,22 @@ def test_pictures_are_left_out_and_drawn_later_without_training(clrun, sweep):
     drawn = sorted(path.name for path in summary.parent.glob("*.png"))
     assert drawn == ["accuracy_matrix.png", "accuracy_over_tasks.png"]
     assert summary.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("dataset=cifar10",), "1 run has"),
+        (("-m", "dataset=cifar10,mnist", "seed=1,1,2"), "4 runs, of 6 jobs, have"),
+    ],
+)
+def test_check_loads_no_data_and_writes_nothing(clrun, tmp_path, typed, said):
+    code, out, _ = clrun("--check", f"data_dir={tmp_path}", *typed)
+    assert code == 0 and f"Checked: {said} legal settings." in out
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize("typed", [("lambda=-1",), ("-m", "lambda=1,-1"), ("--cfg", "job")])
+def test_check_refuses(clrun, typed):
+    code, _, err = clrun("--check", *typed)
+    assert code == 2 and err.startswith("clrun: ")

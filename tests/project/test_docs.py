@@ -12,7 +12,6 @@ from PIL import Image
 from clrun.commands import predict, report, run, verify
 from clrun.config.catalog import read
 from clrun.report.runs import MEASURES
-from clrun.runs import prepare
 from clrun.system.paths import CONF
 
 ROOT = CONF.parent
@@ -42,10 +41,6 @@ def commands(name: str) -> list[tuple[str, str]]:
 def words(command: str) -> list[str]:
     """The arguments of a command, as the shell splits them."""
     return shlex.split(command, comments=True)[1:]
-
-
-class ReachedTheData(Exception):
-    """The command was composed and checked; what comes next is loading."""
 
 
 @pytest.fixture
@@ -78,12 +73,10 @@ def answer(monkeypatch, command: str) -> int:
 @needs_checkout
 @pytest.mark.parametrize(("page", "command"), commands("clrun"))
 def test_every_command_is_accepted(workshop, monkeypatch, capfd, page, command):
-    def reached(settings):
-        raise ReachedTheData
-
-    monkeypatch.setattr(prepare, "prepare", reached)
-    assert answer(monkeypatch, command) == 1
-    assert "ReachedTheData" in capfd.readouterr().err
+    asked = words(command)
+    only_shows = {"--help", "--version", "--cfg", "-sc", "--hydra-help"} & set(asked)
+    assert answer(monkeypatch, command if only_shows else f"{command.partition(' #')[0]} --check") in (0, None)
+    assert only_shows or "Checked: " in capfd.readouterr().out
 
 
 @needs_checkout

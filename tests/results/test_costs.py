@@ -167,9 +167,9 @@ def board() -> FakeNvml:
     return FakeNvml(counter=10**12)
 
 
-def measured_by(board: FakeNvml, **arguments) -> train.GroupTrainer:
+def measured_by(board: FakeNvml, **arguments) -> train.StackTrainer:
     """Return a trainer whose runs are measured by this board, whatever their device."""
-    return partial(train.train_group, meter_of=lambda device: energy.board_meter(board, "GPU-7"), **arguments)
+    return partial(train.train_stack, meter_of=lambda device: energy.board_meter(board, "GPU-7"), **arguments)
 
 
 def saved_costs(prepared: Prepared) -> pd.DataFrame:

@@ -160,7 +160,7 @@ def test_a_stack_goes_on_as_a_stack(prepared_of, capsys):
     for one in stack:
         shutil.rmtree(one.directory)
     kill(stack, 13)
-    assert train.grouped_by_position(stack) == [stack]
+    assert train.by_position(stack) == [stack]
     train.train_runs(stack, quiet=True, trainer=SHORT_BLOCKS)
     assert [tables(one) for one in stack] == whole
     assert len(set(continued_from(capsys.readouterr().err))) == 1
@@ -171,7 +171,7 @@ def test_runs_at_different_places_are_trained_apart(prepared_of, capsys):
     whole = [uninterrupted(one) for one in stack]
     kill([stack[1]], 11)
     kill([stack[2]], 21)
-    ids = [[one.id for one in group] for group in train.grouped_by_position(stack)]
+    ids = [[one.id for one in group] for group in train.by_position(stack)]
     assert ids == [[stack[0].id, stack[3].id], [stack[1].id], [stack[2].id]]
     assert train.train_runs(stack, quiet=True, trainer=SHORT_BLOCKS) == ["done"] * 4
     assert [tables(one)["accuracy"] for one in stack] == [one["accuracy"] for one in whole]
@@ -182,8 +182,8 @@ def test_runs_at_different_places_are_trained_apart(prepared_of, capsys):
 
 def test_grouped():
     early, late = checkpoint.Position(1, (), 20), checkpoint.Position(1, (7,), 27)
-    assert checkpoint.group_by_position([late, early, late]) == [[1], [0, 2]]
-    assert checkpoint.group_by_position([]) == []
+    assert checkpoint.indices_by_position([late, early, late]) == [[1], [0, 2]]
+    assert checkpoint.indices_by_position([]) == []
 
 
 # ---------------------------------------------------------------- what cannot be continued from
@@ -301,7 +301,7 @@ def test_checkpoint_knobs_are_not_part_of_a_run(prepared_of):
 def test_the_size_of_blocks_changes_no_byte(prepared_of, block):
     prepared = prepared_of(*SMALL, "evaluate_every=6")
     whole = uninterrupted(prepared)
-    train.train_run(prepared, quiet=True, trainer=partial(train.train_group, block_steps=block))
+    train.train_run(prepared, quiet=True, trainer=partial(train.train_stack, block_steps=block))
     assert tables(prepared) == whole
 
 

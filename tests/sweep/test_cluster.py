@@ -68,8 +68,8 @@ def test_a_single_run_is_a_job_too(clrun):
 
 def test_groups_and_pieces(prepared_of):
     runs = [prepared_of(*SHORT, f"strategy={name}", f"seed={seed}") for name in ("ewc", "si") for seed in range(5)]
-    assert [len(job) for job in cluster.groups_of_jobs(runs, cluster.Cluster("slurm", {}))] == [5, 5]
-    assert [len(job) for job in cluster.groups_of_jobs(runs, cluster.Cluster("slurm", {"runs": 2}))] == [
+    assert [len(job) for job in cluster.runs_of_jobs(runs, cluster.Cluster("slurm", {}))] == [5, 5]
+    assert [len(job) for job in cluster.runs_of_jobs(runs, cluster.Cluster("slurm", {"runs": 2}))] == [
         1,
         2,
         2,

@@ -95,19 +95,19 @@ APART = {
 def test_runs_that_differ_in_values_are_a_group(prepared_of):
     same = [("seed=1",), ("lambda=3",), ("lr=0.01", "seed=2"), ("split.order=seed",), ("workers=3", "stack=2")]
     runs = [prepared_of(*SHORT, "strategy=ewc", *own) for own in same]
-    assert plan.groups(runs) == [runs]
+    assert plan.stackable(runs) == [runs]
 
 
 @pytest.mark.parametrize("what", APART)
 def test_runs_that_differ_otherwise_are_not(prepared_of, what):
     one, other = prepared_of(*SHORT, "strategy=ewc"), prepared_of(*SHORT, *APART[what])
-    assert plan.groups([one, other, one]) == [[one, one], [other]]
+    assert plan.stackable([one, other, one]) == [[one, one], [other]]
 
 
 def test_runs_that_are_evaluated_by_one_clock_have_tasks_of_one_length(prepared_of):
     drawn = [prepared_of(*SHORT, "split.order=seed", f"seed={seed}", "evaluate_every=2") for seed in (0, 1)]
     fixed = [prepared_of(*SHORT, "split.order=fixed", f"seed={seed}", "evaluate_every=2") for seed in (0, 1)]
-    assert plan.groups(drawn) == [drawn[:1], drawn[1:]] and plan.groups(fixed) == [fixed]
+    assert plan.stackable(drawn) == [drawn[:1], drawn[1:]] and plan.stackable(fixed) == [fixed]
 
 
 @pytest.mark.parametrize("typed, largest", [((), 1), (("drop_last=true",), 3), (("model.norm=group",), 3)])
@@ -151,7 +151,7 @@ def test_a_stack_that_does_not_fit_is_halved(prepared_of):
         tried.append(len(runs))
         if len(runs) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return train.train_group(runs, progress)
+        return train.train_stack(runs, progress)
 
     runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(5)]
     ended = workers.train_unfinished(runs, silent(), small_memory)
