@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.batches import SampleIndex, StepContext
-from clrun.engine.state import Run, Signals
+from clrun.engine.state import Signals, TrainState
 from clrun.engine.step import Step, StepValues
 from clrun.engine.steppers import Block, counting
 from clrun.strategy import Tree
@@ -34,10 +34,10 @@ class GraphStepper:
     alone: whether there is one run, whose tensors have no axis R.
     """
 
-    def __init__(self, step: Step, run: Run, values: StepValues, alone: bool):
-        self.step, self.run, self.values = step, tree_map(torch.clone, run), values
+    def __init__(self, step: Step, current: TrainState, values: StepValues, alone: bool):
+        self.step, self.current, self.values = step, tree_map(torch.clone, current), values
         self.axis = 0 if alone else 1  # of a block's steps
-        self.position = torch.zeros(1, dtype=torch.long, device=run.theta.device)  # of the next step in its block
+        self.position = torch.zeros(1, dtype=torch.long, device=current.theta.device)  # of the next step in its block
         self.buffers: Buffers | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -52,8 +52,8 @@ class GraphStepper:
                 self.graph.replay()
         return {name: v[..., :size].clone() for name, v in buffers.signals.items()}
 
-    def snapshot(self) -> Run:
-        return tree_map(torch.clone, self.run)
+    def snapshot(self) -> TrainState:
+        return tree_map(torch.clone, self.current)
 
     def filled_buffers(self, block: Block, size: int) -> Buffers:
         """Return buffers that hold the samples of a block of `size` steps; larger ones than before if need be."""
@@ -68,11 +68,11 @@ class GraphStepper:
         """Return buffers for blocks of up to `size` steps. On CUDA, also record the graph that uses them."""
         samples, context = tree_map(torch.clone, (block.samples, block.context))
         before = self.snapshot()
-        _, signals = self.step(self.run, *self.values, *self.at_position((samples, context)))
+        _, signals = self.step(self.current, *self.values, *self.at_position((samples, context)))
         buffers = Buffers(samples, context, {name: v.new_zeros(*v.shape, size) for name, v in signals.items()})
         if self.position.is_cuda:
             self.graph = self.record(buffers)
-            self.write_run(before)
+            self.write_state(before)
         return buffers
 
     def record(self, buffers: Buffers) -> torch.cuda.CUDAGraph:
@@ -91,15 +91,15 @@ class GraphStepper:
 
     def take_step(self, buffers: Buffers) -> None:
         """Take the step at `position`: write over the run and into the signals, and move the position on."""
-        new, signals = self.step(self.run, *self.values, *self.at_position(buffers[:2]))
-        self.write_run(new)
+        new, signals = self.step(self.current, *self.values, *self.at_position(buffers[:2]))
+        self.write_state(new)
         for name, v in signals.items():
             buffers.signals[name].index_copy_(-1, self.position, v.detach().unsqueeze(-1))
         self.position.add_(1)
 
-    def write_run(self, new: Run) -> None:
+    def write_state(self, new: TrainState) -> None:
         """Copy the tensors of a run over those of this stepper's."""
-        for old, fresh in zip(tree_leaves(self.run), tree_leaves(new), strict=True):
+        for old, fresh in zip(tree_leaves(self.current), tree_leaves(new), strict=True):
             old.copy_(fresh)
 
     def at_position(self, of_block: Tree) -> Tree:

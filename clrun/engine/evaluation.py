@@ -11,7 +11,7 @@ from torch import Tensor
 from clrun.data.batches import StepContext, pad_rows
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import TaskStream, TaskTables
-from clrun.engine.state import Run
+from clrun.engine.state import TrainState
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import BARRED, Strategy
 
@@ -34,7 +34,7 @@ class Evaluator:
     hp: Any  # the strategy's Hyper of all runs
     chunk_size: int = 1024  # samples per forward pass
 
-    def evaluate(self, run: Run, horizon: int | None, part: str) -> Evaluation:
+    def evaluate(self, current: TrainState, horizon: int | None, part: str) -> Evaluation:
         """Return the evaluation of all runs.
 
         horizon: the newest task seen so far, which decides on the outputs that may answer; None before any training.
@@ -42,12 +42,14 @@ class Evaluator:
         """
         C, correct = self.strategy.data.outputs, []
         confusion = torch.zeros(self.vectorizer.runs, C * C, dtype=torch.long)
-        for predicted, labels, valid in self.predictions(run, horizon, part):
+        for predicted, labels, valid in self.predictions(current, horizon, part):
             correct.append(((predicted == labels) & valid).sum(-1))
             confusion.scatter_add_(1, labels * C + predicted, valid.long())
         return Evaluation(torch.stack(correct, -1), confusion.view(-1, C, C))
 
-    def predictions(self, run: Run, horizon: int | None, part: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def predictions(
+        self, current: TrainState, horizon: int | None, part: str
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield for every task, on the host: predicted outputs (R, n), labels (R, n), and (R, n) bool, False where a
         run has fewer than n samples."""
         predict = self.vectorizer.vectorize(partial(predict_outputs, self.strategy), (0, 0, 0, 0, None))
@@ -58,7 +60,7 @@ class Evaluator:
             images = [getattr(stream, part)[task] for stream in self.streams]
             padded, valid = pad_rows([self.strategy.data.rows(pool, task) for pool in images])
             rows = self.vectorizer.stack_trees(list(padded))
-            chunks = [predict(run, self.hp, tables, chunk, seen) for chunk in rows.split(self.chunk_size, -1)]
+            chunks = [predict(current, self.hp, tables, chunk, seen) for chunk in rows.split(self.chunk_size, -1)]
             predicted, labels = (self.vectorizer.unstack_to_host(torch.cat(v, -1)) for v in zip(*chunks, strict=True))
             yield predicted, labels, valid.bool()
 
@@ -69,25 +71,25 @@ def untrained_tables(tables: TaskTables) -> TaskTables:
 
 
 def predict_outputs(
-    strategy: Strategy, run: Run, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
+    strategy: Strategy, current: TrainState, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return one run's predicted outputs (n,) and the labels (n,) of the samples at `rows` (n,)."""
-    logits, labels = deployed_logits(strategy, run, hp, tables, rows, horizon)
+    logits, labels = deployed_logits(strategy, current, hp, tables, rows, horizon)
     return logits.argmax(-1), labels
 
 
 def deployed_logits(
-    strategy: Strategy, run: Run, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
+    strategy: Strategy, current: TrainState, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return one run's logits (n, C) for the samples at `rows` (n,), and their labels (n,).
 
     The weights are those that the strategy deploys, and batch norm uses its running statistics. The logit of an output
     that may not answer, horizon () being the newest task seen, is BARRED.
     """
-    evaluated = strategy.eval_mode(run.stats)
+    evaluated = strategy.eval_mode(current.stats)
     noise = torch.zeros(DRAWS, 0, device=rows.device)
     context = StepContext(horizon, horizon, torch.zeros((), device=rows.device), noise)
     batch = evaluated.data.batch(tables, rows, torch.ones_like(rows), context, augment=False)
-    theta = evaluated.deploy(run.theta, run.state, hp)
-    logits = evaluated.logits(theta, run.state, hp, batch.x, batch.t)
+    theta = evaluated.deploy(current.theta, current.state, hp)
+    logits = evaluated.logits(theta, current.state, hp, batch.x, batch.t)
     return logits.masked_fill(~batch.active, BARRED), batch.y

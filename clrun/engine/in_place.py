@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
-from clrun.engine.state import QUADRATIC, Run, Signals
+from clrun.engine.state import QUADRATIC, Signals, TrainState
 from clrun.engine.step import signals_of
 from clrun.engine.steppers import Block, counting
 from clrun.models import SplitTheta
@@ -32,16 +32,18 @@ Pieces = list[Tensor]  # a vector (P,), split into its named parts: views of it,
 class InPlaceStepper:
     """A stepper for one run alone. It works on a copy of the run that it is given."""
 
-    def __init__(self, strategy: Strategy, optimizer: Optimizer, run: Run, lr: Tensor, hp: Any, tables: TaskTables):
-        self.strategy, self.run, self.lr, self.hp, self.tables = strategy, copied(run), lr, hp, tables
+    def __init__(
+        self, strategy: Strategy, optimizer: Optimizer, current: TrainState, lr: Tensor, hp: Any, tables: TaskTables
+    ):
+        self.strategy, self.current, self.lr, self.hp, self.tables = strategy, copied(current), lr, hp, tables
         self.restricts, self.watches_moves = overrides(strategy, "restrict"), overrides(strategy, "after_move")
         self.by_leaf = not (self.restricts or overrides(strategy, "gradient"))
-        layout, theta = strategy.net.layout, self.run.theta
+        layout, theta = strategy.net.layout, self.current.theta
         self.split: Cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
         self.split_theta = SplitTheta.of(layout, theta)
-        self.move = optimizer.in_place(theta, self.run.opt, self.split)
+        self.move = optimizer.in_place(theta, self.current.opt, self.split)
         self.penalty = InPlacePenalty(theta, self.split)
-        self.penalty.update(strategy.quadratic(self.run.state, hp))
+        self.penalty.update(strategy.quadratic(self.current.state, hp))
         self.not_monitored = theta.new_tensor(torch.nan)
 
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
@@ -54,35 +56,35 @@ class InPlaceStepper:
             log.append(self.take_step(next(batches) if sizes[k] == full else next(batches).first(sizes[k]), monitored))
         return {name: torch.stack([signals[name] for signals in log]) for name in log[0]}
 
-    def snapshot(self) -> Run:
-        return copied(self.run)
+    def snapshot(self) -> TrainState:
+        return copied(self.current)
 
     def take_step(self, batch: Batch, monitored: bool) -> Signals:
         """Take one step and return its signals {name: ()}; those in `MONITORED` are nan unless `monitored`."""
-        strategy, theta, state = self.strategy, self.run.theta, self.run.state
+        strategy, theta, state = self.strategy, self.current.theta, self.current.state
         g, loss, aux = self.gradient(batch)
         if self.penalty.quadratic is not None:
             g = self.penalty.add_gradient(g, in_place=self.by_leaf)
             aux = aux | {QUADRATIC: self.penalty.value() if monitored else self.not_monitored}
-        stats = strategy.net.updated_statistics(theta, self.run.stats, batch.x)
+        stats = strategy.net.updated_statistics(theta, self.current.stats, batch.x)
         before = theta.clone() if self.restricts or self.watches_moves else theta
         self.move(g, self.lr)
         if self.restricts:
             theta.copy_(before + strategy.restrict(theta - before, g[0], before, state, self.hp, batch))
         new = strategy.after_step(state, self.hp, batch, aux)
         new = unaliased(strategy.after_move(new, before, theta, aux), theta) if self.watches_moves else new
-        self.run = self.run._replace(stats=stats, state=new)
+        self.current = self.current._replace(stats=stats, state=new)
         if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
         return signals_of(loss, norm_of(g) if monitored else self.not_monitored, aux)
 
     def gradient(self, batch: Batch) -> tuple[Pieces, Tensor, dict[str, Tensor]]:
         """Return the gradient of the loss, split as theta is, the loss () and aux."""
-        arguments = self.run.state, self.hp, batch
+        arguments = self.current.state, self.hp, batch
         if self.by_leaf:
             leaves = self.split_theta.leaves
             return gradient_by_leaf(self.strategy.loss, self.split_theta, leaves, self.split, *arguments)
-        g, loss, aux = self.strategy.gradient(self.run.theta, *arguments)
+        g, loss, aux = self.strategy.gradient(self.current.theta, *arguments)
         return [g], loss, aux
 
 
@@ -128,9 +130,9 @@ def norm_of(g: Pieces) -> Tensor:
     return torch.stack([torch.dot(v.view(-1), v.view(-1)) for v in g]).sum().sqrt()
 
 
-def copied(run: Run) -> Run:
+def copied(current: TrainState) -> TrainState:
     """Return the run with a copy of what steps write over; its state and statistics are exchanged, never changed."""
-    return run._replace(theta=run.theta.clone(), opt=tree_map(torch.clone, run.opt))
+    return current._replace(theta=current.theta.clone(), opt=tree_map(torch.clone, current.opt))
 
 
 def overrides(strategy: Strategy, hook: str) -> bool:

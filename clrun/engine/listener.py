@@ -1,6 +1,6 @@
 """Who is informed while a stack is trained."""
 
-from clrun.engine.state import PartialStage, Run
+from clrun.engine.state import PartialStage, TrainState
 
 
 class TrainingListener:
@@ -12,5 +12,5 @@ class TrainingListener:
     def steps_taken(self, steps: int) -> None:
         """So many more steps of the pass are done."""
 
-    def block_ended(self, run: Run, partial: PartialStage) -> None:
-        """A block of steps is done. Training can continue from `run` and `partial`, whose tensors never change."""
+    def block_ended(self, current: TrainState, partial: PartialStage) -> None:
+        """A block of steps is done. Training can continue from `current` and `partial`, whose tensors never change."""

@@ -1,8 +1,9 @@
 """The engine: R runs that differ only in values are trained at once, by one loop.
 
-A run is a tuple of tensors (`state.Run`), and everything that is done to it is a function of tensors. A `Stack` holds
-R runs of one strategy, network and optimizer, and trains them stage by stage. R = 1 is the ordinary case. The engine
-knows no strategy, no scenario and no task number: these are hooks of the strategy and tables of the data.
+The state of a run is a tuple of tensors (`state.TrainState`), and everything that is done to it is a function of
+tensors. A `Stack` holds R runs of one strategy, network and optimizer, and trains them stage by stage. R = 1 is the
+ordinary case. The engine knows no strategy, no scenario and no task number: these are hooks of the strategy and tables
+of the data.
 
 Where to find what:
 
@@ -41,7 +42,7 @@ from clrun.engine.health import diagnose
 from clrun.engine.in_place import InPlaceStepper
 from clrun.engine.listener import TrainingListener
 from clrun.engine.schedule import SampleSchedule
-from clrun.engine.state import PartialStage, Run, Signals, StageReport
+from clrun.engine.state import PartialStage, Signals, StageReport, TrainState
 from clrun.engine.step import Step, make_step, skipping_empty_batches
 from clrun.engine.steppers import Block, EagerStepper, Stepper
 from clrun.engine.vectorize import Vectorizer
@@ -61,7 +62,7 @@ CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0)))
 class Stack:
     """R runs of one strategy, network and optimizer on the same images, and the loop that trains them.
 
-    Values that may differ between the runs, and everything in a `Run`, have a leading axis R; one run alone has none.
+    Values that may differ between the runs, and everything in a `TrainState`, have a leading axis R; a run alone has none.
     """
 
     strategy: Strategy
@@ -103,32 +104,32 @@ class Stack:
 
     # ------------------------------------------------------------ the state of the runs
 
-    def initialize(self, stage: int = 0) -> Run:
+    def initialize(self, stage: int = 0) -> TrainState:
         """Return the runs as they are before any training; for a strategy that restarts, before any of a stage."""
         theta, stats = self.vectorizer.stack_trees([initializer(stage) for initializer in self.initializers])
         state = self.vectorizer.vectorize(self.strategy.init)(theta)
         # The state gets tensors of its own: a strategy may have put theta itself into it.
-        return Run(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state))
+        return TrainState(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state))
 
     def fresh_optimizer(self, theta: Tensor) -> Any:
         """Return the optimizer's state before its first step."""
         return self.vectorizer.vectorize(self.optimizer.init)(theta)
 
-    def begin_stage(self, run: Run, stage: int) -> Run:
+    def begin_stage(self, current: TrainState, stage: int) -> TrainState:
         """Return the runs with what a stage starts afresh: nothing, the optimizer, or the whole network."""
         if stage == 0 or not (self.reset or self.strategy.restart):
-            return run
-        fresh = self.initialize(stage) if self.strategy.restart else run
-        return run._replace(theta=fresh.theta, stats=fresh.stats, opt=self.fresh_optimizer(fresh.theta))
+            return current
+        fresh = self.initialize(stage) if self.strategy.restart else current
+        return current._replace(theta=fresh.theta, stats=fresh.stats, opt=self.fresh_optimizer(fresh.theta))
 
     def resume_at(self, step: int) -> None:
         """Continue to count from a run's step `step`, which an earlier process has reached."""
         self.step = step
 
-    def state_bytes(self, run: Run) -> int:
+    def state_bytes(self, current: TrainState) -> int:
         """Return the bytes that one run keeps for its strategy: its state, and what the strategy added to theta."""
-        state = sum(v.numel() * v.element_size() for v in tree_leaves(run.state)) // len(self.seeds)
-        theta = run.theta if self.alone else run.theta[0]
+        state = sum(v.numel() * v.element_size() for v in tree_leaves(current.state)) // len(self.seeds)
+        theta = current.theta if self.alone else current.theta[0]
         network = sum(p.numel() for p in self.strategy.net.network.parameters().values())
         return state + (theta.numel() - network) * theta.element_size()
 
@@ -144,46 +145,48 @@ class Stack:
         """Return a stage of which nothing is done yet."""
         return PartialStage(self.blank_report(stage))
 
-    def evaluate_untrained(self, run: Run) -> StageReport:
+    def evaluate_untrained(self, current: TrainState) -> StageReport:
         """Return the report of stage -1: accuracies before any training."""
         report = self.blank_report(-1)
-        self.evaluate(run, None, report)
+        self.evaluate(current, None, report)
         return report
 
     def learn(
-        self, run: Run, stage: int, partial: PartialStage | None = None, listener: TrainingListener = SILENT
-    ) -> tuple[Run, StageReport]:
+        self, current: TrainState, stage: int, partial: PartialStage | None = None, listener: TrainingListener = SILENT
+    ) -> tuple[TrainState, StageReport]:
         """Train the runs on one stage, evaluate them on all tasks, and return them and the report of the stage.
 
-        partial: what is done of this stage already, `run` being as it was then; None for a stage from its beginning.
+        partial: what is done of this stage already, `current` being as it was then; None for a stage from its beginning.
         """
         if partial is None:
-            run, partial = self.begin_stage(run, stage), self.new_stage(stage)
+            current, partial = self.begin_stage(current, stage), self.new_stage(stage)
         if self.strategy.visible(stage):
-            run, partial = self.run_phases(run, partial, listener)
+            current, partial = self.run_phases(current, partial, listener)
         report = partial.report
-        diagnoses = diagnose(self.strategy, self.vectorizer, run, self.hp, partial.signals)
+        diagnoses = diagnose(self.strategy, self.vectorizer, current, self.hp, partial.signals)
         report.health = [diagnosis.health for diagnosis in diagnoses]
         report.divergence = [diagnosis.divergence for diagnosis in diagnoses]
-        self.evaluate(run, self.schedule.horizon(stage), report)
+        self.evaluate(current, self.schedule.horizon(stage), report)
         report.step = self.step
-        return run, report
+        return current, report
 
-    def run_phases(self, run: Run, partial: PartialStage, listener: TrainingListener) -> tuple[Run, PartialStage]:
+    def run_phases(
+        self, current: TrainState, partial: PartialStage, listener: TrainingListener
+    ) -> tuple[TrainState, PartialStage]:
         """Train and consolidate in each pass that the strategy makes over a task, from `partial` on."""
         while True:
-            run, partial = self.train(run, partial, listener)
-            run = self.consolidate(run, partial)
+            current, partial = self.train(current, partial, listener)
+            current = self.consolidate(current, partial)
             if partial.phase + 1 == len(self.strategy.phases):
-                return run, partial
+                return current, partial
             partial = partial.next_phase()
 
-    def evaluate(self, run: Run, horizon: int | None, report: StageReport) -> None:
+    def evaluate(self, current: TrainState, horizon: int | None, report: StageReport) -> None:
         """Enter the accuracies at the end of a stage into its report. horizon: as `Evaluator.evaluate` takes it."""
         with self.timed(report, "eval"):
-            report.correct, report.confusion = self.evaluator.evaluate(run, horizon, "test")
+            report.correct, report.confusion = self.evaluator.evaluate(current, horizon, "test")
             if self.validate:
-                report.validation = self.evaluator.evaluate(run, horizon, "validation").correct
+                report.validation = self.evaluator.evaluate(current, horizon, "validation").correct
 
     @contextmanager
     def timed(self, report: StageReport, activity: str) -> Iterator[None]:
@@ -196,23 +199,25 @@ class Stack:
 
     # ------------------------------------------------------------ the steps of a pass
 
-    def train(self, run: Run, partial: PartialStage, listener: TrainingListener = SILENT) -> tuple[Run, PartialStage]:
-        """Take what is left of the steps of a pass, unless all runs have diverged. `run` itself stays as it is."""
+    def train(
+        self, current: TrainState, partial: PartialStage, listener: TrainingListener = SILENT
+    ) -> tuple[TrainState, PartialStage]:
+        """Take what is left of the steps of a pass, unless all runs have diverged. `current` itself stays as it is."""
         stage = partial.report.stage
         samplers = self.schedule.samplers(stage, self.strategy.phases[partial.phase])
         total = max(sampler.steps for sampler in samplers)
         listener.pass_started(stage, total)
         listener.steps_taken(partial.start)
-        stepper = self.make_stepper(run, samplers)
+        stepper = self.make_stepper(current, samplers)
         while partial.start < total and not self.has_diverged(partial):
             size = min(self.blocks.size(partial.start, self.step, self.seconds_per_step), total - partial.start)
             signals = self.train_block(stepper, samplers, partial, size, listener)
             partial = partial.extended(signals, size)
-            run = stepper.snapshot() if partial.start < total else stepper.run
+            current = stepper.snapshot() if partial.start < total else stepper.current
             self.step += size
-            self.evaluate_if_due(run, partial.report)
-            listener.block_ended(run, partial)
-        return run, partial
+            self.evaluate_if_due(current, partial.report)
+            listener.block_ended(current, partial)
+        return current, partial
 
     def has_diverged(self, partial: PartialStage) -> bool:
         """Return whether all runs have diverged. That is asked at certain steps only, so that a run stops at the same
@@ -242,34 +247,36 @@ class Stack:
                 index(self.tables, rows, weight.to(self.lr.dtype)),
                 StepContext(*self.stage_and_horizon(partial.report.stage), progress, noise),
                 partial.start,
-                batch_sizes[0].tolist() if self.cuts_batches(stepper.run) else None,
+                batch_sizes[0].tolist() if self.cuts_batches(stepper.current) else None,
             )
             signals = stepper.run_steps(block, listener.steps_taken)
             signals = {name: self.vectorizer.unstack_to_host(v) for name, v in signals.items()}
         self.seconds_per_step = (perf_counter() - began) / size
         return signals | {"present": batch_sizes > 0}
 
-    def cuts_batches(self, run: Run) -> bool:
+    def cuts_batches(self, current: TrainState) -> bool:
         """Return whether a batch that is not full is cut to its size rather than padded with samples of weight 0.
 
         Runs of a stack, and graphs, need batches of one size; a compiled step would be compiled anew for another size,
         which is worth it only for batch norm, as it must not see the padding.
         """
-        return self.alone and not self.use_graph and (bool(run.stats) or not self.compile)
+        return self.alone and not self.use_graph and (bool(current.stats) or not self.compile)
 
     def stage_and_horizon(self, stage: int) -> tuple[Tensor, Tensor]:
         """Return the stage () and its horizon (), int64, on the device."""
         horizon = self.schedule.horizon(stage)
         return torch.tensor(stage, device=self.device), torch.tensor(horizon, device=self.device)
 
-    def make_stepper(self, run: Run, samplers: Sequence[EpochSampler]) -> Stepper:
-        """Return what takes the steps of a pass, starting from `run`, which itself stays as it is."""
+    def make_stepper(self, current: TrainState, samplers: Sequence[EpochSampler]) -> Stepper:
+        """Return what takes the steps of a pass, starting from `current`, which itself stays as it is."""
         values = self.lr, self.hp, self.tables
         if self.alone and not (self.use_graph or self.compile):
-            return InPlaceStepper(self.strategy, self.optimizer, run, *values)
+            return InPlaceStepper(self.strategy, self.optimizer, current, *values)
         unequal = not self.alone and len({(sampler.steps, sampler.epoch_steps) for sampler in samplers}) > 1
         step = self.step_of_unequal_tasks if unequal else self.step_of_equal_tasks
-        return GraphStepper(step, run, values, self.alone) if self.use_graph else EagerStepper(step, run, values)
+        return (
+            GraphStepper(step, current, values, self.alone) if self.use_graph else EagerStepper(step, current, values)
+        )
 
     @cached_property  # so that it is compiled once, not once per stage
     def step_of_equal_tasks(self) -> Step:
@@ -286,26 +293,26 @@ class Stack:
         """Return the step compiled, if this stack compiles its step."""
         return torch.compile(step, dynamic=False) if self.compile else step
 
-    def evaluate_if_due(self, run: Run, report: StageReport) -> None:
+    def evaluate_if_due(self, current: TrainState, report: StageReport) -> None:
         """Evaluate the runs within a task, at every multiple of `evaluate_every` steps."""
         if self.evaluate_every and self.step % self.evaluate_every == 0:
             with self.timed(report, "eval"):
-                correct = self.evaluator.evaluate(run, self.schedule.horizon(report.stage), "test").correct
+                correct = self.evaluator.evaluate(current, self.schedule.horizon(report.stage), "test").correct
                 report.over_training.append((self.step, correct))
 
     # ------------------------------------------------------------ the end of a pass
 
-    def consolidate(self, run: Run, partial: PartialStage) -> Run:
+    def consolidate(self, current: TrainState, partial: PartialStage) -> TrainState:
         """Return the runs after the strategy's `after_phase`, which may use all samples of the pass once more."""
         phase = self.strategy.phases[partial.phase]
 
-        def after_phase(run: Run, hp: Any, pool: Pool) -> tuple[Tensor, Any]:
-            return self.strategy.eval_mode(run.stats).after_phase(phase, run.theta, run.state, hp, pool)
+        def after_phase(current: TrainState, hp: Any, pool: Pool) -> tuple[Tensor, Any]:
+            return self.strategy.eval_mode(current.stats).after_phase(phase, current.theta, current.state, hp, pool)
 
         with self.timed(partial.report, "consolidate"):
-            pool = self.pool(partial.report.stage, phase, run.theta.dtype)
-            theta, state = self.vectorizer.vectorize(after_phase, CONSOLIDATION_DIMS)(run, self.hp, pool)
-        return run._replace(theta=theta, state=tree_map(torch.clone, state))
+            pool = self.pool(partial.report.stage, phase, current.theta.dtype)
+            theta, state = self.vectorizer.vectorize(after_phase, CONSOLIDATION_DIMS)(current, self.hp, pool)
+        return current._replace(theta=theta, state=tree_map(torch.clone, state))
 
     def pool(self, stage: int, phase: str, dtype: torch.dtype) -> Pool:
         """Return all samples that the runs saw in a pass, in random order. dtype: of their weights."""

@@ -17,7 +17,7 @@ MONITORED = (NORM, QUADRATIC)
 Signals = dict[str, Tensor]  # what the steps of a pass report: {name: (R, S)}; of a single step of one run {name: ()}
 
 
-class Run(NamedTuple):
+class TrainState(NamedTuple):
     """All that changes while a run is trained. In a stack of R > 1 runs every tensor has a leading axis R."""
 
     theta: Tensor  # (P,)
@@ -52,7 +52,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class PartialStage:
-    """How far a stage has got, and what it has reported so far: enough, with the `Run`, to continue it from there."""
+    """How far a stage has got, and what it has reported so far: enough, with the `TrainState`, to go on."""
 
     report: StageReport
     phase: int = 0  # index in `strategy.phases` of the pass that is under way

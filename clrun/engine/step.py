@@ -15,29 +15,29 @@ from torch.utils._pytree import tree_map
 
 from clrun.data.batches import Batch, SampleIndex, StepContext
 from clrun.data.tasks import TaskTables
-from clrun.engine.state import NORM, QUADRATIC, Run, Signals
+from clrun.engine.state import NORM, QUADRATIC, Signals, TrainState
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy, Tree
 
 StepValues = tuple[Tensor, Any, TaskTables]  # lr (R,), the strategy's Hyper, the tables: the same at every step
 
 # (run, lr (), the strategy's Hyper, tables, samples, context) -> the run after the step, signals {name: ()}
-Step = Callable[[Run, Tensor, Any, TaskTables, SampleIndex, StepContext], tuple[Run, Signals]]
+Step = Callable[[TrainState, Tensor, Any, TaskTables, SampleIndex, StepContext], tuple[TrainState, Signals]]
 
 
 def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
     """Return the step of one run. It changes none of its arguments."""
 
     def step(
-        run: Run, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
-    ) -> tuple[Run, Signals]:
+        current: TrainState, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
+    ) -> tuple[TrainState, Signals]:
         batch = strategy.data.gather(tables, samples, context)
-        g, loss, aux = whole_gradient(strategy, run.theta, run.state, hp, batch)
-        delta, opt = optimizer.update(g, run.opt, lr, run.theta)
-        theta = run.theta + strategy.restrict(delta, g, run.theta, run.state, hp, batch)
-        state = strategy.after_move(strategy.after_step(run.state, hp, batch, aux), run.theta, theta, aux)
-        stats = strategy.net.updated_statistics(run.theta, run.stats, batch.x)
-        return Run(theta, opt, stats, state), signals_of(loss, (g @ g).sqrt(), aux)
+        g, loss, aux = whole_gradient(strategy, current.theta, current.state, hp, batch)
+        delta, opt = optimizer.update(g, current.opt, lr, current.theta)
+        theta = current.theta + strategy.restrict(delta, g, current.theta, current.state, hp, batch)
+        state = strategy.after_move(strategy.after_step(current.state, hp, batch, aux), current.theta, theta, aux)
+        stats = strategy.net.updated_statistics(current.theta, current.stats, batch.x)
+        return TrainState(theta, opt, stats, state), signals_of(loss, (g @ g).sqrt(), aux)
 
     return step
 
@@ -60,12 +60,12 @@ def skipping_empty_batches(step: Step) -> Step:
     task of one run may be over before its neighbours'."""
 
     def step_or_stay(
-        run: Run, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
-    ) -> tuple[Run, Signals]:
-        new, signals = step(run, lr, hp, tables, samples, context)
+        current: TrainState, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
+    ) -> tuple[TrainState, Signals]:
+        new, signals = step(current, lr, hp, tables, samples, context)
         active = samples.weight.any()
         signals = {name: torch.where(active, v, 0) for name, v in signals.items()}
-        return tree_map(lambda fresh, old: torch.where(active, fresh, old), new, run), signals
+        return tree_map(lambda fresh, old: torch.where(active, fresh, old), new, current), signals
 
     return step_or_stay
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 
 from clrun.data.batches import SampleIndex, StepContext, split_steps
-from clrun.engine.state import Run, Signals
+from clrun.engine.state import Signals, TrainState
 from clrun.engine.step import Step, StepValues
 
 REPORT_INTERVAL = 64  # steps between two calls that report how many were taken
@@ -39,7 +39,7 @@ class Stepper(Protocol):
     """An object that takes the steps of a pass. run: the run (or stack of runs) after the steps so far; the next steps
     may write over its tensors."""
 
-    run: Run
+    current: TrainState
 
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
         """Take the K steps of a block and return their signals {name: (R, K)}, (K,) for one run alone.
@@ -47,15 +47,15 @@ class Stepper(Protocol):
         on_steps: is called now and then with the number of steps taken since its last call.
         """
 
-    def snapshot(self) -> Run:
+    def snapshot(self) -> TrainState:
         """Return the run after the steps so far, in tensors that no later step changes."""
 
 
 class EagerStepper:
     """A stepper that calls a pure step again and again."""
 
-    def __init__(self, step: Step, run: Run, values: StepValues):
-        self.step, self.run, self.values = step, run, values
+    def __init__(self, step: Step, current: TrainState, values: StepValues):
+        self.step, self.current, self.values = step, current, values
 
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
         steps: Iterable[tuple[SampleIndex, StepContext]] = split_steps(block.samples, block.context)
@@ -66,11 +66,11 @@ class EagerStepper:
 
     def take_step(self, samples: SampleIndex, context: StepContext) -> Signals:
         """Take one step and return its signals {name: (R,)}."""
-        self.run, signals = self.step(self.run, *self.values, samples, context)
+        self.current, signals = self.step(self.current, *self.values, samples, context)
         return signals
 
-    def snapshot(self) -> Run:
-        return self.run
+    def snapshot(self) -> TrainState:
+        return self.current
 
 
 def shortened(samples: SampleIndex, context: StepContext, n: int) -> tuple[SampleIndex, StepContext]:

@@ -1,8 +1,8 @@
 """The file `checkpoint.safetensors` in a run's directory, from which the same command continues the run.
 
-It holds tensors by name: the leaves of the engine's `Run`, and within a task the signals of the steps so far. All else
-(what has been measured, counted and warned of) is JSON, kept as bytes in the tensor `notes`. The state of random
-generators is not saved: the samples of an epoch follow from the seed and the epoch's number. Nothing in the file is
+It holds tensors by name: the leaves of the engine's `TrainState`, and within a task the signals of the steps so far.
+All else (what has been measured, counted and warned of) is JSON, kept as bytes in the tensor `notes`. The state of
+random generators is not saved: the samples of an epoch follow from the seed and the epoch's number. Nothing in the file is
 code, so reading a checkpoint executes none.
 
 The shapes of the tensors are those of one run; every run of a stack has a checkpoint in its own directory.

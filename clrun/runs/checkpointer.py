@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import KeyPath, keystr, tree_flatten_with_path, tree_map, tree_unflatten
 
 from clrun.engine.stack import Stack
-from clrun.engine.state import PartialStage, Run
+from clrun.engine.state import PartialStage, TrainState
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
 from clrun.runs.checkpoint import Checkpoint, InvalidCheckpoint, Position
@@ -26,9 +26,9 @@ ARRAY_FIELDS = ("correct", "validation_correct")
 # ---------------------------------------------------------------- a run's state as named tensors, and back
 
 
-def named_tensors(run: Run) -> dict[str, Tensor]:
+def named_tensors(current: TrainState) -> dict[str, Tensor]:
     """Return the leaves of a run by their path: "run.theta", "run.opt.m", "run.own[0]" ..."""
-    return {tensor_name(path): v for path, v in tree_flatten_with_path(run)[0]}
+    return {tensor_name(path): v for path, v in tree_flatten_with_path(current)[0]}
 
 
 def tensor_name(path: KeyPath) -> str:
@@ -37,12 +37,12 @@ def tensor_name(path: KeyPath) -> str:
     return f"run.own{place.removeprefix('.state')}" if place.startswith(".state") else f"run{place}"
 
 
-def run_of_stack(run: Run, r: int, alone: bool) -> Run:
+def run_of_stack(current: TrainState, r: int, alone: bool) -> TrainState:
     """Return run r of a stack's state, on the host: views of tensors that are there already."""
-    return tree_map(lambda v: (v if alone else v[r]).detach().cpu(), run)
+    return tree_map(lambda v: (v if alone else v[r]).detach().cpu(), current)
 
 
-def restore_run(stack: Stack, saved: Sequence[Checkpoint]) -> Run:
+def restore_run(stack: Stack, saved: Sequence[Checkpoint]) -> TrainState:
     """Return the state of a stack from the checkpoints of its runs.
 
     Raise InvalidCheckpoint where the state's shapes differ, as after the code of the strategy was changed.
@@ -134,7 +134,7 @@ class ResumePoint:
     """A point from which a stack can continue. Its tensors are never changed; all else in it is a copy."""
 
     position: Position
-    run: Run
+    current: TrainState
     notes: Sequence[Mapping[str, Any]]  # [r]
     partial: PartialStage | None
 
@@ -162,23 +162,23 @@ class Checkpointer:
         self.latest: ResumePoint | None = None
         self.written: ResumePoint | None = None
 
-    def start(self, run: Run, stage: int, partial: PartialStage | None) -> None:
+    def start(self, current: TrainState, stage: int, partial: PartialStage | None) -> None:
         """Remember the point from which training starts, which needs no writing. `stage` tasks are over."""
-        self.latest = point = self.after_tasks(run, stage)
+        self.latest = point = self.after_tasks(current, stage)
         if partial is not None:
-            self.latest = self.within_task(point, run, partial)
+            self.latest = self.within_task(point, current, partial)
         self.written = self.latest
 
-    def end_task(self, run: Run, stage: int) -> None:
+    def end_task(self, current: TrainState, stage: int) -> None:
         """Write a checkpoint: `stage` tasks are over."""
-        self.latest = self.after_tasks(run, stage)
+        self.latest = self.after_tasks(current, stage)
         self.write(self.latest)
 
-    def end_block(self, run: Run, partial: PartialStage) -> None:
+    def end_block(self, current: TrainState, partial: PartialStage) -> None:
         """Remember a point within a task, and write it if the last checkpoint is older than `every` seconds."""
         if self.latest is None:
             raise RuntimeError("the checkpointer was not started")
-        self.latest = self.within_task(self.latest, run, partial)
+        self.latest = self.within_task(self.latest, current, partial)
         if self.every and monotonic() - self.written_at >= self.every:
             self.write(self.latest)
 
@@ -197,17 +197,17 @@ class Checkpointer:
         if point is self.written or self.write(point):
             self.report(f"saved after {point.position}; the same command continues from there.")
 
-    def after_tasks(self, run: Run, stage: int) -> ResumePoint:
+    def after_tasks(self, current: TrainState, stage: int) -> ResumePoint:
         """Return the point at which `stage` tasks are over."""
         position = Position(stage, (), self.stack.step)
-        return ResumePoint(position, run, [outcome_notes(outcome) for outcome in self.outcomes], None)
+        return ResumePoint(position, current, [outcome_notes(outcome) for outcome in self.outcomes], None)
 
-    def within_task(self, start: ResumePoint, run: Run, partial: PartialStage) -> ResumePoint:
+    def within_task(self, start: ResumePoint, current: TrainState, partial: PartialStage) -> ResumePoint:
         """Return a point within a task. What the outcomes have measured is as it was at the start of the task."""
         passes = tuple(signals["loss"].shape[1] for signals in partial.signals)
         shares = partial_stage_notes(partial, len(self.outcomes))
         notes = [{**n, "half": share} for n, share in zip(start.notes, shares, strict=True)]
-        return ResumePoint(Position(start.position.stage, passes, self.stack.step), run, notes, partial)
+        return ResumePoint(Position(start.position.stage, passes, self.stack.step), current, notes, partial)
 
     def write(self, point: ResumePoint) -> bool:
         """Write the checkpoint of every run into its directory, and return whether that succeeded."""
@@ -222,7 +222,7 @@ class Checkpointer:
 
     def checkpoint_of(self, point: ResumePoint, r: int) -> Checkpoint:
         """Return run r's part of a point."""
-        tensors = named_tensors(run_of_stack(point.run, r, self.stack.alone))
+        tensors = named_tensors(run_of_stack(point.current, r, self.stack.alone))
         signals = named_signals(point.partial, r) if point.partial else {}
         costs = dict(point.notes[r]["costs"])
         for name, value in self.unrecorded_costs().items():

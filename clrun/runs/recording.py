@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
-from clrun.engine.state import Divergence, Run, StageReport
+from clrun.engine.state import Divergence, StageReport, TrainState
 from clrun.results import run_files
 from clrun.results.costs import carbon, money
 from clrun.results.outcome import Outcome, RunStatus
@@ -191,11 +191,11 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
         outcome.costs["money"] = money(costs["wall_seconds"], settings["price_per_hour"])
 
 
-def state_bytes(stack: Stack, run: Run, prepared: Prepared) -> int:
+def state_bytes(stack: Stack, current: TrainState, prepared: Prepared) -> int:
     """Return the bytes that a run of a stack must keep beside its network: the strategy's tensors, and the images that
     it trains on again: those in its memory, and those of tasks other than the stage's own."""
-    stored = stack.strategy.stored_samples(run.state)
-    return stack.state_bytes(run) + (stored + revisited(prepared, stack)) * prepared.images.x[0].numel()
+    stored = stack.strategy.stored_samples(current.state)
+    return stack.state_bytes(current) + (stored + revisited(prepared, stack)) * prepared.images.x[0].numel()
 
 
 def revisited(prepared: Prepared, stack: Stack) -> int:

@@ -20,7 +20,7 @@ from clrun.config.settings import Settings
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.listener import TrainingListener
 from clrun.engine.stack import Stack
-from clrun.engine.state import PartialStage, Run, StageReport
+from clrun.engine.state import PartialStage, StageReport, TrainState
 from clrun.results import run_files
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
@@ -189,24 +189,24 @@ def kept_after_the_end(prepared: Prepared, position: Position) -> bool:
 
 def resume_or_initialize(
     stack: Stack, runs: Sequence[Prepared], recorder: "Recorder"
-) -> tuple[Run, int, PartialStage | None]:
+) -> tuple[TrainState, int, PartialStage | None]:
     """Return the state of a stack, the stage to train next, and what that stage has gathered already: from the
     checkpoints of the runs, or newly initialised."""
-    run, first, partial = resumed(stack, runs, recorder.outcomes) or initialized(stack, recorder)
-    recorder.checkpointer.start(run, first, partial)
-    return run, first, partial
+    current, first, partial = resumed(stack, runs, recorder.outcomes) or initialized(stack, recorder)
+    recorder.checkpointer.start(current, first, partial)
+    return current, first, partial
 
 
-def initialized(stack: Stack, recorder: "Recorder") -> tuple[Run, int, None]:
+def initialized(stack: Stack, recorder: "Recorder") -> tuple[TrainState, int, None]:
     """Return the state of an untrained stack, whose accuracies are recorded."""
-    run = stack.initialize()
-    record_stage(stack.evaluate_untrained(run), recorder.outcomes, recorder.costs)
-    return run, 0, None
+    current = stack.initialize()
+    record_stage(stack.evaluate_untrained(current), recorder.outcomes, recorder.costs)
+    return current, 0, None
 
 
 def resumed(
     stack: Stack, runs: Sequence[Prepared], outcomes: Sequence[Outcome]
-) -> tuple[Run, int, PartialStage | None] | None:
+) -> tuple[TrainState, int, PartialStage | None] | None:
     """Return the state of a stack from checkpoints of one position, and restore what the outcomes have measured.
 
     Return None if there are no checkpoints, or if one cannot be used; then all are set aside.
@@ -217,7 +217,7 @@ def resumed(
     try:
         found = [checkpoint.read(prepared.directory, prepared.id) for prepared in runs]
         saved = [one_run for one_run in found if one_run is not None]  # all of them, as all are at this position
-        run, partial = restore_run(stack, saved), restore_partial_stage(stack, saved)
+        current, partial = restore_run(stack, saved), restore_partial_stage(stack, saved)
     except InvalidCheckpoint as error:
         for prepared in runs:
             checkpoint.set_aside(prepared.directory, str(error), announce)
@@ -226,7 +226,7 @@ def resumed(
     for prepared, outcome, one_run in zip(runs, outcomes, saved, strict=True):
         restore_outcome(outcome, one_run.notes)
         announce(f"{prepared.directory.name} continues after {position}.")
-    return run, position.stage, partial
+    return current, position.stage, partial
 
 
 # ---------------------------------------------------------------- while a stack is trained
@@ -256,9 +256,9 @@ class Recorder(TrainingListener):
         """Report that this many more steps are done."""
         self.progress.advance(steps)
 
-    def block_ended(self, run: Run, partial: PartialStage) -> None:
+    def block_ended(self, current: TrainState, partial: PartialStage) -> None:
         """Let the checkpointer know a point within a task from which training can continue."""
-        self.checkpointer.end_block(run, partial)
+        self.checkpointer.end_block(current, partial)
 
     def stages_to_train(self, first: int) -> Iterator[int]:
         """Yield the stages from `first` to the last, but none after every run has diverged."""
@@ -267,10 +267,10 @@ class Recorder(TrainingListener):
                 return
             yield stage
 
-    def end_stage(self, run: Run, stage: int, report: StageReport) -> None:
+    def end_stage(self, current: TrainState, stage: int, report: StageReport) -> None:
         """Record and write what was measured in a stage, write a checkpoint, and report the accuracies."""
         record_stage(report, self.outcomes, self.costs)
-        self.checkpointer.end_task(run, stage + 1)
+        self.checkpointer.end_task(current, stage + 1)
         seen = self.stack.schedule.horizon(stage) + 1
         rows = [o.accuracy[stage + 1, :seen] for o in self.outcomes if o.status != RunStatus.DIVERGED]
         if rows and self.stack.strategy.visible(stage):
@@ -280,13 +280,15 @@ class Recorder(TrainingListener):
 # ---------------------------------------------------------------- after training
 
 
-def confusion_matrices(stack: Stack, run: Run, last: StageReport | None, outcomes: Sequence[Outcome]) -> Tensor:
+def confusion_matrices(
+    stack: Stack, current: TrainState, last: StageReport | None, outcomes: Sequence[Outcome]
+) -> Tensor:
     """Return (R, C, C) counts [true, predicted]: of the last stage's evaluation, or evaluated anew where there was none
     or where it is not of this state, as after a divergence."""
     diverged = any(outcome.status == RunStatus.DIVERGED for outcome in outcomes)
     if last is None or last.confusion is None or diverged:
         horizon = stack.schedule.horizon(stack.strategy.data.tasks - 1)
-        return stack.evaluator.evaluate(run, horizon, "test").confusion
+        return stack.evaluator.evaluate(current, horizon, "test").confusion
     return last.confusion
 
 

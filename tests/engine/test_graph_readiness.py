@@ -87,7 +87,7 @@ def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
     other = stack_of("strategy=er", "iterations=30")
     run, expected = other.train(other.initialize(), other.new_stage(0))
     torch.testing.assert_close(partial.signals[0]["loss"], expected.signals[0]["loss"], rtol=0, atol=1e-9)
-    torch.testing.assert_close(stepper.run.theta, run.theta, rtol=0, atol=1e-9)
+    torch.testing.assert_close(stepper.current.theta, run.theta, rtol=0, atol=1e-9)
 
 
 def test_a_stack_fills_the_card_and_no_more(prepared_of, monkeypatch):

@@ -122,4 +122,4 @@ def test_the_api_page_shows_the_comments_of_fields():
     extension = str(ROOT / "scripts" / "reference" / "field_comments.py")
     code = griffe.load("clrun", search_paths=[ROOT], extensions=griffe.load_extensions(extension))
     assert code["strategy.Batch"].members["x"].docstring.value.startswith("(B, C, H, W)")
-    assert code["engine.state.Run.theta"].docstring.value == "(P,)"
+    assert code["engine.state.TrainState.theta"].docstring.value == "(P,)"
