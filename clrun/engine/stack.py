@@ -62,7 +62,7 @@ CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0)))
 class Stack:
     """R runs of one strategy, network and optimizer on the same images, and the loop that trains them.
 
-    Values that may differ between the runs, and everything in a `TrainState`, have a leading axis R; a run alone has none.
+    What may differ between the runs, and all of a `TrainState`, has a leading axis R; one run alone has none.
     """
 
     strategy: Strategy
@@ -156,7 +156,7 @@ class Stack:
     ) -> tuple[TrainState, StageReport]:
         """Train the runs on one stage, evaluate them on all tasks, and return them and the report of the stage.
 
-        partial: what is done of this stage already, `current` being as it was then; None for a stage from its beginning.
+        partial: what is done of this stage already, `current` being as it was then; None for a new stage.
         """
         if partial is None:
             current, partial = self.begin_stage(current, stage), self.new_stage(stage)

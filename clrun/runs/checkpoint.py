@@ -2,8 +2,8 @@
 
 It holds tensors by name: the leaves of the engine's `TrainState`, and within a task the signals of the steps so far.
 All else (what has been measured, counted and warned of) is JSON, kept as bytes in the tensor `notes`. The state of
-random generators is not saved: the samples of an epoch follow from the seed and the epoch's number. Nothing in the file is
-code, so reading a checkpoint executes none.
+random generators is not saved: the samples of an epoch follow from the seed and the epoch's number. Nothing in the
+file is code, so reading a checkpoint executes none.
 
 The shapes of the tensors are those of one run; every run of a stack has a checkpoint in its own directory.
 """
