@@ -233,8 +233,8 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
         raise UsageError("optimizer.nesterov=true needs a momentum; e.g. optimizer.momentum=0.9.")
     if strategy.needs_task_id and values["scenario"] != "task" and not values["task_id_at_test"]:
         raise UsageError(
-            f"strategy={strategy.name} must be told the task at test, which scenario={values['scenario']} does not; "
-            f"type scenario=task, or task_id_at_test=true to tell it all the same (such runs are marked)."
+            f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "
+            f"type scenario=task, or task_id_at_test=true to give it the task all the same (such runs are marked)."
         )
     if (values["first_tasks"] or 0) > values["tasks"]:
         raise UsageError(

@@ -21,7 +21,7 @@ from clrun.data.tasks import TaskTables
 from clrun.data.transforms import crop_flip, normalisation, turn
 from clrun.data.values import Values
 
-# Pixels that are gathered at once, where a step needs fewer: so many stay in a processor's cache.
+# Pixels that are gathered at once, where a step needs fewer: this many stay in a processor's cache.
 PIXELS_AT_ONCE = 2**17
 
 

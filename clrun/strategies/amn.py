@@ -16,7 +16,7 @@ layer: M is initially zero, W uniform in +-1/sqrt(H), the product is added right
 sign of its gradient, W by its plain gradient. (Their step is the learning rate times their epsilon, 0.2; here eps is
 the whole step, under any optimizer. They add to transposed axes; here to channels.)
 
-Our reading, as neither paper's method section was available: units at every hidden layer, or at every block's end;
+Our interpretation, as neither paper's method section was at hand: units at every hidden layer, or at every block's end;
 EWC's form and strength; old units stay fixed while a new task trains; direction=adversarial, which follows the 2018
 title to the letter and raises the loss; and memory=class, for "the essence of each class": a task's units are the sum
 of one set for each of its classes, and the set of class c moves along the gradient of -log p(c|x) over the samples of c

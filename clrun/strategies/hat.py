@@ -9,12 +9,12 @@ embedding e_l[t]:
     L = L_t + lambda sum_l,i a_l,i (1 - used_l,i) / sum_l,i (1 - used_l,i)          (eqs. 6, 7)
     dL/de <- dL/de smax (cosh(s e) + 1) / (s (cosh(e) + 1)),   |e| <= 6          (eq. 5)
 
-Inputs count as used. So do the outputs of tasks learnt (our reading, which covers outputs that tasks share).
+Inputs count as used. So do the outputs of tasks learnt (our interpretation, which covers outputs that tasks share).
 
 Exactness. The authors mask gradients, which holds under plain SGD alone; here the step is masked. They answer with
 sigmoid(smax e), and where that lies strictly between 0 and 1 the factor 1 - min(used, used) does too, so that weights
-under such gates drift, and old answers with them. With gates=binary (the default, our reading) a task is answered, and
-remembered, by the limit 1[e > 0]: then whatever reaches an old task's answer has a factor of exactly 0, and everything
+under such gates drift, and old answers with them. With gates=binary (the default, our interpretation) a task is
+answered, and remembered, by the limit 1[e > 0]: then whatever reaches an old task's answer has a factor of exactly 0, and everything
 else a gate of exactly 0. gates=sigmoid is the authors'.
 """
 

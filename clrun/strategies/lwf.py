@@ -1,4 +1,4 @@
-"""Learning without forgetting (Li & Hoiem 2016, eqs. 2 and 3): the network before a task teaches the one that learns.
+"""Learning without forgetting (Li & Hoiem 2016, eqs. 2 and 3): the network before a task is the teacher of the next.
 
     L(theta) = L_t(theta) + lambda * sum_{u<t} mean_x KL( p_u(x; theta*) || p_u(x; theta) )
 

@@ -49,8 +49,8 @@ class Replay(Strategy):
     """A base class for methods with a memory of past samples.
 
     The memory has `memory_size` slots and is a reservoir (`clrun.strategy.reservoir`). If `memory_per_class` is given,
-    it has so many slots for each class of each task instead, which are filled at random at the end of the task (van de
-    Ven et al. 2022).
+    it has that many slots for each class of each task instead, which are filled at random at the end of the task (van
+    de Ven et al. 2022).
     """
 
     memory_size: int = 200

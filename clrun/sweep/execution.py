@@ -70,7 +70,7 @@ class Sweep:
         return workers.Relay(lambda message: self.handle(Event("1", number, message)))
 
     def train_in_workers(self, count: int) -> Generator[Event, None, None]:
-        """Train the stacks in so many worker processes."""
+        """Train the stacks in this many worker processes."""
         return workers.train_in_workers([[run.settings for run in stack] for stack in self.stacks], count)
 
     def handle(self, event: Event) -> None:

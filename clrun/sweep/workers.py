@@ -261,7 +261,7 @@ class WorkerPool:
 
 
 def train_in_workers(stacks: Sequence[Sequence[Settings]], count: int) -> Generator[Event, None, None]:
-    """Have stacks trained by so many workers, and yield their messages; closing the generator ends the workers."""
+    """Have stacks trained by this many workers, and yield their messages; closing the generator ends the workers."""
     pool = WorkerPool(stacks, count)
     try:
         yield from pool.events()
