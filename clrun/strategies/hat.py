@@ -14,8 +14,8 @@ Inputs count as used. So do the outputs of tasks learnt (our interpretation, whi
 Exactness. The authors mask gradients, which holds under plain SGD alone; here the step is masked. They answer with
 sigmoid(smax e), and where that lies strictly between 0 and 1 the factor 1 - min(used, used) does too, so that weights
 under such gates drift, and old answers with them. With gates=binary (the default, our interpretation) a task is
-answered, and remembered, by the limit 1[e > 0]: then whatever reaches an old task's answer has a factor of exactly 0, and everything
-else a gate of exactly 0. gates=sigmoid is the authors'.
+answered, and remembered, by the limit 1[e > 0]: then whatever reaches an old task's answer has a factor of exactly 0,
+and everything else a gate of exactly 0. gates=sigmoid is the authors'.
 """
 
 from collections.abc import Sequence

@@ -52,7 +52,7 @@ SEARCH_KEYS = {
         default=1, type="int", min=1, about="runs a trial, with seeds seed, seed + 1, ...; the mean counts"
     ),
     "tune_tasks": KeySpec(
-        default=None, type="int", min=1, about="the number of tasks that are trained, from the first of the stream (null: all)"
+        default=None, type="int", min=1, about="how many tasks are trained, from the first of the stream (null: all)"
     ),
     "sampler": KeySpec(
         default="tpe",
