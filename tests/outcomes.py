@@ -36,6 +36,7 @@ VALUES = {
     "device": "auto",
     "outputs": "a b=c",
 }
+STRATEGIES = ("ewc", "finetune", "joint", "si")  # the first digit of a run's identity
 CORRECT = {
     1: [[5], [8]],
     2: [[5, 6], [9, 6], [4, 10]],
@@ -46,7 +47,7 @@ CORRECT = {
 def outcome(directory: Path, tasks: int = 3, strategy: str = "ewc", seed: int = 0, **changes) -> Outcome:
     made = Outcome(
         directory=directory,
-        run=f"{seed:010d}",
+        run=f"{STRATEGIES.index(strategy)}{seed:09d}",
         group="12e4567890",
         stream="0000000007",
         values=VALUES | {"tasks": tasks, "strategy": strategy, "seed": seed},

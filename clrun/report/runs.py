@@ -13,17 +13,20 @@ money            = wall_seconds / 3600 * price_per_hour
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from clrun.config import catalog
-from clrun.results import columns, costs, metrics, run_files
+from clrun.results import collection, columns, costs, metrics, run_files
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.results.outcome import RunStatus
 from clrun.system.errors import UsageError
+from clrun.system.messages import announce
+
+NAMED = 5  # lines that a message names
 
 REFERENCES = ("joint", "finetune")  # strategies: the upper and the lower reference
 KEPT = ("accuracy_kept", "kept_per_second", "kept_per_mb", "kept_per_wh")
@@ -37,18 +40,24 @@ MEASURES = (
 )
 
 
-def read(folder: Path, grams_per_kwh: float | None = None, price_per_hour: float | None = None) -> pd.DataFrame:
+def read(
+    folder: Path,
+    grams_per_kwh: float | None = None,
+    price_per_hour: float | None = None,
+    say: Callable[[str], None] = announce,
+) -> pd.DataFrame:
     """Return the runs of a folder, one per row, with all MEASURES. Raise UsageError where there are none.
 
-    grams_per_kwh, price_per_hour: values that replace those of the runs.
+    grams_per_kwh, price_per_hour: values that replace those of the runs. say: prints a sentence, such as that a folder
+    is a copy and was left out.
     """
-    runs = run_files.collect(folder)
+    runs = collection.collect(folder, say)
     if runs.empty and (folder / "results.csv").is_file():
         runs = run_files.read_summary(folder / "results.csv")
     if runs.empty:
         raise UsageError(f"{folder}: there are no finished runs there; name the folder that clrun's outputs= named.")
     refuse_unreadable(runs, folder)
-    runs = completed(runs)
+    runs = once(completed(runs), say)
     if grams_per_kwh is not None:
         runs = runs.assign(carbon_g=costs.carbon(runs["energy_wh"], grams_per_kwh), grams_per_kwh=grams_per_kwh)
     if price_per_hour is not None:
@@ -74,10 +83,23 @@ def completed(runs: pd.DataFrame) -> pd.DataFrame:
     """
     used = [*SUMMARY_HEAD, "stream", *SUMMARY_TAIL, *MEASURES]
     keys = keys_of(runs)
-    hashes = {"group": hashed(runs, keys), "stream": hashed(runs, [key for key in keys if defines_stream(key)])}
-    runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *used])))
-    made = {name: runs[name].astype(object).where(runs[name].notna(), values) for name, values in hashes.items()}
+    defining = {"group": keys, "stream": [key for key in keys if defines_stream(key)]}
+    columns = list(dict.fromkeys([*runs.columns, *used]))
+    made = {name: with_hashes(runs, name, keys) for name, keys in defining.items()}
+    runs = runs.reindex(columns=columns)
     return runs.assign(**made, status=runs["status"].astype(object).fillna(RunStatus.DONE.value))
+
+
+def once(runs: pd.DataFrame, say: Callable[[str], None]) -> pd.DataFrame:
+    """Return every run once, and say which rows were left out: those with the identity of a row above, and those of a
+    table made by hand that equal a row above in all settings and in the seed."""
+    numbers = pd.Series(range(2, len(runs) + 2), runs.index)  # of the lines in results.csv
+    same = runs["run"].notna() & runs["run"].duplicated()
+    same |= runs["seed"].notna() & runs.duplicated(["stream", "group", "seed"])
+    if same.any():
+        listed = ", ".join(map(str, numbers[same][:NAMED])) + (", ..." if same.sum() > NAMED else "")
+        say(f"A run counts once, so {same.sum()} rows that are there twice were left out (results.csv, line {listed}).")
+    return runs[~same].reset_index(drop=True)
 
 
 def keys_of(runs: pd.DataFrame) -> list[str]:
@@ -85,6 +107,13 @@ def keys_of(runs: pd.DataFrame) -> list[str]:
     outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity}
     others = {"run", "group", "stream", "status", "seed", *SUMMARY_TAIL, *MEASURES} | outside_identity
     return [key for key in runs.columns if key not in others]
+
+
+def with_hashes(runs: pd.DataFrame, name: str, keys: Sequence[str]) -> pd.Series:
+    """Return the column `group` or `stream`, with a hash of these keys where it is empty."""
+    column = runs[name].astype(object) if name in runs else pd.Series(np.nan, runs.index, object)
+    empty = column.isna()
+    return column.where(~empty, hashed(runs[empty], keys)) if empty.any() else column
 
 
 def hashed(runs: pd.DataFrame, keys: Sequence[str]) -> pd.Series:

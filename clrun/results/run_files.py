@@ -5,16 +5,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TextIO
 
 import pandas as pd
 import yaml
 
 from clrun.results import metrics, tables
-from clrun.results.columns import FILES, HASH_COLUMNS, SUMMARY_HEAD, SUMMARY_TAIL
+from clrun.results.columns import FILES, HASH_COLUMNS
 from clrun.results.outcome import Outcome
 from clrun.system.atomic_files import replacing, write_text
 from clrun.system.errors import UsageError
@@ -123,7 +122,13 @@ def read_summary(path: Path) -> pd.DataFrame:
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     rows_of(path, text)
-    return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(HASH_COLUMNS, str), keep_default_na=False, na_values=[""])
+    return table_of(io.StringIO(text))
+
+
+def table_of(file: TextIO) -> pd.DataFrame:
+    """Return the content of a summary.csv or results.csv, which is whole, as a table."""
+    hashes = dict.fromkeys(HASH_COLUMNS, str)  # read at once: in pieces, the cells of a column would differ in kind
+    return pd.read_csv(file, dtype=hashes, keep_default_na=False, na_values=[""], low_memory=False)
 
 
 def summary_of(directory: Path) -> pd.Series:
@@ -147,40 +152,3 @@ def rows_of(path: Path, text: str) -> list[dict[str, str]]:
             f"failed. Delete it and type the same command again."
         )
     return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-# ---------------------------------------------------------------- results.csv
-
-
-def collect(outputs: Path, write: Callable[[Path, pd.DataFrame], None] = write_table) -> pd.DataFrame:
-    """Write outputs/results.csv, the summary rows of all runs sorted by path, and return it as `read_summary` does.
-
-    Several processes may do this at once. Each lists the summaries again after writing, and writes again if a run has
-    ended meanwhile, so that the process that writes last has seen every run. Without any finished run nothing is
-    written. Raise UsageError for a summary that is empty or cut short.
-    """
-    seen: dict[Path, str] | None = None
-    while seen != (present := summaries(outputs)):
-        seen = present
-        if present:
-            write(outputs / "results.csv", joined(present))
-    if not seen:
-        return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", *SUMMARY_TAIL])
-    return read_summary(outputs / "results.csv")
-
-
-def summaries(outputs: Path) -> dict[Path, str]:
-    """Return the text of every run's summary.csv by its path, sorted by path."""
-    texts = {}
-    for path in sorted(outputs.glob("runs/*/*/summary.csv")):
-        with suppress(FileNotFoundError):  # removed since it was listed: that run is being done again
-            texts[path] = path.read_text(encoding="utf-8", errors="replace")
-    return texts
-
-
-def joined(texts: Mapping[Path, str]) -> pd.DataFrame:
-    """Return the rows of many summaries as one table, cells as text. Between SUMMARY_HEAD and SUMMARY_TAIL stands the
-    union of the keys."""
-    rows = [row for path, text in texts.items() for row in rows_of(path, text)]
-    between = dict.fromkeys(key for row in rows for key in row if key not in (*SUMMARY_HEAD, *SUMMARY_TAIL))
-    return tables.objects(rows, [*SUMMARY_HEAD, *between, *SUMMARY_TAIL]).fillna("")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clrun.results import run_files
+from clrun.results import collection, run_files
 from clrun.runs.failures import disk_trouble
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import python_name
@@ -20,9 +20,11 @@ def warn(runs: Sequence[Prepared]) -> None:
             print(f"Warning: strategy={strategy} scenario={scenario}: {warning}.")
 
 
-def update_results(prepared: Prepared) -> RunsFailed | UsageError | None:
-    """Bring outputs/results.csv up to date. Return the error of the disk that kept that from being done."""
-    return disk_error_of(prepared, lambda: run_files.collect(Path(prepared.settings["outputs"])))
+def update_results(runs: Sequence[Prepared]) -> RunsFailed | UsageError | None:
+    """Bring results.csv up to date after these runs, of one folder, have ended. Return the error of the disk that kept
+    that from being done."""
+    outputs, directories = Path(runs[0].settings["outputs"]), [run.directory for run in runs]
+    return disk_error_of(runs[0], lambda: collection.update(outputs, directories))
 
 
 def draw_missing_plots(prepared: Prepared) -> RunsFailed | UsageError | None:
@@ -48,7 +50,7 @@ def show(prepared: Prepared) -> None:
     """Print the tables of a finished run. Raise RunsFailed or UsageError, after that, if a file cannot be written."""
     settings = prepared.settings
     outputs = Path(settings["outputs"])
-    error = draw_missing_plots(prepared) or update_results(prepared)
+    error = draw_missing_plots(prepared) or update_results([prepared])
     hyper = prepared.strategy.Hyper._fields
     shown = [key for key in settings.knobs if python_name(key) in hyper or key in settings.not_default]
     run_tables.show(make_console(), prepared.directory, outputs, prepared.chance, shown)

@@ -5,7 +5,6 @@ stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage
 from clrun.system import energy, locks
 from clrun.system.energy import Meter
 from clrun.system.errors import UsageError
+from clrun.system.messages import announce
 from clrun.system.peak_memory import forget_peak
 from clrun.system.text import format_value
 from clrun.terminal.console import make_console
@@ -159,12 +159,6 @@ def ended_elsewhere(prepared: Prepared) -> bool:
 def status_on_disk(prepared: Prepared) -> RunStatus:
     """Return the status of a finished run, from its summary.csv."""
     return RunStatus(run_files.summary_of(prepared.directory)["status"])
-
-
-def announce(line: str) -> None:
-    """Write a line to standard error, even where all else is quiet."""
-    sys.stderr.write(f"clrun: {line}\n")  # in one piece, since workers share standard error
-    sys.stderr.flush()
 
 
 def by_position(runs: Sequence[Prepared]) -> list[list[Prepared]]:

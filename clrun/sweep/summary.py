@@ -54,7 +54,8 @@ def show(runs: Sequence["Prepared"], summaries: Mapping[str, "pd.Series"]) -> li
     from clrun.terminal.console import make_console
 
     errors = [show.draw_missing_plots(run) for run in runs]
-    errors += [show.update_results(run) for run in {run.settings["outputs"]: run for run in runs}.values()]
+    folders = dict.fromkeys(run.settings["outputs"] for run in runs)
+    errors += [show.update_results([run for run in runs if run.settings["outputs"] == folder]) for folder in folders]
     keys = ["strategy", *varying([run.settings for run in runs])]
     texts = [{key: format_value(run.settings[key]) for key in keys if key in run.settings.values} for run in runs]
     table = pd.DataFrame([{**summaries[run.id], **cells} for run, cells in zip(runs, texts, strict=True)])

@@ -9,6 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from clrun.results import collection
 from clrun.results.columns import WARNING_SEPARATOR
 from clrun.results.metrics import gap_closed
 from clrun.results.outcome import RunStatus
@@ -146,7 +147,8 @@ def scores(summary: pd.Series, chance: float | None) -> str:
 def reference_lines(summary: pd.Series, outputs: Path) -> Iterator[str]:
     """Yield lines on joint and finetune with the same stream and seed, where they have been run, and on the share of
     the gap between them that is closed."""
-    joint, finetune = (reference(summary, outputs, name) for name in ("joint", "finetune"))
+    stream, seed = str(summary["stream"]), str(summary["seed"])
+    joint, finetune = (collection.first_done(outputs, name, stream, seed) for name in ("joint", "finetune"))
     for name, row in (("joint", joint), ("finetune", finetune)):
         if row is not None and name != summary["strategy"]:
             forgetting = percent(row["forgetting"], " points")
@@ -158,17 +160,6 @@ def reference_lines(summary: pd.Series, outputs: Path) -> Iterator[str]:
         share = gap_closed(summary["average_accuracy"], lower, gap=joint["average_accuracy"] - lower)
         if not pd.isna(share):
             yield f"{100 * share:.0f} % of the gap between finetune and joint closed"
-
-
-def reference(summary: pd.Series, outputs: Path, strategy: str) -> pd.Series | None:
-    """Return the first run of `strategy` in results.csv that is done and has the same stream and seed; None without
-    one."""
-    if not (outputs / "results.csv").is_file():
-        return None
-    rows = read_summary(outputs / "results.csv")
-    same = (rows["stream"] == summary["stream"]) & (rows["seed"] == summary["seed"])
-    rows = rows[same & (rows["strategy"] == strategy) & (rows["status"] == RunStatus.DONE)]
-    return None if rows.empty else rows.iloc[0]
 
 
 def costs(summary: pd.Series) -> str:

@@ -19,7 +19,7 @@ from clrun.report.intervals import Statistic, statistic, sufficient_n
 from clrun.report.rows import Row, heading, rows_of, streams
 from clrun.report.rows import table as report_table
 from clrun.report.runs import completed, guessing_accuracy, read, with_derived
-from clrun.results import plots
+from clrun.results import plots, run_files
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.runs import prepare, train
 from clrun.system.errors import UsageError
@@ -555,3 +555,29 @@ def test_chance_is_what_the_run_itself_says(prepared_of, tmp_path, options, expe
     prepared = prepared_of("iterations=1", "model.widths=[4]", "device=cpu", "strategy=finetune", *options)
     train.train_run(prepared, quiet=True)
     assert guessing_accuracy(prepared.directory) == pytest.approx(prepared.chance) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_rows_that_are_there_twice_count_once(trained, by_hand):
+    """A table that was joined from two computers, without folders: n is the number of seeds, and it is said."""
+    once, said = read(trained), []
+    table = run_files.read_summary(trained / "results.csv")
+    table = table.drop(columns=["group", "stream"]).assign(run=None) if by_hand else table
+    shutil.rmtree(trained / "runs")
+    run_files.write_table(trained / "results.csv", pd.concat([table, table]))
+    runs = read(trained, say=said.append)
+    counts = [[row["average_accuracy"].n for row in rows_of(some)] for some in (runs, once)]
+    assert counts[0] == counts[1] and len(runs) == len(once) == 6
+    assert len(said) == 1 and "6 rows" in said[0] and "line 8, 9" in said[0]
+
+
+def test_a_copied_folder_is_no_other_seed(trained, capsys):
+    """In the table and in --compare, which is told in one sentence."""
+    report.command([str(trained), "--no-pictures"])
+    before = (trained / "report.csv").read_bytes()
+    capsys.readouterr()
+    for directory in [path.parent for path in trained.glob("runs/*/*/summary.csv")]:
+        shutil.copytree(directory, directory.with_name(f"{directory.name}.bak"))
+    report.command([str(trained), "--no-pictures"])
+    assert (trained / "report.csv").read_bytes() == before
+    assert capsys.readouterr().err.count("A run counts once") == 1

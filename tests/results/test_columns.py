@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clrun.report import rows, runs
-from clrun.results import columns, run_files
+from clrun.results import collection, columns, run_files
 from clrun.runs import train
 
 STRATEGY_COLUMNS = "health.csv"  # to it strategies add columns of their own
@@ -42,7 +42,7 @@ def finished(settings_of, tmp_path_factory):
 
 def test_every_column_that_is_written_is_described(finished):
     folder, keys = finished
-    run_files.collect(folder)
+    collection.collect(folder)
     run_files.write_table(folder / "report.csv", rows.table(rows.rows_of(runs.read(folder))))
     for path in [*folder.glob("*.csv"), *folder.glob("runs/*/*/*.csv")]:
         written = [c for c in pd.read_csv(path).columns if described(path.name, c, keys)]
@@ -54,7 +54,7 @@ def test_every_column_that_is_written_is_described(finished):
 
 def test_every_column_that_is_described_is_written(finished):
     folder, _ = finished
-    run_files.collect(folder)
+    collection.collect(folder)
     run_files.write_table(folder / "report.csv", rows.table(rows.rows_of(runs.read(folder))))
     for file, names in columns.FILES.items():
         paths: list[Path] = [*folder.glob(f"runs/*/*/{file}"), *folder.glob(file)]

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from outcomes import CORRECT, SUMMARY, VALUES, lines, outcome, placed, write_final
+from outcomes import CORRECT, SUMMARY, lines, outcome, placed, write_final
 
-from clrun.results import columns, provenance, run_files
+from clrun.results import collection, columns, provenance, run_files
 from clrun.results.outcome import RunStatus
 from clrun.system import machine
 from clrun.system.errors import UsageError
@@ -201,47 +201,6 @@ def test_failed(tmp_path):
 # Many runs
 
 
-def test_collect(tmp_path):
-    """One row a run, sorted by path, whatever its keys; hashes that look like numbers stay text."""
-    placed(tmp_path, "si", 1, values=VALUES | {"strategy": "si", "seed": 1, "c": 0.1, "note": "None"})
-    placed(tmp_path, "ewc", 10)
-    placed(tmp_path, "ewc", 2)
-    table = run_files.collect(tmp_path)
-    assert list(table["run"]) == ["0000000010", "0000000002", "0000000001"]
-    assert list(table["group"]) == ["12e4567890"] * 3
-    header = SUMMARY.replace("outputs,", "outputs,c,note,")
-    assert lines(tmp_path / "results.csv")[0] == header == ",".join(table.columns)
-    assert table["c"].isna().tolist() == [True, True, False]
-    assert table["note"].iloc[2] == "None"
-    text = (tmp_path / "results.csv").read_bytes()
-    pd.testing.assert_frame_equal(run_files.collect(tmp_path), table)
-    assert (tmp_path / "results.csv").read_bytes() == text
-
-
-def test_collect_keeps_cells_as_written(tmp_path):
-    made = placed(tmp_path, costs={"train_seconds": 0.1 + 0.2})
-    run_files.collect(tmp_path)
-    assert (tmp_path / "results.csv").read_bytes() == (made.directory / "summary.csv").read_bytes()
-
-
-def test_collect_without_runs(tmp_path):
-    assert run_files.collect(tmp_path / "nowhere").empty
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_collect_sees_a_run_that_ends_meanwhile(tmp_path):
-    """Two processes collect: the slower one must not bury the other's row under its older list."""
-    placed(tmp_path, "ewc", 1)
-
-    def slowly(path, table):
-        if len(table) == 1:
-            placed(tmp_path, "ewc", 2)
-        run_files.write_table(path, table)
-
-    assert len(run_files.collect(tmp_path, write=slowly)) == 2
-    assert len(run_files.read_summary(tmp_path / "results.csv")) == 2
-
-
 @pytest.mark.parametrize("damage", ["empty", "header", "half a row", "no newline", "open quotation", "binary", "other"])
 def test_a_torn_summary_is_named(tmp_path, damage):
     path = placed(tmp_path).directory / "summary.csv"
@@ -258,7 +217,7 @@ def test_a_torn_summary_is_named(tmp_path, damage):
             "other": b"a,b\n1,2\n",
         }[damage]
     )
-    for read in (lambda: run_files.collect(tmp_path), lambda: run_files.read_summary(path)):
+    for read in (lambda: collection.collect(tmp_path), lambda: run_files.read_summary(path)):
         with pytest.raises(UsageError, match=r"summary\.csv") as raised:
             read()
         assert str(path) in str(raised.value)

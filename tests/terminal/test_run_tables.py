@@ -9,7 +9,7 @@ import pytest
 from outcomes import CORRECT, VALUES, placed
 from rich.console import Console
 
-from clrun.results import run_files
+from clrun.results import collection
 from clrun.results.outcome import RunStatus
 from clrun.system.errors import UsageError
 from clrun.terminal import run_tables
@@ -80,16 +80,16 @@ def test_reference_lines(tmp_path):
     half[3] = 5
     placed(tmp_path, "finetune", correct=half, stream="another")
     placed(tmp_path, "finetune", seed=1, correct=half)
-    run_files.collect(tmp_path)
+    collection.collect(tmp_path)
     assert "finetune" not in shown(made.directory, tmp_path)
     placed(tmp_path, "finetune", correct=half)
     placed(tmp_path, "joint", correct=np.full((4, 3), 10), forgetting_defined=False, status="diverged")
-    run_files.collect(tmp_path)
+    collection.collect(tmp_path)
     text = shown(made.directory, tmp_path)
     assert "finetune 50.0 %, forgetting 35.0 points" in text
     assert "joint" not in text and "gap" not in text
     joint = placed(tmp_path, "joint", correct=np.full((4, 3), 10), forgetting_defined=False)
-    run_files.collect(tmp_path)
+    collection.collect(tmp_path)
     text = shown(made.directory, tmp_path)
     assert "joint 100.0 %\n" in text
     assert "47 % of the gap between finetune and joint closed" in text

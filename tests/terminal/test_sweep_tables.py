@@ -7,7 +7,7 @@ import pandas as pd
 from outcomes import CORRECT, placed
 from rich.console import Console
 
-from clrun.results import run_files
+from clrun.results import collection
 from clrun.terminal import sweep_tables
 
 
@@ -18,7 +18,7 @@ def test_sweep_table(tmp_path):
     correct[2:] = -1
     placed(tmp_path, "si", 0, correct=correct, status="diverged")
     console = Console(file=io.StringIO(), width=240)
-    sweep_tables.sweep_table(console, run_files.collect(tmp_path), ["strategy", "seed"])
+    sweep_tables.sweep_table(console, collection.collect(tmp_path), ["strategy", "seed"])
     rows = [line.split() for line in console.file.getvalue().splitlines()]
     assert ["ewc", "2", "81.7", "±", "11.8", "5.0", "±", "7.1", "85.0", "±", "7.1"] in rows
     assert ["si", "1", "1"] in rows

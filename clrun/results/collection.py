@@ -1,0 +1,340 @@
+"""The runs of a folder together: results.csv, and the index from which it is written.
+
+An update looks at which folders of runs there are, reads the summaries that are new, and checks some of those that are
+known: all up to CHECKED, and of more the next CHECKED, in turn, so that the costs of an update do not grow with the
+runs that are there. A report checks all.
+
+One process at a time updates; a lock of the library `filelock` is held meanwhile. Where the lock or the index cannot be
+used (a disk that is read-only or has no locks, a process that does not let go), all summaries are read instead, as if
+there were no index, and that is said. A damaged index is made again.
+"""
+
+import io
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from clrun.results import index as indices
+from clrun.results import results_file
+from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
+from clrun.results.index import SEPARATOR, UNSURE, DamagedIndex, Found, Index, Stamp
+from clrun.results.outcome import RunStatus
+from clrun.results.run_files import read_summary, rows_of, table_of
+from clrun.system.messages import announce
+
+LOCK = ".results.lock"
+
+CHECKED = 10_000  # summaries of finished runs whose stamps are compared in an update
+
+LOCK_SECONDS = 30.0  # to wait for another process that updates; it takes a second, and the first time longer
+
+# Nanoseconds in which a file may change again with the same stamp: clocks of disks are as coarse as two seconds.
+COARSE_CLOCK = 2_000_000_000
+
+NAMED = 3  # copies that a message names
+
+# Errors of SQLite that say that the file is not what it should be.
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT)
+
+
+class IndexUnavailable(Exception):
+    """The index cannot be used now, and why."""
+
+
+@dataclass
+class Changes:
+    """What an update has found."""
+
+    found: list[Found] = field(default_factory=list)  # new or changed
+    gone: list[bytes] = field(default_factory=list)
+    touched: list[tuple[bytes, Stamp]] = field(default_factory=list)  # with the same content
+
+    def places(self) -> list[bytes]:
+        """Return the places of all rows that change."""
+        return [*(found.place for found in self.found), *self.gone]
+
+
+# ---------------------------------------------------------------- for those who read runs
+
+
+def update(
+    outputs: Path,
+    changed: Collection[Path] = (),
+    checked: int | None = CHECKED,
+    say: Callable[[str], None] = announce,
+    lock_seconds: float = LOCK_SECONDS,
+) -> None:
+    """Bring results.csv up to date: the summary rows of all runs, sorted by path, one a run. Without any finished run
+    nothing is written.
+
+    changed: folders of runs that this process has finished. checked: how many of the known summaries are compared with
+    what is there, None for all. say: prints a sentence. lock_seconds: to wait for another process. Raise UsageError for
+    a summary that is empty or cut short, and OSError where results.csv cannot be written.
+    """
+    if not holds_runs(outputs):
+        return
+    places = [place_of(outputs, directory) for directory in changed]
+    try:
+        copies = update_with_index(outputs, places, checked, lock_seconds)
+    except IndexUnavailable as reason:
+        say(f"{outputs / indices.NAME} cannot be used ({reason}), so every summary.csv was read instead.")
+        copies = update_without_index(outputs)
+    if copies:
+        say(sentence_on(copies))
+
+
+def collect(outputs: Path, say: Callable[[str], None] = announce) -> pd.DataFrame:
+    """Bring results.csv up to date, every summary.csv checked, and return it as `read_summary` does.
+
+    Where results.csv cannot be written, say so, and return what it would hold. Raise UsageError for a summary that is
+    empty or cut short.
+    """
+    if not holds_runs(outputs):
+        return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", *SUMMARY_TAIL])
+    try:
+        update(outputs, checked=None, say=say)
+    except OSError as error:
+        say(f"{outputs / results_file.NAME} could not be written: {error.strerror or error}.")
+        return table_of(io.StringIO(written_to_memory(outputs)))
+    with (outputs / results_file.NAME).open(encoding="utf-8") as file:
+        return table_of(file)
+
+
+def first_done(outputs: Path, strategy: str, stream: str, seed: str) -> pd.Series | None:
+    """Return the first row in results.csv of a run that is done, of this strategy, stream and seed; None without one.
+
+    Raise UsageError where results.csv has to be read, and is cut short.
+    """
+    path = outputs / results_file.NAME
+    if not path.is_file():
+        return None
+    cells = {"strategy": strategy, "stream": stream, "seed": seed}
+    with suppress(sqlite3.Error, DamagedIndex), indices.opened_for_reading(outputs / indices.NAME) as index:
+        if index.note("file") == results_file.seen(path):
+            row = index.first(**cells, status=RunStatus.DONE.value)
+            return None if row is None else series_of(row)
+    rows = read_summary(path)
+    same = pd.concat([rows[name].astype(str) == value for name, value in cells.items()], axis=1).all(axis=1)
+    rows = rows[same & (rows["status"] == RunStatus.DONE)]
+    return None if rows.empty else rows.iloc[0]
+
+
+def series_of(row: dict[str, str]) -> pd.Series:
+    """Return a row as `read_summary` reads it."""
+    lines = results_file.Lines(list(row))
+    return table_of(io.StringIO((lines.header() + lines.row(row)).decode())).iloc[0]
+
+
+def holds_runs(outputs: Path) -> bool:
+    """Return whether a folder has finished runs, or had some."""
+    return (outputs / indices.NAME).exists() or next(outputs.glob("runs/*/*/summary.csv"), None) is not None
+
+
+def sentence_on(copies: Sequence[tuple[Path, Path]]) -> str:
+    """Return a sentence on folders that were left out. copies: the folder, and the one that counts instead."""
+    named = "; ".join(f"{copy} (of {kept.name})" for copy, kept in copies[:NAMED])
+    more = f"; and {len(copies) - NAMED} more" if len(copies) > NAMED else ""
+    what = "one folder was left out that is a copy" if len(copies) == 1 else f"{len(copies)} folders are copies"
+    rest = "" if len(copies) == 1 else " and were left out"
+    return f"A run counts once, so {what} of another run's{rest}: {named}{more}."
+
+
+# ---------------------------------------------------------------- with and without the index
+
+
+def update_with_index(
+    outputs: Path, changed: Sequence[bytes], checked: int | None, lock_seconds: float
+) -> list[tuple[Path, Path]]:
+    """Update the index and results.csv, and return the folders that were left out. Raise IndexUnavailable."""
+    path = outputs / indices.NAME
+    with exclusive(outputs, lock_seconds):
+        try:
+            return update_once(outputs, path, changed, checked)
+        except DamagedIndex:
+            remove_index(path)
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise IndexUnavailable(str(error)) from error
+            remove_index(path)
+        try:
+            return update_once(outputs, path, changed, checked)
+        except (sqlite3.Error, DamagedIndex) as error:
+            raise IndexUnavailable(str(error)) from error
+
+
+def update_once(
+    outputs: Path, path: Path | None, changed: Sequence[bytes], checked: int | None
+) -> list[tuple[Path, Path]]:
+    """Update an index and results.csv. Return the folders that were left out. path: None for an index in memory."""
+    with indices.opened(path) as index:
+        apply(index, changes(index, outputs, changed, checked), outputs / results_file.NAME)
+        return [(directory_of(outputs, copy), directory_of(outputs, kept)) for copy, kept in index.left_out()]
+
+
+def update_without_index(outputs: Path) -> list[tuple[Path, Path]]:
+    """Write results.csv from all summaries. Return the folders that were left out.
+
+    Several processes may do this at once. Each looks again after writing, and writes again if a run has ended
+    meanwhile, so that the process that writes last has seen every run.
+    """
+    with indices.opened(None) as index:
+        while (found := changes(index, outputs, (), None)).places():
+            apply(index, found, outputs / results_file.NAME)
+        return [(directory_of(outputs, copy), directory_of(outputs, kept)) for copy, kept in index.left_out()]
+
+
+def written_to_memory(outputs: Path) -> str:
+    """Return what results.csv would hold."""
+    file = io.BytesIO()
+    with indices.opened(None) as index:
+        keep(index, changes(index, outputs, (), None))
+        results_file.write_all(index, file)
+    return file.getvalue().decode()
+
+
+@contextmanager
+def exclusive(outputs: Path, seconds: float) -> Iterator[None]:
+    """Keep other processes from updating while the block runs. Raise IndexUnavailable where that is impossible."""
+    if not os.access(outputs, os.W_OK):
+        raise IndexUnavailable("the folder is read-only")
+    lock = FileLock(outputs / LOCK, timeout=seconds)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise IndexUnavailable(f"another process has held {LOCK} for {seconds:.0f} s") from None
+    except (OSError, NotImplementedError) as error:  # no locks on this disk
+        raise IndexUnavailable(f"{LOCK}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error says that the index is damaged, and not that it cannot be read or written now."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in DAMAGE
+
+
+def remove_index(path: Path) -> None:
+    """Remove a damaged index, and what SQLite has left beside it."""
+    for name in (path.name, f"{path.name}-journal", f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- the update
+
+
+def apply(index: Index, found: Changes, path: Path) -> None:
+    """Keep changes in the index, and in results.csv."""
+    before, after = keep(index, found)
+    if index.count():
+        results_file.update(index, path, before, after)
+
+
+def keep(index: Index, found: Changes) -> tuple[dict[bytes, int], list[bytes]]:
+    """Keep changes in the index. Return which rows of results.csv they concern, with their bytes, and which stand there
+    from now on."""
+    places = found.places()
+    identities = index.identities(places) | {one.row["run"] for one in found.found if one.row.get("run")}
+    before = index.kept(identities, places)
+    for place in found.gone:
+        index.remove(place)
+    for one in found.found:
+        index.put(one)
+    for place, stamp in found.touched:
+        index.restamp(place, stamp)
+    index.keep_one(identities)
+    return before, list(index.kept(identities, places))
+
+
+def changes(index: Index, outputs: Path, changed: Sequence[bytes], checked: int | None) -> Changes:
+    """Return in which summaries the folders of runs differ from the index. The arguments are those of `update`."""
+    result = Changes()
+    new, gone = listed(index, outputs)
+    for place in new:
+        read_into(result, index, outputs, place, None)
+    result.gone += gone
+    known = dict(index.stamps(checked))
+    known |= {place: stamp for place in changed if (stamp := index.stamp(place)) is not None}
+    runs = os.fsencode(outputs / "runs")
+    for place in known.keys() - set(gone):
+        if stamp_at(runs, place) != known[place]:
+            read_into(result, index, outputs, place, known[place])
+    return result
+
+
+def listed(index: Index, outputs: Path) -> tuple[list[bytes], list[bytes]]:
+    """Return the places of folders that the index does not know, and those of folders that are not there any more."""
+    new: list[bytes] = []
+    gone: list[bytes] = []
+    runs = os.fsencode(outputs / "runs")
+    for strategy in sorted({*names_in(runs), *index.strategies()}):
+        there = {
+            strategy + SEPARATOR + name for name in names_in(os.path.join(os.fsencode(outputs), b"runs", strategy))
+        }
+        for place in index.places_of(strategy):
+            if place in there:
+                there.remove(place)
+            else:
+                gone.append(place)
+        new += sorted(there)
+    return new, gone
+
+
+def names_in(folder: bytes) -> list[bytes]:
+    """Return the names in a folder; none where there is no folder."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def read_into(result: Changes, index: Index, outputs: Path, place: bytes, known: Stamp | None) -> None:
+    """Read a summary.csv, and add to the changes what it tells: that it is new or other, gone, or as it was."""
+    path = directory_of(outputs, place) / "summary.csv"
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            stamp, text = stamp_of(os.fstat(file.fileno())), file.read()
+    except (FileNotFoundError, NotADirectoryError):  # not finished, or removed since it was listed
+        if known is not None:
+            result.gone.append(place)
+        return
+    if time.time_ns() - stamp.changed < COARSE_CLOCK:
+        stamp = stamp._replace(modified=UNSURE)
+    row = rows_of(path, text)[0]
+    if known is not None and index.row(place) == row:
+        result.touched.append((place, stamp))
+    else:
+        result.found.append(Found(place, stamp, row))
+
+
+def stamp_at(runs: bytes, place: bytes) -> Stamp | None:
+    """Return the stamp of the summary.csv at a place below the folder `runs`; None where there is none."""
+    strategy, _, folder = place.partition(SEPARATOR)
+    try:
+        return stamp_of(os.stat(b"/".join([runs, strategy, folder, b"summary.csv"])))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def stamp_of(stat: os.stat_result) -> Stamp:
+    """Return the stamp of a file."""
+    return Stamp(stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
+
+
+def place_of(outputs: Path, directory: Path) -> bytes:
+    """Return the place of a run's folder in the index."""
+    return SEPARATOR.join(os.fsencode(part) for part in directory.relative_to(outputs / "runs").parts)
+
+
+def directory_of(outputs: Path, place: bytes) -> Path:
+    """Return the folder of a run at a place in the index."""
+    return outputs / "runs" / Path(*(os.fsdecode(part) for part in place.split(SEPARATOR)))
