@@ -28,6 +28,7 @@ from typing import NamedTuple
 from clrun.config.composition import compose
 from clrun.config.settings import Settings
 from clrun.results import run_files
+from clrun.results.results_file import Lines
 from clrun.runs import prepare, train
 from clrun.runs.prepared import Prepared
 
@@ -109,7 +110,8 @@ def place(model: Prepared, settings: Settings, drawn: random.Random) -> None:
         "average_accuracy": str(accuracy),
         "outputs": str(settings["outputs"]),
     }
-    run_files.write_table(directory / "summary.csv", run_files.tables.objects([row]))
+    lines = Lines(list(row))
+    (directory / "summary.csv").write_bytes(lines.header() + lines.row(row))
 
 
 # ---------------------------------------------------------------- measuring

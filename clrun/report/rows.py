@@ -46,8 +46,13 @@ class Row:
         """The number of runs that have diverged."""
         return int((self.runs["status"] == RunStatus.DIVERGED).sum())
 
+    @cached_property
+    def statistics(self) -> dict[str, Statistic]:
+        """The statistic of every measure over the runs that are done."""
+        return {measure: statistic(self.done[measure]) for measure in MEASURES}
+
     def __getitem__(self, measure: str) -> Statistic:
-        return statistic(self.done[measure])
+        return self.statistics[measure]
 
     @property
     def strategy(self) -> str:

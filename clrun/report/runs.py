@@ -141,9 +141,8 @@ def with_derived(runs: pd.DataFrame) -> pd.DataFrame:
         kept = stream["average_accuracy"] - stream["seed"].map(finetune)
         runs.loc[stream.index, "accuracy_kept"] = kept.where(stream["strategy"] != "finetune")
         runs.loc[stream.index, "relative_seconds"] = stream["total_seconds"] / stream["seed"].map(seconds)
-        for _, rows in stream.groupby("group"):
-            runs.loc[rows.index, "gap_closed"] = gap_closed_by_run(rows, joint, finetune)
-            runs.loc[rows.index, "intransigence"] = intransigence(rows, joint)
+        runs.loc[stream.index, "gap_closed"] = gap_closed_by_run(stream, joint, finetune)
+        runs.loc[stream.index, "intransigence"] = intransigence(stream, joint)
     for unit, cost in {"second": "total_seconds", "mb": "state_mb", "wh": "energy_wh"}.items():
         runs[f"kept_per_{unit}"] = runs["accuracy_kept"] / runs[cost].where(runs[cost] > 0)
     return runs
@@ -156,15 +155,19 @@ def by_seed(runs: pd.DataFrame, strategy: str, measure: str) -> pd.Series:
 
 
 def gap_closed_by_run(rows: pd.DataFrame, joint: pd.Series, finetune: pd.Series) -> pd.Series:
-    """Return (accuracy - finetune) / mean(joint - finetune) of each run of a group, paired by seed, over the seeds that
-    all three were run with, so that its mean is the share of the mean gap.
+    """Return (accuracy - finetune) / mean(joint - finetune) of each run of a stream, paired by seed, over the seeds of
+    its group that all three were run with, so that its mean is the share of the mean gap.
 
     It is nan for joint and finetune themselves, and where joint is not better.
     """
     upper, lower = rows["seed"].map(joint), rows["seed"].map(finetune)
     shared = upper.notna() & lower.notna() & rows["average_accuracy"].notna() & ~rows["strategy"].isin(REFERENCES)
-    gap = (upper - lower)[shared].mean()
-    return metrics.gap_closed(rows["average_accuracy"], lower, gap).where(shared)
+    gaps, closed = upper - lower, pd.Series(np.nan, rows.index)
+    if not shared.any():  # nothing to compare with, in however many groups
+        return closed
+    for places in rows[shared].groupby("group").groups.values():
+        closed[places] = metrics.gap_closed(rows["average_accuracy"][places], lower[places], gaps[places].mean())
+    return closed
 
 
 def intransigence(rows: pd.DataFrame, joint: pd.Series) -> pd.Series:

@@ -1,7 +1,8 @@
 """From checked settings to a run that can start: load the data, refuse what cannot be trained. Nothing is written."""
 
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch.utils._pytree import tree_leaves
@@ -26,7 +27,7 @@ def prepare(settings: Settings) -> Prepared:
     """Load the data of a run and check everything that depends on them. Raise UsageError; write nothing."""
     strategy = strategy_class(settings)
     settings = with_sources(settings)
-    images = load_once(tuple(image_settings(settings).items()))
+    images = SHARED.load(image_settings(settings))
     stream = make_tasks(images, settings.values)
     refuse_batch_of_one(strategy, stream, settings)
     refuse_large(strategy, images, stream, settings)
@@ -42,10 +43,33 @@ def image_settings(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in settings.values.items() if k in ("dataset", "data_dir") or k.startswith("dataset.")}
 
 
-@lru_cache(maxsize=1)
-def load_once(settings: tuple[tuple[str, Any], ...]) -> Images:
-    """Return the images; the runs of a sweep share them."""
-    return load(dict(settings))
+class SharedImages:
+    """The data sets of a process: each once, for as long as a run refers to it. The one that was asked for last stays,
+    since a search prepares one run after the other."""
+
+    def __init__(self, load: Callable[[dict[str, Any]], Images] = load) -> None:
+        self.read = load
+        self.last: Images | None = None
+        self.by_settings: WeakValueDictionary[tuple[tuple[str, Any], ...], Images] = WeakValueDictionary()
+
+    def load(self, settings: dict[str, Any]) -> Images:
+        """Return the images that these settings name."""
+        key = tuple(settings.items())
+        images = self.by_settings.get(key)
+        if images is None:
+            self.last = None  # before another is read, unless a run refers to it
+            images = self.equal_to(self.read(settings))
+            self.by_settings[key] = images
+        self.last = images
+        return images
+
+    def equal_to(self, images: Images) -> Images:
+        """Return what is held already of these images, such as a copy in another folder; else the images."""
+        held = [one for one in self.by_settings.values() if one.fingerprint == images.fingerprint]
+        return next((one for one in held if one.x.shape == images.x.shape), images)  # the padding is in the shape alone
+
+
+SHARED = SharedImages()
 
 
 def refuse_batch_of_one(strategy: type[Strategy], stream: TaskStream, settings: Settings) -> None:
