@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clrun.results import metrics
+from clrun.system.atomic_files import UNGUARDED, Guard
 
 
 class RunStatus(StrEnum):
@@ -20,6 +21,7 @@ class RunStatus(StrEnum):
     DIVERGED = "diverged"  # the loss or the parameters were no longer finite
     CRASHED = "crashed"
     HELD = "held"  # another process is training it
+    TAKEN_OVER = "taken over"  # as HELD, but this process had begun
     DONE_ELSEWHERE = "done by another process"
 
 
@@ -54,6 +56,7 @@ class Outcome:
     task_classes: Sequence[Sequence[str]] | None = None  # the classes of each task, where tasks differ by them
     task_angles: Sequence[float] | None = None  # degrees, where tasks differ by the rotation of their images
     device: str = "cpu"  # as PyTorch names it: "cpu", "cuda", "cuda:0"
+    guard: Guard = UNGUARDED  # what must allow that its files are written
     written_at: float = -math.inf  # seconds of time.monotonic() at which its tables were last written
 
     @property

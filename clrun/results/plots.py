@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from clrun.system.atomic_files import replacing
+from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
 # Okabe and Ito's palette, whose colours are distinguishable with every common kind of colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -32,18 +32,21 @@ LEFT, BOTTOM, TOP = 0.72, 0.55, 0.15
 LEGEND, COLOUR_BAR = 1.15, 0.85
 
 
-def draw(directory: Path) -> None:
-    """Draw accuracy_matrix.png and accuracy_over_tasks.png from the CSV files of a run, each all or nothing."""
+def draw(directory: Path, guard: Guard = UNGUARDED) -> None:
+    """Draw accuracy_matrix.png and accuracy_over_tasks.png from the CSV files of a run, each all or nothing.
+
+    guard: as of `clrun.system.atomic_files.replacing`.
+    """
     matrix = pd.read_csv(directory / "accuracy_matrix.csv")
-    save(matrix_figure(matrix), directory / "accuracy_matrix.png")
+    save(matrix_figure(matrix), directory / "accuracy_matrix.png", guard)
     path = directory / "accuracy_over_training.csv"
     curves = training_figure(pd.read_csv(path)) if path.is_file() else tasks_figure(matrix)
-    save(curves, directory / "accuracy_over_tasks.png")
+    save(curves, directory / "accuracy_over_tasks.png", guard)
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, guard: Guard = UNGUARDED) -> None:
     """Write a PNG without the name of the software and the date, so that equal figures are equal files."""
-    with replacing(path) as temporary, mpl.rc_context({"text.hinting": "none"}):  # hints are for coarser pixels
+    with replacing(path, guard) as temporary, mpl.rc_context({"text.hinting": "none"}):  # hints are for coarser pixels
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=FAST_PNG)
 
 

@@ -15,7 +15,7 @@ import yaml
 from clrun.results import metrics, tables
 from clrun.results.columns import FILES, HASH_COLUMNS
 from clrun.results.outcome import Outcome
-from clrun.system.atomic_files import replacing, write_text
+from clrun.system.atomic_files import UNGUARDED, Guard, replacing, write_text
 from clrun.system.errors import UsageError
 
 SECONDS_BETWEEN_WRITES = 5.0  # of the tables of a run that is under way
@@ -27,23 +27,23 @@ TEMPORARY_FILES = (".*.tmp", ".tmp*")
 # ---------------------------------------------------------------- writing
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV, all or nothing: floats in full precision, nan and None as empty cells, lines end in a newline."""
-    with replacing(path) as temporary:
+def write_table(path: Path, table: pd.DataFrame, guard: Guard = UNGUARDED) -> None:
+    """Write a CSV, all or nothing: floats in full precision, nan and None as empty cells, lines end in a newline.
+    guard: as of `clrun.system.atomic_files.replacing`."""
+    with replacing(path, guard) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def write_config(directory: Path, nested: Mapping[str, Any]) -> None:
+def write_config(directory: Path, nested: Mapping[str, Any], guard: Guard = UNGUARDED) -> None:
     """Write config.yaml: the checked configuration, groups nested, in the order given."""
     plain = json.loads(json.dumps(nested, default=str))
-    write_text(
-        directory / "config.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    )
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    write_text(directory / "config.yaml", text, guard)
 
 
-def write_failed(directory: Path, reason: str, traceback: str) -> None:
+def write_failed(directory: Path, reason: str, traceback: str, guard: Guard = UNGUARDED) -> None:
     """Write failed.txt of a crashed run: the reason, an empty line, the traceback."""
-    write_text(directory / "failed.txt", f"{reason.rstrip()}\n\n{traceback.rstrip()}\n")
+    write_text(directory / "failed.txt", f"{reason.rstrip()}\n\n{traceback.rstrip()}\n", guard)
 
 
 def clear_failed(directory: Path) -> None:
@@ -69,34 +69,35 @@ def write_progress_if_due(outcome: Outcome, clock: Callable[[], float] = monoton
 def write_progress(outcome: Outcome) -> None:
     """Write the tables of all that has been measured so far: the matrices, forgetting.csv, accuracy.csv, health.csv and
     costs.csv, and tasks.csv and accuracy_over_training.csv where the run has such values."""
-    directory, at_once = outcome.directory, not outcome.forgetting_defined
-    write_table(directory / "accuracy_matrix.csv", tables.matrix_table(outcome.accuracy, at_once))
+    directory, at_once, guard = outcome.directory, not outcome.forgetting_defined, outcome.guard
+    write_table(directory / "accuracy_matrix.csv", tables.matrix_table(outcome.accuracy, at_once), guard)
     if outcome.validation is not None:
-        write_table(directory / "validation_matrix.csv", tables.matrix_table(outcome.validation, at_once))
+        write_table(directory / "validation_matrix.csv", tables.matrix_table(outcome.validation, at_once), guard)
     forgetting = metrics.forgetting_table(
         outcome.accuracy, outcome.forgetting_defined, outcome.forward_transfer_defined
     )
-    write_table(directory / "forgetting.csv", forgetting)
-    write_table(directory / "accuracy.csv", tables.accuracy_table(outcome))
-    write_table(directory / "health.csv", tables.health_table(outcome.health))
-    write_table(directory / "costs.csv", tables.objects(outcome.task_costs, list(FILES["costs.csv"])))
+    write_table(directory / "forgetting.csv", forgetting, guard)
+    write_table(directory / "accuracy.csv", tables.accuracy_table(outcome), guard)
+    write_table(directory / "health.csv", tables.health_table(outcome.health), guard)
+    write_table(directory / "costs.csv", tables.objects(outcome.task_costs, list(FILES["costs.csv"])), guard)
     if outcome.task_classes is not None:
-        write_table(directory / "tasks.csv", tables.classes_table(outcome.task_classes))
+        write_table(directory / "tasks.csv", tables.classes_table(outcome.task_classes), guard)
     if outcome.task_angles is not None:
-        write_table(directory / "tasks.csv", tables.angles_table(outcome.task_angles))
+        write_table(directory / "tasks.csv", tables.angles_table(outcome.task_angles), guard)
     if outcome.over_training is not None:
-        write_table(directory / "accuracy_over_training.csv", tables.over_training_table(outcome))
+        write_table(directory / "accuracy_over_training.csv", tables.over_training_table(outcome), guard)
 
 
 def write_confusion(outcome: Outcome) -> None:
     """Write confusion.csv, where the confusion of classes was measured."""
     if outcome.confusion is not None:
-        write_table(outcome.directory / "confusion.csv", tables.confusion_table(outcome.class_names, outcome.confusion))
+        table = tables.confusion_table(outcome.class_names, outcome.confusion)
+        write_table(outcome.directory / "confusion.csv", table, outcome.guard)
 
 
 def write_summary(outcome: Outcome) -> None:
     """Write summary.csv. It is the last file of a run: its presence says that the run has ended."""
-    write_table(outcome.directory / "summary.csv", tables.summary_table(outcome))
+    write_table(outcome.directory / "summary.csv", tables.summary_table(outcome), outcome.guard)
 
 
 # ---------------------------------------------------------------- what is there

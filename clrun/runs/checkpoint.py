@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from clrun.system.atomic_files import replacing
+from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
 # Version of the file's contents. Raise it when they change their meaning: older checkpoints are then set aside.
 FORMAT = 2
@@ -56,12 +56,13 @@ class Checkpoint:
     notes: dict[str, Any]  # JSON
 
 
-def write(directory: Path, identity: str, saved: Checkpoint) -> None:
-    """Write the checkpoint of the run with this identity, all or nothing, and flush it to the disk. Raise OSError."""
+def write(directory: Path, identity: str, saved: Checkpoint, guard: Guard = UNGUARDED) -> None:
+    """Write the checkpoint of the run with this identity, all or nothing, and flush it to the disk. Raise OSError.
+    guard: as of `clrun.system.atomic_files.replacing`."""
     notes = torch.from_numpy(np.frombuffer(json.dumps(saved.notes).encode(), dtype=np.uint8).copy())
     tensors = {name: v.contiguous() for name, v in saved.tensors.items()} | {"notes": notes}
     header = {"format": FORMAT, "identity": identity, "place": saved.position, "checksum": checksum(tensors)}
-    with replacing(directory / NAME) as temporary:
+    with replacing(directory / NAME, guard) as temporary:
         save_tensors(tensors, {"clrun": json.dumps(header)}, temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -140,26 +141,30 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
     return total
 
 
-def set_aside_if_invalid(directory: Path, identity: str, report: Callable[[str], None]) -> None:
+def set_aside_if_invalid(
+    directory: Path, identity: str, report: Callable[[str], None], guard: Guard = UNGUARDED
+) -> None:
     """Rename the checkpoint of a run if the run cannot continue from it, and `report` why."""
     try:
         read(directory, identity)
     except InvalidCheckpoint as error:
-        set_aside(directory, str(error), report)
+        set_aside(directory, str(error), report, guard)
 
 
-def set_aside(directory: Path, reason: str, report: Callable[[str], None]) -> None:
+def set_aside(directory: Path, reason: str, report: Callable[[str], None], guard: Guard = UNGUARDED) -> None:
     """Rename a checkpoint to *.bad, so that it is neither used nor lost, and `report` the reason."""
     bad = directory / f"{NAME}.bad"
-    os.replace(directory / NAME, bad)
+    with guard.held():
+        os.replace(directory / NAME, bad)
     report(
         f"{directory.name}: the checkpoint cannot be continued from: {reason}. It is now {bad}; the run starts again."
     )
 
 
-def remove(directory: Path) -> None:
+def remove(directory: Path, guard: Guard = UNGUARDED) -> None:
     """Delete the checkpoint of a run, if there is one."""
-    (directory / NAME).unlink(missing_ok=True)
+    with guard.held():
+        (directory / NAME).unlink(missing_ok=True)
 
 
 def indices_by_position(positions: Sequence[Position]) -> list[list[int]]:

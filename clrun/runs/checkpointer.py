@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -17,6 +17,7 @@ from clrun.engine.state import PartialStage, TrainState
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
 from clrun.runs.checkpoint import Checkpoint, InvalidCheckpoint, Position
+from clrun.system.locks import LockLost
 
 # Fields of an Outcome that a checkpoint keeps: as JSON, and as integer arrays (or None).
 JSON_FIELDS = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
@@ -184,12 +185,14 @@ class Checkpointer:
 
     @contextmanager
     def writing_on_interrupt(self) -> Iterator[None]:
-        """Write the latest point if the block is interrupted: by Ctrl-C, or a signal that raises SystemExit."""
+        """Write the latest point if the block is interrupted: by Ctrl-C, a signal that raises SystemExit, or the loss
+        of the lock of a run, without which the other runs of the stack go on."""
         try:
             yield
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, LockLost):
             if self.latest is not None and self.latest.position != Position():
-                self.write_unwritten(self.latest)
+                with suppress(LockLost):  # a run that another process has taken over needs no checkpoint of this one
+                    self.write_unwritten(self.latest)
             raise
 
     def write_unwritten(self, point: ResumePoint) -> None:
@@ -210,14 +213,23 @@ class Checkpointer:
         return ResumePoint(Position(start.position.stage, passes, self.stack.step), current, notes, partial)
 
     def write(self, point: ResumePoint) -> bool:
-        """Write the checkpoint of every run into its directory, and return whether that succeeded."""
+        """Write the checkpoint of every run into its directory, and return whether that succeeded.
+
+        Raise LockLost, after that, if another process has taken a run over.
+        """
+        lost: LockLost | None = None
         try:
             for r, outcome in enumerate(self.outcomes):
-                checkpoint.write(outcome.directory, outcome.run, self.checkpoint_of(point, r))
+                try:
+                    checkpoint.write(outcome.directory, outcome.run, self.checkpoint_of(point, r), outcome.guard)
+                except LockLost as error:
+                    lost = error
             self.written = point
         except OSError as error:
             self.report(f"no checkpoint could be written ({error}); the run goes on without a new one.")
         self.written_at = monotonic()
+        if lost is not None:
+            raise lost
         return self.written is point
 
     def checkpoint_of(self, point: ResumePoint, r: int) -> Checkpoint:

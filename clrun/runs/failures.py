@@ -4,12 +4,15 @@ import errno
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clrun.results import run_files
+from clrun.system import locks
+from clrun.system.atomic_files import UNGUARDED, Guard
 from clrun.system.errors import RunsFailed, UsageError
+from clrun.system.locks import LockLost
 
 if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
@@ -21,20 +24,29 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
-def write_reason(directory: Path, reason: str, trace: str) -> OSError | None:
-    """Write failed.txt: why a run has failed, and the traceback. Return the error that kept it from being written."""
+def write_reason(directory: Path, reason: str, trace: str, guard: Guard = UNGUARDED) -> OSError | None:
+    """Write failed.txt: why a run has failed, and the traceback. Return the error that kept it from being written.
+    Nothing is written where another process has taken the run over."""
     try:
-        run_files.write_failed(directory, reason, trace)
+        run_files.write_failed(directory, reason, trace, guard)
+    except LockLost:
+        return None
     except OSError as error:
         return error
     return None
 
 
 def write_reason_for(prepared: "Prepared", reason: str, trace: str = NO_TRACEBACK) -> None:
-    """Write failed.txt of a run whose process could not; where that is impossible, say so on standard error."""
+    """Write failed.txt of a run whose process could not, and remove its lock; where that is impossible, say so on
+    standard error. Do nothing where another process is training the run or has finished it."""
+    rerun = prepared.settings["rerun"]
+    if (prepared.finished and not rerun) or locks.holder(prepared.directory) is not None:
+        return
     error = write_reason(prepared.directory, reason, trace)
     if error is not None:  # the command prints the reason when it ends, all the same
         print(f"clrun: {prepared.directory / 'failed.txt'} could not be written: {error.strerror}", file=sys.stderr)
+    with suppress(OSError, UsageError):  # a lock of a dead process that stays is in nobody's way
+        locks.tidy(prepared.directory)
 
 
 @contextmanager
@@ -42,14 +54,17 @@ def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
     """Remove what an earlier attempt has left of a failure; if the block raises an exception, write failed.txt of all
     runs and raise it again, with a note where failed.txt could not be written."""
     for prepared in runs:
-        run_files.clear_failed(prepared.directory)
-        run_files.clear_temporary_files(prepared.directory)
+        with prepared.guard.held():
+            run_files.clear_failed(prepared.directory)
+            run_files.clear_temporary_files(prepared.directory)
     try:
         yield
+    except LockLost:  # no failure of the run
+        raise
     except Exception as error:
         trace = traceback.format_exc()
         for prepared in runs:
-            second = write_reason(prepared.directory, f"{type(error).__name__}: {error}", trace)
+            second = write_reason(prepared.directory, f"{type(error).__name__}: {error}", trace, prepared.guard)
             if second is not None:
                 error.add_note(f"{prepared.directory / 'failed.txt'} could not be written: {second}")
         raise

@@ -8,6 +8,7 @@ from clrun.data.datasets import Images
 from clrun.data.tasks import TaskStream
 from clrun.results import run_files
 from clrun.strategy import Strategy
+from clrun.system.atomic_files import UNGUARDED, Guard
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Prepared:
     images: Images
     stream: TaskStream
     strategy: type[Strategy]
+    guard: Guard = UNGUARDED  # the lock of the run, once this process has claimed it
 
     @property
     def id(self) -> str:

@@ -67,6 +67,7 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         task_classes=task_classes(prepared),
         task_angles=task_angles(prepared),
         device=str(stack.device),
+        guard=prepared.guard,
     )
 
 

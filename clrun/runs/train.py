@@ -7,7 +7,7 @@ stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -31,7 +31,8 @@ from clrun.runs.prepared import Prepared
 from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage, state_bytes
 from clrun.system import energy, locks
 from clrun.system.energy import Meter
-from clrun.system.errors import UsageError
+from clrun.system.errors import RunsFailed, UsageError
+from clrun.system.locks import LockLost
 from clrun.system.messages import announce
 from clrun.system.peak_memory import forget_peak
 from clrun.system.text import format_value
@@ -42,10 +43,14 @@ StackTrainer = Callable[[Sequence[Prepared], Progress], list[RunStatus]]
 
 
 def train_run(prepared: Prepared, quiet: bool = False, trainer: StackTrainer | None = None) -> RunStatus:
-    """Train one run as `train_runs` does. Raise UsageError if another process is training it."""
+    """Train one run as `train_runs` does. Raise UsageError if another process is training it, and RunsFailed if another
+    has taken it over."""
     (status,) = train_runs([prepared], quiet, trainer=trainer)
     if status == RunStatus.HELD:
         raise UsageError(f"{prepared.directory} is being trained by another process; wait for it, or end that one.")
+    if status == RunStatus.TAKEN_OVER:
+        how = "has finished it" if prepared.finished else "has not finished it yet"
+        raise RunsFailed(f"{prepared.directory}: the process that took it over {how}; the same command shows it then.")
     return status
 
 
@@ -56,7 +61,8 @@ def train_runs(
     trainer: StackTrainer | None = None,
 ) -> list[RunStatus]:
     """Train runs that differ in values only, and write their files. Return the status of each: DONE, DIVERGED, or HELD
-    where another process is training it, which is reported.
+    where another process is training it, and TAKEN_OVER where this process stood still for so long that another one has
+    taken the run over; both are reported.
 
     An interrupted run continues from its checkpoint. Runs whose checkpoints are at different positions are trained as
     several stacks, one after another. A crash writes failed.txt of all runs of its stack and is raised again: as
@@ -70,22 +76,34 @@ def train_runs(
     with disk_trouble(runs[0]), locks.claimed(directories) as claim:
         for directory, owner in claim.others.items():
             announce(f"{directory.name}: {owner} is training it; left to that one.")
-        claimed = [prepared for prepared in runs if prepared.directory in claim.mine]
+        mine = claim.mine
+        claimed = [replace(run, guard=mine[run.directory]) for run in runs if run.directory in mine]
         ended = {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
         remaining = [prepared for prepared in claimed if prepared.directory not in ended]
-        for prepared in remaining:  # a damaged checkpoint is set aside before runs are divided by their positions
-            checkpoint.set_aside_if_invalid(prepared.directory, prepared.id, announce)
         statuses = ended | train_stacks(remaining, progress, trainer or train_stack)
     return [statuses.get(prepared.directory, RunStatus.HELD) for prepared in runs]
 
 
 def train_stacks(runs: Sequence[Prepared], progress: Progress, trainer: StackTrainer) -> dict[Path, RunStatus]:
-    """Train the runs of each checkpoint position as one stack, and return the status of each run by its folder."""
+    """Train the runs of each checkpoint position as one stack, and return the status of each run by its folder.
+
+    If another process takes a run over, the others of its stack go on from their checkpoints without it.
+    """
     statuses: dict[Path, RunStatus] = {}
-    for stack in by_position(runs):
-        with reason_written(stack):
-            trained = trainer(stack, progress)
-        statuses |= zip([prepared.directory for prepared in stack], trained, strict=True)
+    remaining = list(runs)
+    while remaining:
+        try:
+            for prepared in remaining:  # a damaged one is set aside before runs are divided by their positions
+                checkpoint.set_aside_if_invalid(prepared.directory, prepared.id, announce, prepared.guard)
+            stack = by_position(remaining)[0]
+            with reason_written(stack):
+                trained = trainer(stack, progress)
+            ended = dict(zip([prepared.directory for prepared in stack], trained, strict=True))
+        except LockLost as error:
+            announce(str(error))
+            ended = {error.directory: RunStatus.TAKEN_OVER}
+        statuses |= ended
+        remaining = [prepared for prepared in remaining if prepared.directory not in ended]
     return statuses
 
 
@@ -106,7 +124,7 @@ def train_stack(
     stack = build(runs, block_steps=block_steps)
     outcomes = [new_outcome(prepared, stack) for prepared in runs]
     for prepared in runs:
-        run_files.write_config(prepared.directory, prepared.settings.nested())
+        run_files.write_config(prepared.directory, prepared.settings.nested(), prepared.guard)
     with meter_of(stack.device) as meter:
         costs = ProcessCosts(len(runs), began, meter)
         checkpointer = Checkpointer(stack, outcomes, settings["checkpoint_every"], announce, costs.per_run)
@@ -123,9 +141,13 @@ def train_stack(
     for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
         outcome.confusion = confusion[r]
         finish(outcome, prepared, len(runs), state_bytes(stack, run, prepared), spent)
-        write_final(outcome, prepared.settings["pictures"])
-        if not prepared.settings["keep_checkpoint"]:
-            checkpoint.remove(prepared.directory)
+        try:
+            write_final(outcome, prepared.settings["pictures"])
+            if not prepared.settings["keep_checkpoint"]:
+                checkpoint.remove(prepared.directory, prepared.guard)
+        except LockLost as error:  # the other runs of the stack have ended all the same
+            announce(str(error))
+            outcome.status = RunStatus.TAKEN_OVER
     return [outcome.status for outcome in outcomes]
 
 
@@ -214,7 +236,7 @@ def resumed(
         current, partial = restore_run(stack, saved), restore_partial_stage(stack, saved)
     except InvalidCheckpoint as error:
         for prepared in runs:
-            checkpoint.set_aside(prepared.directory, str(error), announce)
+            checkpoint.set_aside(prepared.directory, str(error), announce, prepared.guard)
         return None
     stack.resume_at(position.step)
     for prepared, outcome, one_run in zip(runs, outcomes, saved, strict=True):
@@ -294,5 +316,5 @@ def write_final(outcome: Outcome, pictures: bool) -> None:
     if pictures:
         from clrun.results import plots  # matplotlib takes half a second to import
 
-        plots.draw(outcome.directory)
+        plots.draw(outcome.directory, outcome.guard)
     run_files.write_summary(outcome)

@@ -28,7 +28,7 @@ from clrun.config.check_values import chosen_cluster
 from clrun.config.settings import Settings
 from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan
-from clrun.system import atomic_files, locks, machine
+from clrun.system import atomic_files, machine
 from clrun.system.errors import UsageError
 from clrun.system.signals import handled
 
@@ -243,8 +243,7 @@ class SubmittedJob:
         if error is not None:
             last = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
             reason = f"job {self.job.job_id}: {last[-1] if last else 'it failed'}; {log}"
-        if locks.holder(run.directory) is None:
-            write_reason_for(run, reason, str(error or KILLED))
+        write_reason_for(run, reason, str(error or KILLED))
         return reason
 
 

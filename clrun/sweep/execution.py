@@ -95,7 +95,7 @@ class Sweep:
         """Record and show how the runs of a stack have ended."""
         lines = []
         for run, (status, reason) in zip(stack, results, strict=True):
-            if status == RunStatus.HELD:
+            if status in (RunStatus.HELD, RunStatus.TAKEN_OVER):
                 self.held.append(run)
                 continue
             if reason is not None:

@@ -4,48 +4,66 @@ The file names host and process. Its time of modification is a heartbeat, which 
 over if its process is dead (seen from the same host), or if its heartbeat is older than a minute (seen from another
 host, on a shared disk). Reading a lock and taking it is one atomic operation: a lock of the library `filelock`, the
 gate, is held for that moment alone. No process waits for a run, so there is no deadlock.
+
+A process that was suspended, as by the lid of a laptop or a disk that does not answer, may have lost its lock when it
+goes on. Every claim therefore has a token of its own, which stands in lock.json, and a file of a run gets its name only
+while the gate is held and the token is still there (`Lock.held`, which clrun/system/atomic_files.py enters).
+
+The gate is an flock, which ends with its process. On a disk without flock it is a file that exists while the gate is
+held: one that a killed process has left there is noticed on the same host; on another host, it has to be deleted.
 """
 
+import errno
+import fcntl
 import json
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from clrun.system.atomic_files import write_text
 from clrun.system.errors import UsageError
+from clrun.system.signals import postponed
 
 NAME = "lock.json"
 GATE = ".lock"  # the file of the gate, in the folder of the runs of a strategy
+GATE_WITHOUT_FLOCK = ".lock.held"  # where the disk has no flock: it exists while the gate is held
 
 HEARTBEAT_SECONDS = 15.0  # between two heartbeats
 STALE_SECONDS = 60.0  # without a heartbeat, after which a process on another host is taken for dead
 GATE_TIMEOUT_SECONDS = 30.0  # to wait for the gate, which is held for milliseconds
+GATE_POLL_SECONDS = 0.01  # between two attempts to take the gate
+
+# What flock answers on a disk that has no such locks. EACCES is also the answer for a lock that another process holds.
+NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EACCES)
 
 
 @dataclass(frozen=True)
 class Owner:
     """A process on some host. `space` and `started` distinguish it from a later process with the same number.
 
-    The fields are the keys of lock.json, which other versions of clrun read.
+    The fields are the keys of lock.json, which other versions of clrun read; `token` is not in theirs.
     """
 
     host: str
     space: str  # see `process_namespace`
     pid: int
     started: str  # see `start_time`
+    token: str = field(default="", compare=False)  # of the claim: 32 hexadecimal digits
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
 def this_process() -> Owner:
-    """Return the owner that stands for this process."""
+    """Return the owner that stands for this process, without a token."""
     return Owner(socket.gethostname(), process_namespace(), os.getpid(), start_time(os.getpid()))
 
 
@@ -81,22 +99,30 @@ def alive(owner: Owner) -> bool:
 # ---------------------------------------------------------------- one lock
 
 
-def holder(directory: Path) -> Owner | None:
+def holder(directory: Path, stale_seconds: float = STALE_SECONDS) -> Owner | None:
     """Return the other, living process that trains the run in this directory; None if there is none, or if it is this
-    process."""
-    path, me = directory / NAME, this_process()
-    try:
-        with path.open(encoding="utf-8") as file:  # open() makes a shared disk fetch the current time
-            owner, heartbeat = Owner(**json.load(file)), os.fstat(file.fileno()).st_mtime
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError):  # no JSON, or other fields: not written by clrun, so it names no owner
-        return None
-    if owner == me:
+    process. stale_seconds: without a heartbeat, after which a process on another host is taken for dead."""
+    owner, heartbeat = read(directory)
+    me = this_process()
+    if owner is None or owner == me:
         return None
     if (owner.host, owner.space) == (me.host, me.space):
         return owner if alive(owner) else None
-    return owner if disk_time(directory) - heartbeat < STALE_SECONDS else None
+    return owner if disk_time(directory) - heartbeat < stale_seconds else None
+
+
+def read(directory: Path) -> tuple[Owner | None, float]:
+    """Return the owner that stands in the lock of a run, living or dead, and its last heartbeat, in seconds by the
+    clock of the disk; None and 0 where no lock names an owner."""
+    try:
+        with (directory / NAME).open(encoding="utf-8") as file:  # open() makes a shared disk fetch the current time
+            content, heartbeat = json.load(file), os.fstat(file.fileno()).st_mtime
+            known = {key: content[key] for key in (f.name for f in fields(Owner)) if key in content}
+            return Owner(**known), heartbeat
+    except (FileNotFoundError, NotADirectoryError):
+        return None, 0.0
+    except (ValueError, TypeError):  # no JSON, or other fields: not written by clrun, so it names no owner
+        return None, 0.0
 
 
 def disk_time(directory: Path) -> float:
@@ -115,10 +141,12 @@ def gate(directory: Path, timeout: float = GATE_TIMEOUT_SECONDS) -> Iterator[Non
 
     Raise UsageError if another process holds the gate for `timeout` seconds.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory.parent / GATE
+    folder = directory.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    kind: type[BaseFileLock] = FileLock if has_flock(folder) else SoftFileLock
+    path = folder / (GATE if kind is FileLock else GATE_WITHOUT_FLOCK)
     try:
-        with FileLock(path, timeout=timeout):
+        with kind(path, timeout=timeout, poll_interval=GATE_POLL_SECONDS):
             yield
     except Timeout:
         raise UsageError(
@@ -126,27 +154,85 @@ def gate(directory: Path, timeout: float = GATE_TIMEOUT_SECONDS) -> Iterator[Non
         ) from None
 
 
-def claim(directory: Path) -> Owner | None:
+@cache
+def has_flock(folder: Path) -> bool:
+    """Return whether the disk of a folder has locks that end with their process. Raise OSError where nothing can be
+    written into the folder."""
+    probe = folder / f".{GATE}.{os.getpid()}.{uuid.uuid4().hex[:8]}.probe"
+    try:
+        with probe.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_FLOCK and error.filename is None:  # an error of open() names its file
+            return False
+        raise
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
+class LockLost(Exception):
+    """The lock of a run is no longer that of this process. Nothing more is to be written into its directory."""
+
+    def __init__(self, directory: Path, owner: Owner | None) -> None:
+        self.directory, self.owner = directory, owner
+        who = "another process" if owner is None else str(owner)
+        super().__init__(
+            f"{directory.name}: this process stood still for so long that {who} took the run over; nothing more of it "
+            f"is written here."
+        )
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A claim of this process on a run."""
+
+    directory: Path
+    token: str
+
+    def check(self) -> None:
+        """Raise LockLost if another process has taken the run over, as far as can be seen without the gate."""
+        owner, _ = read(self.directory)
+        if owner is None or owner.token != self.token:
+            raise LockLost(self.directory, owner)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the lock while the block runs, which is to be short. Raise LockLost if another process has it."""
+        if not self.directory.is_dir():  # the gate would make the folder above it anew
+            raise LockLost(self.directory, None)
+        with gate(self.directory):
+            self.check()
+            yield
+
+
+def claim(directory: Path, token: str, stale_seconds: float = STALE_SECONDS) -> Owner | None:
     """Take the lock of a run for this process; return None, or the process that holds it.
 
-    Raise UsageError where the gate stays held, and OSError where the lock cannot be written.
+    token: of this claim, which no other has. Raise UsageError where the gate stays held, and OSError where the lock
+    cannot be written.
     """
     with gate(directory):
-        other = holder(directory)
+        directory.mkdir(exist_ok=True)
+        other = holder(directory, stale_seconds)
         try:
             if other is None:
-                write_text(directory / NAME, json.dumps(asdict(this_process())) + "\n")
+                write_text(directory / NAME, json.dumps(asdict(this_process()) | {"token": token}) + "\n")
         finally:
             remove_if_empty(directory)
         return other
 
 
-def release(directory: Path) -> None:
+def release(directory: Path, token: str) -> None:
     """Give the lock of a run back, unless another process has taken it over; remove its directory if it is empty."""
+    if not directory.is_dir():
+        return
     with gate(directory):
-        if holder(directory) is None:
+        owner, _ = read(directory)
+        if owner is not None and owner.token == token:
             (directory / NAME).unlink(missing_ok=True)
-        remove_if_empty(directory)
+        if directory.is_dir():
+            remove_if_empty(directory)
 
 
 def remove_if_empty(directory: Path) -> None:
@@ -160,42 +246,70 @@ def remove_if_empty(directory: Path) -> None:
 
 @dataclass
 class Claim:
-    """The runs of this process, and the owners of the others."""
+    """The locks of this process by the directories of their runs, and the owners of the others."""
 
-    mine: list[Path]
+    mine: dict[Path, Lock]
     others: dict[Path, Owner]
 
 
 @contextmanager
-def claimed(directories: Sequence[Path], heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[Claim]:
+def claimed(
+    directories: Sequence[Path],
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    stale_seconds: float = STALE_SECONDS,
+) -> Iterator[Claim]:
     """Take the locks of those of these runs that are free, and give them back when the block ends.
 
     Raise UsageError where the gate stays held, and OSError where the lock cannot be written.
     """
-    result = Claim([], {})
+    result, token = Claim({}, {}), uuid.uuid4().hex
     stop = threading.Event()
     arguments = (result.mine, stop, heartbeat_seconds)
     heartbeat = threading.Thread(target=renew_heartbeats, args=arguments, daemon=True, name="clrun heartbeat")
     try:
         for directory in directories:
-            other = claim(directory)
-            if other is None:
-                result.mine.append(directory)
-            else:
+            result.mine[directory] = Lock(directory, token)  # first: a signal may arrive once the lock is written
+            other = claim(directory, token, stale_seconds)
+            if other is not None:
+                del result.mine[directory]
                 result.others[directory] = other
         heartbeat.start()
         yield result
     finally:
         stop.set()
-        for directory in result.mine:
-            release(directory)
+        with postponed():  # a signal that arrived here would leave locks behind
+            release_all(list(result.mine.values()))
 
 
-def renew_heartbeats(directories: Sequence[Path], stop: threading.Event, seconds: float) -> None:
+def release_all(mine: Sequence[Lock]) -> None:
+    """Give locks back: all that can be. Raise the first error, where some could not."""
+    errors = []
+    for lock in mine:
+        try:
+            release(lock.directory, lock.token)
+        except (OSError, UsageError) as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def renew_heartbeats(mine: dict[Path, Lock], stop: threading.Event, seconds: float) -> None:
     """Renew the heartbeats of these locks until the event is set. A lock that another process has taken over meanwhile
     is left alone."""
     while not stop.wait(seconds):
-        for directory in directories:
-            with suppress(OSError):  # a heartbeat that is missed, as on a slow disk, is made up for by the next one
-                if holder(directory) is None:
-                    os.utime(directory / NAME)
+        for lock in list(mine.values()):
+            with suppress(OSError, LockLost):  # a heartbeat that is missed, as on a slow disk, is made up for
+                lock.check()
+                os.utime(lock.directory / NAME)
+
+
+def tidy(directory: Path) -> bool:
+    """Remove the lock of a process that is dead, which it could not give back. Return whether there was one."""
+    if not (directory / NAME).is_file():
+        return False
+    with gate(directory):
+        owner, _ = read(directory)
+        if owner == this_process() or holder(directory) is not None:
+            return False
+        (directory / NAME).unlink(missing_ok=True)
+        return True

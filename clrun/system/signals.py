@@ -8,6 +8,7 @@ checkpoints are written (clrun/runs/checkpointer.py, `Checkpointer.writing_on_in
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -54,3 +55,23 @@ def graceful_termination() -> Iterator[None]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP take effect when the block ends, which is to be short.
+
+    Only the main thread may change how signals are handled; in another one, which no signal interrupts, nothing is
+    changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(n))]
+    try:
+        with handled(lambda number, _: received.append(number), *numbers):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
