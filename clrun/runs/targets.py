@@ -27,7 +27,8 @@ def named_class(settings: Settings, group: str, base: type[Base]) -> type[Base]:
     module, _, name = settings.targets[group].rpartition(".")
     chosen = settings.values.get(group, settings.values.get(f"{group}.name"))
     where = f"{group}={chosen}: its yaml says _target_: {settings.targets[group]}"
-    search_current_folder()
+    if not module.startswith("clrun."):
+        search_current_folder()
     try:
         named = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
@@ -45,11 +46,11 @@ def named_class(settings: Settings, group: str, base: type[Base]) -> type[Base]:
 def search_current_folder() -> None:
     """Let Python import modules of the user's from the current folder. It changes sys.path for the whole process.
 
-    `python -m clrun` has the folder there already; the console script `clrun` has not. It stands first, as Python puts
-    it, so that both find the same modules.
+    It stands last, so that a file of the user's such as random.py takes the place of no other module, and it is
+    searched for a class of the user's alone.
     """
     if "" not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")
 
 
 def with_sources(settings: Settings) -> Settings:

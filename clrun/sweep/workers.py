@@ -4,10 +4,13 @@ A stack is a list of runs that are trained as one program; on a CPU it is mostly
 only the stack that it is training: workers share no queue, each has a pipe to the process that started it.
 """
 
+import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import forkserver, get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from time import perf_counter
@@ -19,7 +22,7 @@ from clrun.results.outcome import RunStatus
 from clrun.sweep.messages import Advanced, Event, Message, RunResult, StackBegan, StackEnded, TaskBegan, WorkerDied
 from clrun.system import machine
 from clrun.system.garbage_collection import relax_gc
-from clrun.system.signals import graceful_termination
+from clrun.system.signals import graceful_termination, handled
 from clrun.terminal.progress import Progress
 
 if TYPE_CHECKING:
@@ -109,7 +112,16 @@ def serve(pipe: Connection) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does the closing of a terminal
     with graceful_termination(), suppress(EOFError, BrokenPipeError):  # raised when the process of the sweep is gone
         while True:
-            pipe.send(StackEnded(prepare_and_train(pipe.recv(), Relay(pipe.send))))
+            pipe.send(StackEnded(prepare_and_train(pipe.recv(), Relay(partial(send_or_end, pipe)))))
+
+
+def send_or_end(pipe: Connection, message: Message) -> None:
+    """Send a message on a stack that is being trained. Raise SystemExit, which lets the training write checkpoints, if
+    the process of the sweep is gone."""
+    try:
+        pipe.send(message)
+    except BrokenPipeError:
+        sys.exit(1)
 
 
 def prepare_and_train(stack: Sequence[Settings], progress: Progress) -> list[RunResult]:
@@ -140,7 +152,24 @@ def process_context() -> "ForkServerContext | SpawnContext":
 def warm_up() -> None:
     """Begin to import what workers need, in the background."""
     if process_context().get_start_method() == "forkserver":
-        forkserver.ensure_running()
+        # Ctrl-C reaches the server, too, and would be a traceback while it imports
+        with away_from_current_folder(), handled(signal.SIG_IGN, signal.SIGINT):
+            forkserver.ensure_running()
+
+
+@contextmanager
+def away_from_current_folder() -> Iterator[None]:
+    """Set PYTHONSAFEPATH meanwhile: a Python that is started would search the current folder first, and import a file
+    of the user's, such as random.py, in place of a module. (The server's workers get the path of this process.)"""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def warm_up_if_several(settings: Sequence[Settings]) -> None:
@@ -162,7 +191,9 @@ class Worker:
         self.stack: int | None = None
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs,), name=name, daemon=True)
-        self.process.start()
+        warm_up()  # if it has not been started, or has ended
+        with away_from_current_folder():  # where there is no server, a worker is started as it is
+            self.process.start()
         theirs.close()
 
     def assign(self, number: int, stack: Sequence[Settings]) -> None:
