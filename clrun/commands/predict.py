@@ -162,7 +162,9 @@ def pictures(paths: Sequence[str], shape: tuple[int, ...], pad: int) -> "Tensor"
     from PIL import Image
 
     from clrun.data.image_folder import decode
+    from clrun.data.samples import refuse_unless_pictures
 
+    refuse_unless_pictures(shape, "clrun-predict", "name a run that was trained on pictures")
     channels, height, width = shape
     if height != width:
         raise UsageError(

@@ -39,6 +39,10 @@ class Settings:
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
+    def get(self, key: str, default: Any, /) -> Any:
+        """Return the value of a key, or `default` where the chosen options do not take it."""
+        return self.values.get(key, default)
+
     @property
     def target(self) -> str:
         """The strategy's class, as module.Class."""

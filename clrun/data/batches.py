@@ -1,9 +1,10 @@
-"""Images on the device, and the batches that are gathered from them.
+"""A data set on the device, and the batches that are gathered from it.
 
-Every image lies on the device once, as uint8. A sample is named by a row number, image + N * task, where N is the
-number of images: one integer says which image and which task, in a batch as in a replay memory. What differs between
-runs (class orders, permutations, angles) is a `TaskTables` of tensors; a batch is normalised, permuted, rotated and
-augmented when it is gathered.
+Every image lies on the device once: a picture as uint8, floats as they are. (An "image" is one entry of the data set,
+be it a picture, a series or a row of a table; a sample is an image in a task.) A sample is named by a row number,
+image + N * task, where N is the number of images: one integer says which image and which task, in a batch as in a
+replay memory. What differs between runs (class orders, permutations, angles) is a `TaskTables` of tensors; a batch is
+normalised, permuted, rotated and augmented when it is gathered.
 
 Shapes: B samples, C outputs (or channels, of an image), T tasks, K steps, R runs.
 """
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clrun.data.datasets import Images
+from clrun.data.samples import Samples
 from clrun.data.tasks import TaskTables
 from clrun.data.transforms import crop_flip, normalisation, turn
 from clrun.data.values import Values
@@ -51,7 +52,7 @@ class SampleIndex(NamedTuple):
 class Batch(NamedTuple):
     """The samples of a step, with its context."""
 
-    x: Tensor  # (B, C, H, W) images, normalised
+    x: Tensor  # (B, C, H, W) pictures, or samples (B, ...) of another shape, normalised
     y: Tensor  # (B,) int64: output number
     t: Tensor  # (B,) int64: task number
     active: Tensor  # (B, C) bool: the outputs that may answer
@@ -101,9 +102,9 @@ class Pool(NamedTuple):
 class Data:
     """A data set on the device, shared by all runs of a stack."""
 
-    images: Tensor  # (N, C, H, W) uint8
+    images: Tensor  # (N, C, H, W) uint8, or (N, ...) floats
     labels: Tensor  # (N,) int64: class numbers
-    scale: Tensor  # (C, 1, 1), or () for one channel: x = pixel * scale + shift
+    scale: Tensor  # (C, 1, 1), (F,) for features, or () for one channel: x = number * scale + shift
     shift: Tensor  # like scale
     tasks: int
     outputs: int
@@ -120,20 +121,25 @@ class Data:
         return rows - image + self.labels[image]
 
     def inputs(self, tables: TaskTables, image: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return the network's inputs (B, C, H, W) for image and task numbers (B,).
+        """Return the network's inputs (B, C, H, W), or (B, ...) of another shape, for image and task numbers (B,).
 
-        They are permuted, rotated and normalised, and augmented where noise (6, B) is given.
+        They are permuted, rotated and normalised, and augmented where noise (6, B) is given. Floats are normalised
+        first, so that a feature has its own mean wherever a permutation moves it, and what is added around a picture
+        of floats is its mean; pictures are normalised last, while they are bytes all else is faster.
         """
-        x = self.images.index_select(0, image)
+        x, floats = self.images.index_select(0, image), self.images.is_floating_point()
+        if floats:
+            x = x.mul_(self.scale).add_(self.shift)
         if noise is not None:
             x = crop_flip(x, noise[3:])
         if tables.permutation.shape[-1]:
-            order = tables.permutation.index_select(0, t)[:, None].expand(-1, x.shape[1], -1)
-            x = x.flatten(2).gather(-1, order).view(x.shape)
+            by_channel = x.flatten(2) if x.dim() > 2 else x[:, None]
+            order = tables.permutation.index_select(0, t)[:, None].expand(-1, by_channel.shape[1], -1)
+            x = by_channel.gather(-1, order).view(x.shape)
         x = x.to(self.scale.dtype)
         if tables.angle.shape[-1]:
             x = turn(x, tables.angle[t])
-        return x.mul_(self.scale).add_(self.shift)
+        return x if floats else x.mul_(self.scale).add_(self.shift)
 
     def index(self, tables: TaskTables, rows: Tensor, weight: Tensor, mean_weight: Tensor | None = None) -> SampleIndex:
         """Return which image, task and output each row (..., B) stands for.
@@ -224,12 +230,14 @@ def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def make_data(
-    images: Images, settings: Values, tasks: int, outputs: int, device: torch.device, dtype: torch.dtype
+    samples: Samples, settings: Values, tasks: int, outputs: int, device: torch.device, dtype: torch.dtype
 ) -> Data:
-    """Return the images on the device, with inputs of type `dtype`."""
-    scale, shift = (v.to(device, dtype) for v in normalisation(images, settings["dataset.normalize"]))
+    """Return a data set on the device, with inputs of type `dtype`."""
+    normalize = settings.get("dataset.normalize", True)  # a data set of the user's need not have the key
+    scale, shift = (v.to(device, dtype) for v in normalisation(samples, normalize))
     if len(scale) == 1:
-        scale, shift = scale[0, 0, 0], shift[0, 0, 0]
+        scale, shift = scale.view(()), shift.view(())
     augment = settings["augment"] == "crop_flip"
     classes = outputs * tasks if settings["scenario"] == "domain" else outputs
-    return Data(images.x.to(device), images.y.to(device), scale, shift, tasks, outputs, classes, augment)
+    x = samples.x.to(device, dtype if samples.x.is_floating_point() else samples.x.dtype)
+    return Data(x, samples.y.to(device), scale, shift, tasks, outputs, classes, augment)

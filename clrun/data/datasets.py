@@ -1,4 +1,4 @@
-"""Data sets by name, each read as one block of uint8 images in memory, training images first, then test images.
+"""Data sets by name, each read as one block of samples in memory (`clrun.data.samples`), those for training first.
 
 The file of `digits` lies beside this one. The MNIST family and CIFAR lie under `data_dir` in torchvision's layout, and
 are downloaded by torchvision where they are missing. `image_folder` reads the user's own images. Whatever is wrong
@@ -8,26 +8,18 @@ that this module imports in milliseconds.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from clrun.data.downloads import TORCHVISION, obtain
+from clrun.data.samples import Arrays, Samples, to_samples
 from clrun.data.values import Values
 from clrun.system.errors import UsageError
-from clrun.system.machine import refuse_if_too_large
 from clrun.system.paths import CONF, cache_folder
-
-if TYPE_CHECKING:
-    import torch
 
 # The magic numbers of IDX files: unsigned bytes in 3 dimensions, and in 1 dimension.
 IDX_IMAGES, IDX_LABELS = 0x803, 0x801
@@ -41,38 +33,10 @@ IDX_FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Images:
-    """A data set in memory: N images of C channels, of K classes."""
-
-    x: torch.Tensor  # (N, C, H, W) uint8: the training images, then the test images
-    y: torch.Tensor  # (N,) int64: class numbers
-    train: int  # number of training images
-    classes: tuple[str, ...]  # K names
-    fingerprint: str  # 10 hex digits of what was loaded: pixels before padding, labels, split, class names
-
-    @cached_property
-    def histogram(self) -> torch.Tensor:
-        """(C, 256) int64: the number of pixels of each value in each channel of the training images.
-
-        It is counted once, since all runs of a process share the images.
-        """
-        import torch
-
-        channels = self.x[: self.train].unbind(1)
-        return torch.stack([torch.bincount(values.flatten(), minlength=256) for values in channels])
+Images = Samples  # the former name
 
 
-class Arrays(NamedTuple):
-    """What a reader returns: a data set as NumPy arrays, before it is checked and padded."""
-
-    x: np.ndarray  # (N, C, H, W) uint8: the training images, then the test images
-    y: np.ndarray  # (N,) int64: class numbers
-    train: int  # number of training images
-    classes: Sequence[str]
-
-
-def load(settings: Values) -> Images:
+def load(settings: Values) -> Samples:
     """Return the data set `settings["dataset"]`, downloaded or decoded where it has to be, with zeros padded on.
 
     Besides `dataset`, the keys `data_dir` (a folder or None), `dataset.pad` (pixels on every side) and, for an image
@@ -82,7 +46,7 @@ def load(settings: Values) -> Images:
     folder = data_folder(settings["data_dir"])
     arrays = _reader(settings["dataset"])(settings, folder)
     _check(settings["dataset"], arrays)
-    return _images(arrays, settings["dataset.pad"])
+    return to_samples(arrays, settings.get("dataset.pad", 0))
 
 
 def class_names(name: str) -> list[str]:
@@ -115,32 +79,6 @@ def _reader(name: str) -> Callable[[Values, Path], Arrays]:
     if name not in readers:
         raise UsageError(f"dataset={name} is not known: use one of {', '.join(sorted(readers))}.")
     return readers[name]
-
-
-def _images(arrays: Arrays, pad: int) -> Images:
-    """Return the arrays as tensors, padded; raise UsageError where they do not fit into memory."""
-    import torch
-
-    count, channels, height, width = arrays.x.shape
-    sides = f"dataset.pad={pad} (images of {height + 2 * pad} x {width + 2 * pad} pixels)"
-    refuse_if_too_large(count * channels * (height + 2 * pad) * (width + 2 * pad), sides, "a smaller dataset.pad")
-    x = arrays.x if pad == 0 else np.pad(arrays.x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    return Images(
-        x=torch.from_numpy(np.ascontiguousarray(x)),
-        y=torch.from_numpy(arrays.y),
-        train=arrays.train,
-        classes=tuple(arrays.classes),
-        fingerprint=_fingerprint(arrays),
-    )
-
-
-def _fingerprint(arrays: Arrays) -> str:
-    """Return 10 hex digits that change with any pixel, label, class name, shape or size of the training part."""
-    text = json.dumps([arrays.x.shape, arrays.train, list(arrays.classes)])
-    digest = hashlib.blake2b(text.encode(), digest_size=5)
-    digest.update(np.ascontiguousarray(arrays.x).data.cast("B"))
-    digest.update(np.ascontiguousarray(arrays.y, dtype="<i8").data.cast("B"))
-    return digest.hexdigest()
 
 
 def _check(name: str, arrays: Arrays) -> None:

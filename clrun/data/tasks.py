@@ -1,5 +1,6 @@
 """The tasks of a run: which images belong to each, what their labels are, and which outputs may answer.
 
+An "image" is one entry of the data set, be it a picture, a series or a row of a table; a sample is an image in a task.
 All of it follows from the seed (`split.seed`, where one is given), on the host, before any training.
 
 Shapes: T tasks, K classes in the data set, C outputs of the network.
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clrun.data import split
-from clrun.data.datasets import Images
+from clrun.data.samples import Samples, refuse_unless_pictures
 from clrun.data.seeding import generator
 from clrun.data.values import Values
 from clrun.system.errors import UsageError
@@ -25,7 +26,7 @@ class TaskTables(NamedTuple):
     label: Tensor  # (T, K) int64: the output that stands for class k in task t
     active: Tensor  # (T, T, C) bool [tasks seen - 1, task]: the outputs that may answer
     unlearnt: Tensor  # (T, C) bool [task]: the outputs that may answer before any training
-    permutation: Tensor  # (T, H * W) int64: order of the pixels; (T, 0) where they stay
+    permutation: Tensor  # (T, H * W) int64: order of the pixels, or of features (T, F); (T, 0) where they stay
     angle: Tensor  # (T,) radians; (0,) where nothing is rotated
 
 
@@ -45,8 +46,10 @@ class TaskStream(NamedTuple):
         return TaskStream(tables, self.train[:k], self.validation[:k], self.test[:k], self.names)
 
 
-def make_tasks(images: Images, settings: Values) -> TaskStream:
-    """Return one run's tasks. Raise UsageError where a task would have no image."""
+def make_tasks(images: Samples, settings: Values) -> TaskStream:
+    """Return one run's tasks. Raise UsageError where a task would have no image, or where its images cannot be turned
+    or augmented."""
+    refuse_other_than_pictures(images, settings)
     refuse_many_tasks(images, settings)
     groups = classes_of_tasks(images, settings)
     label, active, unlearnt = label_tables(groups, len(images.classes), settings)
@@ -70,7 +73,7 @@ def split_seed(settings: Values) -> int:
     return settings["seed"] if settings["split.seed"] is None else settings["split.seed"]
 
 
-def classes_of_tasks(images: Images, settings: Values) -> list[list[int]]:
+def classes_of_tasks(images: Samples, settings: Values) -> list[list[int]]:
     """Return the class numbers of each task; all classes where the split is permuted or rotated.
 
     `clrun.config.check_values` has assigned the classes before, to refuse what does not fit without reading an image;
@@ -121,9 +124,12 @@ def output_names(groups: Sequence[Sequence[int]], classes: Sequence[str], settin
     return [classes[k] for group in (groups[:1] if shared else groups) for k in group]
 
 
-def pixel_orders(images: Images, settings: Values) -> Tensor:
-    """Return the order of the pixels in each task (T, H * W), the first task's as they are; (T, 0) if not permuted."""
-    tasks, pixels = settings["tasks"], images.x.shape[-1] * images.x.shape[-2]
+def pixel_orders(images: Samples, settings: Values) -> Tensor:
+    """Return the order of the pixels in each task (T, H * W), the first task's as they are; (T, 0) if not permuted.
+
+    What is permuted of samples of another shape are the features (T, F) or the steps of a series (T, L).
+    """
+    tasks, pixels = settings["tasks"], images.positions
     if settings["split"] != "permuted":
         return torch.zeros(tasks, 0, dtype=torch.long)
     random = generator(split_seed(settings), "permutations")
@@ -165,14 +171,22 @@ def split_by_task(numbers: Tensor, labels: Tensor, groups: Sequence[Sequence[int
     return [by_group[tuple(group)] for group in groups]
 
 
-def refuse_many_tasks(images: Images, settings: Values) -> None:
+def refuse_other_than_pictures(images: Samples, settings: Values) -> None:
+    """Raise UsageError where samples are to be turned, cropped or flipped and are no pictures."""
+    if settings["split"] == "rotated":
+        refuse_unless_pictures(images.shape, "split=rotated", "type split=permuted or split=classes")
+    if settings["augment"] != "none":
+        refuse_unless_pictures(images.shape, f"augment={settings['augment']}", "leave augment out")
+
+
+def refuse_many_tasks(images: Samples, settings: Values) -> None:
     """Raise UsageError where the tables do not fit into memory.
 
     They grow with the square of the tasks, and with their cube where every task has outputs of its own.
     """
     T, K = settings["tasks"], len(images.classes)
     outputs = K if settings["scenario"] == "domain" or settings["split"] == "classes" else T * K
-    pixels = images.x.shape[-1] * images.x.shape[-2] if settings["split"] == "permuted" else 0
+    pixels = images.positions if settings["split"] == "permuted" else 0
     needed = 2 * T * T * outputs + 8 * T * (K + pixels)
     refuse_if_too_large(needed, f"tasks={T} (which outputs answer after each, for each)", "fewer tasks")
 
@@ -183,15 +197,15 @@ def refuse_empty(stream: TaskStream, settings: Values) -> None:
         if not len(train) or not len(test):
             kind = "training" if not len(train) else "test"
             raise UsageError(
-                f"Task {t} has no {kind} pictures: its classes need at least one each in training and test."
+                f"Task {t} has no {kind} samples: its classes need at least one each in training and test."
             )
         if settings["validation"] > 0 and not len(validation):
             raise UsageError(
-                f"validation={settings['validation']} leaves task {t} without a validation picture: "
+                f"validation={settings['validation']} leaves task {t} without a validation sample: "
                 f"a class has too few; try a larger fraction, or validation=0."
             )
         if settings["drop_last"] and len(train) < settings["batch_size"]:
             raise UsageError(
                 f"drop_last=true with batch_size={settings['batch_size']} leaves task {t} nothing to learn from: "
-                f"it has {len(train)} training pictures; type drop_last=false, or batch_size={len(train)} or less."
+                f"it has {len(train)} training samples; type drop_last=false, or batch_size={len(train)} or less."
             )

@@ -1,10 +1,10 @@
-"""Transforms of a batch of images on the device: crop and flip, rotation, normalisation."""
+"""Transforms of a batch of samples on the device: crop and flip, rotation, normalisation."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clrun.data.datasets import Images
+from clrun.data.samples import Samples
 
 
 def crop_flip(x: Tensor, noise: Tensor) -> Tensor:
@@ -35,19 +35,17 @@ def turn(x: Tensor, angle: Tensor) -> Tensor:
     return F.grid_sample(x, grid, align_corners=False)
 
 
-def normalisation(images: Images, normalize: bool) -> tuple[Tensor, Tensor]:
-    """Return scale and shift (C, 1, 1) in float64, of which pixel * scale + shift is the network's input.
+def normalisation(samples: Samples, normalize: bool) -> tuple[Tensor, Tensor]:
+    """Return scale and shift in float64, of which number * scale + shift is the network's input; their shape is (F,)
+    for features and (C, 1, ...) for all else.
 
-    With `normalize`, each channel has mean 0 and standard deviation 1 over the training images; without it, inputs
-    lie in [0, 1].
+    With `normalize`, each feature, or each channel of pictures and series, has mean 0 and standard deviation 1 over
+    the training samples. Without it, pixels are divided by 255, and floats stay as they are.
     """
-    channels = images.x.shape[1]
+    later = (1,) * (len(samples.shape) - 1)
     if not normalize:
-        scale = torch.full((channels, 1, 1), 1 / 255, dtype=torch.float64)
-        return scale, torch.zeros(channels, 1, 1, dtype=torch.float64)
-    share = images.histogram / images.histogram.sum(1, keepdim=True).double()
-    values = torch.arange(256, dtype=torch.float64)
-    mean = (share * values).sum(1)
-    deviation = ((share * values**2).sum(1) - mean**2).clamp(min=0).sqrt()
+        scale = torch.ones(samples.shape[0], dtype=torch.float64) / (255 if samples.x.dtype == torch.uint8 else 1)
+        return scale.view(-1, *later), torch.zeros_like(scale).view(-1, *later)
+    mean, deviation = samples.moments
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))  # a channel of one value
-    return (1 / deviation)[:, None, None], (-mean / deviation)[:, None, None]
+    return (1 / deviation).view(-1, *later), (-mean / deviation).view(-1, *later)

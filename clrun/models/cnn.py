@@ -5,18 +5,25 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clrun.models.network import Network, Tap, Weights
+from clrun.models.network import Network, Tap, Weights, picture_shape
+from clrun.system.errors import UsageError
 
 
 class CNN(Network):
     """A network of two 3x3 convolutions, each with ReLU and 2x2 max pooling, one hidden linear layer and a linear head.
 
     `inputs` is the shape (channels, height, width) of an image. The hidden layers have `width` and 2 * `width`
-    channels and 8 * `width` units. There is no normalisation.
+    channels and 8 * `width` units. There is no normalisation. Raise UsageError for images smaller than 4 x 4, and for
+    samples that are no images.
     """
 
     def __init__(self, inputs: Sequence[int], outputs: int, width: int):
-        channels, image_height, image_width = inputs
+        channels, image_height, image_width = picture_shape(inputs, "cnn")
+        if min(image_height, image_width) < 4:
+            raise UsageError(
+                f"model=cnn halves pictures twice, and of {image_height} x {image_width} pixels nothing is left; "
+                "type model=mlp, or a dataset.pad that makes 4 x 4 of them."
+            )
         self.taps, self.widths = ("conv.0", "conv.1", "hidden.0"), (width, 2 * width, 8 * width)
         self.layers = {
             "conv.0": nn.Conv2d(channels, width, 3, padding=1),

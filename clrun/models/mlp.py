@@ -12,7 +12,7 @@ from clrun.models.network import Network, Tap, Weights
 class MLP(Network):
     """A fully connected network with ReLU and a hidden layer of as many units as each entry of `widths` says.
 
-    `inputs` is the shape (channels, height, width) of an image, which is flattened.
+    `inputs` is the shape of a sample, such as (channels, height, width) or (features,), which is flattened.
     """
 
     def __init__(self, inputs: Sequence[int], outputs: int, widths: Sequence[int]):
@@ -23,7 +23,7 @@ class MLP(Network):
         self.layers["head"] = nn.Linear(sizes[-1], outputs)
 
     def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
-        """Return the logits (B, outputs) of images (B, channels, height, width)."""
+        """Return the logits (B, outputs) of samples (B, ...)."""
         h = x.flatten(1)
         for i, name in enumerate(self.taps):
             h = tap(i, before(i, weights.linear(name, h)).relu())

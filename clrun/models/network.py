@@ -7,7 +7,7 @@ and R networks of a stack are one tensor with a leading axis R.
 Shapes: B samples, C channels, H x W pixels, P parameters.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Any
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clrun.models.layout import Layout
+from clrun.system.errors import UsageError
 
 # tap(i, h) returns what the i-th hidden layer passes on in place of h (B, width, ...).
 Tap = Callable[[int, Tensor], Tensor]
@@ -106,7 +107,7 @@ class Network:
     widths: tuple[int, ...]
 
     def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
-        """Return the logits (B, outputs) of images x (B, C, H, W).
+        """Return the logits (B, outputs) of samples x (B, C, H, W), or (B, ...) of another shape.
 
         The i-th hidden layer is tap(i, relu(before(i, z))) with z (B, width, ...) its value before the nonlinearity:
         strategies change z by `before` and the activation by `tap`.
@@ -122,6 +123,17 @@ class Network:
         norms = {name: m for name, m in self.layers.items() if isinstance(m, nn.BatchNorm2d)}
         means = {f"{name}.mean": torch.zeros(m.num_features) for name, m in norms.items()}
         return means | {f"{name}.var": torch.ones(m.num_features) for name, m in norms.items()}
+
+
+def picture_shape(inputs: Sequence[int], model: str) -> tuple[int, int, int]:
+    """Return (channels, height, width). Raise UsageError where the samples are no pictures, which `model` needs."""
+    if len(inputs) != 3:
+        raise UsageError(
+            f"model={model} needs pictures (channels, height, width), and a sample of this data set is "
+            f"{' x '.join(map(str, inputs))} numbers; type model=mlp."
+        )
+    channels, height, width = inputs
+    return channels, height, width
 
 
 def initialize_layers(network: Network, scheme: str) -> None:

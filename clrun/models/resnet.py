@@ -5,7 +5,7 @@ from math import gcd, prod
 
 from torch import Tensor, nn
 
-from clrun.models.network import Network, Tap, Weights
+from clrun.models.network import Network, Tap, Weights, picture_shape
 from clrun.system.arithmetic import ceil_div
 from clrun.system.errors import UsageError
 
@@ -18,22 +18,24 @@ class ResNet18(Network):
 
     `width` is the number of channels of the stem: 20 is the reduced network of Lopez-Paz & Ranzato 2017 (GEM), 64 the
     full one. `norm` is "group" (gcd(channels, 32) groups) or "batch". `inputs` is the shape (channels, height, width)
-    of an image. Raise UsageError if the images are too small for group norm (`refuse_groups_of_one_value`).
+    of an image. Raise UsageError if samples are no images, or if the images are too small for group norm
+    (`refuse_groups_of_one_value`).
     """
 
     def __init__(self, inputs: Sequence[int], outputs: int, width: int, norm: str):
+        channels, height, image_width = picture_shape(inputs, "resnet18")
         self.norm = norm
         self.blocks = [(f"block.{i}", a * width, b * width, stride) for i, (a, b, stride) in enumerate(BLOCKS)]
         self.taps = ("stem", *(f"{name}.conv.1" for name, *_ in self.blocks))
         self.widths = (width, *(b for _, _, b, _ in self.blocks))
-        self.layers = self.conv_norm_layers("stem", inputs[0], width, 3)
+        self.layers = self.conv_norm_layers("stem", channels, width, 3)
         for name, a, b, stride in self.blocks:
             self.layers |= self.conv_norm_layers(f"{name}.conv.0", a, b, 3)
             self.layers |= self.conv_norm_layers(f"{name}.conv.1", b, b, 3)
             if stride != 1 or a != b:
                 self.layers |= self.conv_norm_layers(f"{name}.short", a, b, 1)
         self.layers["head"] = nn.Linear(8 * width, outputs)
-        self.refuse_groups_of_one_value(inputs[1:], width)
+        self.refuse_groups_of_one_value((height, image_width), width)
 
     def refuse_groups_of_one_value(self, size: Sequence[int], width: int) -> None:
         """Raise UsageError if a group of a group norm is a single number.

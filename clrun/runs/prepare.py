@@ -9,8 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 from clrun.config.settings import Settings
 from clrun.data.batches import Data
-from clrun.data.datasets import Images, load
+from clrun.data.datasets import load
 from clrun.data.sampler import EpochSampler
+from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import TaskStream, make_tasks
 from clrun.models import Layout, Net
@@ -47,12 +48,12 @@ class SharedImages:
     """The data sets of a process: each once, for as long as a run refers to it. The one that was asked for last stays,
     since a search prepares one run after the other."""
 
-    def __init__(self, load: Callable[[dict[str, Any]], Images] = load) -> None:
+    def __init__(self, load: Callable[[dict[str, Any]], Samples] = load) -> None:
         self.read = load
-        self.last: Images | None = None
-        self.by_settings: WeakValueDictionary[tuple[tuple[str, Any], ...], Images] = WeakValueDictionary()
+        self.last: Samples | None = None
+        self.by_settings: WeakValueDictionary[tuple[tuple[str, Any], ...], Samples] = WeakValueDictionary()
 
-    def load(self, settings: dict[str, Any]) -> Images:
+    def load(self, settings: dict[str, Any]) -> Samples:
         """Return the images that these settings name."""
         key = tuple(settings.items())
         images = self.by_settings.get(key)
@@ -63,7 +64,7 @@ class SharedImages:
         self.last = images
         return images
 
-    def equal_to(self, images: Images) -> Images:
+    def equal_to(self, images: Samples) -> Samples:
         """Return what is held already of these images, such as a copy in another folder; else the images."""
         held = [one for one in self.by_settings.values() if one.fingerprint == images.fingerprint]
         return next((one for one in held if one.x.shape == images.x.shape), images)  # the padding is in the shape alone
@@ -91,7 +92,7 @@ def refuse_batch_of_one(strategy: type[Strategy], stream: TaskStream, settings: 
             )
 
 
-def refuse_large(strategy: type[Strategy], images: Images, stream: TaskStream, settings: Settings) -> None:
+def refuse_large(strategy: type[Strategy], images: Samples, stream: TaskStream, settings: Settings) -> None:
     """Raise UsageError where a batch, the network or the strategy's state does not fit into this machine's memory."""
     floats = settings["batch_size"] * (2 * (DRAWS + 2) + images.x[0].numel())
     refuse_if_too_large(4 * floats, f"batch_size={settings['batch_size']}", "a smaller one")
@@ -101,7 +102,7 @@ def refuse_large(strategy: type[Strategy], images: Images, stream: TaskStream, s
     refuse_if_too_large(needed, f"strategy={settings['strategy']} with {named}", "smaller ones")
 
 
-def parameter_bytes(strategy: type[Strategy], images: Images, stream: TaskStream, settings: Settings) -> int:
+def parameter_bytes(strategy: type[Strategy], images: Samples, stream: TaskStream, settings: Settings) -> int:
     """Return the bytes of theta, its gradient, its step, its copy and the strategy's state, from their shapes alone;
     0 where a user's class reads values when it is made, so that its size is unknown."""
     tasks, outputs = len(stream.train), len(stream.names)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clrun.config.settings import Settings
-from clrun.data.datasets import Images
+from clrun.data.samples import Samples
 from clrun.data.tasks import TaskStream
 from clrun.results import run_files
 from clrun.strategy import Strategy
@@ -16,7 +16,7 @@ class Prepared:
     """A run that can start: everything that can be refused has been checked, and nothing has been written."""
 
     settings: Settings
-    images: Images
+    images: Samples
     stream: TaskStream
     strategy: type[Strategy]
     guard: Guard = UNGUARDED  # the lock of the run, once this process has claimed it

@@ -196,7 +196,7 @@ def state_bytes(stack: Stack, current: TrainState, prepared: Prepared) -> int:
     """Return the bytes that a run of a stack must keep beside its network: the strategy's tensors, and the images that
     it trains on again: those in its memory, and those of tasks other than the stage's own."""
     stored = stack.strategy.stored_samples(current.state)
-    return stack.state_bytes(current) + (stored + revisited(prepared, stack)) * prepared.images.x[0].numel()
+    return stack.state_bytes(current) + (stored + revisited(prepared, stack)) * prepared.images.x[0].nbytes
 
 
 def revisited(prepared: Prepared, stack: Stack) -> int:

@@ -32,7 +32,7 @@ def runs_that_fit(prepared: "Prepared") -> int:
     from clrun.runs.prepare import bytes_of_run
 
     free, _ = torch.cuda.mem_get_info()
-    images = prepared.images.x.numel()  # bytes, on the card once for all runs
+    images = prepared.images.x.nbytes  # on the card once for all runs
     return max(1, int(FILLED * (free - images)) // bytes_of_run(prepared))
 
 

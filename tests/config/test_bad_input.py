@@ -156,7 +156,7 @@ WRONG = {
     "strategy=er memory_size=1000000000": "GB of memory",
     "strategy=amn units=1000000000": "GB of memory",
     "drop_last=true batch_size=5000": "drop_last=false",
-    "validation=0.0001": "without a validation picture",
+    "validation=0.0001": "without a validation sample",
     "model=resnet18 model.norm=batch batch_size=269 tasks=5 split.order=fixed": "batch norm cannot normalise",
     "strategy=hat model=resnet18": "type model=mlp or model=cnn",
     "strategy=hat scenario=class": "task_id_at_test=true",
