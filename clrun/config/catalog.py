@@ -288,14 +288,20 @@ def option_files(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 
 def load(path: Path, group: str, root: Mapping[str, KeySpec]) -> Option:
     """Return the option of a yaml. Raise UsageError if it cannot be one."""
-    if group in ("dataset", "split") and CONF not in path.parents:
+    users = CONF not in path.parents
+    if group == "split" and users:
         raise UsageError(
-            f"{path}: a {group} cannot be added by a yaml; for pictures of your own there is dataset=image_folder, "
-            "for tasks of your own 'split.classes=[[cat,dog],[deer]]'."
+            f"{path}: a split cannot be added by a yaml; for tasks of your own there is "
+            "'split.classes=[[cat,dog],[deer]]'."
         )
     option = validated(KINDS.get(group, Option), parse(path), path)
     if option.name != path.stem:
         raise UsageError(f"{path}: its name must be that of the file: write name: {path.stem}.")
+    if group == "dataset" and users and option.target is None:
+        raise UsageError(
+            f"{path}: the field _target_ is missing: write _target_: module.function, of a function that returns "
+            "clrun.data.Parts; for pictures of your own there is dataset=image_folder, for arrays dataset=arrays."
+        )
     if group == "strategy":  # whose keys are typed as they are, like those of every run
         reserved = {*root, *GROUPS, CLUSTER, "hydra", "knobs", "experiment"}
     else:

@@ -1,7 +1,7 @@
 """The check of a composed configuration: what is typed becomes the settings of a run, or is refused. No torch."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -270,8 +270,18 @@ def assigned_classes(values: Mapping[str, Any], dataset: DatasetOption) -> list[
     if values["data_dir"] is not None:
         datasets.data_folder(values["data_dir"])
     names = dataset.class_names
+    if names is None and dataset.name != "image_folder":
+        return None  # known when the data set has been read: `clrun.runs.prepare` looks then
     if names is None:
         names = list(image_folder.find(values["dataset.root"], values["dataset.test_fraction"]).classes)
+    return listed_by_name(names, values)
+
+
+def listed_by_name(names: Sequence[str], values: Mapping[str, Any]) -> list[list[str]] | None:
+    """Return the classes of each task by name, in the order listed; None if they are not listed.
+
+    Raise UsageError where the split does not fit the classes.
+    """
     tasks = split.assign_classes(names, values)
     if tasks is None or not values.get("split.classes"):
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +36,22 @@ IDX_FILES = {
 
 Images = Samples  # the former name
 
+# Data sets whose reader refuses wrong labels itself.
+CHECKED_BY_READER = ("arrays",)
 
-def load(settings: Values) -> Samples:
+
+def load(settings: Values, own: partial[object] | None = None) -> Samples:
     """Return the data set `settings["dataset"]`, downloaded or decoded where it has to be, with zeros padded on.
 
-    Besides `dataset`, the keys `data_dir` (a folder or None), `dataset.pad` (pixels on every side) and, for an image
-    folder, `dataset.root`, `dataset.size` (pixels) and `dataset.test_fraction` are read. Raise UsageError where the
-    files are missing or damaged.
+    Besides `dataset`, the keys `data_dir` (a folder or None) and those of the data set are read. `own` is the function
+    of a data set of the user's, with its arguments. Raise UsageError where the files are missing or
+    damaged.
     """
     folder = data_folder(settings["data_dir"])
-    arrays = _reader(settings["dataset"])(settings, folder)
-    _check(settings["dataset"], arrays)
+    name = settings["dataset"]
+    arrays = _reader(name)(settings, folder) if own is None else _own(name, own)
+    if own is None and name not in CHECKED_BY_READER:
+        _check(name, arrays)
     return to_samples(arrays, settings.get("dataset.pad", 0))
 
 
@@ -75,6 +81,7 @@ def data_folder(named: str | os.PathLike | None) -> Path:
 
 def _reader(name: str) -> Callable[[Values, Path], Arrays]:
     readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
+    readers |= {"arrays": _arrays}
     readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
     if name not in readers:
         raise UsageError(f"dataset={name} is not known: use one of {', '.join(sorted(readers))}.")
@@ -123,6 +130,37 @@ def _image_folder(settings: Values, folder: Path) -> Arrays:
 
     root, size, test_fraction = (settings[f"dataset.{key}"] for key in ("root", "size", "test_fraction"))
     return Arrays(*image_folder.read(root, size, test_fraction, cache_folder() / "clrun"))
+
+
+# ---------------------------------------------------------------- data of the user's own
+
+
+def _arrays(settings: Values, folder: Path) -> Arrays:
+    """Return the arrays in the file `dataset.file`."""
+    from clrun.data import arrays  # only for this data set
+
+    return arrays.read(settings["dataset.file"])
+
+
+def _own(name: str, function: partial[object]) -> Arrays:
+    """Return what a function of the user's returns. Raise UsageError where it fails, and where that is no data set."""
+    from clrun.data.check_parts import to_arrays
+    from clrun.data.parts import Parts
+
+    source, called = f"dataset={name}", f"{function.func.__module__}.{function.func.__qualname__}"
+    try:
+        parts = function()
+    except UsageError:
+        raise
+    except Exception as error:  # any: it is the user's code that runs here
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{source}: {called} has failed: {type(error).__name__}: {reason}.") from error
+    if not isinstance(parts, Parts):
+        raise UsageError(
+            f"{source}: {called} returned {type(parts).__name__} in place of clrun.data.Parts; return "
+            "Parts(x_train, y_train, x_test, y_test)."
+        )
+    return to_arrays(parts, source)
 
 
 # ---------------------------------------------------------------- the MNIST family

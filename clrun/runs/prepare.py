@@ -1,12 +1,16 @@
 """From checked settings to a run that can start: load the data, refuse what cannot be trained. Nothing is written."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
 from torch.utils._pytree import tree_leaves
 
+from clrun.config.check_values import listed_by_name
 from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.data.datasets import load
@@ -17,7 +21,7 @@ from clrun.data.tasks import TaskStream, make_tasks
 from clrun.models import Layout, Net
 from clrun.runs.build import budget, choices, initialize, uninitialized_network
 from clrun.runs.prepared import Prepared
-from clrun.runs.targets import strategy_class, with_sources
+from clrun.runs.targets import own_dataset, strategy_class, with_sources
 from clrun.strategy import Strategy
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
@@ -28,7 +32,8 @@ def prepare(settings: Settings) -> Prepared:
     """Load the data of a run and check everything that depends on them. Raise UsageError; write nothing."""
     strategy = strategy_class(settings)
     settings = with_sources(settings)
-    images = SHARED.load(image_settings(settings))
+    images = SHARED.load(image_settings(settings), own_dataset(settings))
+    settings = with_listed_names(settings, images.classes)
     stream = make_tasks(images, settings.values)
     refuse_batch_of_one(strategy, stream, settings)
     refuse_large(strategy, images, stream, settings)
@@ -48,18 +53,18 @@ class SharedImages:
     """The data sets of a process: each once, for as long as a run refers to it. The one that was asked for last stays,
     since a search prepares one run after the other."""
 
-    def __init__(self, load: Callable[[dict[str, Any]], Samples] = load) -> None:
+    def __init__(self, load: Callable[..., Samples] = load) -> None:
         self.read = load
         self.last: Samples | None = None
-        self.by_settings: WeakValueDictionary[tuple[tuple[str, Any], ...], Samples] = WeakValueDictionary()
+        self.by_settings: WeakValueDictionary[tuple[Any, ...], Samples] = WeakValueDictionary()
 
-    def load(self, settings: dict[str, Any]) -> Samples:
-        """Return the images that these settings name."""
-        key = tuple(settings.items())
+    def load(self, settings: dict[str, Any], own: Callable[..., object] | None = None) -> Samples:
+        """Return the images that these settings name. own: the function of a data set of the user's."""
+        key = (repr(settings), own, stamp(settings))  # a list, such as [1,2], has no hash
         images = self.by_settings.get(key)
         if images is None:
             self.last = None  # before another is read, unless a run refers to it
-            images = self.equal_to(self.read(settings))
+            images = self.equal_to(self.read(settings, *own_arguments(settings, own)))
             self.by_settings[key] = images
         self.last = images
         return images
@@ -71,6 +76,35 @@ class SharedImages:
 
 
 SHARED = SharedImages()
+
+
+def own_arguments(settings: dict[str, Any], own: Callable[..., object] | None) -> list[partial[object]]:
+    """Return the function of a data set of the user's with the keys of its yaml as arguments, but for `normalize` and
+    `pad`, which mean the same for every data set; nothing for a data set of clrun's."""
+    if own is None:
+        return []
+    names = {key: key.removeprefix("dataset.") for key in settings if key.startswith("dataset.")}
+    return [partial(own, **{name: settings[key] for key, name in names.items() if name not in ("normalize", "pad")})]
+
+
+def stamp(settings: dict[str, Any]) -> tuple[int, int] | None:
+    """Return size and time of change of the file that the key `dataset.file` names; None where there is no such key or
+    no such file. A file that was written again is read again."""
+    file = settings.get("dataset.file")
+    if file is None or not os.path.isfile(file):
+        return None
+    found = os.stat(file)
+    return found.st_size, found.st_mtime_ns
+
+
+def with_listed_names(settings: Settings, classes: Sequence[str]) -> Settings:
+    """Return the settings with the classes of `split.classes` by name, where they are listed by number: both are one
+    run. The names of some data sets are not known before they are read."""
+    lists = listed_by_name(classes, settings.values)
+    if lists is None:
+        return settings
+    changed = {"split.classes": lists}
+    return replace(settings, values={**settings.values, **changed}, not_default={**settings.not_default, **changed})
 
 
 def refuse_batch_of_one(strategy: type[Strategy], stream: TaskStream, settings: Settings) -> None:

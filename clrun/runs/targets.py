@@ -4,9 +4,10 @@ import hashlib
 import importlib
 import keyword
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from clrun.config.settings import Settings
 from clrun.models import Network
@@ -24,23 +25,49 @@ def named_class(settings: Settings, group: str, base: type[Base]) -> type[Base]:
 
     Raise UsageError if there is none, or if it is no subclass of `base`.
     """
-    module, _, name = settings.targets[group].rpartition(".")
+    named, where = named_object(settings, group), stated_where(settings, group)
+    if not (isinstance(named, type) and issubclass(named, base)):
+        public = ".".join(base.__module__.split(".")[:2])  # the package that exports it
+        raise UsageError(f"{where}, which is not a subclass of {public}.{base.__name__}; name one that is.")
+    return named
+
+
+def own_dataset(settings: Settings) -> Callable[..., object] | None:
+    """Return the function (or class) that the yaml of a data set of the user's names; None for one of clrun's.
+
+    Raise UsageError if there is none.
+    """
+    if "dataset" not in settings.targets:
+        return None
+    function = named_object(settings, "dataset")
+    if not callable(function):
+        raise UsageError(
+            f"{stated_where(settings, 'dataset')}, which is no function; name one that returns clrun.data.Parts."
+        )
+    return function
+
+
+def stated_where(settings: Settings, group: str) -> str:
+    """Return the beginning of a message about what the yaml of an option names."""
     chosen = settings.values.get(group, settings.values.get(f"{group}.name"))
-    where = f"{group}={chosen}: its yaml says _target_: {settings.targets[group]}"
+    return f"{group}={chosen}: its yaml says _target_: {settings.targets[group]}"
+
+
+def named_object(settings: Settings, group: str) -> Any:
+    """Return what the yaml of an option names; None if its module has nothing of the name. Raise UsageError if there is
+    no such module, or if it cannot be imported."""
+    module, _, name = settings.targets[group].rpartition(".")
+    where = stated_where(settings, group)
     if not module.startswith("clrun."):
         search_current_folder()
     try:
-        named = getattr(importlib.import_module(module), name, None)
+        return getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"{where}, but there is no module {error.name}; is it spelt right and on PYTHONPATH?"
         ) from None
     except Exception as error:  # any: it is the user's code that runs here
         raise UsageError(f"{where}, whose module cannot be imported: {type(error).__name__}: {error}.") from error
-    if not (isinstance(named, type) and issubclass(named, base)):
-        public = ".".join(base.__module__.split(".")[:2])  # the package that exports it
-        raise UsageError(f"{where}, which is not a subclass of {public}.{base.__name__}; name one that is.")
-    return named
 
 
 def search_current_folder() -> None:
@@ -59,7 +86,8 @@ def with_sources(settings: Settings) -> Settings:
 
     Raise UsageError where such a file was edited since another process has computed its digest.
     """
-    users = [group for group, target in settings.targets.items() if not target.startswith("clrun.")]
+    # a data set of the user's is known by its fingerprint, whatever function made it
+    users = [g for g, target in settings.targets.items() if g in BASES and not target.startswith("clrun.")]
     digests = {source_key(group): digest(named_class(settings, group, BASES[group])) for group in users}
     sources = {key: value for key, value in digests.items() if value}
     edited = [key for key, value in sources.items() if settings.values.get(key, value) != value]

@@ -19,7 +19,11 @@ README = ROOT / "README.md"
 GUIDES = ROOT / "docs" / "guides"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [page for page in (README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS) if page.is_file()]
-EXAMPLES = {"strategy": "decay", "network": "strided"}  # of the pages your-own-*.md: first yaml, first python block
+EXAMPLES = {
+    "strategy": "decay",
+    "network": "strided",
+    "data": "waves",
+}  # of the pages your-own-*.md: first yaml, first python block
 needs_checkout = pytest.mark.skipif(not README.is_file(), reason="README.md lies in a checkout alone")
 
 
@@ -45,14 +49,14 @@ def words(command: str) -> list[str]:
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    """A folder with what the pages expect of the user: PICTURES, and the strategy and the network in my/."""
+    """A folder with what the pages expect of the user: PICTURES, and the strategy, the network and the data set in my/."""
     for part in ("train", "test"):
         for name in ("cat", "dog", "deer"):
             (tmp_path / "PICTURES" / part / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / "PICTURES" / part / name / "0.png")
     for group, name in EXAMPLES.items():
         page = GUIDES / f"your-own-{group}.md"
-        folder = tmp_path / "my" / ("model" if group == "network" else group)
+        folder = tmp_path / "my" / {"network": "model", "data": "dataset"}.get(group, group)
         folder.mkdir(parents=True)
         (folder / f"{name}.yaml").write_text(blocks(page, "yaml")[0])
         (tmp_path / f"{name}.py").write_text(blocks(page, "python")[0])
@@ -115,6 +119,12 @@ def test_every_command_is_shown():
 def test_the_example_strategy_runs(workshop, monkeypatch):
     assert answer(monkeypatch, "clrun --config-dir my strategy=decay lambda=0.1 iterations=3") == 0
     assert len(list(workshop.glob("outputs/runs/decay/*/summary.csv"))) == 1
+
+
+@needs_checkout
+def test_the_example_data_set_runs(workshop, monkeypatch):
+    assert answer(monkeypatch, "clrun --config-dir my dataset=waves dataset.count=40 tasks=2 iterations=3") == 0
+    assert len(list(workshop.glob("outputs/runs/ewc/waves-*/summary.csv"))) == 1
 
 
 @needs_checkout
