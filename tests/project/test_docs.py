@@ -49,7 +49,7 @@ def words(command: str) -> list[str]:
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    """A folder with what the pages expect of the user: PICTURES, and the strategy, the network and the data set in my/."""
+    """A folder with what the pages expect of the user: PICTURES, and the examples in my/."""
     for part in ("train", "test"):
         for name in ("cat", "dog", "deer"):
             (tmp_path / "PICTURES" / part / name).mkdir(parents=True)
