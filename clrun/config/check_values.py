@@ -203,7 +203,7 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
     if lists is not None:
         refuse_against_lists(given, len(lists))
         values |= {"tasks": len(lists), "split.order": "fixed"}
-    if values["first_tasks"] == values["tasks"]:
+    if values["first_tasks"] == values["tasks"] and values["split"] != "domains":  # which has tasks as the data says
         values["first_tasks"] = None
     return values
 
@@ -236,7 +236,7 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
             f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "
             f"type scenario=task, or task_id_at_test=true to give it the task all the same (such runs are marked)."
         )
-    if (values["first_tasks"] or 0) > values["tasks"]:
+    if (values["first_tasks"] or 0) > values["tasks"] and values["split"] != "domains":
         raise UsageError(
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )

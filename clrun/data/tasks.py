@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from clrun.data import split
+from clrun.data.domains import split_by_domain
 from clrun.data.samples import Samples, refuse_unless_pictures
 from clrun.data.seeding import generator
 from clrun.data.values import Values
@@ -59,13 +60,24 @@ def make_tasks(images: Samples, settings: Values) -> TaskStream:
     test = torch.arange(images.train, len(images.y))
     stream = TaskStream(
         tables,
-        split_by_task(train, images.y, groups),
-        split_by_task(validation, images.y, groups),
-        split_by_task(test, images.y, groups),
+        pools(train, images, groups, settings),
+        pools(validation, images, groups, settings),
+        pools(test, images, groups, settings),
         output_names(groups, images.classes, settings),
     )
     refuse_empty(stream, settings)
     return stream if settings["first_tasks"] is None else stream.first(settings["first_tasks"])
+
+
+def pools(numbers: Tensor, images: Samples, groups: Sequence[Sequence[int]], settings: Values) -> list[Tensor]:
+    """Return the image numbers of each task: those of its classes, or of its domain."""
+    if settings["split"] != "domains" or images.domain is None:
+        return split_by_task(numbers, images.y, groups)
+    order = list(range(len(images.domains)))
+    if settings["split.order"] == "seed":
+        random = generator(split_seed(settings), "domain order")
+        order = torch.randperm(len(order), generator=random).tolist()
+    return split_by_domain(numbers, images.domain, order)
 
 
 def split_seed(settings: Values) -> int:
@@ -74,7 +86,7 @@ def split_seed(settings: Values) -> int:
 
 
 def classes_of_tasks(images: Samples, settings: Values) -> list[list[int]]:
-    """Return the class numbers of each task; all classes where the split is permuted or rotated.
+    """Return the class numbers of each task; all classes where the split is permuted, rotated or by domains.
 
     `clrun.config.check_values` has assigned the classes before, to refuse what does not fit without reading an image;
     only here is the order of an even split drawn from the seed.

@@ -14,6 +14,7 @@ from clrun.config.check_values import listed_by_name
 from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.data.datasets import load
+from clrun.data.domains import number_of_domains
 from clrun.data.sampler import EpochSampler
 from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
@@ -33,7 +34,7 @@ def prepare(settings: Settings) -> Prepared:
     strategy = strategy_class(settings)
     settings = with_sources(settings)
     images = SHARED.load(image_settings(settings), own_dataset(settings))
-    settings = with_listed_names(settings, images.classes)
+    settings = with_domains(with_listed_names(settings, images.classes), images)
     stream = make_tasks(images, settings.values)
     refuse_batch_of_one(strategy, stream, settings)
     refuse_large(strategy, images, stream, settings)
@@ -105,6 +106,18 @@ def with_listed_names(settings: Settings, classes: Sequence[str]) -> Settings:
         return settings
     changed = {"split.classes": lists}
     return replace(settings, values={**settings.values, **changed}, not_default={**settings.not_default, **changed})
+
+
+def with_domains(settings: Settings, images: Samples) -> Settings:
+    """Return the settings with as many tasks as the data set has domains, where the split is by domains."""
+    if settings["split"] != "domains":
+        return settings
+    typed, first = settings.not_default.get("tasks"), settings["first_tasks"]
+    count = number_of_domains(images, settings["dataset"], typed, first)
+    changed = {"tasks": count, "first_tasks": None if first == count else first}
+    stated = {key: value for key, value in settings.not_default.items() if key not in changed}
+    stated |= {key: value for key, value in changed.items() if value is not None}
+    return replace(settings, values={**settings.values, **changed}, not_default=stated)
 
 
 def refuse_batch_of_one(strategy: type[Strategy], stream: TaskStream, settings: Settings) -> None:

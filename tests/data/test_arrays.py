@@ -99,6 +99,68 @@ def test_what_is_given_may_be_lists_and_tensors():
     assert made.x.shape == (6, 4) and made.y.tolist() == [0, 1, 0, 1, 1, 0]
 
 
+# ---------------------------------------------------------------- domains
+
+PLACES = np.array(["hill", "sea", "lab"])
+
+
+def with_places(n=96) -> dict[str, np.ndarray]:
+    """Two classes in three places, in every part."""
+    random, y, place = np.random.default_rng(0), np.arange(n) % 2, np.arange(n) // 2 % 3
+    x = random.normal(size=(n, 5)) + y[:, None] + 2 * place[:, None]
+    part = {"x": x.astype(np.float32), "y": y, "task": PLACES[place]}
+    return {f"{name}_{which}": v for name, v in part.items() for which in ("train", "test")}
+
+
+ONE_BUDGET = tuple(text for text in SHORT if text != "tasks=2")
+
+
+@pytest.mark.parametrize("scenario, outputs", [("domain", 2), ("task", 6), ("class", 6)])
+def test_each_task_is_a_domain(prepared_of, scenario, outputs):
+    typed = ("dataset=arrays", write(with_places()), "split=domains", f"scenario={scenario}", *ONE_BUDGET)
+    run = prepared_of(*typed)
+    assert run.settings["tasks"] == 3 and len(run.stream.names) == outputs
+    for pools, start in ((run.stream.train, 0), (run.stream.test, 96)):
+        places = [{str(with_places()["task_train"][i - start]) for i in pool.tolist()} for pool in pools]
+        assert places == [{"hill"}, {"lab"}, {"sea"}]  # sorted by name
+    held = prepared_of(*typed, "validation=0.5").stream
+    assert all(len(train) + len(out) == 32 for train, out in zip(held.train, held.validation, strict=True))
+    assert run.id == prepared_of(*typed, "tasks=3").id == prepared_of(*typed, "first_tasks=3").id
+    assert len(prepared_of(*typed, "first_tasks=2").stream.train) == 2
+    drawn = [prepared_of(*typed, "split.order=seed", f"seed={seed}").stream.train[0][0].item() for seed in range(9)]
+    assert (
+        len(set(drawn)) == 3
+        and drawn[4] == prepared_of(*typed, "split.order=seed", "split.seed=4", "seed=1").stream.train[0][0].item()
+    )
+
+
+def test_a_run_over_domains(clrun):
+    typed = ("dataset=arrays", write(with_places()), "split=domains", "scenario=domain", *ONE_BUDGET, "strategy=er")
+    code, _, err = clrun(*typed)
+    assert code == 0, err
+    assert len(list(Path("outputs").glob("runs/er/arrays-domains-domain-3tasks-*/summary.csv"))) == 1
+
+
+@pytest.mark.parametrize(
+    "found, typed, said",
+    [
+        (parts(), (), "split=domains: dataset=arrays states no domains; give the domain of each sample"),
+        (with_places(), ("tasks=2",), "tasks=2: the data set has 3 domains, and each is a task; leave tasks out"),
+        (with_places(), ("tasks=9",), "or type first_tasks=3"),
+        (with_places(), ("first_tasks=4",), "first_tasks=4: the stream has 3 tasks"),
+        (
+            with_places() | {"y_test": np.where(np.arange(96) // 2 % 3 == 1, 0, np.arange(96) % 2)},
+            (),
+            "split=domains: domain sea has no test sample of class 1",
+        ),
+    ],
+)
+def test_wrong_domains(clrun, found, typed, said):
+    typed = ("dataset=arrays", write(found), "split=domains", *ONE_BUDGET, *typed)
+    before = written()
+    refused(clrun(*typed), said, before)
+
+
 # ---------------------------------------------------------------- wrong files
 
 
