@@ -162,13 +162,14 @@ def single(cfg: "DictConfig") -> None:
     settings = check(cfg, catalog=catalog, typed=typed)
 
     # What can be refused without torch has been refused; it is imported from here on.
-    from clrun.results import run_files
+    from clrun.results import reading, run_files
     from clrun.runs import prepare, show
     from clrun.sweep.cluster import cluster_of
 
     cluster = cluster_of([cfg], catalog)
     prepared = prepare.prepare(settings)
     if prepared.finished and not settings["rerun"]:
+        reading.refuse_contradiction(prepared.directory)
         device = run_files.summary_of(prepared.directory)["device"]
         print(f"Done already, on {device}: {prepared.directory} (rerun=true trains it again)")
     else:

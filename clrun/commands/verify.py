@@ -101,15 +101,16 @@ def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
 
 
 def measured(directory: Path, metric: str) -> float:
-    """Return a run's number in percent. Raise UsageError if the run diverged."""
+    """Return a run's number in percent. Raise UsageError if the run diverged, UnreadableFile if a file is damaged."""
     from clrun.results.outcome import RunStatus
-    from clrun.results.run_files import read_summary
+    from clrun.results.reading import read_table
+    from clrun.results.run_files import summary_of
 
-    summary = read_summary(directory / "summary.csv").iloc[0]
+    summary = summary_of(directory)
     if summary["status"] != RunStatus.DONE:
         raise UsageError(f"{directory} is {summary['status']}: {summary['diverged_at']}; it has no number to compare.")
     if metric == "first_task":
-        return 100 * pd.read_csv(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
+        return 100 * read_table(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
     return 100 * summary[metric]
 
 

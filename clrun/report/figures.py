@@ -20,8 +20,10 @@ from clrun.report.intervals import Statistic, statistic
 from clrun.report.rows import STREAM, Row, heading, references, streams, text
 from clrun.report.runs import REFERENCES, directory
 from clrun.results import plots
+from clrun.results.reading import UnreadableFile, read_table
 from clrun.results.tables import is_missing
 from clrun.system.arithmetic import ceil_div
+from clrun.system.messages import announce
 
 DASHES, MARKERS = ("-", "--", "-."), "osD"
 CURVES = len(plots.PALETTE) * len(DASHES)  # in one figure; more could not be distinguished
@@ -83,7 +85,7 @@ def figure_data(folder: Path, rows: Sequence[Row]) -> FigureData:
         styles={row.group: curve_style(i) for i, row in enumerate(shown)},
         matrices=tables_of(folder, shown, "accuracy_matrix.csv"),
         costs=tables_of(folder, shown, "costs.csv"),
-        references=references(folder, rows),
+        references=references(folder, rows, say=lambda _: None),  # it was said when the tables were written
         title=title,
     )
 
@@ -95,15 +97,27 @@ def curve_style(i: int) -> dict[str, Any]:
 
 
 def tables_of(folder: Path, rows: Sequence[Row], file: str) -> dict[str, list[pd.DataFrame]]:
-    """Return this table of the runs of each group, where they have it; a group without any is left out."""
+    """Return this table of the runs of each group, where they have it; a group without any is left out, and so is a
+    table that cannot be read, which is said."""
     tables: dict[str, list[pd.DataFrame]] = {}
     for row in rows:
         directories = [directory(folder, run) for run in row.done["run"]]
         paths = [path / file for path in directories if path is not None]
-        found = [pd.read_csv(path) for path in paths if path.is_file()]
+        found = [table for path in paths if (table := table_or_none(path)) is not None]
         if found:
             tables[row.group] = found
     return tables
+
+
+def table_or_none(path: Path) -> pd.DataFrame | None:
+    """Return a table of a run; None where it is not there, or cannot be read, which is said."""
+    if not path.exists():
+        return None
+    try:
+        return read_table(path)
+    except UnreadableFile as error:
+        announce(f"left out of the pictures: {error}")
+        return None
 
 
 def figures(data: FigureData) -> dict[str, Figure]:

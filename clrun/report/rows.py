@@ -3,7 +3,7 @@
 A diverged run has no accuracy: it is counted beside the mean, never in it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,10 @@ from clrun.report.runs import MEASURES, REFERENCES, directory, guessing_accuracy
 from clrun.results import tables
 from clrun.results.columns import SOURCES
 from clrun.results.outcome import RunStatus
+from clrun.results.reading import UnreadableFile
 from clrun.results.tables import is_missing
 from clrun.system.errors import UsageError
+from clrun.system.messages import announce
 from clrun.system.text import format_value
 
 STREAM = ("dataset", "split", "scenario", "tasks")  # the keys by which a stream is called
@@ -129,13 +131,24 @@ def heading(rows: Sequence[Row]) -> str:
     return f"{', '.join(parts)} (stream {rows[0].stream})"
 
 
-def references(folder: Path, rows: Sequence[Row]) -> dict[str, float]:
-    """Return the accuracies of joint, of finetune and of guessing (`chance`) on a stream, where they are known."""
+def references(folder: Path, rows: Sequence[Row], say: Callable[[str], None] = announce) -> dict[str, float]:
+    """Return the accuracies of joint, of finetune and of guessing (`chance`) on a stream, where they are known. say:
+    prints which files of the runs cannot be read."""
     means = {row.strategy: row["average_accuracy"].mean for row in rows if len(row.done)}
     accuracies = {name: means[name] for name in REFERENCES if name in means}
     directories = (directory(folder, run) for row in rows for run in row.runs["run"][:1])
-    guess = next((guessing_accuracy(path) for path in directories if path is not None), None)
+    guess = first_guess((path for path in directories if path is not None), say)
     return accuracies | ({} if guess is None else {"chance": guess})
+
+
+def first_guess(directories: Iterable[Path], say: Callable[[str], None]) -> float | None:
+    """Return the accuracy of guessing from the first of these runs whose files can be read; None without any."""
+    for run in directories:
+        try:
+            return guessing_accuracy(run)
+        except UnreadableFile as error:
+            say(f"not used for the accuracy of guessing: {error}")
+    return None
 
 
 def ordered(rows: Sequence[Row], by: str, reverse: bool) -> list[Row]:

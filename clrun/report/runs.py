@@ -23,6 +23,7 @@ from clrun.config import catalog
 from clrun.results import collection, columns, costs, metrics, run_files
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.results.outcome import RunStatus
+from clrun.results.reading import read_table
 from clrun.system.errors import UsageError
 from clrun.system.messages import announce
 
@@ -52,7 +53,7 @@ def read(
     is a copy and was left out.
     """
     runs = collection.collect(folder, say)
-    if runs.empty and (folder / "results.csv").is_file():
+    if runs.empty and next(folder.glob("runs/*/*/summary.csv"), None) is None and (folder / "results.csv").is_file():
         runs = run_files.read_summary(folder / "results.csv")
     if runs.empty:
         raise UsageError(f"{folder}: there are no finished runs there; name the folder that clrun's outputs= named.")
@@ -188,16 +189,17 @@ def directory(folder: Path, run: str) -> Path | None:
 def guessing_accuracy(run: Path) -> float:
     """Return the accuracy of guessing among the outputs that are active at the end, mean over tasks.
 
-    It is `Prepared.chance` (clrun/runs/prepared.py), here from the files of the run: a report loads no data sets.
+    It is `Prepared.chance` (clrun/runs/prepared.py), here from the files of the run: a report loads no data sets. Raise
+    UnreadableFile.
     """
-    outputs = round(len(pd.read_csv(run / "confusion.csv")) ** 0.5)
-    summary = pd.read_csv(run / "summary.csv").iloc[0]
+    outputs = round(len(read_table(run / "confusion.csv")) ** 0.5)
+    summary = run_files.summary_of(run)
     if summary["scenario"] == "class" and summary["active"] == "seen" and not pd.isna(summary.get("first_tasks")):
         by_class = summary["split"] == "classes"
-        seen = len(pd.read_csv(run / "tasks.csv")) if by_class else outputs * summary["first_tasks"] / summary["tasks"]
+        seen = len(read_table(run / "tasks.csv")) if by_class else outputs * summary["first_tasks"] / summary["tasks"]
         return 1 / seen
     if summary["scenario"] != "task":
         return 1 / outputs
     if summary["split"] != "classes":
         return summary["tasks"] / outputs
-    return float((1 / pd.read_csv(run / "tasks.csv").groupby("task").size()).mean())
+    return float((1 / read_table(run / "tasks.csv").groupby("task").size()).mean())

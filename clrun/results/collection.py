@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -26,7 +27,8 @@ from clrun.results import results_file
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.results.index import SEPARATOR, UNSURE, DamagedIndex, Found, Index, Stamp
 from clrun.results.outcome import RunStatus
-from clrun.results.run_files import read_summary, rows_of, table_of
+from clrun.results.reading import UnreadableFile, reason_of, summary_row
+from clrun.results.run_files import read_summary, table_of
 from clrun.system.messages import announce
 
 LOCK = ".results.lock"
@@ -38,7 +40,7 @@ LOCK_SECONDS = 30.0  # to wait for another process that updates; it takes a seco
 # Nanoseconds in which a file may change again with the same stamp: clocks of disks are as coarse as two seconds.
 COARSE_CLOCK = 2_000_000_000
 
-NAMED = 3  # copies that a message names
+NAMED = 3  # folders that a message names
 
 # Errors of SQLite that say that the file is not what it should be.
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT)
@@ -55,10 +57,18 @@ class Changes:
     found: list[Found] = field(default_factory=list)  # new or changed
     gone: list[bytes] = field(default_factory=list)
     touched: list[tuple[bytes, Stamp]] = field(default_factory=list)  # with the same content
+    damaged: list[UnreadableFile] = field(default_factory=list)  # cannot be read, and so are left out
 
     def places(self) -> list[bytes]:
         """Return the places of all rows that change."""
         return [*(found.place for found in self.found), *self.gone]
+
+
+class LeftOut(NamedTuple):
+    """What an update leaves out of results.csv."""
+
+    copies: list[tuple[Path, Path]]  # a folder, and the one with the same run that counts instead
+    damaged: list[UnreadableFile]  # summaries that cannot be read
 
 
 # ---------------------------------------------------------------- for those who read runs
@@ -75,26 +85,27 @@ def update(
     nothing is written.
 
     changed: folders of runs that this process has finished. checked: how many of the known summaries are compared with
-    what is there, None for all. say: prints a sentence. lock_seconds: to wait for another process. Raise UsageError for
-    a summary that is empty or cut short, and OSError where results.csv cannot be written.
+    what is there, None for all. say: prints a sentence. lock_seconds: to wait for another process. A summary that
+    cannot be read is left out, and said so. Raise OSError where results.csv cannot be written.
     """
     if not holds_runs(outputs):
         return
     places = [place_of(outputs, directory) for directory in changed]
     try:
-        copies = update_with_index(outputs, places, checked, lock_seconds)
+        left_out = update_with_index(outputs, places, checked, lock_seconds)
     except IndexUnavailable as reason:
         say(f"{outputs / indices.NAME} cannot be used ({reason}), so every summary.csv was read instead.")
-        copies = update_without_index(outputs)
-    if copies:
-        say(sentence_on(copies))
+        left_out = update_without_index(outputs)
+    if left_out.copies:
+        say(sentence_on(left_out.copies))
+    say_damaged(left_out.damaged, say)
 
 
 def collect(outputs: Path, say: Callable[[str], None] = announce) -> pd.DataFrame:
     """Bring results.csv up to date, every summary.csv checked, and return it as `read_summary` does.
 
-    Where results.csv cannot be written, say so, and return what it would hold. Raise UsageError for a summary that is
-    empty or cut short.
+    Where results.csv cannot be written, say so, and return what it would hold. A summary that cannot be read is left
+    out, and said so.
     """
     if not holds_runs(outputs):
         return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", *SUMMARY_TAIL])
@@ -103,7 +114,10 @@ def collect(outputs: Path, say: Callable[[str], None] = announce) -> pd.DataFram
     except OSError as error:
         say(f"{outputs / results_file.NAME} could not be written: {error.strerror or error}.")
         return table_of(io.StringIO(written_to_memory(outputs)))
-    with (outputs / results_file.NAME).open(encoding="utf-8") as file:
+    path = outputs / results_file.NAME
+    if not path.exists():  # no summary can be read
+        return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", *SUMMARY_TAIL])
+    with path.open(encoding="utf-8") as file:
         return table_of(file)
 
 
@@ -146,13 +160,19 @@ def sentence_on(copies: Sequence[tuple[Path, Path]]) -> str:
     return f"A run counts once, so {what} of another run's{rest}: {named}{more}."
 
 
+def say_damaged(damaged: Sequence[UnreadableFile], say: Callable[[str], None]) -> None:
+    """Say which summaries cannot be read, so that their runs are left out; of many, the first few."""
+    for error in damaged[:NAMED]:
+        say(f"left out: {error}")
+    if len(damaged) > NAMED:
+        say(f"left out as well: {len(damaged) - NAMED} more runs whose summary.csv cannot be read.")
+
+
 # ---------------------------------------------------------------- with and without the index
 
 
-def update_with_index(
-    outputs: Path, changed: Sequence[bytes], checked: int | None, lock_seconds: float
-) -> list[tuple[Path, Path]]:
-    """Update the index and results.csv, and return the folders that were left out. Raise IndexUnavailable."""
+def update_with_index(outputs: Path, changed: Sequence[bytes], checked: int | None, lock_seconds: float) -> LeftOut:
+    """Update the index and results.csv, and return what was left out. Raise IndexUnavailable."""
     path = outputs / indices.NAME
     with exclusive(outputs, lock_seconds):
         try:
@@ -169,17 +189,21 @@ def update_with_index(
             raise IndexUnavailable(str(error)) from error
 
 
-def update_once(
-    outputs: Path, path: Path | None, changed: Sequence[bytes], checked: int | None
-) -> list[tuple[Path, Path]]:
-    """Update an index and results.csv. Return the folders that were left out. path: None for an index in memory."""
+def update_once(outputs: Path, path: Path | None, changed: Sequence[bytes], checked: int | None) -> LeftOut:
+    """Update an index and results.csv. Return what was left out. path: None for an index in memory."""
     with indices.opened(path) as index:
-        apply(index, changes(index, outputs, changed, checked), outputs / results_file.NAME)
-        return [(directory_of(outputs, copy), directory_of(outputs, kept)) for copy, kept in index.left_out()]
+        found = changes(index, outputs, changed, checked)
+        apply(index, found, outputs / results_file.NAME)
+        return LeftOut(copies_in(index, outputs), found.damaged)
 
 
-def update_without_index(outputs: Path) -> list[tuple[Path, Path]]:
-    """Write results.csv from all summaries. Return the folders that were left out.
+def copies_in(index: Index, outputs: Path) -> list[tuple[Path, Path]]:
+    """Return the folders that are copies, each with the one that counts instead."""
+    return [(directory_of(outputs, copy), directory_of(outputs, kept)) for copy, kept in index.left_out()]
+
+
+def update_without_index(outputs: Path) -> LeftOut:
+    """Write results.csv from all summaries. Return what was left out.
 
     Several processes may do this at once. Each looks again after writing, and writes again if a run has ended
     meanwhile, so that the process that writes last has seen every run.
@@ -187,7 +211,7 @@ def update_without_index(outputs: Path) -> list[tuple[Path, Path]]:
     with indices.opened(None) as index:
         while (found := changes(index, outputs, (), None)).places():
             apply(index, found, outputs / results_file.NAME)
-        return [(directory_of(outputs, copy), directory_of(outputs, kept)) for copy, kept in index.left_out()]
+        return LeftOut(copies_in(index, outputs), found.damaged)
 
 
 def written_to_memory(outputs: Path) -> str:
@@ -301,19 +325,36 @@ def read_into(result: Changes, index: Index, outputs: Path, place: bytes, known:
     """Read a summary.csv, and add to the changes what it tells: that it is new or other, gone, or as it was."""
     path = directory_of(outputs, place) / "summary.csv"
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            stamp, text = stamp_of(os.fstat(file.fileno())), file.read()
+        stamp, row = stamp_and_row(path)
     except (FileNotFoundError, NotADirectoryError):  # not finished, or removed since it was listed
-        if known is not None:
-            result.gone.append(place)
+        result.gone += [] if known is None else [place]
+        return
+    except UnreadableFile as error:
+        result.gone += [] if known is None else [place]
+        result.damaged.append(error)
         return
     if time.time_ns() - stamp.changed < COARSE_CLOCK:
         stamp = stamp._replace(modified=UNSURE)
-    row = rows_of(path, text)[0]
     if known is not None and index.row(place) == row:
         result.touched.append((place, stamp))
     else:
         result.found.append(Found(place, stamp, row))
+
+
+def stamp_and_row(path: Path) -> tuple[Stamp, dict[str, str]]:
+    """Return the stamp of a summary.csv and its row, cells as text.
+
+    Raise FileNotFoundError or NotADirectoryError where there is none, and UnreadableFile where it is not whole.
+    """
+    try:
+        with path.open("rb") as file:
+            stamp, content = stamp_of(os.fstat(file.fileno())), file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise UnreadableFile(path, reason_of(path, error)) from None
+    header, row = summary_row(path, content)
+    return stamp, dict(zip(header, row, strict=True))
 
 
 def stamp_at(runs: bytes, place: bytes) -> Stamp | None:

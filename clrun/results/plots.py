@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from clrun.results.reading import read_table
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
 # Okabe and Ito's palette, whose colours are distinguishable with every common kind of colour blindness.
@@ -35,12 +36,12 @@ LEGEND, COLOUR_BAR = 1.15, 0.85
 def draw(directory: Path, guard: Guard = UNGUARDED) -> None:
     """Draw accuracy_matrix.png and accuracy_over_tasks.png from the CSV files of a run, each all or nothing.
 
-    guard: as of `clrun.system.atomic_files.replacing`.
+    guard: as of `clrun.system.atomic_files.replacing`. Raise UnreadableFile.
     """
-    matrix = pd.read_csv(directory / "accuracy_matrix.csv")
+    matrix = read_table(directory / "accuracy_matrix.csv")
     save(matrix_figure(matrix), directory / "accuracy_matrix.png", guard)
     path = directory / "accuracy_over_training.csv"
-    curves = training_figure(pd.read_csv(path)) if path.is_file() else tasks_figure(matrix)
+    curves = training_figure(read_table(path)) if path.exists() else tasks_figure(matrix)
     save(curves, directory / "accuracy_over_tasks.png", guard)
 
 

@@ -1,9 +1,8 @@
 """The files of a run and their reading. Each file is written under a temporary name and then renamed, so that nobody
 ever reads half a file."""
 
-import csv
-import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
@@ -12,11 +11,10 @@ from typing import Any, TextIO
 import pandas as pd
 import yaml
 
-from clrun.results import metrics, tables
+from clrun.results import metrics, reading, tables
 from clrun.results.columns import FILES, HASH_COLUMNS
 from clrun.results.outcome import Outcome
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing, write_text
-from clrun.system.errors import UsageError
 
 SECONDS_BETWEEN_WRITES = 5.0  # of the tables of a run that is under way
 
@@ -104,8 +102,9 @@ def write_summary(outcome: Outcome) -> None:
 
 
 def finished(directory: Path) -> bool:
-    """Return whether the run has ended: summary.csv is written last."""
-    return (directory / "summary.csv").is_file()
+    """Return whether the run has ended: summary.csv is written last. Something else at its place counts too, since a
+    damaged run is never trained over without a word."""
+    return os.path.lexists(directory / "summary.csv")
 
 
 def has_plots(directory: Path) -> bool:
@@ -119,11 +118,11 @@ def has_plots(directory: Path) -> bool:
 def read_summary(path: Path) -> pd.DataFrame:
     """Return a summary.csv or results.csv as a table: hashes as text, and only an empty cell is nan.
 
-    Raise UsageError, naming the file, where it is empty or cut short.
+    Raise UnreadableFile, naming the file, where it is not whole.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
-    rows_of(path, text)
-    return table_of(io.StringIO(text))
+    if path.name == "summary.csv":
+        return reading.read_summary(path)
+    return reading.read_results(path)
 
 
 def table_of(file: TextIO) -> pd.DataFrame:
@@ -133,23 +132,5 @@ def table_of(file: TextIO) -> pd.DataFrame:
 
 
 def summary_of(directory: Path) -> pd.Series:
-    """Return the row of a finished run's summary.csv. Raise UsageError where the file is not whole."""
+    """Return the row of a finished run's summary.csv. Raise UnreadableFile where the file is not whole."""
     return read_summary(directory / "summary.csv").iloc[0]
-
-
-def rows_of(path: Path, text: str) -> list[dict[str, str]]:
-    """Return the rows of a summary.csv or results.csv, whose text is given, with cells as text.
-
-    Raise UsageError where the file is empty or cut short.
-    """
-    try:
-        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    except (ValueError, csv.Error):  # no line at all, or a quotation that never ends
-        header, rows = [], []
-    whole = text.endswith("\n") and header[:1] == ["run"] and rows
-    if not whole or any(len(row) != len(header) for row in rows):
-        raise UsageError(
-            f"{path} is empty or cut short; clrun never leaves such a file, so another program wrote it or the disk "
-            f"failed. Delete it and type the same command again."
-        )
-    return [dict(zip(header, row, strict=True)) for row in rows]

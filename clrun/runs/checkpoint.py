@@ -87,6 +87,8 @@ def open_tensors(path: Path) -> Iterator[Any]:
             yield file
     except safetensors.SafetensorError as error:
         raise InvalidCheckpoint(f"it is cut short or damaged ({error})") from None
+    except OSError as error:
+        raise InvalidCheckpoint(f"it cannot be opened ({error.strerror or error})") from None
 
 
 def read_position(directory: Path, identity: str) -> Position | None:

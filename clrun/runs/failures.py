@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clrun.results import run_files
+from clrun.results.columns import FILES
 from clrun.system import locks
 from clrun.system.atomic_files import UNGUARDED, Guard
 from clrun.system.errors import RunsFailed, UsageError
@@ -21,7 +22,7 @@ NO_TRACEBACK = "(no traceback: the process ended before it could leave one)"
 
 # Errors of a disk that has no room or fails, and of one that this user may not write to.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def write_reason(directory: Path, reason: str, trace: str, guard: Guard = UNGUARDED) -> OSError | None:
@@ -52,8 +53,12 @@ def write_reason_for(prepared: "Prepared", reason: str, trace: str = NO_TRACEBAC
 @contextmanager
 def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
     """Remove what an earlier attempt has left of a failure; if the block raises an exception, write failed.txt of all
-    runs and raise it again, with a note where failed.txt could not be written."""
+    runs and raise it again, with a note where failed.txt could not be written.
+
+    Raise UsageError where a folder has the name of one of their files.
+    """
     for prepared in runs:
+        refuse_folders_in_place(prepared.directory)
         with prepared.guard.held():
             run_files.clear_failed(prepared.directory)
             run_files.clear_temporary_files(prepared.directory)
@@ -70,6 +75,19 @@ def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
         raise
 
 
+def folder_in_place(path: Path) -> str:
+    """Return the refusal of a folder at the place of a file."""
+    return f"{path} is a folder, and clrun writes a file of this name; delete the folder, or rename it."
+
+
+def refuse_folders_in_place(directory: Path) -> None:
+    """Raise UsageError where a file of a run could not be written at the end, since a folder has its name."""
+    names = (*FILES, "failed.txt", "config.yaml", "accuracy_matrix.png", "accuracy_over_tasks.png")
+    for path in (directory / name for name in names):
+        if path.is_dir():
+            raise UsageError(folder_in_place(path))
+
+
 @contextmanager
 def disk_trouble(prepared: "Prepared") -> Iterator[None]:
     """Raise an error of the disk as one paragraph: RunsFailed where it is full, UsageError where it is not writable."""
@@ -80,6 +98,8 @@ def disk_trouble(prepared: "Prepared") -> Iterator[None]:
         if error.errno in DISK_FULL:
             text = f"{where} could not be written: {error.strerror}. What was there is as it was; make room and type "
             raise RunsFailed(f"{text}the same command again, which continues from the last checkpoint.") from error
+        if error.errno in (errno.EISDIR, errno.ENOTEMPTY):
+            raise UsageError(folder_in_place(Path(error.filename2 or error.filename or prepared.directory))) from error
         no_folder = error.errno == errno.ENOENT and not Path(prepared.settings["outputs"]).exists()
         if error.errno in NOT_WRITABLE or no_folder:
             text = f"{where} cannot be written: {error.strerror}."

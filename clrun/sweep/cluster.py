@@ -30,6 +30,7 @@ from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan
 from clrun.system import atomic_files, machine
 from clrun.system.errors import UsageError
+from clrun.system.messages import announce
 from clrun.system.signals import handled
 
 if TYPE_CHECKING:
@@ -227,13 +228,21 @@ class SubmittedJob:
     def errors(self) -> dict[str, str]:
         """Return the reason of each crash of a job that is done, by the run's id; also of runs that it has left
         unfinished, whose failed.txt is written here."""
-        returned = self.job.paths.result_pickle.exists()
-        error = self.job.exception() if returned else None
-        errors = self.job.result() if returned and error is None else {}
+        errors, error = self.returned()
         unfinished = [run for run in self.runs if not run.finished and run.id not in errors]
         return {run.id: errors[run.id] for run in self.runs if run.id in errors} | {
             run.id: self.write_reason(run, error) for run in unfinished
         }
+
+    def returned(self) -> tuple[dict[str, str], BaseException | None]:
+        """Return what the job has returned, or its error, also where the file with its answer is damaged."""
+        if not self.job.paths.result_pickle.exists():
+            return {}, None
+        try:
+            error = self.job.exception()
+            return ({}, error) if error is not None else (self.job.result(), None)
+        except Exception as damage:  # any: a pickle that is damaged can raise what it likes
+            return {}, damage
 
     def write_reason(self, run: "Prepared", error: BaseException | None) -> str:
         """Write failed.txt of a run that the job has left unfinished, unless another process is training it. Return the
@@ -245,6 +254,27 @@ class SubmittedJob:
             reason = f"job {self.job.job_id}: {last[-1] if last else 'it failed'}; {log}"
         write_reason_for(run, reason, str(error or KILLED))
         return reason
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """Return which runs a job of an earlier command has; None where that cannot be read, which is said."""
+    from clrun.results.reading import UnreadableFile, read_text
+
+    try:
+        note = json.loads(read_text(path))
+        if isinstance(note, dict) and isinstance(note.get("runs"), list) and "executor" in note:
+            return note
+        cause = "it does not say which runs the job has"
+    except UnreadableFile as error:
+        cause = error.cause
+    except ValueError:
+        cause = "it is no JSON"
+    job = path.name.removesuffix("_runs.json")
+    announce(
+        f"{path} cannot be read: {cause}. If job {job} is still in the queue, end it with scancel {job}, or its "
+        "runs are submitted twice; then delete the file."
+    )
+    return None
 
 
 @dataclass
@@ -296,7 +326,9 @@ class JobQueue:
 
         found = []
         for path in sorted(self.folder.glob("*_runs.json")) if self.cluster.executor == "slurm" else []:
-            note = json.loads(path.read_text())
+            note = read_note(path)
+            if note is None:
+                continue
             job: submitit.Job[dict[str, str]] = SlurmJob(self.folder, path.name.removesuffix("_runs.json"))
             runs = [run for run in todo if run.id in note["runs"]]
             if note["executor"] != "slurm" or job.done(force_check=True):

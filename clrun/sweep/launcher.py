@@ -110,14 +110,15 @@ def train_jobs(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> tuple[list
 
 def report(runs: Sequence["Prepared"], errors: Mapping[str, str]) -> dict[str, "pd.Series"]:
     """Print how the runs of a sweep have ended. Return the rows of their summary.csv by the runs' ids. Raise RunsFailed
-    if some have crashed (errors: id -> reason), or where results could not be written."""
-    from clrun.results import run_files
+    if some have crashed (errors: id -> reason) or have damaged files, or where results could not be written."""
     from clrun.sweep import summary
 
     ended = [run for run in runs if run.id not in errors and run.finished]
-    summaries = {run.id: run_files.summary_of(run.directory) for run in ended}
-    failures = summary.show(ended, summaries)
-    print(summary.tally(len(runs), summaries, len(errors)))
+    summaries, damaged = summary.read_all(ended)
+    failures = summary.show([run for run in ended if run.id in summaries], summaries)
+    print(summary.tally(len(runs), summaries, len(errors), len(damaged)))
+    if damaged:
+        failures = [summary.damages(damaged, len(runs)), *failures]
     if errors:
         crashed = [run for run in runs if run.id in errors]
         failures = [summary.failures(crashed, errors, len(runs)), *failures]

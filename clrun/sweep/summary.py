@@ -11,6 +11,7 @@ from clrun.system.text import format_value
 if TYPE_CHECKING:
     import pandas as pd
 
+    from clrun.results.reading import UnreadableFile
     from clrun.runs.prepared import Prepared
 
 
@@ -68,8 +69,35 @@ def show(runs: Sequence["Prepared"], summaries: Mapping[str, "pd.Series"]) -> li
     return [str(error) for error in errors if error is not None]
 
 
-def tally(runs: int, summaries: Mapping[str, "pd.Series"], failed: int) -> str:
+def read_all(runs: Sequence["Prepared"]) -> tuple[dict[str, "pd.Series"], list["UnreadableFile"]]:
+    """Return the rows of the summary.csv of finished runs by their ids, and the errors of the runs whose files are
+    damaged or contradict each other."""
+    from clrun.results import reading, run_files
+
+    summaries: dict[str, pd.Series] = {}
+    damaged = []
+    for run in runs:
+        try:
+            reading.refuse_contradiction(run.directory)
+            summaries[run.id] = run_files.summary_of(run.directory)
+        except reading.UnreadableFile as error:
+            damaged.append(error)
+    return summaries, damaged
+
+
+def damages(damaged: Sequence["UnreadableFile"], runs: int) -> str:
+    """Return which files of finished runs cannot be read, and what to do. runs: number of all."""
+    which = "1 has a damaged file" if len(damaged) == 1 else f"{len(damaged)} have damaged files"
+    lines = [f"  {error.path}: {error.cause}" for error in damaged]
+    advice = (
+        "  Delete the folder of each and type the same command again, which trains these anew and keeps the others."
+    )
+    return "\n".join([f"of {counted(runs)}, {which}:", *lines, advice])
+
+
+def tally(runs: int, summaries: Mapping[str, "pd.Series"], failed: int, damaged: int = 0) -> str:
     """Return how the runs have ended, such as "30 runs: 22 done, 5 diverged, 3 crashed or killed."."""
     counts = Counter(str(row["status"]) for row in summaries.values())
     counts["crashed or killed"] = failed
+    counts["damaged"] = damaged
     return f"{counted(runs)}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}."

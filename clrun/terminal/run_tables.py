@@ -13,6 +13,7 @@ from clrun.results import collection
 from clrun.results.columns import WARNING_SEPARATOR
 from clrun.results.metrics import gap_closed
 from clrun.results.outcome import RunStatus
+from clrun.results.reading import read_table
 from clrun.results.run_files import read_summary
 from clrun.system.text import format_value
 from clrun.terminal.console import percent, print_line, titled_table, warn
@@ -24,16 +25,16 @@ def show(console: Console, directory: Path, outputs: Path, chance: float | None,
     """Print a finished run: heading, warnings, accuracy matrix, forgetting table, references, costs, and its folder.
 
     `chance` is the accuracy of guessing, a fraction; `knobs` are the keys of the strategy to show in the heading.
-    Raise UsageError where summary.csv or outputs/results.csv is cut short.
+    Raise UnreadableFile, before anything is printed, where a file of the run or outputs/results.csv is damaged.
     """
-    summary = read_summary(directory / "summary.csv").iloc[0]
-    names = task_names(directory)
+    summary, names = read_summary(directory / "summary.csv").iloc[0], task_names(directory)
+    matrix, forgetting = read_table(directory / "accuracy_matrix.csv"), read_table(directory / "forgetting.csv")
     print_line(console, heading(summary, knobs), "bold")
     for warning in warnings_of(summary):
         warn(console, warning)
-    for table in matrix_tables(console, pd.read_csv(directory / "accuracy_matrix.csv"), names):
+    for table in matrix_tables(console, matrix, names):
         console.print(table)
-    console.print(forgetting_table(pd.read_csv(directory / "forgetting.csv"), names))
+    console.print(forgetting_table(forgetting, names))
     print_line(console, scores(summary, chance), "bold")
     for line in reference_lines(summary, outputs):
         print_line(console, line)
@@ -64,12 +65,12 @@ def heading(summary: pd.Series, knobs: Collection[str]) -> str:
 def task_names(directory: Path) -> dict[int, str]:
     """Return the name of each task from tasks.csv: its classes, such as 'cat, dog', or its rotation, such as '30°'.
 
-    The result is empty where tasks differ neither by classes nor by rotation.
+    The result is empty where tasks differ neither by classes nor by rotation. Raise UnreadableFile.
     """
     path = directory / "tasks.csv"
-    if not path.is_file():
+    if not path.exists():
         return {}
-    table = pd.read_csv(path, dtype={"class": str}, keep_default_na=False)
+    table = read_table(path)
     if "angle" in table:
         return {int(task): f"{angle:.0f}°" for task, angle in zip(table["task"], table["angle"], strict=True)}
     names: dict[int, list[str]] = {}

@@ -49,11 +49,11 @@ def validation_accuracy(directory: Path) -> float | None:
     """Return the score of a finished run; None if it diverged.
 
     It is the average accuracy (a fraction) on held-out training samples after the last task. Nothing else of a run is
-    read here.
+    read here. Raise UnreadableFile.
     """
-    import pandas as pd
+    from clrun.results.reading import read_table
 
-    score = float(pd.read_csv(directory / "validation_matrix.csv")["average"].iloc[-1])
+    score = float(read_table(directory / "validation_matrix.csv")["average"].iloc[-1])
     return None if math.isnan(score) else score
 
 
@@ -157,15 +157,21 @@ class Search:
     def tell(self, trial: "FrozenTrial | Trial", runs: list["Prepared"] | None, errors: Mapping[str, str]) -> None:
         """Report the score of a trial to optuna, and print it.
 
-        A trial that crashed stays as it is, so that the next command tries it again. One that diverged or cannot be
-        run is pruned: optuna learns from it, but it is never the best.
+        A trial that crashed, or of which a file is damaged, stays as it is, so that the next command tries it again.
+        One that diverged or cannot be run is pruned: optuna learns from it, but it is never the best.
         """
+        from clrun.results.reading import UnreadableFile
+
         values = " ".join(f"{key}={text}" for key, text in self.point(trial).items())
         reasons = [errors[run.id] for run in runs or [] if run.id in errors]
         if reasons:
             self.crashed[trial.number] = f"{values}: {reasons[0]}"
             return
-        accuracies = [validation_accuracy(run.directory) for run in runs or []]
+        try:
+            accuracies = [validation_accuracy(run.directory) for run in runs or []]
+        except UnreadableFile as error:
+            self.crashed[trial.number] = f"{values}: {error}"
+            return
         scores = [accuracy for accuracy in accuracies if accuracy is not None]
         if scores and len(scores) == len(accuracies):
             self.study.tell(trial.number, sum(scores) / len(scores))
@@ -246,6 +252,17 @@ def percent(scores: Sequence[float]) -> str:
     return f"{mean_and_deviation(pd.Series(scores))} %"
 
 
+def accuracy_or_none(directory: Path) -> float | None:
+    """Return the score of a run as `validation_accuracy` does; None, too, where its file is gone or damaged: optuna's
+    journal has the mean."""
+    from clrun.results.reading import UnreadableFile
+
+    try:
+        return validation_accuracy(directory)
+    except UnreadableFile:
+        return None
+
+
 def table(search: Search, trials: Sequence["FrozenTrial"]) -> Any:
     """Return the table of some trials."""
     from rich.box import SIMPLE_HEAD
@@ -257,8 +274,7 @@ def table(search: Search, trials: Sequence["FrozenTrial"]) -> Any:
     for trial in trials:
         point = search.point(trial)
         directories = [prepare.prepare(settings).directory for settings in search.question.runs(point)]
-        written = [directory for directory in directories if (directory / "validation_matrix.csv").is_file()]
-        accuracies = [validation_accuracy(directory) for directory in written]
+        accuracies = [accuracy_or_none(directory) for directory in directories]
         scores = [accuracy for accuracy in accuracies if accuracy is not None] or [score_of(trial)]
         rows.add_row(str(trial.number + 1), *point.values(), percent(scores), str(len(directories)))
     return rows
@@ -336,7 +352,8 @@ def width(
 def opened(folder: Path) -> "Study":
     """Return the study of a folder that this process has locked.
 
-    The last line of the journal is removed if a killed process has left it half-written, and so is optuna's lock.
+    The last line of the journal is removed if a killed process has left it half-written, and so is optuna's lock. Raise
+    UnreadableFile where the journal is damaged.
     """
     import optuna
     from optuna.storages import JournalStorage
@@ -345,7 +362,47 @@ def opened(folder: Path) -> "Study":
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     journal = folder / "journal.log"
     Path(f"{journal}.lock").unlink(missing_ok=True)
-    if journal.is_file() and (text := journal.read_bytes()) and not text.endswith(b"\n"):
-        journal.write_bytes(text[: text.rfind(b"\n") + 1])
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    return optuna.create_study(storage=storage, study_name="clrun", direction="maximize", load_if_exists=True)
+    repair_end(journal)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        return optuna.create_study(storage=storage, study_name="clrun", direction="maximize", load_if_exists=True)
+    except (ValueError, LookupError, TypeError, AssertionError, optuna.exceptions.OptunaError) as error:
+        raise damaged_journal(journal, f"its lines do not fit together ({type(error).__name__}: {error})") from error
+
+
+def repair_end(journal: Path) -> None:
+    """Remove the last line of a journal if a killed process has left it half-written. Raise UnreadableFile where
+    another line is none of optuna's."""
+    from clrun.results.reading import UnreadableFile, read_bytes
+
+    if not journal.exists():
+        return
+    try:
+        content = read_bytes(journal)
+    except UnreadableFile as error:
+        raise damaged_journal(journal, error.cause) from None
+    whole = content[: content.rfind(b"\n") + 1]
+    for number, line in enumerate(whole.splitlines(), start=1):
+        if not is_entry(line):
+            raise damaged_journal(journal, f"line {number} is none of optuna's")
+    if whole != content:
+        journal.write_bytes(whole)
+
+
+def is_entry(line: bytes) -> bool:
+    """Return whether a line of a journal is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def damaged_journal(journal: Path, cause: str) -> Exception:
+    """Return the refusal of a journal that cannot be read."""
+    from clrun.results.reading import UnreadableFile
+
+    advice = (
+        f"Delete the folder {journal.parent} and type the same command again: the search begins anew, and runs that "
+        "are finished are not trained again."
+    )
+    return UnreadableFile(journal, cause, advice)

@@ -13,8 +13,8 @@ from outcomes import CORRECT, SUMMARY, lines, outcome, placed, write_final
 
 from clrun.results import collection, columns, provenance, run_files
 from clrun.results.outcome import RunStatus
+from clrun.results.reading import UnreadableFile
 from clrun.system import machine
-from clrun.system.errors import UsageError
 
 # Files
 
@@ -202,7 +202,7 @@ def test_failed(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["empty", "header", "half a row", "no newline", "open quotation", "binary", "other"])
-def test_a_torn_summary_is_named(tmp_path, damage):
+def test_a_torn_summary_is_named(tmp_path, capsys, damage):
     path = placed(tmp_path).directory / "summary.csv"
     whole = path.read_bytes()
     header, row = whole.splitlines(keepends=True)
@@ -217,10 +217,10 @@ def test_a_torn_summary_is_named(tmp_path, damage):
             "other": b"a,b\n1,2\n",
         }[damage]
     )
-    for read in (lambda: collection.collect(tmp_path), lambda: run_files.read_summary(path)):
-        with pytest.raises(UsageError, match=r"summary\.csv") as raised:
-            read()
-        assert str(path) in str(raised.value)
+    with pytest.raises(UnreadableFile, match=r"summary\.csv cannot be read") as raised:
+        run_files.read_summary(path)
+    assert str(path) in str(raised.value)
+    assert collection.collect(tmp_path).empty and str(path) in capsys.readouterr().err
     assert not (tmp_path / "results.csv").exists()
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from clrun.results import collection
 from clrun.results.outcome import RunStatus
-from clrun.system.errors import UsageError
+from clrun.results.reading import UnreadableFile
 from clrun.terminal import run_tables
 from clrun.terminal.console import make_console, print_line
 
@@ -100,7 +100,7 @@ def test_reference_lines(tmp_path):
 def test_show_a_torn_results_file(tmp_path):
     made = placed(tmp_path)
     (tmp_path / "results.csv").write_text("run,strat")
-    with pytest.raises(UsageError, match=r"results\.csv"):
+    with pytest.raises(UnreadableFile, match=r"results\.csv"):
         shown(made.directory, tmp_path)
 
 

@@ -1,0 +1,258 @@
+"""The reading of CSV files that clrun wrote, and that something else may have damaged since.
+
+A file is read whole or refused with a sentence: `UnreadableFile` names it and says what is wrong. What a spreadsheet
+does to a file and leaves no doubt about is read as it was meant: a byte-order mark, semicolons between the cells, and
+other ends of lines. Numbers with a comma are refused, since they may mean thousands.
+"""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from clrun.results.columns import HASH_COLUMNS, SUMMARY_HEAD, SUMMARY_TAIL
+from clrun.system.errors import RunsFailed
+
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a file, in either order of bytes
+
+# Columns of summary.csv that hold text; all other columns of SUMMARY_TAIL, and seed, hold numbers.
+SUMMARY_TEXTS = ("diverged_at", "warnings", "device", "torch_version", "clrun_version", "commit")
+
+STATUSES = ("done", "diverged")  # of a run that has ended
+
+
+class UnreadableFile(RunsFailed):
+    """A file of clrun's that cannot be read. Its text is one paragraph: which file, why, and what to type."""
+
+    def __init__(self, path: Path, cause: str, advice: str | None = None) -> None:
+        super().__init__(f"{path} cannot be read: {cause}. {advice or advice_on(path)}")
+        self.path, self.cause = path, cause
+
+
+def advice_on(path: Path) -> str:
+    """Return what to do about a file of a run."""
+    return (
+        f"Type the run's command with rerun=true, or delete the folder {path.parent} and type the same command again, "
+        "to train this run anew."
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file of a run must have to be read."""
+
+    required: tuple[str, ...]  # columns; `task_1` stands for task_1, task_2 ... without a gap
+    unique: tuple[str, ...]  # columns that are not equal in two rows
+    texts: tuple[str, ...] = ()  # columns that may hold words; all others hold numbers
+
+
+MATRIX = Layout(("after_task", "task_1", "average"), ("after_task",))
+LAYOUTS = {
+    "accuracy_matrix.csv": MATRIX,
+    "validation_matrix.csv": MATRIX,
+    "forgetting.csv": Layout(("task",), ("task",), ("task",)),
+    "accuracy_over_training.csv": Layout(
+        ("step", "stage", "eval_task", "accuracy"), ("step", "stage", "eval_task"), ("run",)
+    ),
+    # names of classes may stand several times: with split=permuted, each task has outputs of its own for them
+    "confusion.csv": Layout(("true_class", "predicted_class", "count"), (), ("true_class", "predicted_class")),
+    "costs.csv": Layout(("task",), ("task",)),
+    "tasks.csv": Layout(("task",), (), ("class",)),
+}
+
+
+# ---------------------------------------------------------------- bytes and text
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file. Raise UnreadableFile if there is none, or if it cannot be opened."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableFile(path, reason_of(path, error)) from None
+
+
+def reason_of(path: Path, error: OSError) -> str:
+    """Return why a file cannot be opened, as a clause."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "it is missing"
+    return "it is a folder" if path.is_dir() else (error.strerror or str(error)).lower()
+
+
+def read_text(path: Path) -> str:
+    """Return a text in UTF-8 without its byte-order mark. Raise UnreadableFile."""
+    return decoded(path, read_bytes(path))
+
+
+def decoded(path: Path, content: bytes) -> str:
+    """Return the content of a file as text, without a byte-order mark. Raise UnreadableFile if it is none in UTF-8."""
+    if not content:
+        raise UnreadableFile(path, "it is empty")
+    if content.startswith(UTF_16):
+        raise UnreadableFile(path, "it is in UTF-16, as a spreadsheet saves it, and not in UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UnreadableFile(path, "it is not a text in UTF-8") from None
+    if "\0" in text:
+        raise UnreadableFile(path, "it holds bytes that are no text")
+    return text
+
+
+# ---------------------------------------------------------------- rows
+
+
+def rows_of(path: Path, text: str) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of a CSV, as text. Raise UnreadableFile where it is not whole."""
+    first = text.partition("\n")[0]
+    delimiter = ";" if ";" in first and "," not in first else ","
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
+    except csv.Error:  # a quotation that never ends, or goes on behind its end
+        raise UnreadableFile(path, "it is cut short, or its quotation marks are wrong") from None
+    while lines and not lines[-1]:  # empty lines that an editor has left at the end
+        lines.pop()
+    if not text.endswith(("\n", "\r")) or len(lines) < 2 or not any(lines[0]):
+        raise UnreadableFile(path, "it is cut short" if lines else "it is empty")
+    header, *rows = lines
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise UnreadableFile(path, f"line {number} has {len(row)} cells, and the first line has {len(header)}")
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise UnreadableFile(path, f"it has two columns {twice[0]}")
+    return header, rows
+
+
+def refuse_missing(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
+    """Raise UnreadableFile where a column is not there."""
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise UnreadableFile(path, f"it has no column {missing[0]}")
+
+
+def refuse_words(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str]) -> None:
+    """Raise UnreadableFile where a cell of one of these columns is neither a number nor empty."""
+    for name in (name for name in numbers if name in header):
+        column = header.index(name)
+        for number, row in enumerate(rows, start=2):
+            if not is_number(row[column]):
+                raise UnreadableFile(path, f"line {number} has {name}={row[column][:40]}, which is no number")
+
+
+def is_number(cell: str) -> bool:
+    """Return whether a cell is empty or a number, in the way in which clrun writes numbers."""
+    if not cell:
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell
+
+
+def refuse_twice(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], unique: Sequence[str]) -> None:
+    """Raise UnreadableFile where two rows are equal in all these columns."""
+    columns, seen = [header.index(name) for name in unique], dict[tuple[str, ...], int]()
+    for number, row in enumerate(rows, start=2):
+        key = tuple(row[column] for column in columns)
+        if key in seen:
+            raise UnreadableFile(path, f"lines {seen[key]} and {number} are of the same {' and '.join(unique)}")
+        seen[key] = number
+
+
+def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str]) -> pd.DataFrame:
+    """Return rows as a table, in which columns named in `texts` hold text and only an empty cell is nan."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    buffer.seek(0)
+    return pd.read_csv(
+        buffer, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""], skip_blank_lines=False
+    )
+
+
+# ---------------------------------------------------------------- the files of a run
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return one of the files `LAYOUTS` as a table; only an empty cell is nan. Raise UnreadableFile."""
+    layout = LAYOUTS[path.name]
+    header, rows = rows_of(path, read_text(path))
+    refuse_missing(path, header, layout.required)
+    refuse_words(path, header, rows, [name for name in header if name not in layout.texts])
+    if layout.unique:
+        refuse_twice(path, header, rows, layout.unique)
+    if layout is MATRIX:
+        refuse_other_shape(path, header, rows)
+    if path.name == "confusion.csv" and math.isqrt(len(rows)) ** 2 != len(rows):
+        raise UnreadableFile(path, f"it has {len(rows)} rows, and not one for each pair of classes")
+    return table_of(header, rows, layout.texts)
+
+
+def refuse_other_shape(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Raise UnreadableFile where an accuracy matrix has not a row 0 and then a row and a column for each task."""
+    tasks = [name for name in header if re.fullmatch(r"task_\d+", name)]
+    if tasks != [f"task_{k + 1}" for k in range(len(tasks))] or len(tasks) != len(header) - 2:
+        raise UnreadableFile(path, f"its columns are {', '.join(header)[:80]}, and not those of an accuracy matrix")
+    after = [row[header.index("after_task")] for row in rows]
+    if after != [str(k) for k in range(len(tasks) + 1)]:
+        raise UnreadableFile(path, f"it has {len(tasks)} tasks, and not one row for each of them, in their order")
+
+
+def read_summary(path: Path) -> pd.DataFrame:
+    """Return a summary.csv as a table of one row: hashes as text, and only an empty cell is nan. A column that an older
+    version of clrun did not write is empty. Raise UnreadableFile."""
+    header, row = summary_row(path, read_bytes(path))
+    table = table_of(header, [row], HASH_COLUMNS)
+    return table.reindex(columns=list(dict.fromkeys([*header, *SUMMARY_TAIL])))
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """Return a results.csv, written by clrun or by hand, as `read_summary` does. Raise UnreadableFile."""
+    try:
+        header, rows = rows_of(path, read_text(path))
+        refuse_missing(path, header, ["run"])
+    except UnreadableFile as error:
+        advice = "Delete it and type the same command again, which writes it anew from the folders of the runs."
+        raise UnreadableFile(path, error.cause, advice) from None
+    return table_of(header, rows, HASH_COLUMNS)
+
+
+def summary_row(path: Path, content: bytes) -> tuple[list[str], list[str]]:
+    """Return the header and the row of a summary.csv with this content, as text. Raise UnreadableFile."""
+    header, rows = rows_of(path, decoded(path, content))
+    refuse_missing(path, header, [*SUMMARY_HEAD, "stream"])
+    if len(rows) > 1:
+        raise UnreadableFile(path, f"it has {len(rows)} rows, and a run has one")
+    numbers = ["seed", "tasks", *(name for name in SUMMARY_TAIL if name not in SUMMARY_TEXTS)]
+    refuse_words(path, header, rows, numbers)
+    status = rows[0][header.index("status")]
+    if status not in STATUSES:
+        raise UnreadableFile(path, f"its status is {status[:40] or 'empty'}, and not done or diverged")
+    return header, rows[0]
+
+
+# ---------------------------------------------------------------- files that contradict each other
+
+
+def refuse_contradiction(directory: Path) -> None:
+    """Raise UnreadableFile where the accuracy matrix of a finished run says something else than its summary.csv, or
+    where one of the two cannot be read."""
+    summary, path = read_summary(directory / "summary.csv").iloc[0], directory / "accuracy_matrix.csv"
+    matrix = read_table(path)
+    if summary["status"] != "done":
+        return
+    final = float(matrix["average"].iloc[-1])
+    if math.isnan(final):
+        raise UnreadableFile(path, "it has no accuracy after the last task, and summary.csv says that the run is done")
+    if not math.isclose(final, float(summary["average_accuracy"]), rel_tol=1e-9, abs_tol=1e-9):
+        raise UnreadableFile(
+            path,
+            f"its last average is {final:.6g}, and the average accuracy in summary.csv is "
+            f"{summary['average_accuracy']:.6g}",
+        )
