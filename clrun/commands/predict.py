@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from clrun import __version__
 from clrun.commands import console
 from clrun.config.catalog import GROUPS, parse, with_folder
 from clrun.config.check_values import check
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     flags = console.Parser(
         prog="clrun-predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    flags.add_argument("--version", action="version", version=f"clrun {__version__}")
     flags.add_argument("run", type=Path, metavar="RUN_DIR", help="outputs/runs/<strategy>/<run>")
     flags.add_argument("pictures", nargs="+", metavar="PICTURE")
     flags.add_argument("--task", type=int, help="number of the task, from 1, where the answer depends on it")
@@ -75,7 +77,10 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
     for group in GROUPS:
         config[group].pop("source", None)  # it is read from the code that is there now
         config[group] = catalog.stated.get(f"{group}/{config[group]['name']}", {}) | config[group]
-    return check(OmegaConf.create(config | {"knobs": catalog.stated["knobs"]}), catalog=catalog)
+    try:
+        return check(OmegaConf.create(config | {"knobs": catalog.stated["knobs"]}), catalog=catalog)
+    except UsageError as error:
+        raise UsageError(f"{directory / 'config.yaml'}: {error}") from None
 
 
 def config_of(directory: Path) -> dict[str, Any]:
@@ -86,7 +91,9 @@ def config_of(directory: Path) -> dict[str, Any]:
     config = parse(path)
     groups = [group for group in GROUPS if group != "strategy"]
     missing = [group for group in groups if not isinstance(config.get(group), dict) or "name" not in config[group]]
+    missing += [group for group in groups if group not in missing and not isinstance(config[group]["name"], str)]
     missing += [key for key in ("strategy", "data_dir") if key not in config]
+    missing += [] if isinstance(config.get("strategy"), str) else ["the name of a strategy"]
     if missing:
         raise UsageError(f"{path} does not say what a run's does ({missing[0]} is not there); was it written by clrun?")
     return config

@@ -1,7 +1,7 @@
 """Statistics over the seeds of many runs, as tables and pictures.
 
 A row is a group: runs that differ in nothing but the seed, on one stream. For n values x with mean m and standard
-deviation s (n - 1), the 95 % interval of the mean is m -+ t(0.975, n - 1) s / sqrt(n), Student's t; for n = 1 there is
+deviation s (n - 1), the 95 % interval of the mean is m ± t(0.975, n - 1) s / sqrt(n), Student's t; for n = 1 there is
 none. A diverged run has no accuracy: it is counted beside the mean, never in it.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from clrun import __version__
 from clrun.commands.console import Parser, end_with
 from clrun.report.compare import compared
 from clrun.report.rows import Row, ordered, references, rows_of, streams, table
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     flags = Parser(prog="clrun-report", description=__doc__, allow_abbrev=False)
     flags.formatter_class = argparse.RawDescriptionHelpFormatter
+    flags.add_argument("--version", action="version", version=f"clrun {__version__}")
     flags.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what clrun's outputs= named")
     flags.add_argument("--sort", default="average_accuracy", metavar="NAME", help="a measure or a key")
     flags.add_argument("--reverse", action="store_true", help="the other way round")

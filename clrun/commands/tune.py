@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NoReturn
 
+from clrun import __version__
 from clrun.commands import console
 from clrun.config import catalog
 from clrun.system.errors import UsageError
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     flags = console.KeyParser(prog="clrun-tune", add_help=False, allow_abbrev=False)
     flags.add_argument("-h", "--help", action="store_true")
+    flags.add_argument("--version", action="version", version=f"clrun {__version__}")
     flags.add_argument("-cd", "--config-dir")
     flags.add_argument("overrides", nargs="*")
     return flags

@@ -20,6 +20,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict
 
+from clrun import __version__
 from clrun.commands import console, run
 from clrun.config import catalog
 from clrun.system.errors import UsageError
@@ -156,6 +157,7 @@ def listing(by_number: Mapping[str, Row]) -> str:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     flags = console.Parser("clrun-verify", description="Compare with published numbers, two-sided.", allow_abbrev=False)
+    flags.add_argument("--version", action="version", version=f"clrun {__version__}")
     flags.add_argument("rows", nargs="*", metavar="ROW", help="rows of the table (see --list)")
     flags.add_argument("--list", action="store_true", help="list the rows and what was published")
     flags.add_argument(

@@ -316,7 +316,7 @@ def parse(path: Path) -> dict[str, Any]:
     """Return the mapping in a yaml file. Raise UsageError if there is none."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # also bytes that are no text, and a date that there is not
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None

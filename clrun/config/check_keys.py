@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # Pairs of brackets that a value may open and must close.
 BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))
 
+# Keys of Hydra's that say where it writes, which have no effect here or would leave files behind.
+FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir", "hydra.job.chdir")
+
 
 def refuse(texts: Sequence[str], multirun: bool, catalog: "Catalog") -> None:
     """Raise UsageError for what is wrong in the arguments alone. multirun: whether -m was typed."""
@@ -78,6 +81,8 @@ def refuse_key(override: "Override", catalog: "Catalog") -> None:
     from clrun.config.messages import unknown_key
 
     key = override.key_or_group
+    if key in FOLDERS_OF_HYDRA:
+        raise UsageError(f"{override.input_line}: Hydra writes no files here; outputs=FOLDER is where results go.")
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return
     if key == "experiment":

@@ -128,6 +128,7 @@ class Search:
         """Train the runs of a round that are not finished, and report its trials to optuna, in order."""
         from clrun.sweep.cluster import submit
         from clrun.sweep.execution import train_sweep
+        from clrun.sweep.summary import counted
 
         cluster = self.question.cluster
         prepared = {trial.number: self.prepared(trial) for trial in trials}
@@ -135,7 +136,8 @@ class Search:
         todo = [run for run in every.values() if not run.finished]
         numbers = ", ".join(str(trial.number + 1) for trial in trials)
         print(
-            f"Trials {numbers} of {self.question.search['trials']}: {len(every)} runs, {len(todo)} to train.",
+            f"Trial{'s' if len(trials) != 1 else ''} {numbers} of {self.question.search['trials']}: "
+            f"{counted(len(every))}, {len(todo)} to train.",
             flush=True,
         )
         train = train_sweep if cluster is None else partial(submit, cluster=cluster)

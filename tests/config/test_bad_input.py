@@ -488,3 +488,14 @@ def test_a_users_full_error_shows_the_traceback(clrun, monkeypatch, capfd):
     with pytest.raises(SystemExit) as caught:
         run.cli()
     assert caught.value.code == 2 and "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["hydra.run.dir=x", "hydra.sweep.dir=x", "hydra.output_subdir=x", "hydra.sweep.subdir=x", "hydra.job.chdir=true"],
+)
+@pytest.mark.parametrize("flags", [(), ("-m",)])
+def test_where_hydra_writes_is_refused(clrun, typed, flags):
+    code, _, err = clrun(*flags, typed)
+    assert code == 2 and "outputs=FOLDER" in err and err.count("\n") == 1
+    assert not list(Path().iterdir())
