@@ -16,7 +16,15 @@ FORMAT = 1
 
 # FORMAT for some runs alone: what has changed since FORMAT 1, and whether it changed a run with these values. The names
 # of the changes are part of the identity of those runs; all others keep theirs. Each is also a line in CHANGELOG.md.
-CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {}
+CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "a reservoir is offered a sample once": lambda values: (
+        # of er, der, derpp and of a user's own class; agem has offered a sample once ever since
+        "memory_size" in values
+        and values["strategy"] != "agem"
+        and values.get("memory_per_class") is None
+        and values["epochs"] != 1
+    ),
+}
 
 # Bytes of the readable values in the name of a run's folder; file systems allow 255 for the whole name.
 LONGEST = 110

@@ -32,6 +32,7 @@ class StepContext(NamedTuple):
     stage: Tensor  # () int64: the task being learnt
     horizon: Tensor  # () int64: the newest task seen so far; `stage`, but for strategies that see all tasks at once
     progress: Tensor  # () in [0, 1): the part of the epoch that lies behind
+    epoch: Tensor  # () int64: the epochs of the pass that lie behind
     noise: Tensor  # (6, B) uniform in [0, 1), new at every step
 
 
@@ -62,6 +63,7 @@ class Batch(NamedTuple):
     stage: Tensor  # () int64: the task being learnt
     horizon: Tensor  # () int64: the newest task seen so far
     progress: Tensor  # () in [0, 1): the part of the epoch that lies behind
+    epoch: Tensor  # () int64: the epochs of the pass that lie behind
     noise: Tensor  # (6, B) uniform in [0, 1): random numbers for the strategy (0 to 2) and the augmentation (3 to 5)
     tables: TaskTables
 
@@ -162,7 +164,7 @@ class Data:
         active = tables.active.flatten(0, 1).index_select(0, case.flatten()).unflatten(0, case.shape)
         return Batch(
             x, index.y, index.t, active, index.weight, index.mean_weight, index.rows,
-            context.stage, context.horizon, context.progress, context.noise, tables,
+            context.stage, context.horizon, context.progress, context.epoch, context.noise, tables,
         )  # fmt: skip
 
     def batches(
@@ -178,11 +180,10 @@ class Data:
             for one_index, one_context in split_steps(index, context):
                 yield self.gather(tables, one_index, one_context)
             return
-        parts = zip(*(v.split(steps) for v in (*index, context.progress, context.noise)), strict=True)
-        for *samples, progress, noise in parts:
-            yield from unbind_batch(
-                self.gather(tables, SampleIndex(*samples), context._replace(progress=progress, noise=noise))
-            )
+        parts = zip(*(v.split(steps) for v in (*index, context.progress, context.epoch, context.noise)), strict=True)
+        for *samples, progress, epoch, noise in parts:
+            part = context._replace(progress=progress, epoch=epoch, noise=noise)
+            yield from unbind_batch(self.gather(tables, SampleIndex(*samples), part))
 
     def batch(
         self, tables: TaskTables, rows: Tensor, weight: Tensor, context: StepContext, augment: bool = True
@@ -193,31 +194,33 @@ class Data:
     def recall(self, rows: Tensor, batch: Batch) -> Batch:
         """Return the samples at other rows (B,) in the context of a batch, with its weights and augmented as it is."""
         index = self.index(batch.tables, rows, batch.weight, batch.mean_weight)
-        return self.gather(batch.tables, index, StepContext(batch.stage, batch.horizon, batch.progress, batch.noise))
+        context = StepContext(batch.stage, batch.horizon, batch.progress, batch.epoch, batch.noise)
+        return self.gather(batch.tables, index, context)
 
     def chunks(self, pool: Pool, size: int) -> Iterator[Batch]:
         """Yield the pool in order, `size` samples at a time, not augmented."""
         for i in range(0, len(pool.rows), size):
             part = slice(i, i + size)
-            context = StepContext(pool.stage, pool.horizon, torch.zeros_like(pool.weight[0]), pool.noise[:, part])
+            start = torch.zeros_like(pool.weight[0])
+            context = StepContext(pool.stage, pool.horizon, start, torch.zeros_like(pool.stage), pool.noise[:, part])
             yield self.batch(pool.tables, pool.rows[part], pool.weight[part], context, augment=False)
 
 
 def split_steps(index: SampleIndex, context: StepContext) -> Iterator[tuple[SampleIndex, StepContext]]:
     """Yield the index and the context of each of K steps, from leaves with an axis K behind R."""
     per_step = zip(*(v.unbind(-2) for v in index), strict=True)
-    random = zip(context.progress.unbind(-1), context.noise.unbind(-3), strict=True)
-    for samples, (progress, noise) in zip(per_step, random, strict=True):
-        yield SampleIndex(*samples), StepContext(context.stage, context.horizon, progress, noise)
+    when = zip(context.progress.unbind(-1), context.epoch.unbind(-1), context.noise.unbind(-3), strict=True)
+    for samples, (progress, epoch, noise) in zip(per_step, when, strict=True):
+        yield SampleIndex(*samples), StepContext(context.stage, context.horizon, progress, epoch, noise)
 
 
 def unbind_batch(batch: Batch) -> Iterator[Batch]:
     """Yield the K batches of a batch of leaves (K, B, ...)."""
     per_sample = (batch.x, batch.y, batch.t, batch.active, batch.weight, batch.mean_weight, batch.rows)
-    steps = zip(*(v.unbind(0) for v in (*per_sample, batch.progress, batch.noise)), strict=True)
-    for x, y, t, active, weight, mean_weight, rows, progress, noise in steps:
+    steps = zip(*(v.unbind(0) for v in (*per_sample, batch.progress, batch.epoch, batch.noise)), strict=True)
+    for x, y, t, active, weight, mean_weight, rows, progress, epoch, noise in steps:
         yield Batch(
-            x, y, t, active, weight, mean_weight, rows, batch.stage, batch.horizon, progress, noise, batch.tables
+            x, y, t, active, weight, mean_weight, rows, batch.stage, batch.horizon, progress, epoch, noise, batch.tables
         )
 
 

@@ -25,6 +25,7 @@ class SampledSteps(NamedTuple):
     rows: Tensor  # (K, B) int64: image + N * task
     weight: Tensor  # (K, B) 1, or 0 where there is no sample
     progress: Tensor  # (K,) in [0, 1): the part of the epoch that lies behind
+    epoch: Tensor  # (K,) int64: the epochs that lie behind
     noise: Tensor  # (K, 6, B) uniform in [0, 1)
 
 
@@ -91,7 +92,8 @@ class EpochSampler:
         rows = torch.cat([rows.view(steps, width) for rows, _ in shuffled], 1)
         weight = torch.cat([weight.view(steps, width) for _, weight in shuffled], 1)
         noise = torch.rand(steps, DRAWS, self.batch_size, generator=random)
-        self.cached = number, SampledSteps(rows, weight, torch.arange(steps) / steps, noise)
+        progress, numbers = torch.arange(steps) / steps, torch.full((steps,), number)
+        self.cached = number, SampledSteps(rows, weight, progress, numbers, noise)
         return self.cached[1]
 
     def shuffled(self, source: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -117,4 +119,5 @@ class EpochSampler:
         """Return steps without samples."""
         rows = torch.zeros(count, self.batch_size, dtype=torch.long)
         weight = torch.zeros(count, self.batch_size)
-        return SampledSteps(rows, weight, torch.zeros(count), torch.zeros(count, DRAWS, self.batch_size))
+        noise = torch.zeros(count, DRAWS, self.batch_size)
+        return SampledSteps(rows, weight, torch.zeros(count), torch.zeros(count, dtype=torch.long), noise)

@@ -88,7 +88,8 @@ def deployed_logits(
     """
     evaluated = strategy.eval_mode(current.stats)
     noise = torch.zeros(DRAWS, 0, device=rows.device)
-    context = StepContext(horizon, horizon, torch.zeros((), device=rows.device), noise)
+    start = torch.zeros((), device=rows.device)
+    context = StepContext(horizon, horizon, start, torch.zeros_like(horizon), noise)
     batch = evaluated.data.batch(tables, rows, torch.ones_like(rows), context, augment=False)
     theta = evaluated.deploy(current.theta, current.state, hp)
     logits = evaluated.logits(theta, current.state, hp, batch.x, batch.t)

@@ -54,7 +54,7 @@ SILENT = TrainingListener()  # a listener that ignores everything
 
 # The axes over which the arguments of a step and of a consolidation are vectorized. Stage and horizon, None, are the
 # same for all runs.
-STEP_DIMS = (0, 0, 0, 0, 0, StepContext._make((None, None, 0, 0)))
+STEP_DIMS = (0, 0, 0, 0, 0, StepContext._make((None, None, 0, 0, 0)))
 CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0)))
 
 
@@ -239,13 +239,13 @@ class Stack:
         began = perf_counter()
         with self.timed(partial.report, "train"):
             taken = [sampler.sample(partial.start, size) for sampler in samplers]
-            batch_sizes = torch.stack([weight.sum(1) for _, weight, _, _ in taken]).long()  # (R, size)
+            batch_sizes = torch.stack([steps.weight.sum(1) for steps in taken]).long()  # (R, size)
             partial.report.samples += int(batch_sizes.sum())
-            rows, weight, progress, noise = self.vectorizer.stack_trees(taken)
+            rows, weight, progress, epoch, noise = self.vectorizer.stack_trees(taken)
             index = self.vectorizer.vectorize(self.strategy.data.index)
             block = Block(
                 index(self.tables, rows, weight.to(self.lr.dtype)),
-                StepContext(*self.stage_and_horizon(partial.report.stage), progress, noise),
+                StepContext(*self.stage_and_horizon(partial.report.stage), progress, epoch, noise),
                 partial.start,
                 batch_sizes[0].tolist() if self.cuts_batches(stepper.current) else None,
             )

@@ -29,7 +29,7 @@ class Block(NamedTuple):
     """What K consecutive steps of a pass need. The axis K lies behind R, which one run alone does not have."""
 
     samples: SampleIndex  # leaves (R, K, B)
-    context: StepContext  # progress (R, K), noise (R, K, 6, B), stage (), horizon ()
+    context: StepContext  # progress and epoch (R, K), noise (R, K, 6, B), stage (), horizon ()
     start: int  # steps of the pass before this block
     # [K] samples of each batch, if batches are to be cut to them; None: B, padding included
     sizes: Sequence[int] | None

@@ -57,7 +57,8 @@ COST_MEANINGS = {
     "wall_seconds": "seconds from the start of the run to its end, including setup, plots and checkpoints",
     "samples_per_second": "training samples divided by `train_seconds`",
     "peak_memory_mb": "largest memory in use, in megabytes (10^6 bytes): allocated on the GPU, or held by the process",
-    "state_mb": "megabytes (10^6 bytes) that the strategy keeps in addition to the network, including stored images",
+    "state_mb": "megabytes (10^6 bytes) that the strategy keeps in addition to the network, including stored images; "
+    "of a memory, what it holds counts and not its empty slots",
     "energy_wh": "energy that the GPU has drawn, in watt-hours",
     "stack_size": "number of runs that were trained together",
     "threads": "CPU threads per run",

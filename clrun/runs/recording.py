@@ -7,6 +7,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
@@ -192,11 +193,12 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
         outcome.costs["money"] = money(costs["wall_seconds"], settings["price_per_hour"])
 
 
-def state_bytes(stack: Stack, current: TrainState, prepared: Prepared) -> int:
-    """Return the bytes that a run of a stack must keep beside its network: the strategy's tensors, and the images that
-    it trains on again: those in its memory, and those of tasks other than the stage's own."""
-    stored = stack.strategy.stored_samples(current.state)
-    return stack.state_bytes(current) + (stored + revisited(prepared, stack)) * prepared.images.x[0].nbytes
+def state_bytes(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> int:
+    """Return the bytes that run r of a stack must keep beside its network: the strategy's tensors without empty slots,
+    and the images that it trains on again: those in its memory, and those of tasks other than the stage's own."""
+    state = current.state if stack.alone else tree_map(lambda v: v[r], current.state)
+    stored, unused = stack.strategy.stored_samples(state), stack.strategy.unused_bytes(state)
+    return stack.state_bytes(current) - unused + (stored + revisited(prepared, stack)) * prepared.images.x[0].nbytes
 
 
 def revisited(prepared: Prepared, stack: Stack) -> int:

@@ -140,7 +140,7 @@ def train_stack(
         spent = costs.per_run()
     for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
         outcome.confusion = confusion[r]
-        finish(outcome, prepared, len(runs), state_bytes(stack, run, prepared), spent)
+        finish(outcome, prepared, len(runs), state_bytes(stack, run, r, prepared), spent)
         try:
             write_final(outcome, prepared.settings["pictures"])
             if not prepared.settings["keep_checkpoint"]:

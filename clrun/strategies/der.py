@@ -6,11 +6,16 @@
 R and R' are drawn from the memory independently, each as large as the batch B. The memory is a reservoir (Vitter 1985),
 which is read before the batch is offered to it. As in the authors' code the square is a mean over all C outputs too, so
 the effect of alpha depends on C; and z is computed before the step that the sample was trained in.
+
+The reservoir is offered a sample in the first epoch of its task alone, so it holds no sample twice. If the sample is
+held, its z is replaced in the e-th epoch with probability 1/e, so that z is of an epoch drawn uniformly, as in the
+authors' code, where each epoch offers the sample again.
 """
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from clrun.strategy import Aux, Batch, HealthRows, Knobs, Memory, Replay, buffer_stats, cross_entropy, write_slots
@@ -47,9 +52,17 @@ class DER(Replay):
         return hp.alpha * old.mean(gap.square().mean(-1))
 
     def after_step(self, state: State, hp: Any, batch: Batch, aux: Aux) -> State:
-        slot_updates = state.memory.slot_updates(batch.weight, batch.noise[0])
-        memory = state.memory.updated(slot_updates, batch.rows, batch.weight)
-        return self.State(memory, write_slots(state.z, aux["z"], slot_updates))
+        held = state.memory.positions(batch.rows, batch.weight)
+        weight = self.new(batch, held)
+        slot_updates = state.memory.slot_updates(weight, batch.noise[0])
+        memory = state.memory.updated(slot_updates, batch.rows, weight)
+        renewed = (batch.noise[0] * (batch.epoch + 1) < 1).index_select(0, held.clamp(min=0))
+        z_updates = torch.where((slot_updates < 0) & renewed, held, slot_updates)
+        return self.State(memory, write_slots(state.z, aux["z"], z_updates))
+
+    def unused_bytes(self, state: Any) -> int:
+        empty = state.memory.rows.shape[-1] - int(state.memory.held)
+        return super().unused_bytes(state) + empty * state.z.shape[-1] * state.z.element_size()
 
     def health(self, state: State, hp: Any) -> dict[str, Tensor]:
         return buffer_stats(self.data, state.memory)

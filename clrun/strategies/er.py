@@ -7,8 +7,8 @@ in van de Ven et al. 2022: with a memory_per_class, which holds the past alone, 
 as much as the present one. While the memory is empty, w = 1.
 
 The memory is read before the batch is offered to it. R is drawn uniformly from the memory in every scenario (van de Ven
-et al. split it evenly over past tasks in task-incremental runs). A reservoir is offered samples as they are trained on,
-so over several epochs it can hold a sample more than once.
+et al. split it evenly over past tasks in task-incremental runs). A reservoir is offered a sample as it is trained on
+for the first time, so it holds no sample twice.
 """
 
 from dataclasses import dataclass

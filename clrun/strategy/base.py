@@ -115,13 +115,19 @@ class Strategy:
     complaints = warnings
 
     def stored_samples(self, state: Tree) -> int:
-        """Return how many samples of past tasks the state has room for; their images count in the run's `state_mb`.
+        """Return how many samples of past tasks the state of one run holds; their images count in the run's `state_mb`.
 
-        By default these are the slots of all `Memory` tuples in the state, whose leaves may have a leading axis of
-        runs.
+        By default these are the slots in use of all `Memory` tuples in the state.
         """
-        nodes = tree_leaves(state, is_leaf=lambda node: isinstance(node, Memory))
-        return sum(node.rows.shape[-1] for node in nodes if isinstance(node, Memory))
+        return sum(int(memory.held) for memory in memories(state))
+
+    def unused_bytes(self, state: Tree) -> int:
+        """Return the bytes of the state of one run that are reserved and hold nothing; they do not count in `state_mb`.
+
+        By default these are the empty slots of all `Memory` tuples in the state.
+        """
+        empty = [(len(memory.rows) - int(memory.held)) * memory.rows.element_size() for memory in memories(state)]
+        return sum(empty)
 
     # ---------------------------------------------------------------- hooks on tensors: pure functions of one run
 
@@ -202,6 +208,12 @@ class Strategy:
     def eval_mode(self, statistics: RunningStatistics) -> "Strategy":
         """Return the strategy with the network in evaluation mode, with these running statistics for batch norm."""
         return replace(self, net=self.net.eval_mode(statistics))
+
+
+def memories(state: Tree) -> list[Memory]:
+    """Return all `Memory` tuples in a state."""
+    nodes = tree_leaves(state, is_leaf=lambda node: isinstance(node, Memory))
+    return [node for node in nodes if isinstance(node, Memory)]
 
 
 def accept_former_hooks(cls: type[Strategy]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy
-from clrun.strategy.reservoir import Memory
+from clrun.strategy.reservoir import Memory, named
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -76,8 +76,18 @@ class Replay(Strategy):
         return self.data.recall(rows, batch), slots
 
     def offer(self, memory: Memory, samples: Batch | Pool) -> Memory:
-        """Return the memory after these samples were offered to it."""
-        return memory.updated(memory.slot_updates(samples.weight, samples.noise[0]), samples.rows, samples.weight)
+        """Return the memory after these samples were offered to it, those left out that are not `new`."""
+        weight = self.new(samples, memory.positions(samples.rows, samples.weight))
+        return memory.updated(memory.slot_updates(weight, samples.noise[0]), samples.rows, weight)
+
+    def new(self, samples: Batch | Pool, positions: Tensor) -> Tensor:
+        """Return the weights (B,) of the samples that the memory has not been offered before; 0 for all others.
+
+        Those are the samples of a batch of a task's first epoch, and of a pool, that no slot holds; positions (M,) are
+        those of `Memory.positions`.
+        """
+        weight = samples.weight * ~named(positions, len(samples.weight))
+        return weight * (samples.epoch == 0) if isinstance(samples, Batch) else weight
 
     def offer_task(self, memory: Memory, pool: Pool) -> Memory:
         """Return the memory after a task: each of its samples is offered once, or `memory_per_class` of each class."""

@@ -6,6 +6,11 @@ each of them is in the memory with probability M / N, in whatever order they cam
 
 Samples are offered a batch at a time, with the same result as one after the other: if two samples of a batch take the
 same slot, the later one stays.
+
+What counts is the sample, and not how often it is trained on. `Replay` therefore offers a sample in the first epoch of
+its task alone, and none that is held already, so that N is the number of different samples and no sample is held twice.
+In the literature a sample is offered again in every epoch (as in the code of Buzzega et al. 2020): a memory of M slots
+then holds fewer than M different samples where M is not small beside N.
 """
 
 from typing import NamedTuple
@@ -18,7 +23,7 @@ class Memory(NamedTuple):
     """A reservoir of M row numbers, 8 bytes each.
 
     The images themselves stay where they are, in the data on the device; a row number names an image and a task. The
-    column `state_mb` of a run counts the images, since elsewhere they would have to be kept.
+    column `state_mb` of a run counts the images that are held, since elsewhere they would have to be kept.
     """
 
     rows: Tensor  # (M,) int64: image + N * task, with N the number of images
@@ -33,6 +38,14 @@ class Memory(NamedTuple):
     def used(self) -> Tensor:
         """A mask (M,) bool of the slots in use."""
         return torch.arange(len(self.rows), device=self.rows.device) < self.held
+
+    def positions(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return, for each slot, the position in a batch of rows (B,) of the sample that it holds: (M,) int64, -1 for
+        none. weight (B,) is 0 where the batch has no sample. A batch names a sample once."""
+        ordered, order = torch.where(weight > 0, rows, -1).sort()  # B log B + M log B comparisons, not M B
+        at = torch.searchsorted(ordered, self.rows).clamp(max=len(rows) - 1)
+        same = self.used & (ordered.index_select(0, at) == self.rows)
+        return torch.where(same, order.index_select(0, at), -1)
 
     def slot_updates(self, weight: Tensor, noise: Tensor) -> Tensor:
         """Return, for each slot, the position in the batch of the sample that takes it: (M,) int64, -1 for none.
@@ -55,6 +68,12 @@ class Memory(NamedTuple):
     def draw(self, noise: Tensor) -> Tensor:
         """Return slots (B,) in use, drawn uniformly and with replacement by noise (B,); slot 0 of an empty memory."""
         return (noise.double() * self.held.clamp(min=1)).long()
+
+
+def named(positions: Tensor, size: int) -> Tensor:
+    """Return a mask (size,) bool of the positions in a batch that `positions` (M,) names; -1 names none."""
+    mask = torch.zeros(size + 1, dtype=torch.bool, device=positions.device)  # the last entry collects those of -1
+    return mask.scatter(0, torch.where(positions < 0, size, positions), True)[:size]
 
 
 def write_slots(old: Tensor, new: Tensor, slot_updates: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def test_nothing_but_training_pictures_is_ever_trained_on(stream, union, epochs)
         pools = [stream.train[task] + N * task for task in group]
         balanced = values["scenario"] == "task" and len(pools) > 1
         sampler = EpochSampler(pools, Budget(epochs, None, values["batch_size"], False), balanced, values["seed"], "")
-        rows, weight, _, _ = sampler.sample(0, sampler.steps)
+        rows, weight, *_ = sampler.sample(0, sampler.steps)
         drawn = rows[weight > 0].tolist()
         allowed = {row for pool in pools for row in pool.tolist()}
         assert set(drawn) <= allowed

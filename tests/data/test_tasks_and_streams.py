@@ -43,7 +43,7 @@ def data_of(settings_of, digits):
 def moment(rows, horizon=0):
     zero = torch.tensor(horizon)
     return StepContext(
-        zero, zero, torch.tensor(0.0), torch.rand(6, len(rows), generator=torch.Generator().manual_seed(0))
+        zero, zero, torch.tensor(0.0), zero, torch.rand(6, len(rows), generator=torch.Generator().manual_seed(0))
     )
 
 
@@ -233,11 +233,12 @@ def test_steps_gathered_together_are_those_gathered_alone(data_of, overrides, at
     draw = torch.Generator().manual_seed(1)
     rows = torch.randint(3 * len(data.images), (5, 20), generator=draw)
     index = data.index(stream.tables, rows, torch.ones(5, 20, dtype=torch.float64))
-    when = StepContext(*[torch.tensor(1)] * 2, torch.rand(5, generator=draw), torch.rand(5, 6, 20, generator=draw))
+    progress, noise = torch.rand(5, generator=draw), torch.rand(5, 6, 20, generator=draw)
+    when = StepContext(*[torch.tensor(1)] * 2, progress, torch.arange(5), noise)
     batches = list(data.batches(stream.tables, index, when, at_once))
     assert len(batches) == 5
     for k, batch in enumerate(batches):
-        then = when._replace(progress=when.progress[k], noise=when.noise[k])
+        then = when._replace(progress=when.progress[k], epoch=when.epoch[k], noise=when.noise[k])
         alone = data.batch(stream.tables, rows[k], torch.ones(20, dtype=torch.float64), then)
         for name, ours, theirs in zip(alone._fields, batch[:-1], alone[:-1], strict=False):
             assert torch.equal(ours, theirs), name

@@ -24,7 +24,8 @@ def sampler(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=Fals
 def test_an_epoch_sees_every_sample_once():
     one = sampler()
     assert (one.steps, one.epoch_steps, one.batch_size) == (9, 3, 4)
-    rows, weight, progress, _ = one.sample(0, 9)
+    rows, weight, progress, epoch, _ = one.sample(0, 9)
+    assert epoch.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     for epoch in range(3):
         span = slice(3 * epoch, 3 * epoch + 3)
         assert sorted(rows[span][weight[span] > 0].tolist()) == list(range(10))
@@ -51,7 +52,7 @@ def test_blocks_do_not_matter(size):
 
 
 def test_past_the_end_is_nothing():
-    rows, weight, _, noise = sampler().sample(7, 6)
+    rows, weight, *_, noise = sampler().sample(7, 6)
     assert weight.sum(1).tolist() == [4, 2, 0, 0, 0, 0]
     assert rows.shape == (6, 4)
     assert noise.shape == (6, 6, 4)
@@ -60,7 +61,7 @@ def test_past_the_end_is_nothing():
 def test_even_batches_draw_the_same_from_each_task():
     three = sampler(pools=(10, 3, 5), batch_size=4, even=True, epochs=2)
     assert three.batch_size == 6  # ceil(4 / 3) from each
-    rows, weight, _, _ = three.sample(0, three.steps)
+    rows, weight, *_ = three.sample(0, three.steps)
     assert weight.min() == 1
     for batch in rows:
         assert [int(((batch >= a) & (batch < b)).sum()) for a, b in ((0, 10), (10, 13), (13, 18))] == [2, 2, 2]
@@ -207,7 +208,7 @@ def test_optimizer_reset(stack_of, reset):
 def test_the_last_short_batch_counts_by_its_samples(stack_of):
     """One SGD epoch over 3 batches, the last of them short, by hand."""
     stack = stack_of("strategy=finetune", "optimizer=sgd", "lr=0.1", "epochs=1", "batch_size=100", "tasks=5")
-    rows, weight, _, _ = stack.schedule.sampler(0, 0, "train").sample(0, 3)
+    rows, weight, *_ = stack.schedule.sampler(0, 0, "train").sample(0, 3)
     assert 0 < weight[2].sum() < 100
     theta, data, label = stack.initialize().theta, stack.strategy.data, stack.streams[0].tables.label[0]
     for i in range(3):
@@ -273,7 +274,7 @@ def test_trouble_of_a_second_pass():
 def test_health_is_a_mean_over_steps(stack_of):
     stack = stack_of("strategy=finetune", "optimizer=sgd", "lr=0.1", "iterations=40")
     run, losses = stack.initialize(), []
-    rows, weight, _, _ = stack.schedule.sampler(0, 0, "train").sample(0, 40)
+    rows, weight, *_ = stack.schedule.sampler(0, 0, "train").sample(0, 40)
     data, label, theta = stack.strategy.data, stack.streams[0].tables.label[0], run.theta
     for i in range(40):
         image = rows[i][weight[i] > 0]

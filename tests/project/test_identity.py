@@ -2,6 +2,7 @@
 
 import pytest
 
+from clrun.config.settings import CHANGES
 from clrun.data import datasets
 
 
@@ -16,3 +17,17 @@ def test_the_identity_of_a_run_stays(settings_of, outputs):
 def test_another_value_is_another_run(settings_of):
     settings = settings_of("strategy=ewc", "lambda=401")
     assert settings.identity(datasets.load(settings.values).fingerprint) != "3e1dca28ed"
+
+
+RESERVOIRS = [
+    ("strategy=er",), ("strategy=der", "epochs=2"), ("strategy=derpp", "iterations=9"),
+]  # fmt: skip
+OTHERS = [
+    ("strategy=er", "epochs=1"), ("strategy=er", "memory_per_class=5"), ("strategy=agem",), ("strategy=ewc",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("typed", [*RESERVOIRS, *OTHERS])
+def test_only_runs_that_offered_samples_again_are_trained_again(settings_of, typed):
+    changes = [name for name, applies in CHANGES.items() if applies(settings_of(*typed).values)]
+    assert ("a reservoir is offered a sample once" in changes) == (typed in RESERVOIRS)

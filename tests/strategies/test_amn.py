@@ -22,7 +22,7 @@ SMALL = ("strategy=amn", THREE, "units=5", "eps=0.05", "iterations=6")
 
 def second_batch(stack):
     rows = stack.strategy.data.rows(stack.streams[0].train[1], 1)[:6]
-    when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.zeros(6, 6))
+    when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.tensor(0), torch.zeros(6, 6))
     return stack.strategy.data.batch(stack.tables, rows, torch.ones(6, dtype=torch.float64), when)
 
 

@@ -37,7 +37,7 @@ def second_task(stack):
     run, _ = stack.learn(stack.initialize(), 0)
     pool = stack.pool(0, "train", torch.float64)
     rows = stack.strategy.data.rows(stack.streams[0].train[1], 1)[:8]
-    when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), pool.noise[:, :8].float())
+    when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.tensor(0), pool.noise[:, :8].float())
     draw = stack.strategy.data.index(stack.tables, rows, torch.ones(8, dtype=torch.float64))
     return run, (stack.lr, stack.hp, stack.tables, draw, when)
 

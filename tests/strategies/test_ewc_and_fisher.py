@@ -200,7 +200,7 @@ def test_ewc_is_its_equation(stack_of):
     starts = [torch.cat([p.flatten() for p in module.parameters()]).detach()]
     optimizer = torch.optim.SGD(module.parameters(), 0.05)
     sampler = stack.schedule.sampler(0, 2, "train")
-    rows, weight, _, _ = sampler.sample(0, 5)
+    rows, weight, *_ = sampler.sample(0, 5)
     for i in range(5):
         flat = torch.cat([p.flatten() for p in module.parameters()])
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)

@@ -64,7 +64,7 @@ def second(stack_of):
         stack = stack_of("strategy=hat", THREE, "lambda=0.6", "smax=8", "iterations=9", *overrides)
         run, _ = stack.learn(stack.initialize(), 0)
         rows = stack.strategy.data.rows(stack.streams[0].train[1], 1)[:7]
-        when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.zeros(6, 7))
+        when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.tensor(0), torch.zeros(6, 7))
         return stack, run, stack.strategy.data.batch(stack.tables, rows, torch.ones(7, dtype=torch.float64), when)
 
     return after_one

@@ -99,7 +99,7 @@ def test_transfers_are_their_equations(stack_of, drop):
     stack = stack_of("strategy=imm", f"drop={drop}", "lambda=0.05", "optimizer=sgd", "lr=0.05", "iterations=3")
     run, _ = stack.learn(stack.initialize(), 0)
     start, theta = run.theta, run.theta.clone().requires_grad_()
-    rows, weight, _, noise = stack.schedule.sampler(0, 1, "train").sample(0, 3)
+    rows, weight, *_, noise = stack.schedule.sampler(0, 1, "train").sample(0, 3)
     before = mlp(start, 10)
     for i in range(3):
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)

@@ -56,7 +56,7 @@ def test_mas_is_its_equation(stack_of):
     start, Omega = run.theta, sensitivity(stack, run.theta, 0, [0, 1])
     module = mlp(start, 10)
     optimizer = torch.optim.SGD(module.parameters(), 0.05)
-    rows, weight, _, _ = stack.schedule.sampler(0, 1, "train").sample(0, 3)
+    rows, weight, *_ = stack.schedule.sampler(0, 1, "train").sample(0, 3)
     for i in range(3):
         image = rows[i][weight[i] > 0] % len(stack.strategy.data.images)
         labels = stack.tables.label[1][stack.strategy.data.labels[image]] - 2

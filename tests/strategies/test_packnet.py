@@ -113,7 +113,7 @@ class LoopPackNet:
 def batches_of(stack, stage, phase, steps):
     """Yield images and labels of each step of a pass."""
     data = stack.strategy.data
-    rows, weight, _, _ = stack.schedule.sampler(0, stage, phase).sample(0, steps)
+    rows, weight, *_ = stack.schedule.sampler(0, stage, phase).sample(0, steps)
     for row, w in zip(rows, weight, strict=True):
         row = row[w > 0]
         image = row % len(data.images)

@@ -36,7 +36,7 @@ def by_hand(stack, theta, stages):
     Omega, anchor = [0.0] * P, theta.tolist()
     for stage in range(stages):
         omega = [0.0] * P
-        rows, weight, _, _ = stack.schedule.sampler(0, stage, "train").sample(0, 4)
+        rows, weight, *_ = stack.schedule.sampler(0, stage, "train").sample(0, 4)
         for i in range(4):
             x, k = picture_batch(stack, rows[i], weight[i])
             logits = module(x)[:, 2 * stage : 2 * stage + 2]

@@ -111,11 +111,12 @@ def test_logits_that_are_overridden_read_the_network_once_only_if_the_class_stat
     assert not any(cls.reads_once for cls in (HAT, Other, Mixed, Child))
 
 
-def test_stored_samples_are_the_slots_of_all_memories():
-    memory = Memory(torch.zeros(3, 5, dtype=torch.long), torch.zeros(3, dtype=torch.long))  # of a stack of three
-    strategy = Strategy(None, None)
-    assert strategy.stored_samples(()) == 0
-    assert strategy.stored_samples((memory, {"other": memory, "logits": torch.zeros(3, 5, 2)})) == 10
+def test_stored_samples_are_the_slots_in_use_of_all_memories():
+    memory, full = (Memory(torch.zeros(5, dtype=torch.long), torch.tensor(offered)) for offered in (3, 700))
+    strategy, state = Strategy(None, None), (memory, {"other": full, "logits": torch.zeros(5, 2)})
+    assert strategy.stored_samples(()) == strategy.unused_bytes(()) == 0
+    assert strategy.stored_samples(state) == 3 + 5
+    assert strategy.unused_bytes(state) == 2 * 8
 
 
 def test_former_paths_of_the_fisher_information_and_the_memory():
