@@ -14,7 +14,7 @@ from typing import NoReturn
 from clrun import __version__
 from clrun.commands.console import Parser, end_with
 from clrun.report.compare import compared
-from clrun.report.rows import Row, ordered, references, rows_of, streams, table
+from clrun.report.rows import Row, default_order, ordered, references, rows_of, streams, table
 from clrun.report.runs import MEASURES, read
 from clrun.report.tables import section
 from clrun.results import run_files
@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument("--version", action="version", version=f"clrun {__version__}")
     flags.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what clrun's outputs= named")
-    flags.add_argument("--sort", default="average_accuracy", metavar="NAME", help="a measure or a key")
+    flags.add_argument(
+        "--sort", metavar="NAME", help="a measure, a key, or settings (default: validation_accuracy, else settings)"
+    )
     flags.add_argument("--reverse", action="store_true", help="the other way round")
     flags.add_argument("--measure", default="average_accuracy", metavar="NAME", help="which to show in full")
     flags.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
@@ -58,13 +60,15 @@ def command(argv: Sequence[str]) -> None:
     if arguments.measure not in MEASURES:
         raise UsageError(f"--measure {arguments.measure}: there are {', '.join(MEASURES)}.")
     runs = read(arguments.folder, arguments.grams_per_kwh, arguments.price_per_hour)
-    rows = ordered(rows_of(runs), arguments.sort, arguments.reverse)
+    unsorted = rows_of(runs)
+    order = default_order(unsorted) if arguments.sort is None else arguments.sort
+    rows = ordered(unsorted, order, arguments.reverse)
     if arguments.compare:
         first, second = arguments.compare
         print(compared(rows, first, second, arguments.measure))
         return
     run_files.write_table(arguments.folder / "report.csv", table(rows))
-    write_readable(arguments.folder, rows, arguments.measure)
+    write_readable(arguments.folder, rows, arguments.measure, order)
     if not arguments.no_pictures:
         from clrun.report import figures  # Matplotlib
 
@@ -72,9 +76,9 @@ def command(argv: Sequence[str]) -> None:
     print(f"Written: {arguments.folder / 'report.csv'}, .md, .tex" + (", report/" if not arguments.no_pictures else ""))
 
 
-def write_readable(folder: Path, rows: Sequence[Row], measure: str) -> None:
-    """Write report.md and report.tex and print them, with a section for each stream."""
-    sections = [section(part, measure, references(folder, part)) for part in streams(rows)]
+def write_readable(folder: Path, rows: Sequence[Row], measure: str, order: str) -> None:
+    """Write report.md and report.tex and print them, with a section for each stream. order: what they are sorted by."""
+    sections = [section(part, measure, references(folder, part), order) for part in streams(rows)]
     atomic_files.write_text(folder / "report.md", "\n\n".join(part.markdown() for part in sections) + "\n")
     atomic_files.write_text(folder / "report.tex", "\n\n".join(part.latex() for part in sections) + "\n")
     console = make_console()

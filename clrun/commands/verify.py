@@ -2,9 +2,12 @@
 
 Seeds are 2, 3, ... as in van de Ven et al. 2022, from the first on, never chosen. A case is inside when
 
-    |ours - theirs| <= max(tolerance, 2.5 * sqrt(se_ours^2 + se_theirs^2))
+    |ours - theirs| <= allowed = max(tolerance, 2.5 * se_theirs)
 
-two-sided. Below 20 seeds a case outside "needs more seeds"; from 20 on it is out. Exit code 1 unless all are inside.
+two-sided. What is allowed does not grow with the noise of our own numbers. Where 2.5 * sqrt(se_ours^2 + se_theirs^2)
+exceeds it, or is unknown since there is one seed, the verdict is "cannot tell", unless the distance exceeds both
+together. Below 20 seeds a case outside "needs more seeds"; from 20 on it is out. The exit code is 1 unless all cases
+are inside: "cannot tell" is no agreement.
 """
 
 import argparse
@@ -31,8 +34,8 @@ FIRST_SEED = 2
 # Seeds from which a case that is outside is out.
 VERDICT = 20
 
-# Standard errors, of clrun's and the published number together, that a case may be off.
-PUBLISHED_ERRORS = 2.5
+# Standard errors that a number may be off by chance.
+ERRORS = 2.5
 
 
 class Case(BaseModel):
@@ -70,14 +73,21 @@ class Finding:
 
     @property
     def allowed(self) -> float:
-        """The distance from the published number that counts as inside."""
-        ours = 0.0 if math.isnan(self.standard_error) else self.standard_error
-        return max(self.case.tolerance, PUBLISHED_ERRORS * math.hypot(ours, self.case.se))
+        """The distance from the published number that counts as inside; our own noise does not widen it."""
+        return max(self.case.tolerance, ERRORS * self.case.se)
+
+    @property
+    def noise(self) -> float:
+        """2.5 standard errors of the difference of the two numbers; infinite for one seed, of which it is unknown."""
+        return math.inf if math.isnan(self.standard_error) else ERRORS * math.hypot(self.standard_error, self.case.se)
 
     @property
     def verdict(self) -> str:
-        """Whether the case is inside, or out."""
-        if abs(self.mean - self.case.target) <= self.allowed:
+        """Whether the case is inside or out, or whether its seeds are too few or too noisy to tell."""
+        distance = abs(self.mean - self.case.target)
+        if self.noise > self.allowed and distance <= self.allowed + self.noise:
+            return "cannot tell"
+        if distance <= self.allowed:
             return "inside"
         return "out" if self.n >= VERDICT else "outside: needs more seeds"
 

@@ -11,6 +11,11 @@ from clrun.system.errors import UsageError
 
 LISTED = 12  # labels in a message
 
+ONE_OF_MANY = (
+    "This is the interval of one comparison: of k comparisons, each needs a level of 1 - 0.05 / k (Bonferroni), as one "
+    "of 20 excludes 0 by chance."
+)
+
 
 def compared(rows: Sequence[Row], first: str, second: str, measure: str) -> str:
     """Return a paragraph for each stream in which both rows are, which `first` and `second` name.
@@ -82,7 +87,7 @@ def verdict(left: Row, right: Row, measure: str) -> str:
         return f"{head}n = {found.n} pairs with the same seed: too few to tell anything; run both with 5 seeds.{tail}"
     interval = f"[{number(measure, found.low)}, {number(measure, found.high)}]"
     result = f"{head}{number(measure, found.mean)} (95 % interval {interval}, n = {found.n} pairs by seed)."
-    return f"{result} {conclusion(found)}{tail}"
+    return f"{result} {conclusion(found)}{tail} {ONE_OF_MANY}"
 
 
 def conclusion(found: Statistic) -> str:
@@ -92,8 +97,9 @@ def conclusion(found: Statistic) -> str:
     if found.mean == 0:
         return f"n = {found.n} is too small to tell them apart, if they differ at all."
     sufficient = sufficient_n(found)
-    needed = f"about {sufficient} pairs would do" if sufficient else f"it would take more than {MOST_VALUES} pairs"
+    needed = f"of about {sufficient} pairs" if sufficient else f"only of more than {MOST_VALUES} pairs"
     return (
-        f"n = {found.n} is too small to tell: the interval includes 0. If mean and deviation stayed as they are, "
-        f"{needed}."
+        f"n = {found.n} is too small to tell: the interval includes 0. If mean and deviation stayed as they are, that "
+        f"{needed} would exclude it; as they will not, with a probability of about one half. Choose n before the runs: "
+        "seeds that are added until 0 is excluded make chance look like a difference."
     )

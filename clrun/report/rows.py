@@ -151,16 +151,36 @@ def first_guess(directories: Iterable[Path], say: Callable[[str], None]) -> floa
     return None
 
 
+def default_order(rows: Sequence[Row]) -> str:
+    """Return by what rows are sorted if nothing is typed: `validation_accuracy` where there is one, else `settings`.
+
+    It is never a test accuracy, by which the best of several settings must not be chosen.
+    """
+    return "validation_accuracy" if any(row["validation_accuracy"].n for row in rows) else "settings"
+
+
+def settings_of(row: Row) -> list[tuple[bool, bool, float, str]]:
+    """Return the values of the keys of a row as what can be sorted: numbers by size, then texts, then what is empty."""
+    numbers = {key: isinstance(v, int | float) and not is_missing(v) for key, v in row.keys.items()}
+    return [
+        (is_missing(v), not numbers[key], float(str(v)) if numbers[key] and not isinstance(v, bool) else 0.0, text(v))
+        for key, v in row.keys.items()
+    ]
+
+
 def ordered(rows: Sequence[Row], by: str, reverse: bool) -> list[Row]:
-    """Return the rows sorted by a measure, the largest first, or by a key, the smallest first; nan is last.
+    """Return the rows sorted by a measure, the largest first, or by a key, the smallest first; nan is last. `settings`
+    sorts by all keys, the strategy first.
 
     Raise UsageError if `by` is neither.
     """
     keys = list(rows[0].keys)
+    if by == "settings":
+        return sorted(rows, key=settings_of, reverse=reverse)
     if by not in (*MEASURES, *keys):
         raise UsageError(
             f"--sort {by}: rows are sorted by a measure or by a key in which they differ: "
-            f"{', '.join((*keys, *MEASURES))}."
+            f"{', '.join(('settings', *keys, *MEASURES))}."
         )
     sorted_by = [row[by].mean if by in MEASURES else row.keys[by] for row in rows]
     order = pd.Series(sorted_by).sort_values(ascending=(by in MEASURES) == reverse, kind="stable", na_position="last")

@@ -7,7 +7,7 @@ kept_per_second  = accuracy_kept / total_seconds
 kept_per_mb      = accuracy_kept / state_mb                  (what the strategy keeps beside its network)
 kept_per_wh      = accuracy_kept / energy_wh
 gap_closed       = (average_accuracy - finetune) / mean over the seeds of (joint - finetune)
-intransigence    = joint's average_accuracy - learning_accuracy     (Chaudhry et al. 2018)
+intransigence    = joint's average_accuracy - learning_accuracy     (Chaudhry et al. 2018: joint on tasks 1 to k)
 carbon_g         = energy_wh / 1000 * grams_per_kwh
 money            = wall_seconds / 3600 * price_per_hour
 """
@@ -34,6 +34,7 @@ KEPT = ("accuracy_kept", "kept_per_second", "kept_per_mb", "kept_per_wh")
 DERIVED = tuple(columns.REPORT_METRIC_MEANINGS)
 MEASURES = (
     *columns.SUMMARY_METRICS,
+    "overall_accuracy",
     "validation_accuracy",
     *columns.CONTINUAL_METRICS,
     *(cost for cost in columns.COSTS if cost not in ("stack_size", "threads")),
@@ -59,6 +60,8 @@ def read(
         raise UsageError(f"{folder}: there are no finished runs there; name the folder that clrun's outputs= named.")
     refuse_unreadable(runs, folder)
     runs = once(completed(runs), say)
+    at_once = runs["strategy"] == "joint"  # of one stage; clrun left this cell empty only later
+    runs["average_incremental_accuracy"] = runs["average_incremental_accuracy"].mask(at_once)
     if grams_per_kwh is not None:
         runs = runs.assign(carbon_g=costs.carbon(runs["energy_wh"], grams_per_kwh), grams_per_kwh=grams_per_kwh)
     if price_per_hour is not None:
@@ -173,7 +176,11 @@ def gap_closed_by_run(rows: pd.DataFrame, joint: pd.Series, finetune: pd.Series)
 
 def intransigence(rows: pd.DataFrame, joint: pd.Series) -> pd.Series:
     """Return joint's accuracy minus the accuracy on each task just after it was learnt, means over the tasks, paired by
-    seed (Chaudhry et al. 2018, with joint training on all tasks as the reference). It is nan for joint itself."""
+    seed. It is nan for joint itself.
+
+    The reference of Chaudhry et al. 2018 for task k is trained on tasks 1 to k (as the runs of `scratch` are); here it
+    is joint training on all tasks.
+    """
     learning = rows["learning_accuracy"].where(rows["strategy"] != "joint")
     return rows["seed"].map(joint) - learning
 

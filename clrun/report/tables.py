@@ -18,11 +18,26 @@ from clrun.terminal import run_tables
 from clrun.terminal.console import print_line, titled_table, warn, with_deviation
 
 # Measures that are fractions of samples, and are shown in percent; the costs are shown in their units.
-SHARES = (*columns.SUMMARY_METRICS, "validation_accuracy", *columns.CONTINUAL_METRICS, "gap_closed", "intransigence")
+SHARES = (
+    *columns.SUMMARY_METRICS,
+    "overall_accuracy",
+    "validation_accuracy",
+    *columns.CONTINUAL_METRICS,
+    "gap_closed",
+    "intransigence",
+)
 PERCENT = (*SHARES, "accuracy_kept")
 
 # The measures that are shown beside the main one, and the costs.
-BESIDE = ("average_accuracy", "forgetting", "learning_accuracy", "validation_accuracy", "gap_closed", "intransigence")
+BESIDE = (
+    "average_accuracy",
+    "overall_accuracy",
+    "forgetting",
+    "learning_accuracy",
+    "validation_accuracy",
+    "gap_closed",
+    "intransigence",
+)
 COSTS = (
     "total_seconds",
     "relative_seconds",
@@ -33,6 +48,9 @@ COSTS = (
     "money",
     *KEPT,
 )
+
+# Fraction: the mean over the tasks and the accuracy over all samples differ where they are so far apart.
+UNEQUAL = 0.005
 
 DEVIATION_NOTE = "After ± stands the standard deviation over the seeds."
 
@@ -155,12 +173,15 @@ class Section:
             warn(console, remark)
 
 
-def section(rows: Sequence[Row], measure: str, references: dict[str, float]) -> Section:
-    """Return the section on the rows of one stream. references: accuracies of joint, finetune and chance."""
+def section(rows: Sequence[Row], measure: str, references: dict[str, float], order: str = "settings") -> Section:
+    """Return the section on the rows of one stream. references: accuracies of joint, finetune and chance; order: what
+    the rows are sorted by."""
     accuracy_table, cost_table = accuracies(rows, measure), costs(rows)
     labels = sum(name in rows[0].stream_keys for name in accuracy_table)
     tables = [accuracy_table, cost_table] if cost_table.shape[1] > labels else [accuracy_table]
-    return Section(heading(rows), labels, tables, notes(rows, references), remarks(rows))
+    sorted_by = "their settings" if order == "settings" else order
+    lines = [*notes(rows, references), *([f"Rows are sorted by {sorted_by}."] if len(rows) > 1 else [])]
+    return Section(heading(rows), labels, tables, lines, remarks(rows))
 
 
 def notes(rows: Sequence[Row], references: dict[str, float]) -> list[str]:
@@ -203,6 +224,12 @@ def remarks_on_settings(rows: Sequence[Row]) -> list[str]:
     runs = pd.concat([row.done for row in rows])
     if "task_id_at_test" in runs and runs["task_id_at_test"].astype(str).str.lower().eq("true").any():
         lines.append("task_id_at_test=true: here strategies that ask for the task's number at test were given it.")
+    overall, average = runs["overall_accuracy"].astype(float), runs["average_accuracy"].astype(float)
+    if rows[0].runs.iloc[0]["scenario"] == "class" and ((overall - average).abs() >= UNEQUAL).any():
+        lines.append(
+            "The tasks differ in size: average_accuracy is the mean over the tasks, overall_accuracy that over all "
+            "test samples, which papers report for such a stream."
+        )
     if runs["device"].nunique() > 1:
         lines.append(f"Costs are of different devices: {', '.join(sorted(runs['device'].dropna().unique()))}.")
     if runs["carbon_g"].isna().all() and "grams_per_kwh" in runs and runs["grams_per_kwh"].notna().any():

@@ -29,12 +29,18 @@ KEY_MEANINGS = {
 
 METRIC_MEANINGS = {
     "average_accuracy": "accuracy after the last task, mean over the tasks",
-    "average_incremental_accuracy": "mean over the stages of the mean accuracy on the tasks learnt so far",
+    "average_incremental_accuracy": "mean over the stages of the mean accuracy on the tasks learnt so far; empty for "
+    "`joint`, which has one stage, so that it cannot be compared",
     "learning_accuracy": "accuracy on each task just after it was learnt, mean over the tasks",
     "forgetting": "best accuracy before the last task minus the final accuracy, mean over all tasks but the last",
     "backward_transfer": "final accuracy minus the accuracy just after learning, mean over all tasks but the last",
     "forward_transfer": "accuracy just before learning minus that of the untrained network, mean over all tasks but "
     "the first",
+}
+
+OVERALL_MEANINGS = {
+    "overall_accuracy": "accuracy over all test samples of all tasks after the last task: a task counts by its number "
+    "of samples; what papers report where tasks differ in size",
 }
 
 VALIDATION_MEANINGS = {
@@ -79,7 +85,8 @@ PROVENANCE_MEANINGS = {
 }
 
 FORGETTING_MEANINGS = {
-    "task": "number of the task, from 1; `average` in the last row, which holds the means of the defined cells",
+    "task": "number of the task, from 1; `average` in the last row, which holds the means of the defined cells; that "
+    "of `accuracy_when_learned` is empty where a task was not measured, as in summary.csv",
     "accuracy_untrained": "accuracy of the untrained network",
     "accuracy_when_learned": "accuracy just after the task was learnt",
     "best_accuracy": "best accuracy after any task but the last; of the last task its final accuracy",
@@ -107,12 +114,13 @@ REPORT_METRIC_MEANINGS = {
     "kept_per_mb": "`accuracy_kept` / `state_mb`",
     "kept_per_wh": "`accuracy_kept` / `energy_wh`",
     "gap_closed": "(`average_accuracy` - finetune) / mean over the seeds of (joint - finetune)",
-    "intransigence": "joint's `average_accuracy` - `learning_accuracy`",
+    "intransigence": "joint's `average_accuracy` - `learning_accuracy`; the reference is joint training on all tasks, "
+    "and not on tasks 1 to k as in Chaudhry et al. 2018",
 }
 
 _MATRIX = {
     "after_task": "number of tasks that have been learnt; 0 for the untrained network",
-    "task_<k>": "accuracy on task k",
+    "task_<k>": "accuracy on task k; empty where its outputs may not answer yet (`scenario=class active=seen`)",
     "average": "mean accuracy on the tasks learnt so far; in row 0 and for `joint` on all tasks",
 }
 
@@ -120,6 +128,7 @@ _SUMMARY = (
     SUMMARY_HEAD_MEANINGS
     | KEY_MEANINGS
     | METRIC_MEANINGS
+    | OVERALL_MEANINGS
     | VALIDATION_MEANINGS
     | CONTINUAL_METRIC_MEANINGS
     | COST_MEANINGS
@@ -195,7 +204,15 @@ SUMMARY_METRICS = tuple(METRIC_MEANINGS)
 CONTINUAL_METRICS = tuple(CONTINUAL_METRIC_MEANINGS)
 COSTS = tuple(COST_MEANINGS)
 PROVENANCE = tuple(PROVENANCE_MEANINGS)
-SUMMARY_TAIL = (*SUMMARY_METRICS, *VALIDATION_MEANINGS, *CONTINUAL_METRICS, *COSTS, *REMARK_MEANINGS, *PROVENANCE)
+SUMMARY_TAIL = (
+    *SUMMARY_METRICS,
+    *OVERALL_MEANINGS,
+    *VALIDATION_MEANINGS,
+    *CONTINUAL_METRICS,
+    *COSTS,
+    *REMARK_MEANINGS,
+    *PROVENANCE,
+)
 
 TIMED_FILES = ("summary.csv", "costs.csv")  # files of a run that hold times; equal runs have equal other files
 

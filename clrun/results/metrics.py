@@ -54,9 +54,16 @@ def average_accuracy(accuracy: np.ndarray) -> float:
     return mean(accuracy[-1])
 
 
-def average_incremental_accuracy(accuracy: np.ndarray, at_once: bool = False) -> float:
+def overall_accuracy(correct: np.ndarray, counts: np.ndarray) -> float:
+    """Return sum_j correct[T, j] / sum_j n_j, from numbers of samples (T+1, T), -1 where not measured, and (T,): the
+    accuracy over all test samples, in which a task counts by its size. It equals A_T where all sizes are equal."""
+    last = np.asarray(correct)[-1]
+    return float(last.sum() / np.sum(counts)) if (last >= 0).all() and np.sum(counts) > 0 else math.nan
+
+
+def average_incremental_accuracy(accuracy: np.ndarray) -> float:
     """Return 1/T sum_k A_k with A_k = 1/k sum_{j<=k} R[k, j] (Rebuffi 2017). Row 0 does not count."""
-    return mean(averages_so_far(accuracy, at_once)[1:])
+    return mean(averages_so_far(accuracy)[1:])
 
 
 def learning_accuracy(accuracy: np.ndarray) -> float:
@@ -114,7 +121,8 @@ def forgetting_table(
     """Return forgetting.csv: a row per task, and a row `average`, the means of the defined cells of the columns.
 
     `forgetting_defined=False` (joint training has no order in which to forget) leaves forgetting and both transfers
-    empty.
+    empty. The average of `accuracy_when_learned` is that of summary.csv: empty where a task was not measured, as after
+    a divergence.
     """
     tasks = accuracy.shape[1]
     nothing = np.full(tasks, np.nan)
@@ -129,6 +137,7 @@ def forgetting_table(
     ]
     table = pd.DataFrame(dict(zip(FORGETTING_COLUMNS[1:], columns, strict=True)), dtype=float)
     table.loc[tasks] = table.mean()
+    table.loc[tasks, "accuracy_when_learned"] = learning_accuracy(accuracy)
     table.insert(0, "task", [*range(1, tasks + 1), "average"])
     return table
 
@@ -139,12 +148,13 @@ def summary_metrics(
     """Return the columns SUMMARY_METRICS by name.
 
     Forgetting and backward transfer are means over all tasks but the last, forward transfer over all but the first; a
-    mean is nan where one of its cells was not measured.
+    mean is nan where one of its cells was not measured. Where forgetting is not defined (joint training, of one stage),
+    neither is the average incremental accuracy, which would stand beside those of many stages.
     """
     nan = float("nan")
     return {
         "average_accuracy": average_accuracy(accuracy),
-        "average_incremental_accuracy": average_incremental_accuracy(accuracy, at_once=not forgetting_defined),
+        "average_incremental_accuracy": average_incremental_accuracy(accuracy) if forgetting_defined else nan,
         "learning_accuracy": learning_accuracy(accuracy),
         "forgetting": mean(forgetting(accuracy)[:-1]) if forgetting_defined else nan,
         "backward_transfer": mean(backward_transfer(accuracy)[:-1]) if forgetting_defined else nan,

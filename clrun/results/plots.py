@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from clrun.results.reading import read_table
@@ -45,8 +46,15 @@ def draw(directory: Path, guard: Guard = UNGUARDED) -> None:
     save(curves, directory / "accuracy_over_tasks.png", guard)
 
 
+def plain_text(figure: Figure) -> None:
+    """Let every text of a figure stand as it is: `$` in the name of a class or of a data set begins no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+
+
 def save(figure: Figure, path: Path, guard: Guard = UNGUARDED) -> None:
     """Write a PNG without the name of the software and the date, so that equal figures are equal files."""
+    plain_text(figure)
     with replacing(path, guard) as temporary, mpl.rc_context({"text.hinting": "none"}):  # hints are for coarser pixels
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=FAST_PNG)
 

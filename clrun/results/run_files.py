@@ -68,9 +68,11 @@ def write_progress(outcome: Outcome) -> None:
     """Write the tables of all that has been measured so far: the matrices, forgetting.csv, accuracy.csv, health.csv and
     costs.csv, and tasks.csv and accuracy_over_training.csv where the run has such values."""
     directory, at_once, guard = outcome.directory, not outcome.forgetting_defined, outcome.guard
-    write_table(directory / "accuracy_matrix.csv", tables.matrix_table(outcome.accuracy, at_once), guard)
+    empty = tables.unanswerable(outcome)
+    write_table(directory / "accuracy_matrix.csv", tables.matrix_table(outcome.accuracy, at_once, empty), guard)
     if outcome.validation is not None:
-        write_table(directory / "validation_matrix.csv", tables.matrix_table(outcome.validation, at_once), guard)
+        validation = tables.matrix_table(outcome.validation, at_once, empty)
+        write_table(directory / "validation_matrix.csv", validation, guard)
     forgetting = metrics.forgetting_table(
         outcome.accuracy, outcome.forgetting_defined, outcome.forward_transfer_defined
     )

@@ -18,17 +18,28 @@ def objects(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = N
     return pd.DataFrame(list(rows), columns=None if columns is None else list(columns), dtype=object)
 
 
-def matrix_table(accuracy: np.ndarray, at_once: bool = False) -> pd.DataFrame:
+def unanswerable(outcome: Outcome) -> np.ndarray:
+    """Return a mask (T+1, T) bool of the cells whose answer is barred by construction: tasks that have not been learnt,
+    where only the outputs of classes seen so far may answer. The untrained network may answer for each task."""
+    tasks = len(outcome.counts)
+    if outcome.forward_transfer_defined or not outcome.forgetting_defined:  # joint training has seen all from the start
+        return np.zeros((tasks + 1, tasks), bool)
+    after, task = np.indices((tasks + 1, tasks))
+    return np.asarray((after > 0) & (task >= after))
+
+
+def matrix_table(accuracy: np.ndarray, at_once: bool = False, empty: np.ndarray | None = None) -> pd.DataFrame:
     """Return accuracy_matrix.csv from accuracies (T+1, T). at_once: the first stage learns all tasks (joint training),
-    so that every average is over all tasks."""
-    table = pd.DataFrame(accuracy, columns=[f"task_{j + 1}" for j in range(accuracy.shape[1])])
+    so that every average is over all tasks. empty: a mask (T+1, T) of the cells that stay empty."""
+    cells = accuracy if empty is None else np.where(empty, np.nan, accuracy)
+    table = pd.DataFrame(cells, columns=[f"task_{j + 1}" for j in range(accuracy.shape[1])])
     table.insert(0, "after_task", range(len(accuracy)))
     return table.assign(average=metrics.averages_so_far(accuracy, at_once))
 
 
 def accuracy_table(outcome: Outcome) -> pd.DataFrame:
-    """Return accuracy.csv: one row for each cell of the accuracy matrix that was measured."""
-    after, task = np.nonzero(np.asarray(outcome.correct) >= 0)
+    """Return accuracy.csv: one row for each cell of the accuracy matrix that was measured and is not `unanswerable`."""
+    after, task = np.nonzero((np.asarray(outcome.correct) >= 0) & ~unanswerable(outcome))
     identity = {"run": outcome.run, "strategy": outcome.values["strategy"], "seed": outcome.values["seed"]}
     measured = {
         "after_task": after,
@@ -97,6 +108,7 @@ def summary_row(outcome: Outcome) -> dict[str, Any]:
 def metrics_of(outcome: Outcome) -> dict[str, float]:
     """Return the metrics of summary.csv by name; a metric that was not measured is missing or nan."""
     values = metrics.summary_metrics(outcome.accuracy, outcome.forgetting_defined, outcome.forward_transfer_defined)
+    values["overall_accuracy"] = metrics.overall_accuracy(outcome.correct, outcome.counts)
     if outcome.validation is not None:
         values["validation_accuracy"] = metrics.average_accuracy(outcome.validation)
     if outcome.over_training is not None and outcome.forgetting_defined:

@@ -16,6 +16,7 @@ from clrun.results import run_files
 from clrun.results.costs import carbon, money
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs.prepared import Prepared
+from clrun.runs.unequal import unequal_tasks
 from clrun.system.energy import Meter
 from clrun.system.peak_memory import peak_memory
 
@@ -62,7 +63,7 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         health=[],
         costs=dict.fromkeys(ACCUMULATED, 0.0),
         task_costs=[],
-        warnings=initial_warnings(settings),
+        warnings=[*initial_warnings(settings), *unequal_tasks(prepared)],
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
         task_classes=task_classes(prepared),

@@ -7,17 +7,20 @@ from clrun.results import collection, run_files
 from clrun.runs.failures import disk_trouble
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import python_name
+from clrun.runs.unequal import unequal_tasks
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.terminal import run_tables
 from clrun.terminal.console import make_console
 
 
 def warn(runs: Sequence[Prepared]) -> None:
-    """Print a warning for each strategy that is known to fail in its scenario."""
+    """Print a warning for each strategy that is known to fail in its scenario, and one if tasks differ in size."""
     warnings = {(run.settings["strategy"], run.settings["scenario"]): run.settings.warning for run in runs}
     for (strategy, scenario), warning in warnings.items():
         if warning:
             print(f"Warning: strategy={strategy} scenario={scenario}: {warning}.")
+    for text in dict.fromkeys(text for run in runs for text in unequal_tasks(run)):
+        print(f"Warning: {text}.")
 
 
 def update_results(runs: Sequence[Prepared]) -> RunsFailed | UsageError | None:

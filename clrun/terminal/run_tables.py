@@ -1,5 +1,6 @@
 """The tables of a finished run on the terminal, read from its CSV files."""
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -135,14 +136,26 @@ def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Table:
 
 
 def scores(summary: pd.Series, chance: float | None) -> str:
-    """Return average accuracy, forgetting, stability gap and chance in a line, without what was not measured."""
+    """Return average and overall accuracy, forgetting, stability gap and chance in a line, without what was not
+    measured.
+
+    The overall accuracy is left out where it is the average accuracy in print.
+    """
     values = {
         "average accuracy": percent(summary["average_accuracy"], " %"),
+        "overall accuracy": percent(overall_if_other(summary), " %"),
         "forgetting": percent(summary["forgetting"], " points"),
         "stability gap": percent(summary["stability_gap"], " points"),
         "chance": "" if chance is None else percent(chance, " %"),
     }
     return "   ".join(f"{name} {value}" for name, value in values.items() if value)
+
+
+def overall_if_other(summary: pd.Series) -> float:
+    """Return the accuracy over all test samples; nan where it is printed like the mean over the tasks, and of a run
+    whose summary was written before there was this column."""
+    overall = float(summary.get("overall_accuracy", math.nan))
+    return math.nan if percent(overall) == percent(summary["average_accuracy"]) else overall
 
 
 def reference_lines(summary: pd.Series, outputs: Path) -> Iterator[str]:

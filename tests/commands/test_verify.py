@@ -22,13 +22,19 @@ CASE = Case(overrides=[], target=90.0, tolerance=1.0, se=0.3)
         (91.2, 0.1, 20, "out"),
         (88.8, 0.1, 20, "out"),  # too low is as wrong as too high
         (91.2, 0.1, 5, "outside: needs more seeds"),
-        (91.2, 0.5, 5, "inside"),  # 2.5 * sqrt(0.5^2 + 0.3^2) = 1.46
-        (91.5, 0.5, 5, "outside: needs more seeds"),
-        (90.9, math.nan, 1, "inside"),
+        (90.9, 0.5, 5, "cannot tell"),  # 2.5 * sqrt(0.5^2 + 0.3^2) = 1.46 exceeds the tolerance of 1
+        (91.5, 0.5, 20, "cannot tell"),  # below 1 + 1.46
+        (92.4, 0.5, 20, "cannot tell"),
+        (92.5, 0.5, 20, "out"),
+        (87.5, 0.5, 5, "outside: needs more seeds"),
+        (90.9, math.nan, 1, "cannot tell"),  # one seed says nothing of its noise
+        (200.0, math.nan, 1, "cannot tell"),
     ],
 )
 def test_verdict(mean, error, n, verdict):
-    assert Finding("1", "x", CASE, "", mean, error, n).verdict == verdict
+    finding = Finding("1", "x", CASE, "", mean, error, n)
+    assert finding.verdict == verdict
+    assert finding.allowed == 1.0  # whatever our own noise
 
 
 @pytest.mark.parametrize(("number", "name"), [(n, c) for n, row in verify.rows().items() for c in row.cases])
@@ -86,7 +92,7 @@ def test_a_row_from_end_to_end(capsys, tmp_path):
     base = ["strategy=finetune", "iterations=20", "model.widths=[8]"]
     near, far = (
         Case(overrides=[f"scenario={scenario}"], target=target, tolerance=tolerance)
-        for scenario, target, tolerance in (("task", 75, 25), ("class", 99, 1))
+        for scenario, target, tolerance in (("task", 75, 60), ("class", 999, 60))
     )
     cases = {"near": near, "far": far}
     row = verify.Row(title="small", source="none", base=base, cases=cases)
@@ -98,7 +104,7 @@ def test_a_row_from_end_to_end(capsys, tmp_path):
         out = capsys.readouterr().out
         assert "seed=range(2,4)" in out
         (near,) = [line for line in out.splitlines() if " near " in line and "75.00" in line]
-        (far,) = [line for line in out.splitlines() if " far " in line and "99.00" in line]
+        (far,) = [line for line in out.splitlines() if " far " in line and "999.00" in line]
         assert near.endswith("inside")
         assert far.endswith("needs more seeds")
     assert len(list(tmp_path.glob("runs/finetune/*/summary.csv"))) == 4

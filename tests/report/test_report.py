@@ -251,8 +251,9 @@ def test_a_stream_tells_what_differs_within_it(clrun_report, folder):
 @pytest.mark.parametrize(
     "arguments, order",
     [
-        ([], ["top", "e1000", "e100", "fine", "other"]),
-        (["--reverse"], ["other", "fine", "e100", "e1000", "top"]),
+        ([], ["e100", "e1000", "other", "fine", "top"]),  # by settings, never by test accuracy unless asked for
+        (["--reverse"], ["top", "fine", "other", "e1000", "e100"]),
+        (["--sort", "average_accuracy"], ["top", "e1000", "e100", "fine", "other"]),
         (["--sort", "lambda"], ["e100", "e1000", "fine", "top", "other"]),
         (["--sort", "strategy"], ["e100", "e1000", "fine", "other", "top"]),
         (["--sort", "gap_closed"], ["e1000", "e100", "fine", "top", "other"]),
@@ -261,6 +262,19 @@ def test_a_stream_tells_what_differs_within_it(clrun_report, folder):
 def test_sorting(clrun_report, folder, arguments, order):
     assert clrun_report("--no-pictures", *arguments)[0] == 0
     assert list(dict.fromkeys(pd.read_csv(folder / "report.csv").group)) == order
+
+
+def test_rows_with_validation_accuracy_are_sorted_by_it(clrun_report, folder):
+    """The best on validation data first; and the report says by what it is sorted."""
+    clrun_report("--no-pictures")
+    assert "Rows are sorted by their settings." in (folder / "report.md").read_text()
+    runs = by_hand()
+    runs["validation_accuracy"] = 1 - runs["average_accuracy"]
+    runs.to_csv(folder / "results.csv", index=False)
+    clrun_report("--no-pictures")
+    order = list(dict.fromkeys(pd.read_csv(folder / "report.csv").group))
+    assert order == ["other", "fine", "e100", "e1000", "top"]
+    assert "Rows are sorted by validation_accuracy." in (folder / "report.md").read_text()
 
 
 def test_markdown_and_latex_say_the_same(clrun_report, folder):
@@ -383,6 +397,7 @@ def test_a_comparison_is_scipys_paired_test(clrun_report):
     low, high = stats.ttest_rel(ewc, fine).confidence_interval(0.95)
     said = f"{100 * (ewc - fine).mean():.1f} (95 % interval [{100 * low:.1f}, {100 * high:.1f}], n = 4 pairs by seed)"
     assert code == 0 and said in out and "excludes 0" in out
+    assert out.count("of k comparisons") == 1
 
 
 def test_a_comparison_has_its_streams_heading(clrun_report, folder):
@@ -392,7 +407,7 @@ def test_a_comparison_has_its_streams_heading(clrun_report, folder):
     other = other.assign(run="x" + other["run"], group="x" + other["group"])
     pd.concat([one, other]).to_csv(folder / "results.csv", index=False)
     code, out, _ = clrun_report("--compare", "joint", "finetune")
-    first, second = out.strip().split("\n\n")
+    second, first = out.strip().split("\n\n")  # sorted by settings: class comes before task
     assert code == 0 and first.splitlines()[0] == "digits, classes, scenario task, tasks 5 (stream s1)"
     assert second.splitlines()[0] == "digits, classes, scenario class, tasks 5 (stream s3)"
     assert first.splitlines()[1].startswith("average_accuracy, joint minus finetune: ")
@@ -422,7 +437,11 @@ def test_how_many_pairs_would_do():
     few = Statistic(3, 1.0, 2.0, -4.0, 6.0)
     n = sufficient_n(few)
     half = [stats.t.ppf(0.975, m - 1) * 2.0 / np.sqrt(m) for m in (n - 1, n)]
-    assert half[1] < 1.0 <= half[0] and f"about {n} pairs" in conclusion(few)
+    assert half[1] < 1.0 <= half[0] and f"of about {n} pairs would exclude it" in conclusion(few)
+    assert "probability of about one half" in conclusion(few) and "Choose n before the runs" in conclusion(few)
+    draws = np.random.default_rng(0).normal(1.0, 2.0, (20_000, n))  # that n has a power of one half, by SciPy's test
+    power = (stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean()
+    assert 0.45 < power < 0.58
     hopeless = Statistic(3, 0.001, 2.0, -4.0, 4.0)
     assert sufficient_n(hopeless) is None and "more than 1000 pairs" in conclusion(hopeless)
 

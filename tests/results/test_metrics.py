@@ -128,7 +128,7 @@ def test_unmeasured_rows_leave_what_needs_them_empty():
     assert all(math.isnan(value) for name, value in metrics.summary_metrics(accuracy).items() if "forward" not in name)
     same(metrics.forward_transfer(accuracy), [NAN, 0.05, 0.10])
     table = metrics.forgetting_table(accuracy)
-    same(list(table["accuracy_when_learned"]), [0.9, 0.8, NAN, 0.85])
+    same(list(table["accuracy_when_learned"]), [0.9, 0.8, NAN, NAN])  # as in summary.csv
     assert table["forgetting"].isna().all()
 
 
@@ -250,3 +250,24 @@ def test_continual_evaluation_against_a_loop(accuracy, data):
 )
 def test_gap_closed(accuracy, joint, finetune, share):
     assert metrics.gap_closed(accuracy, finetune, gap=joint - finetune) == pytest.approx(share, nan_ok=True)
+
+
+def test_overall_accuracy_by_hand():
+    """Six samples of two tasks: 1 of 4 and 2 of 2 are 3 of 6, and 0.625 as the mean over the tasks."""
+    correct, counts = np.array([[0, 0], [4, 0], [1, 2]]), np.array([4, 2])
+    assert metrics.overall_accuracy(correct, counts) == 0.5
+    assert metrics.average_accuracy(metrics.accuracy_matrix(correct, counts)) == 0.625
+    assert math.isnan(metrics.overall_accuracy(np.array([[0, 0], [4, 0], [-1, -1]]), counts))
+
+
+def test_learning_accuracy_is_the_same_in_both_files_after_a_divergence():
+    accuracy = np.array([[0.5, 0.5, 0.5], [0.9, 0.4, 0.3], [0.8, 0.7, 0.2], [np.nan] * 3])
+    table = metrics.forgetting_table(accuracy)
+    assert math.isnan(metrics.summary_metrics(accuracy)["learning_accuracy"])
+    assert math.isnan(table["accuracy_when_learned"].iloc[-1])
+
+
+def test_joint_has_no_average_incremental_accuracy():
+    accuracy = np.array([[0.5, 0.5], [0.9, 0.8], [0.9, 0.8]])
+    assert math.isnan(metrics.summary_metrics(accuracy, forgetting_defined=False)["average_incremental_accuracy"])
+    assert metrics.summary_metrics(accuracy)["average_incremental_accuracy"] == pytest.approx((0.9 + 0.85) / 2)

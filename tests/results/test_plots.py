@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from outcomes import CORRECT
 
 from clrun.results import run_files, tables
@@ -37,3 +38,20 @@ def test_heat_map_shows_the_numbers_of_few_tasks(tmp_path):
     assert [text.get_text() for text in few.axes[0].texts][:4] == ["10.0", "20.0", "30.0", "90.0"]
     many = plots.matrix_figure(tables.matrix_table(np.full((14, 13), 0.5)))
     assert not many.axes[0].texts
+
+
+@pytest.mark.parametrize("name", ["$", "a$b", "$x^{", "a_b", "100%", "{}", "\\frac{1}{2}", "$1 and $2", "~&#"])
+def test_any_text_can_be_drawn_as_it_is(tmp_path, name):
+    """As a title, a label of an axis and in a legend: nothing is read as a formula, and nothing crashes."""
+    from clrun.results import plots
+
+    figure, axes = plots.canvas(3, 2)
+    axes.plot([0, 1], [0, 1], label=f"task {name}")
+    axes.set_title(name)
+    axes.set_xlabel(name)
+    axes.set_xticks([0, 1], [name, name])
+    axes.legend()
+    figure.suptitle(name)
+    plots.save(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))

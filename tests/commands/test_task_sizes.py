@@ -1,0 +1,42 @@
+"""Runs from the command line: what is warned of, and what their files say of tasks that differ in size."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+UNEQUAL = ("split.classes=[[0,1,2,3,4,5],[6,7],[8,9]]", "epochs=2", "strategy=finetune")
+
+
+def test_unequal_tasks_are_warned_of_and_scored_by_both_definitions(clrun, tmp_path):
+    """overall_accuracy is sum(correct) / sum(n) of accuracy.csv, and the mean over the tasks is another number."""
+    _, out, _ = clrun(*UNEQUAL, "scenario=class", f"outputs={tmp_path}")
+    said = "Warning: the tasks differ in size (2 to 6 classes,"
+    assert out.count(said) == 1 and "overall accuracy" in out
+    (folder,) = [path.parent for path in tmp_path.glob("runs/finetune/*/summary.csv")]
+    cells = pd.read_csv(folder / "accuracy.csv")
+    last = cells[cells["after_task"] == 3]
+    summary = pd.read_csv(folder / "summary.csv").iloc[0]
+    assert summary["overall_accuracy"] == pytest.approx(last["correct"].sum() / last["n"].sum())
+    assert abs(summary["overall_accuracy"] - summary["average_accuracy"]) > 0.01
+    assert "the tasks differ in size" in summary["warnings"]
+
+
+@pytest.mark.parametrize("typed", [("scenario=class", "epochs=1"), (*UNEQUAL, "scenario=task")])
+def test_equal_tasks_and_other_scenarios_are_not_warned_of(clrun, tmp_path, typed):
+    assert "differ in size" not in "".join(clrun(*typed, f"outputs={tmp_path}")[1:])
+
+
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_what_may_not_be_answered_is_empty(clrun, tmp_path, validation):
+    """scenario=class active=seen: a later task scores 0 by construction; row 0, of the untrained network, is there."""
+    clrun("scenario=class", "active=seen", "epochs=1", f"validation={validation}", f"outputs={tmp_path}")
+    (folder,) = [path.parent for path in tmp_path.glob("runs/*/*/summary.csv")]
+    for name in ["accuracy_matrix.csv", *(["validation_matrix.csv"] if validation else [])]:
+        matrix = pd.read_csv(folder / name).drop(columns=["after_task", "average"]).to_numpy()
+        later = np.triu(np.ones((5, 5), bool), 1)
+        assert np.isnan(matrix[1:][later]).all()
+        assert np.isfinite(matrix[0]).all() and np.isfinite(matrix[1:][~later]).all()
+    assert len(pd.read_csv(folder / "accuracy.csv")) == 5 + 15
+    assert (folder / "accuracy_matrix.png").is_file()
+    forgetting = pd.read_csv(folder / "summary.csv").iloc[0]["forgetting"]
+    assert forgetting == pytest.approx(pd.read_csv(folder / "forgetting.csv")["forgetting"].iloc[-1])
