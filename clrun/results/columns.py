@@ -85,8 +85,8 @@ PROVENANCE_MEANINGS = {
 }
 
 FORGETTING_MEANINGS = {
-    "task": "number of the task, from 1; `average` in the last row, which holds the means of the defined cells; that "
-    "of `accuracy_when_learned` is empty where a task was not measured, as in summary.csv",
+    "task": "number of the task, from 1; `average` in the last row, which holds the means of the defined cells; "
+    "that of `accuracy_when_learned` is empty where a task was not measured, as in summary.csv",
     "accuracy_untrained": "accuracy of the untrained network",
     "accuracy_when_learned": "accuracy just after the task was learnt",
     "best_accuracy": "best accuracy after any task but the last; of the last task its final accuracy",
