@@ -146,11 +146,10 @@ def test_one_file_of_a_run_is_read(clrun_tune, monkeypatch):
 
 
 def test_the_score_of_a_diverged_run_is_none(tmp_path):
-    (tmp_path / "validation_matrix.csv").write_text(
-        "after_task,task_1,task_2,average\n0,.5,.5,.5\n1,.5,.5,.5\n2,.25,.75,.5\n"
-    )
+    begin = "after_task,task_1,task_2,average\n0,.5,.5,.5\n1,.5,.5,.5\n"
+    (tmp_path / "validation_matrix.csv").write_text(f"{begin}2,.25,.75,.5\n")
     assert search.validation_accuracy(tmp_path) == 0.5
-    (tmp_path / "validation_matrix.csv").write_text(f"{header}2,,,\n")
+    (tmp_path / "validation_matrix.csv").write_text(f"{begin}2,,,\n")
     assert search.validation_accuracy(tmp_path) is None
 
 
