@@ -225,7 +225,7 @@ def test_a_crashed_trial_is_tried_again(clrun_tune, faulty):
     assert trials().status.tolist() == ["done", "unfinished", "done"]
     Path("repaired").touch()
     code, out, _ = clrun_tune(*typed)
-    assert code == 0 and trials().status.tolist() == ["done"] * 3 and "1 runs, 1 to train" in out
+    assert code == 0 and trials().status.tolist() == ["done"] * 3 and "1 run, 1 to train" in out
 
 
 def test_a_round_of_crashes_ends_the_search(clrun_tune, faulty):
