@@ -22,7 +22,7 @@ from clrun.engine.health import is_monitored
 from clrun.engine.state import QUADRATIC, Signals, TrainState
 from clrun.engine.step import signals_of
 from clrun.engine.steppers import Block, counting
-from clrun.models import SplitTheta
+from clrun.models import BatchNormRecord, SplitTheta, updated_statistics
 from clrun.optimizers import Cut, Optimizer
 from clrun.strategy import Quadratic, Strategy, Tree, gradient_by_leaf
 
@@ -61,30 +61,31 @@ class InPlaceStepper:
 
     def take_step(self, batch: Batch, monitored: bool) -> Signals:
         """Take one step and return its signals {name: ()}; those in `MONITORED` are nan unless `monitored`."""
-        strategy, theta, state = self.strategy, self.current.theta, self.current.state
-        g, loss, aux = self.gradient(batch)
+        passes: list[BatchNormRecord] = []  # what batch norm sees in this step
+        # Batches are cut to their size, so that all their samples are there.
+        strategy, theta, state = self.strategy.train_mode(None, passes), self.current.theta, self.current.state
+        g, loss, aux = self.gradient(strategy, batch)
         if self.penalty.quadratic is not None:
             g = self.penalty.add_gradient(g, in_place=self.by_leaf)
             aux = aux | {QUADRATIC: self.penalty.value() if monitored else self.not_monitored}
-        stats = strategy.net.updated_statistics(theta, self.current.stats, batch.x)
         before = theta.clone() if self.restricts or self.watches_moves else theta
         self.move(g, self.lr)
         if self.restricts:
             theta.copy_(before + strategy.restrict(theta - before, g[0], before, state, self.hp, batch))
         new = strategy.after_step(state, self.hp, batch, aux)
         new = unaliased(strategy.after_move(new, before, theta, aux), theta) if self.watches_moves else new
-        self.current = self.current._replace(stats=stats, state=new)
+        self.current = self.current._replace(stats=updated_statistics(self.current.stats, passes), state=new)
         if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
         return signals_of(loss, norm_of(g) if monitored else self.not_monitored, aux)
 
-    def gradient(self, batch: Batch) -> tuple[Pieces, Tensor, dict[str, Tensor]]:
+    def gradient(self, strategy: Strategy, batch: Batch) -> tuple[Pieces, Tensor, dict[str, Tensor]]:
         """Return the gradient of the loss, split as theta is, the loss () and aux."""
         arguments = self.current.state, self.hp, batch
         if self.by_leaf:
             leaves = self.split_theta.leaves
-            return gradient_by_leaf(self.strategy.loss, self.split_theta, leaves, self.split, *arguments)
-        g, loss, aux = self.strategy.gradient(self.current.theta, *arguments)
+            return gradient_by_leaf(strategy.loss, self.split_theta, leaves, self.split, *arguments)
+        g, loss, aux = strategy.gradient(self.current.theta, *arguments)
         return [g], loss, aux
 
 

@@ -247,20 +247,20 @@ class Stack:
                 index(self.tables, rows, weight.to(self.lr.dtype)),
                 StepContext(*self.stage_and_horizon(partial.report.stage), progress, epoch, noise),
                 partial.start,
-                batch_sizes[0].tolist() if self.cuts_batches(stepper.current) else None,
+                batch_sizes[0].tolist() if self.cuts_batches else None,
             )
             signals = stepper.run_steps(block, listener.steps_taken)
             signals = {name: self.vectorizer.unstack_to_host(v) for name, v in signals.items()}
         self.seconds_per_step = (perf_counter() - began) / size
         return signals | {"present": batch_sizes > 0}
 
-    def cuts_batches(self, current: TrainState) -> bool:
-        """Return whether a batch that is not full is cut to its size rather than padded with samples of weight 0.
+    @property
+    def cuts_batches(self) -> bool:
+        """Whether a batch that is not full is cut to its size rather than filled up with samples of weight 0.
 
-        Runs of a stack, and graphs, need batches of one size; a compiled step would be compiled anew for another size,
-        which is worth it only for batch norm, as it must not see the padding.
+        Runs of a stack, and graphs, need batches of one size, and a compiled step would be compiled anew for another.
         """
-        return self.alone and not self.use_graph and (bool(current.stats) or not self.compile)
+        return self.alone and not (self.use_graph or self.compile)
 
     def stage_and_horizon(self, stage: int) -> tuple[Tensor, Tensor]:
         """Return the stage () and its horizon (), int64, on the device."""

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from clrun.data.batches import Batch, SampleIndex, StepContext
 from clrun.data.tasks import TaskTables
 from clrun.engine.state import NORM, QUADRATIC, Signals, TrainState
+from clrun.models import BatchNormRecord, updated_statistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy, Tree
 
@@ -32,11 +33,13 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
         current: TrainState, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
     ) -> tuple[TrainState, Signals]:
         batch = strategy.data.gather(tables, samples, context)
-        g, loss, aux = whole_gradient(strategy, current.theta, current.state, hp, batch)
+        passes: list[BatchNormRecord] = []  # what batch norm sees in this step
+        training = strategy.train_mode(batch.weight, passes)
+        g, loss, aux = whole_gradient(training, current.theta, current.state, hp, batch)
         delta, opt = optimizer.update(g, current.opt, lr, current.theta)
-        theta = current.theta + strategy.restrict(delta, g, current.theta, current.state, hp, batch)
-        state = strategy.after_move(strategy.after_step(current.state, hp, batch, aux), current.theta, theta, aux)
-        stats = strategy.net.updated_statistics(current.theta, current.stats, batch.x)
+        theta = current.theta + training.restrict(delta, g, current.theta, current.state, hp, batch)
+        state = training.after_move(training.after_step(current.state, hp, batch, aux), current.theta, theta, aux)
+        stats = updated_statistics(current.stats, passes)
         return TrainState(theta, opt, stats, state), signals_of(loss, (g @ g).sqrt(), aux)
 
     return step

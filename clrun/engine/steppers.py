@@ -5,8 +5,7 @@
 * `cuda_graph.GraphStepper` is used on CUDA, for one run or a stack. There the step of a small network takes as long as
   the launches of its several hundred kernels, so it is recorded once as a CUDA graph, which is launched as a whole.
 * `EagerStepper` calls the pure step function at every step. It is used for a stack on a CPU. On CUDA it is used for a
-  stack or a compiled step that is not recorded, because batch norm would include the padding of a batch in its mean, or
-  because the user has typed cuda_graph=off.
+  stack or a compiled step that is not recorded because the user has typed cuda_graph=off.
 
 `Stack.make_stepper` chooses. Tests hold the three to the same results.
 """
@@ -58,9 +57,7 @@ class EagerStepper:
         self.step, self.current, self.values = step, current, values
 
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
-        steps: Iterable[tuple[SampleIndex, StepContext]] = split_steps(block.samples, block.context)
-        if block.sizes is not None:
-            steps = (shortened(*step, n) for step, n in zip(steps, block.sizes, strict=True))
+        steps = split_steps(block.samples, block.context)
         log = [self.take_step(samples, context) for samples, context in counting(steps, on_steps)]
         return {name: torch.stack([signals[name] for signals in log], -1) for name in log[0]}
 
@@ -71,11 +68,6 @@ class EagerStepper:
 
     def snapshot(self) -> TrainState:
         return self.current
-
-
-def shortened(samples: SampleIndex, context: StepContext, n: int) -> tuple[SampleIndex, StepContext]:
-    """Return the first n samples of a step of one run."""
-    return SampleIndex(*(v[:n] for v in samples)), context._replace(noise=context.noise[:, :n])
 
 
 def counting(steps: Iterable[T], on_steps: Callable[[int], None]) -> Iterator[T]:

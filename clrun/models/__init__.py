@@ -1,17 +1,24 @@
 """Networks as functions of one flat vector of parameters, theta; the public names are those below."""
 
+from clrun.models.batch_norm import (
+    BatchNormMode,
+    BatchNormRecord,
+    RunningStatistics,
+    batch_norm,
+    updated_statistics,
+)
 from clrun.models.cnn import CNN
 from clrun.models.layout import Layout
 from clrun.models.mlp import MLP
 from clrun.models.network import (
     Net,
     Network,
-    RunningStatistics,
     SplitTheta,
     Tap,
     Weights,
     identity_tap,
     initialize_network,
+    normalises_one_sample,
 )
 from clrun.models.resnet import ResNet18
 
@@ -20,6 +27,8 @@ Statistics = RunningStatistics  # the former name, which goes away in the next r
 __all__ = [
     "CNN",
     "MLP",
+    "BatchNormMode",
+    "BatchNormRecord",
     "Layout",
     "Net",
     "Network",
@@ -29,6 +38,9 @@ __all__ = [
     "Statistics",
     "Tap",
     "Weights",
+    "batch_norm",
     "identity_tap",
     "initialize_network",
+    "normalises_one_sample",
+    "updated_statistics",
 ]

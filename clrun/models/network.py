@@ -9,6 +9,7 @@ Shapes: B samples, C channels, H x W pixels, P parameters.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import gcd
 from typing import Any
 
@@ -16,14 +17,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clrun.models.batch_norm import (
+    EPS,
+    MOMENTUM,
+    BatchNormMode,
+    BatchNormRecord,
+    Moments,
+    RunningStatistics,
+    batch_norm,
+    initial_statistics,
+)
 from clrun.models.layout import Layout
 from clrun.system.errors import UsageError
 
 # tap(i, h) returns what the i-th hidden layer passes on in place of h (B, width, ...).
 Tap = Callable[[int, Tensor], Tensor]
 
-# The running means and variances of all batch norms: {"<layer>.mean": (C,), "<layer>.var": (C,)}.
-RunningStatistics = dict[str, Tensor]
+# Batch norm in training mode, over samples all of which are there.
+TRAINING = BatchNormMode()
 
 
 def identity_tap(layer: int, h: Tensor) -> Tensor:
@@ -34,12 +45,12 @@ def identity_tap(layer: int, h: Tensor) -> Tensor:
 class Weights:
     """The parameters of one network, applied layer by layer.
 
-    `pieces` is {"<layer>.<parameter>": tensor}. `statistics` None means training, where batch norm uses the mean and
-    variance of the batch; otherwise the network is in evaluation mode and batch norm uses these running statistics.
+    `pieces` is {"<layer>.<parameter>": tensor}. `mode` says how batch norm works in this pass: in training or with
+    running statistics, over which samples, and where it records what it has seen.
     """
 
-    def __init__(self, pieces: Mapping[str, Tensor], statistics: RunningStatistics | None):
-        self.pieces, self.statistics = pieces, statistics
+    def __init__(self, pieces: Mapping[str, Tensor], mode: BatchNormMode = TRAINING):
+        self.pieces, self.mode = pieces, mode
 
     def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
         """Return the output of layer `name`, which computed z from x.
@@ -67,32 +78,23 @@ class Weights:
         # torch.group_norm also accepts groups of a single value, which F.group_norm refuses.
         return self.forward_hook(name, x, torch.group_norm(x, groups, scale, shift))
 
-    def batch_norm(self, name: str, x: Tensor) -> Tensor:
-        """Return the batch norm (B, C, H, W) of x (B, C, H, W).
+    def batch_norm(self, name: str, x: Tensor, eps: float = EPS, momentum: float | None = MOMENTUM) -> Tensor:
+        """Return the batch norm of x (B, C) or (B, C, ...), in training over the samples that are there.
 
-        It never writes running statistics; `Net.updated_statistics` returns those as a new value.
+        eps and momentum are those of the layer. It never writes running statistics: it records the moments of the
+        batch, from which the engine makes new ones (see `clrun.models.batch_norm`).
         """
-        scale, shift = self.pieces[f"{name}.weight"], self.pieces[f"{name}.bias"]
-        z = F.batch_norm(x, *self.running_moments(name), scale, shift, self.statistics is None)
+        scale, shift = self.pieces.get(f"{name}.weight"), self.pieces.get(f"{name}.bias")
+        z, moments = batch_norm(x, self.mode.weight_of(x), *self.running_moments(name), scale, shift, eps)
+        if moments is not None and self.mode.records is not None:
+            seen = Moments(*(v.detach() for v in moments))
+            self.mode.records.append(BatchNormRecord(name, seen, momentum))
         return self.forward_hook(name, x, z)
 
     def running_moments(self, name: str) -> tuple[Tensor | None, Tensor | None]:
         """Return the running mean (C,) and variance (C,) of a batch norm; (None, None) in training."""
-        running = self.statistics or {}
+        running = self.mode.running or {}
         return running.get(f"{name}.mean"), running.get(f"{name}.var")
-
-
-class StatisticsRecorder(Weights):
-    """Weights in training mode that record the mean and variance of the input of each batch norm in `recorded`."""
-
-    def __init__(self, pieces: Mapping[str, Tensor], recorded: RunningStatistics):
-        super().__init__(pieces, None)
-        self.recorded = recorded
-
-    def batch_norm(self, name: str, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=1)
-        self.recorded |= {f"{name}.var": variance, f"{name}.mean": mean}
-        return super().batch_norm(name, x)
 
 
 class Network:
@@ -119,10 +121,20 @@ class Network:
         return {f"{layer}.{name}": p.detach() for layer, m in self.layers.items() for name, p in m.named_parameters()}
 
     def statistics(self) -> RunningStatistics:
-        """Return the initial running statistics of all batch norms: mean 0 and variance 1."""
-        norms = {name: m for name, m in self.layers.items() if isinstance(m, nn.BatchNorm2d)}
-        means = {f"{name}.mean": torch.zeros(m.num_features) for name, m in norms.items()}
-        return means | {f"{name}.var": torch.ones(m.num_features) for name, m in norms.items()}
+        """Return the initial running statistics of all batch norms, by name; those that the layers hold by default.
+
+        A network whose batch norms lie elsewhere than in `layers`, such as in a module with modules of its own,
+        overrides it: the name of a batch norm is the one by which `forward` calls `weights.batch_norm`.
+        """
+        return initial_statistics(self.layers)
+
+    @cached_property
+    def has_batch_norm(self) -> bool:
+        """Whether the samples of a batch are normalised together; by default whether there are running statistics.
+
+        A network all of whose batch norms are without running statistics overrides it.
+        """
+        return bool(self.statistics())
 
 
 def picture_shape(inputs: Sequence[int], model: str) -> tuple[int, int, int]:
@@ -160,6 +172,30 @@ def initialize_network(seed: int, kind: type[Network], scheme: str, **shape: Any
     return network
 
 
+class PositionCounter(Weights):
+    """Weights that append to `seen` how many values of one sample each channel of a batch norm has."""
+
+    def __init__(self, pieces: Mapping[str, Tensor], mode: BatchNormMode, seen: list[int]):
+        super().__init__(pieces, mode)
+        self.seen = seen
+
+    def batch_norm(self, name: str, x: Tensor, eps: float = EPS, momentum: float | None = MOMENTUM) -> Tensor:
+        self.seen.append(x.shape[2:].numel() * len(x))
+        return x
+
+
+def normalises_one_sample(network: Network, shape: Sequence[int]) -> bool:
+    """Return whether every batch norm can normalise a batch of one sample, of the given shape (C, H, W).
+
+    It cannot where a channel of the sample is a single value, whose deviation from the mean is 0.
+    """
+    seen: list[int] = []
+    with torch.no_grad():
+        weights = PositionCounter(network.parameters(), TRAINING, seen)
+        network.forward(weights, torch.zeros(1, *shape), identity_tap, identity_tap)
+    return min(seen, default=2) > 1
+
+
 class SplitTheta(Tensor):
     """A theta (P,) that brings its pieces with it, each of them a leaf of autograd on theta's own memory.
 
@@ -191,44 +227,49 @@ class Net:
     """A network as a function: net(theta, x, tap, before) -> logits.
 
     theta is (P,), x (B, C, H, W), the logits (B, outputs). `tap` and `before` change hidden layers after and before
-    the nonlinearity. `statistics` None means training mode, otherwise they are batch norm's running statistics.
-    `reader` makes `Weights` of the pieces of theta and the statistics; it is replaced where a pass has to look inside
-    (Fisher information, batch norm). `autocast` is the type of matrix products, None for theta's own type.
-    Given a `SplitTheta`, it reads its pieces.
+    the nonlinearity. `reader` makes `Weights` of the pieces of theta and the mode of batch norm; it is replaced where a
+    pass has to look inside (Fisher information). `autocast` is the type of matrix products, None for theta's own type.
+    `mode` is how batch norm works. Given a `SplitTheta`, it reads its pieces.
     """
 
     network: Network
     layout: Layout
-    statistics: RunningStatistics | None = None
-    reader: Callable[[Mapping[str, Tensor], RunningStatistics | None], Weights] = field(default=Weights)
+    reader: Callable[[Mapping[str, Tensor], BatchNormMode], Weights] = field(default=Weights)
     autocast: torch.dtype | None = None
+    mode: BatchNormMode = TRAINING
 
     def __call__(self, theta: Tensor, x: Tensor, tap: Tap = identity_tap, before: Tap = identity_tap) -> Tensor:
         pieces = theta.pieces if isinstance(theta, SplitTheta) else self.layout.view(theta)
-        weights = self.reader(pieces, self.statistics)
+        weights = self.reader(pieces, self.mode.of_batch(len(x)))
         if self.autocast is None:
             return self.network.forward(weights, x, tap, before)
         with torch.autocast(theta.device.type, self.autocast):
             return self.network.forward(weights, x, tap, before).to(theta.dtype)
 
+    @property
+    def statistics(self) -> RunningStatistics | None:
+        """The running statistics of batch norm in evaluation mode; None in training mode."""
+        return self.mode.running
+
     def eval_mode(self, statistics: RunningStatistics) -> "Net":
         """Return the network in evaluation mode, with these running statistics for batch norm."""
-        return replace(self, statistics=statistics)
+        return replace(self, mode=BatchNormMode(statistics))
 
-    def updated_statistics(
-        self, theta: Tensor, statistics: RunningStatistics, x: Tensor, momentum: float = 0.1
-    ) -> RunningStatistics:
-        """Return batch norm's running statistics after one more batch x (B, C, H, W).
+    def train_mode(self, sample_weight: Tensor | None, records: list[BatchNormRecord] | None) -> "Net":
+        """Return the network in training mode, for one step of training.
 
-        It takes a forward pass of its own, so that the loss stays a function without side effects. A network without
-        batch norm returns its (empty) statistics at once.
+        sample_weight (B,) says which samples of the step's batch are there, None for all of them. What each batch norm
+        sees is appended to `records` in each pass; None: it is not recorded.
         """
-        if not statistics:
-            return statistics
-        recorded: RunningStatistics = {}
+        return replace(self, mode=BatchNormMode(None, sample_weight, records))
 
-        def reader(pieces: Mapping[str, Tensor], _: RunningStatistics | None) -> Weights:
-            return StatisticsRecorder(pieces, recorded)
+    def weighing(self, sample_weight: Tensor) -> "Net":
+        """Return the network for passes in which sample_weight (B,), 1 or 0, says which of the B samples are there.
 
-        replace(self, statistics=None, reader=reader)(theta.detach(), x)
-        return {name: old.lerp(recorded[name], momentum) for name, old in statistics.items()}
+        In evaluation mode, in which samples do not depend on each other, it is the network itself.
+        """
+        return self if self.statistics is not None else self.train_mode(sample_weight, self.mode.records)
+
+    def unrecorded(self) -> "Net":
+        """Return the network for passes that do not count for the running statistics."""
+        return replace(self, mode=replace(self.mode, records=None))

@@ -48,7 +48,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         initializers=[initializer(run, layout, data, dtype) for run in runs],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
-        use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto" and may_be_filled_up(settings, network),
+        use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto",
         compile=settings["compile"] and device.type == "cuda",
         block_steps=block_steps,
     )
@@ -123,12 +123,6 @@ def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:
 def budget(settings: Settings) -> Budget:
     """Return how long a task is trained."""
     return Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"])
-
-
-def may_be_filled_up(settings: Settings, network: Network) -> bool:
-    """Return whether a short batch may be filled up with samples of weight 0, as stacks and CUDA graphs do. Batch norm
-    would include them in its mean."""
-    return settings["drop_last"] or not network.statistics()
 
 
 def optimizer_settings(settings: Settings) -> dict[str, Any]:

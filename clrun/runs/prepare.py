@@ -19,7 +19,7 @@ from clrun.data.sampler import EpochSampler
 from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import TaskStream, make_tasks
-from clrun.models import Layout, Net
+from clrun.models import Layout, Net, Network, normalises_one_sample
 from clrun.runs.build import budget, choices, initialize, uninitialized_network
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import own_dataset, strategy_class, with_sources
@@ -36,9 +36,9 @@ def prepare(settings: Settings) -> Prepared:
     images = SHARED.load(image_settings(settings), own_dataset(settings))
     settings = with_domains(with_listed_names(settings, images.classes), images)
     stream = make_tasks(images, settings.values)
-    refuse_batch_of_one(strategy, stream, settings)
     refuse_large(strategy, images, stream, settings)
     network = initialize(settings, images.x.shape[1:], len(stream.names))
+    refuse_batch_of_one(strategy, stream, network, images, settings)
     incompatibility = strategy.incompatibility(network, settings["optimizer.name"], settings.knobs)
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
@@ -120,9 +120,11 @@ def with_domains(settings: Settings, images: Samples) -> Settings:
     return replace(settings, values={**settings.values, **changed}, not_default=stated)
 
 
-def refuse_batch_of_one(strategy: type[Strategy], stream: TaskStream, settings: Settings) -> None:
-    """Raise UsageError where a stage has a batch of one sample, which batch norm cannot normalise."""
-    if settings.values.get("model.norm") != "batch":
+def refuse_batch_of_one(
+    strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
+) -> None:
+    """Raise UsageError where a stage has a batch of one picture that the network's batch norms cannot normalise."""
+    if not network.has_batch_norm:
         return
     # `visible` reads data.tasks alone, so the strategy needs no network here
     unbuilt = strategy(
@@ -131,12 +133,15 @@ def refuse_batch_of_one(strategy: type[Strategy], stream: TaskStream, settings: 
     for stage in range(len(stream.train)):
         pools = [stream.train[task] for task in unbuilt.visible(stage)]
         even = settings["scenario"] == "task" and len(pools) > 1
-        if pools and EpochSampler(pools, budget(settings), even, settings["seed"], "").smallest_batch == 1:
-            raise UsageError(
-                f"model.norm=batch with batch_size={settings['batch_size']} leaves task {stage + 1} a batch of one "
-                "picture, which batch norm cannot normalise; type another batch_size"
-                + (", or drop_last=true." if settings["batch_size"] > 1 else ".")
-            )
+        if not pools or EpochSampler(pools, budget(settings), even, settings["seed"], "").smallest_batch > 1:
+            continue
+        if normalises_one_sample(network, images.x.shape[1:]):
+            return
+        raise UsageError(
+            f"batch_size={settings['batch_size']} leaves task {stage + 1} a batch of one picture, and model="
+            f"{settings['model']} shrinks a picture to one value a channel, which batch norm cannot normalise; type "
+            "another batch_size" + (", or drop_last=true." if settings["batch_size"] > 1 else ".")
+        )
 
 
 def refuse_large(strategy: type[Strategy], images: Samples, stream: TaskStream, settings: Settings) -> None:

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import Aux, Batch, HealthRows, Knobs, Memory, Pool, Replay, buffer_stats
+from clrun.strategy import Aux, Batch, HealthRows, Knobs, Memory, Pool, Replay, buffer_stats, gradient_of
 
 
 @dataclass(frozen=True)
 class AGEM(Replay):
     """Averaged gradient episodic memory.
 
-    Its state is the memory of M row numbers (8 M bytes and the images), and a counter of projections.
+    Its state is the memory of M row numbers (8 M bytes and the images), and a counter of projections. The batch passes
+    through the network first and what is recalled second, each by itself, also for batch norm.
     """
 
     class State(NamedTuple):
@@ -34,7 +35,8 @@ class AGEM(Replay):
         """Return the projected gradient g~ (eq. 11)."""
         g, loss, aux = super().gradient(theta, state, hp, batch)
         old, _ = self.recall(state.memory, batch, batch.noise[1])
-        r, replay, _ = super().gradient(theta, state, hp, old)
+        recalled = self.recalling(state.memory, old)
+        r, replay, _ = gradient_of(recalled.loss, theta, state, hp, old)
         past = state.memory.offered > 0
         projected = past & (g @ r < 0)
         overlap = torch.where(projected, (g @ r) / (r @ r), 0)

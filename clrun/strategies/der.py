@@ -26,7 +26,8 @@ class DER(Replay):
     """Dark experience replay.
 
     Its state is the memory of M row numbers (8 M bytes and the images) and the logits of its samples (4 M C bytes in
-    float32). Each batch, the present and the replayed one, passes through the network by itself.
+    float32). The batch and what is recalled pass through the network each by itself, also for batch norm: first B, then
+    (in DER++) R', then R.
     """
 
     class Hyper(NamedTuple):
@@ -48,7 +49,8 @@ class DER(Replay):
     def replay_loss(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> Tensor:
         """Return what replay adds to the loss: (), to be multiplied by 0 while the memory is empty."""
         old, slots = self.recall(state.memory, batch, batch.noise[1])
-        gap = self.logits(theta, state, hp, old.x, old.t) - state.z[slots]
+        recalled = self.recalling(state.memory, old)
+        gap = recalled.logits(theta, state, hp, old.x, old.t) - state.z[slots]
         return hp.alpha * old.mean(gap.square().mean(-1))
 
     def after_step(self, state: State, hp: Any, batch: Batch, aux: Aux) -> State:
@@ -83,5 +85,6 @@ class DERpp(DER):
     def replay_loss(self, theta: Tensor, state: DER.State, hp: Any, batch: Batch) -> Tensor:
         """Return what DER adds to the loss, plus beta * CE(R'; theta) (eq. 6)."""
         old, _ = self.recall(state.memory, batch, batch.noise[2])
-        labels = cross_entropy(self.logits(theta, state, hp, old.x, old.t), old)
+        recalled = self.recalling(state.memory, old)
+        labels = cross_entropy(recalled.logits(theta, state, hp, old.x, old.t), old)
         return super().replay_loss(theta, state, hp, batch) + hp.beta * labels

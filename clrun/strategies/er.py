@@ -39,7 +39,8 @@ class ER(Replay):
     def loss(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
         """Return w CE(B; theta) + (1 - w) CE(R; theta)."""
         old, _ = self.recall(state.memory, batch, batch.noise[1])
-        z = self.logits(theta, state, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
+        both = self.recalling(state.memory, old, joined_to=batch)
+        z = both.logits(theta, state, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
         each = losses(z, torch.cat([batch.y, old.y]), torch.cat([batch.active, old.active]))
         fit, replay = (part.mean(values) for part, values in zip((batch, old), each.chunk(2), strict=True))
         w = self.weight(state.memory, batch, fit)

@@ -28,12 +28,12 @@ from torch import Tensor
 from clrun.strategy import (
     Aux,
     Batch,
+    BatchNormMode,
     Gaussian,
     HealthRows,
     Knobs,
     Network,
     Pool,
-    RunningStatistics,
     Strategy,
     Weights,
     cross_entropy,
@@ -65,11 +65,11 @@ class DropTransferWeights(Weights):
     def __init__(
         self,
         pieces: Mapping[str, Tensor],
-        statistics: RunningStatistics | None,
+        mode: BatchNormMode,
         previous: Weights,
         scales: Mapping[str, Tensor],
     ):
-        super().__init__(pieces, statistics)
+        super().__init__(pieces, mode)
         self.previous, self.scales = previous, scales
 
     def linear(self, name: str, x: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class IMM(Strategy):
 
     def drop_transfer_loss(self, theta: Tensor, state: State, batch: Batch) -> Tensor:
         """Return the cross entropy () with units dropped to the previous weights by the noise of this step."""
-        previous = Weights(self.net.layout.view(state.last), None)
+        previous = Weights(self.net.layout.view(state.last))
         reader = partial(DropTransferWeights, previous=previous, scales=self.scales(batch.noise, theta))
         return cross_entropy(replace(self.net, reader=reader)(theta, batch.x), batch)
 

@@ -39,7 +39,7 @@ class PackNet(Strategy):
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         if not network.taps:
             return "it shares out the weights of hidden layers, and this network has none; type model.widths=[100,100]."
-        if any(isinstance(layer, nn.BatchNorm2d) for layer in network.layers.values()):
+        if network.statistics():
             return (
                 "batch norm keeps one set of running statistics, which later tasks overwrite and old ones would be "
                 "answered with; type model.norm=group."

@@ -31,12 +31,12 @@ class Separate(Strategy):
 
     class State(NamedTuple):
         thetas: Tensor  # (T, P); those of later tasks are the untrained network
-        statistics: RunningStatistics  # {name: (T, width)} of each network's batch norm
+        statistics: RunningStatistics  # {name: (T, ...)} of each network's batch norm
         stage: Tensor  # () int64: the task that theta belongs to
 
     def init(self, theta: Tensor) -> State:
         T, initial = self.data.tasks, self.net.network.statistics()
-        statistics = {name: v.to(theta).repeat(T, 1) for name, v in initial.items()}
+        statistics = {name: v.to(theta).expand(T, *v.shape).clone() for name, v in initial.items()}
         return self.State(theta.repeat(T, 1), statistics, torch.zeros((), dtype=torch.long, device=theta.device))
 
     def loss(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
@@ -50,14 +50,18 @@ class Separate(Strategy):
         return theta, state._replace(thetas=thetas, statistics=statistics)
 
     def networks(self, theta: Tensor, state: State) -> tuple[Tensor, RunningStatistics]:
-        """Return parameters (T, P) and statistics {name: (T, width)} of all tasks' networks, theta (P,) among them.
+        """Return parameters (T, P) and statistics {name: (T, ...)} of all tasks' networks, theta (P,) among them.
 
         The network must be in evaluation mode, with the running statistics of theta.
         """
-        trained = torch.arange(self.data.tasks, device=theta.device)[:, None] == state.stage
+        trained = torch.arange(self.data.tasks, device=theta.device) == state.stage
         current = self.net.statistics or {}  # without batch norm there are none
-        statistics = {name: torch.where(trained, current[name], stored) for name, stored in state.statistics.items()}
-        return torch.where(trained, theta, state.thetas), statistics
+
+        def replaced(stored: Tensor, new: Tensor) -> Tensor:
+            return torch.where(trained.view(-1, *[1] * new.dim()), new, stored)
+
+        statistics = {name: replaced(stored, current[name]) for name, stored in state.statistics.items()}
+        return replaced(state.thetas, theta), statistics
 
     def logits(self, theta: Tensor, state: State, hp: Any, x: Tensor, t: Tensor) -> Tensor:
         """Return the logits (B, outputs) of each sample by the network of its task t."""

@@ -1,7 +1,7 @@
 """What strategies are built from; the strategies themselves are in clrun.strategies."""
 
 from clrun.data.batches import Batch, Data, Pool
-from clrun.models import Network, RunningStatistics, Weights
+from clrun.models import BatchNormMode, Network, RunningStatistics, Weights
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.fisher_information import diagonal_fisher
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
@@ -23,6 +23,7 @@ __all__ = [
     "NEGLIGIBLE",
     "Aux",
     "Batch",
+    "BatchNormMode",
     "Data",
     "Gaussian",
     "HealthRows",

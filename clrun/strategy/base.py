@@ -9,13 +9,13 @@ Shapes: P parameters, B samples of a batch, C channels and H x W pixels of an im
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from clrun.data.batches import Batch, Data, Pool
-from clrun.models import Net, Network, RunningStatistics
+from clrun.models import BatchNormRecord, Net, Network, RunningStatistics
 from clrun.strategy.gradients import Aux, gradient_of
 from clrun.strategy.loss import cross_entropy
 from clrun.strategy.quadratic import Quadratic
@@ -203,11 +203,31 @@ class Strategy:
         """Return columns of health.csv from the state after a task, {column: ()}; by default none."""
         return {}
 
+    # ---------------------------------------------------------------- for strategies: not to be overridden
+
+    def weighing(self, sample_weight: Tensor) -> Self:
+        """Return the strategy for inputs x (B, ...) of which sample_weight (B,), 1 or 0, says whether they are there.
+
+        Batch norm leaves out the samples that are not. Without it, the samples of a step's batch are known, and those
+        of several batches one after the other count as that batch does; so it is needed for other inputs alone, such as
+        samples from a memory that may still be empty.
+        """
+        return replace(self, net=self.net.weighing(sample_weight))
+
     # ---------------------------------------------------------------- for the engine: not to be overridden
 
     def eval_mode(self, statistics: RunningStatistics) -> "Strategy":
         """Return the strategy with the network in evaluation mode, with these running statistics for batch norm."""
         return replace(self, net=self.net.eval_mode(statistics))
+
+    def train_mode(self, sample_weight: Tensor | None, records: list[BatchNormRecord]) -> "Strategy":
+        """Return the strategy for one step, with the network in training mode: see `Net.train_mode`.
+
+        Without batch norm it is the strategy itself.
+        """
+        if not self.net.network.has_batch_norm:
+            return self
+        return replace(self, net=self.net.train_mode(sample_weight, records))
 
 
 def memories(state: Tree) -> list[Memory]:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clrun.data.batches import Batch, Pool
-from clrun.models import RunningStatistics, Weights
+from clrun.models import BatchNormMode, Weights, batch_norm
 from clrun.strategy.base import Strategy, Tree
 from clrun.strategy.gradients import inside_transform
 
@@ -102,10 +102,10 @@ class ShapeRecorder(Weights):
     def __init__(
         self,
         pieces: Mapping[str, Tensor],
-        statistics: RunningStatistics | None,
+        mode: BatchNormMode,
         recorded: list[tuple[str, tuple[int, ...]]],
     ):
-        super().__init__(pieces, statistics)
+        super().__init__(pieces, mode)
         self.recorded = recorded
 
     def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
@@ -125,8 +125,8 @@ def output_shapes(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch
         return None
     recorded: list[tuple[str, tuple[int, ...]]] = []
 
-    def reader(pieces: Mapping[str, Tensor], statistics: RunningStatistics | None) -> Weights:
-        return ShapeRecorder(pieces, statistics, recorded)
+    def reader(pieces: Mapping[str, Tensor], mode: BatchNormMode) -> Weights:
+        return ShapeRecorder(pieces, mode, recorded)
 
     recording = replace(strategy, net=replace(strategy.net, reader=reader))
     recording.logits(theta, state, hp, batch.x[:1], batch.t[:1])
@@ -161,11 +161,11 @@ class RecordingWeights(Weights):
     def __init__(
         self,
         pieces: Mapping[str, Tensor],
-        statistics: RunningStatistics | None,
+        mode: BatchNormMode,
         layers: Mapping[str, nn.Module],
         record: LayerRecord,
     ):
-        super().__init__(pieces, statistics)
+        super().__init__(pieces, mode)
         self.layers, self.record = layers, record
 
     def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
@@ -185,7 +185,7 @@ class RecordingWeights(Weights):
         if isinstance(layer, nn.GroupNorm):
             return torch.group_norm(x, layer.num_groups)
         if isinstance(layer, nn.BatchNorm2d):
-            return F.batch_norm(x, *self.running_moments(name), training=self.statistics is None)
+            return batch_norm(x, self.mode.weight_of(x), *self.running_moments(name), None, None, layer.eps)[0]
         return x
 
 
@@ -196,8 +196,8 @@ def closed_form(
     layers, layout = strategy.net.network.layers, strategy.net.layout
 
     def values(record: LayerRecord) -> Tensor:
-        def reader(pieces: Mapping[str, Tensor], statistics: RunningStatistics | None) -> Weights:
-            return RecordingWeights(pieces, statistics, layers, record)
+        def reader(pieces: Mapping[str, Tensor], mode: BatchNormMode) -> Weights:
+            return RecordingWeights(pieces, mode, layers, record)
 
         recording = replace(strategy, net=replace(strategy.net, reader=reader))
         return what.values(recording.logits(theta, state, hp, batch.x, batch.t), batch.active)

@@ -1,6 +1,7 @@
 """The base class of methods that replay samples from a memory, and the statistics of what the memory holds."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -74,6 +75,17 @@ class Replay(Strategy):
         slots = memory.draw(noise)
         rows = torch.where(memory.offered > 0, memory.rows.index_select(0, slots), batch.rows)
         return self.data.recall(rows, batch), slots
+
+    def recalling(self, memory: Memory, recalled: Batch, joined_to: Batch | None = None) -> Self:
+        """Return the strategy for passing a batch from `recall` through the network, alone or after another batch.
+
+        While the memory is empty, the recalled samples stand for none, so they must not count for batch norm and its
+        running statistics. Without batch norm it is the strategy itself.
+        """
+        if not self.net.network.has_batch_norm:
+            return self
+        weight = torch.where(memory.offered > 0, recalled.weight, 0)
+        return self.weighing(weight if joined_to is None else torch.cat([joined_to.weight, weight]))
 
     def offer(self, memory: Memory, samples: Batch | Pool) -> Memory:
         """Return the memory after these samples were offered to it, those left out that are not `new`."""

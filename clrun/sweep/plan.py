@@ -93,13 +93,8 @@ def stack_size(
     runs_that_fit: Callable[["Prepared"], int] = runs_that_fit,
 ) -> int:
     """Return how many of these runs, which differ in values only, are trained as one stack at most."""
-    from clrun.runs.build import may_be_filled_up, uninitialized_network
-
     first, stack = runs[0], runs[0].settings["stack"]
     if stack in ("off", 1) or (stack == "auto" and device_type(first) != "cuda"):
-        return 1
-    network = uninitialized_network(first.settings, first.images.x.shape[1:], len(first.stream.names))
-    if not may_be_filled_up(first.settings, network):
         return 1
     return min(len(runs), runs_that_fit(first)) if stack == "auto" else stack
 

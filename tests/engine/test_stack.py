@@ -1,7 +1,5 @@
 """The engine: the order of samples, budgets, stacks of unequal tasks, what is measured and when."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from conftest import live
@@ -9,7 +7,6 @@ from torch.utils._pytree import tree_map
 
 from clrun.data.sampler import Budget, EpochSampler
 from clrun.engine.health import first_divergence, monitoring_weights
-from clrun.engine.steppers import EagerStepper
 
 
 def sampler(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=False, even=False, seed=0):
@@ -301,24 +298,3 @@ def test_batch_norm_statistics_move_in_training_alone(stack_of):
     moved = tree_map(lambda a, b: not torch.equal(a, b), run.stats, trained.stats)
     assert all(moved.values())
     assert all(torch.equal(after.stats[name], v) for name, v in trained.stats.items())
-
-
-def test_a_short_batch_is_cut_where_it_is_not_filled_up(stack_of, monkeypatch):
-    """Step by step, as a compiled step is taken, batch norm sees the same samples as in place."""
-    monkeypatch.setattr(torch, "compile", lambda step, **_: step)  # the stepper of a compiled step, without compiling
-    typed = (
-        "model=resnet18",
-        "model.width=2",
-        "model.norm=batch",
-        "epochs=1",
-        "batch_size=100",
-        "optimizer=sgd",
-        "tasks=2",
-    )
-    inplace = stack_of(*typed, "lr=0.01")
-    stepped = replace(stack_of(*typed, "lr=0.01"), compile=True)
-    assert inplace.schedule.sampler(0, 0, "train").smallest_batch < 100
-    a, b = (stack.train(stack.initialize(), stack.new_stage(0))[0] for stack in (inplace, stepped))
-    assert isinstance(stepped.make_stepper(stepped.initialize(), stepped.schedule.samplers(0, "train")), EagerStepper)
-    assert (a.theta - b.theta).abs().max() < 1e-12
-    assert all((a.stats[name] - v).abs().max() < 1e-12 for name, v in b.stats.items())

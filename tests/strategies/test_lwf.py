@@ -8,6 +8,7 @@ from conftest import live
 from helpers import as_class
 from torch import nn
 
+from clrun.models import updated_statistics
 from clrun.strategies.lwf import LwF
 
 TEMPERATURE, LAMBDA, STAGE = 3.0, 0.7, 2
@@ -120,7 +121,9 @@ def test_the_teacher_of_a_network_with_batch_norm_is_at_rest(stack_of):
         "split.classes=[[0,1],[2,3]]",
     )
     run, _ = stack.learn(stack.initialize(), 0)
-    seen = stack.strategy.net.updated_statistics(run.theta, run.stats, torch.rand(8, 1, 8, 8).double())
+    records = []
+    stack.strategy.net.train_mode(None, records)(run.theta, torch.rand(8, 1, 8, 8).double())
+    seen = updated_statistics(run.stats, records)
     assert all(torch.equal(run.state.statistics[name], v) for name, v in run.stats.items())
     assert not any(torch.equal(run.state.statistics[name], v) for name, v in seen.items())
     (batch,) = stack.strategy.data.chunks(stack.pool(1, "train", torch.float64).first(8), 8)
