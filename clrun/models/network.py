@@ -49,7 +49,7 @@ class Weights:
     running statistics, over which samples, and where it records what it has seen.
     """
 
-    def __init__(self, pieces: Mapping[str, Tensor], mode: BatchNormMode = TRAINING):
+    def __init__(self, pieces: Mapping[str, Tensor], mode: BatchNormMode):
         self.pieces, self.mode = pieces, mode
 
     def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:

@@ -131,7 +131,7 @@ class IMM(Strategy):
 
     def drop_transfer_loss(self, theta: Tensor, state: State, batch: Batch) -> Tensor:
         """Return the cross entropy () with units dropped to the previous weights by the noise of this step."""
-        previous = Weights(self.net.layout.view(state.last))
+        previous = Weights(self.net.layout.view(state.last), self.net.mode)
         reader = partial(DropTransferWeights, previous=previous, scales=self.scales(batch.noise, theta))
         return cross_entropy(replace(self.net, reader=reader)(theta, batch.x), batch)
 
