@@ -126,9 +126,9 @@ def batches(stack, stage):
     if not stack.strategy.visible(stage):
         return
     sampler = stack.schedule.sampler(0, stage, "train")
-    rows, weight, progress, noise = sampler.sample(0, sampler.steps)
+    rows, weight, progress, epoch, noise = sampler.sample(0, sampler.steps)
     index = stack.strategy.data.index(stack.tables, rows, weight.double())
-    context = StepContext(*stack.stage_and_horizon(stage), progress, noise)
+    context = StepContext(*stack.stage_and_horizon(stage), progress, epoch, noise)
     for samples, when in split_steps(index, context):
         n = int(samples.weight.sum())
         yield stack.strategy.data.gather(stack.tables, samples, when).first(n)
@@ -180,9 +180,9 @@ def test_a_step_with_batch_norm_is_pure_and_compiles_whole(stack_of, strategy):
     stack = stack_of(f"strategy={strategy}", *SMALL, "iterations=1")
     run = stack.initialize()
     sampler = stack.schedule.sampler(0, 0, "train")
-    rows, weight, progress, noise = sampler.sample(0, 1)
+    rows, weight, progress, epoch, noise = sampler.sample(0, 1)
     index = stack.strategy.data.index(stack.tables, rows, weight.double())
-    when = StepContext(*stack.stage_and_horizon(0), progress, noise)
+    when = StepContext(*stack.stage_and_horizon(0), progress, epoch, noise)
     ((samples, context),) = split_steps(index, when)
     step, args = make_step(stack.strategy, stack.optimizer), (stack.lr, stack.hp, stack.tables, samples, context)
     before = tree_map(torch.clone, run)
