@@ -75,7 +75,8 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
     if data_dir is not None and "root" in config["dataset"]:
         config["dataset"]["root"] = data_dir
     for group in GROUPS:
-        config[group].pop("source", None)  # it is read from the code that is there now
+        for key in ("source", "weights_source"):  # they are read from the code and the files that are there now
+            config[group].pop(key, None)
         config[group] = catalog.stated.get(f"{group}/{config[group]['name']}", {}) | config[group]
     try:
         return check(OmegaConf.create(config | {"knobs": catalog.stated["knobs"]}), catalog=catalog)

@@ -58,7 +58,7 @@ class KeySpec(Strict):
     """The specification of a key: its default, type, range and meaning."""
 
     default: Any  # if it is null, null may be typed
-    type: Literal["float", "int", "bool", "str", "path", "choice", "count", "ints", "floats", "classes"]
+    type: Literal["float", "int", "bool", "str", "path", "choice", "count", "ints", "floats", "classes", "mapping"]
     about: str = Field(min_length=1)
     min: float | None = None  # inclusive
     max: float | None = None
@@ -116,6 +116,7 @@ class KeySpec(Strict):
             "ints": list[whole],
             "floats": list[number],
             "classes": Annotated[list[classes], Field(min_length=1)],
+            "mapping": dict[str, Any],
         }
         return types[self.type] if self.default is not None else types[self.type] | None
 
@@ -138,6 +139,7 @@ class KeySpec(Strict):
             "ints": f"a list of whole numbers{each}, such as [100,100]",
             "floats": f"a list of finite numbers{each}, such as [0.1,0.2]",
             "classes": "a list of lists of class names or numbers, such as [[cat,dog],[deer]] or [[0,1],[2,3]]",
+            "mapping": "names with values, such as {width:8,depth:2}",
         }
         return texts[self.type]
 
@@ -305,7 +307,7 @@ def load(path: Path, group: str, root: Mapping[str, KeySpec]) -> Option:
     if group == "strategy":  # whose keys are typed as they are, like those of every run
         reserved = {*root, *GROUPS, CLUSTER, "hydra", "knobs", "experiment"}
     else:
-        reserved = set(type(option).model_fields)
+        reserved = {field.alias or name for name, field in type(option).model_fields.items()}
     for knob in option.knobs:
         if knob in reserved:
             raise UsageError(f"{path}: the knob {knob} has the name of a key that all runs have; give it another name.")

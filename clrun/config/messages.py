@@ -56,6 +56,7 @@ SYNONYMS = {
     "learning_rate": ["lr"], "hidden": ["model.widths"], "hidden_sizes": ["model.widths"], "layers": ["model.widths"],
     "num_epochs": ["epochs"], "n_epochs": ["epochs"], "n_tasks": ["tasks"], "num_tasks": ["tasks"],
     "method": ["strategy"], "algorithm": ["strategy"], "buffer_size": ["memory_size"], "ewc_lambda": ["lambda"],
+    "name": ["model.arch"], "architecture": ["model.arch"], "backbone": ["model.arch"],
 }  # fmt: skip
 
 

@@ -63,7 +63,11 @@ class InPlaceStepper:
         """Take one step and return its signals {name: ()}; those in `MONITORED` are nan unless `monitored`."""
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
         # Batches are cut to their size, so that all their samples are there.
-        strategy, theta, state = self.strategy.train_mode(None, passes), self.current.theta, self.current.state
+        strategy, theta, state = (
+            self.strategy.train_mode(None, passes, batch.noise),
+            self.current.theta,
+            self.current.state,
+        )
         g, loss, aux = self.gradient(strategy, batch)
         if self.penalty.quadratic is not None:
             g = self.penalty.add_gradient(g, in_place=self.by_leaf)

@@ -34,7 +34,7 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
     ) -> tuple[TrainState, Signals]:
         batch = strategy.data.gather(tables, samples, context)
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
-        training = strategy.train_mode(batch.weight, passes)
+        training = strategy.train_mode(batch.weight, passes, batch.noise)
         g, loss, aux = whole_gradient(training, current.theta, current.state, hp, batch)
         delta, opt = optimizer.update(g, current.opt, lr, current.theta)
         theta = current.theta + training.restrict(delta, g, current.theta, current.state, hp, batch)

@@ -9,6 +9,7 @@ from clrun.models.batch_norm import (
 )
 from clrun.models.cnn import CNN
 from clrun.models.layout import Layout
+from clrun.models.linear import Linear
 from clrun.models.mlp import MLP
 from clrun.models.network import (
     Net,
@@ -16,6 +17,7 @@ from clrun.models.network import (
     SplitTheta,
     Tap,
     Weights,
+    Window,
     identity_tap,
     initialize_network,
     normalises_one_sample,
@@ -30,6 +32,7 @@ __all__ = [
     "BatchNormMode",
     "BatchNormRecord",
     "Layout",
+    "Linear",
     "Net",
     "Network",
     "ResNet18",
@@ -38,6 +41,7 @@ __all__ = [
     "Statistics",
     "Tap",
     "Weights",
+    "Window",
     "batch_norm",
     "identity_tap",
     "initialize_network",

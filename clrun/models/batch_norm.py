@@ -31,9 +31,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clrun.system.arithmetic import ceil_div
+
 # The running means and variances of all batch norms: {"<layer>.mean": (C,), "<layer>.var": (C,)}. A layer with
 # momentum=None, whose statistics are the means over all batches, has "<layer>.batches": () too, their number.
 RunningStatistics = dict[str, Tensor]
+
+GOLDEN_RATIO = 0.6180339887  # whose multiples, modulo 1, are far from each other
 
 EPS = 1e-5  # the default of torch.nn.BatchNorm2d
 MOMENTUM = 0.1  # the default of torch.nn.BatchNorm2d
@@ -64,11 +68,13 @@ class BatchNormMode:
     running: The running statistics, in evaluation mode; None in training mode, which uses those of the batch.
     sample_weight: (B,) 1, or 0 where there is no sample; None: all samples are there. For training mode.
     records: Where a pass in training mode appends its records; None: nowhere.
+    noise: (K, B) uniform numbers of the step's batch in [0, 1), for dropout; None: there is none.
     """
 
     running: RunningStatistics | None = None
     sample_weight: Tensor | None = None
     records: list[BatchNormRecord] | None = None
+    noise: Tensor | None = None
 
     def weight_of(self, x: Tensor) -> Tensor | None:
         """Return the sample weights (len(x),) of the input x of a layer; None if all samples are there.
@@ -87,10 +93,29 @@ class BatchNormMode:
         A strategy that passes a batch and a replayed one through the network together is an example. Raise ValueError
         if n is no multiple of the number of sample weights.
         """
-        weight = self.sample_weight
-        if weight is None or len(weight) == n:
+        weight, noise = self.sample_weight, self.noise
+        if (weight is None or len(weight) == n) and (noise is None or noise.shape[-1] == n):
             return self
-        return BatchNormMode(self.running, weight.repeat(times(n, len(weight))), self.records)
+        if weight is not None and len(weight) != n:
+            weight = weight.repeat(times(n, len(weight)))
+        if noise is not None and noise.shape[-1] != n:
+            noise = torch.cat(shifted(noise, ceil_div(n, noise.shape[-1])), 1)[:, :n]
+        return BatchNormMode(self.running, weight, self.records, noise)
+
+    def noise_of(self, x: Tensor) -> Tensor:
+        """Return the noise (K, len(x)) of the input x of a layer. Raise RuntimeError where a pass has none."""
+        if self.noise is None:
+            raise RuntimeError("dropout in training mode needs the noise of a step: see Net.train_mode.")
+        return torch.stack(shifted(self.noise, ceil_div(len(x), self.noise.shape[-1])), -1).flatten(1)[:, : len(x)]
+
+
+def shifted(noise: Tensor, copies: int) -> list[Tensor]:
+    """Return copies of uniform numbers in [0, 1), each shifted by another amount: the first is the noise itself.
+
+    A sample that passes through a layer several times is thus dropped out differently each time. The shift does not
+    depend on the number of samples in the batch, which is another one where a short batch is filled up.
+    """
+    return [(noise + k * GOLDEN_RATIO) % 1 for k in range(copies)]
 
 
 def times(n: int, samples: int) -> int:

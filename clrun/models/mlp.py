@@ -15,6 +15,8 @@ class MLP(Network):
     `inputs` is the shape of a sample, such as (channels, height, width) or (features,), which is flattened.
     """
 
+    no_taps = "type model.widths=[100,100]"
+
     def __init__(self, inputs: Sequence[int], outputs: int, widths: Sequence[int]):
         sizes = [prod(inputs), *widths]
         self.widths = tuple(widths)

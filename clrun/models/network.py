@@ -10,8 +10,8 @@ Shapes: B samples, C channels, H x W pixels, P parameters.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import gcd
-from typing import Any
+from math import gcd, prod
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,14 @@ Tap = Callable[[int, Tensor], Tensor]
 TRAINING = BatchNormMode()
 
 
+class Window(NamedTuple):
+    """How the kernel of a convolution moves over an image."""
+
+    padding: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...] = (1, 1)
+
+
 def identity_tap(layer: int, h: Tensor) -> Tensor:
     """Return h as it is: the tap of a network that no strategy changes."""
     return h
@@ -52,8 +60,8 @@ class Weights:
     def __init__(self, pieces: Mapping[str, Tensor], mode: BatchNormMode):
         self.pieces, self.mode = pieces, mode
 
-    def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
-        """Return the output of layer `name`, which computed z from x.
+    def forward_hook(self, name: str, x: Tensor, z: Tensor, window: Window | None = None) -> Tensor:
+        """Return the output of layer `name`, which computed z from x; `window` is that of a convolution.
 
         It is called after every layer; the default returns z. Subclasses override it to record or to change outputs.
         """
@@ -69,8 +77,9 @@ class Weights:
         It is padded by half its kernel, so that stride 1 keeps the size of the image.
         """
         weight = self.pieces[f"{name}.weight"]
-        z = F.conv2d(x, weight, self.pieces.get(f"{name}.bias"), stride, weight.shape[-1] // 2)
-        return self.forward_hook(name, x, z, stride)
+        padding = weight.shape[-1] // 2
+        z = F.conv2d(x, weight, self.pieces.get(f"{name}.bias"), stride, padding)
+        return self.forward_hook(name, x, z, Window((padding, padding), (stride, stride)))
 
     def group_norm(self, name: str, x: Tensor) -> Tensor:
         """Return the group norm (B, C, H, W) of x (B, C, H, W), with gcd(C, 32) groups."""
@@ -107,6 +116,7 @@ class Network:
     layers: dict[str, nn.Module]
     taps: tuple[str, ...]
     widths: tuple[int, ...]
+    no_taps = "type model=mlp or model=cnn"  # what to do for hidden layers, where there are none
 
     def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
         """Return the logits (B, outputs) of samples x (B, C, H, W), or (B, ...) of another shape.
@@ -135,6 +145,29 @@ class Network:
         A network all of whose batch norms are without running statistics overrides it.
         """
         return bool(self.statistics())
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a pass in training mode needs noise; by default it does not."""
+        return False
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move what a pass reads besides theta to a device, floating-point numbers as `dtype`; by default nothing."""
+
+    def fixed(self) -> str:
+        """Return a digest of what a pass reads besides theta; "" for nothing, as by default.
+
+        Runs that differ in it cannot be trained as one stack.
+        """
+        return ""
+
+    def floats_per_sample(self, shape: Sequence[int]) -> int:
+        """Return an estimate of the floats that a sample of this shape leaves in all layers, forward and backward.
+
+        By default it is as if all layers were as large as the picture is at their width.
+        """
+        dense = all(isinstance(layer, nn.Linear) for layer in self.layers.values())
+        return 3 * prod(shape) + 6 * (1 if dense else prod(shape[1:])) * sum(self.widths)
 
 
 def picture_shape(inputs: Sequence[int], model: str) -> tuple[int, int, int]:
@@ -191,7 +224,8 @@ def normalises_one_sample(network: Network, shape: Sequence[int]) -> bool:
     """
     seen: list[int] = []
     with torch.no_grad():
-        weights = PositionCounter(network.parameters(), TRAINING, seen)
+        mode = BatchNormMode(noise=torch.zeros(1, 1))  # for dropout, which changes no size
+        weights = PositionCounter(network.parameters(), mode, seen)
         network.forward(weights, torch.zeros(1, *shape), identity_tap, identity_tap)
     return min(seen, default=2) > 1
 
@@ -255,20 +289,25 @@ class Net:
         """Return the network in evaluation mode, with these running statistics for batch norm."""
         return replace(self, mode=BatchNormMode(statistics))
 
-    def train_mode(self, sample_weight: Tensor | None, records: list[BatchNormRecord] | None) -> "Net":
+    def train_mode(
+        self, sample_weight: Tensor | None, records: list[BatchNormRecord] | None, noise: Tensor | None = None
+    ) -> "Net":
         """Return the network in training mode, for one step of training.
 
         sample_weight (B,) says which samples of the step's batch are there, None for all of them. What each batch norm
-        sees is appended to `records` in each pass; None: it is not recorded.
+        sees is appended to `records` in each pass; None: it is not recorded. noise (K, B) are the step's uniform
+        numbers, from which the masks of dropout follow.
         """
-        return replace(self, mode=BatchNormMode(None, sample_weight, records))
+        return replace(self, mode=BatchNormMode(None, sample_weight, records, noise))
 
     def weighing(self, sample_weight: Tensor) -> "Net":
         """Return the network for passes in which sample_weight (B,), 1 or 0, says which of the B samples are there.
 
         In evaluation mode, in which samples do not depend on each other, it is the network itself.
         """
-        return self if self.statistics is not None else self.train_mode(sample_weight, self.mode.records)
+        return (
+            self if self.statistics is not None else self.train_mode(sample_weight, self.mode.records, self.mode.noise)
+        )
 
     def unrecorded(self) -> "Net":
         """Return the network for passes that do not count for the running statistics."""

@@ -216,8 +216,9 @@ SUMMARY_TAIL = (
 
 TIMED_FILES = ("summary.csv", "costs.csv")  # files of a run that hold times; equal runs have equal other files
 
-# Keys that hold a digest of the user's file in which a class is defined; absent for clrun's own classes.
-SOURCES = ("source", "model.source", "optimizer.source")
+# Keys that hold a digest of the user's file in which a class is defined, or a package's version, and a digest of the
+# initial weights; absent for clrun's own classes and for random weights.
+SOURCES = ("source", "model.source", "optimizer.source", "model.weights_source")
 
 # Columns that are read as text, although "0012345678" and "12e4567890" look like numbers.
 HASH_COLUMNS = ("run", "group", "stream", "commit", *SOURCES)

@@ -31,6 +31,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
     tasks, outputs = first.stream.tables.active.shape[1:]
     data = make_data(first.images, settings.values, tasks, outputs, device, dtype)
     network = initialize(settings, first.images.x.shape[1:], outputs)
+    network.place(device, dtype)
     leaves = network.parameters() | strategy_leaves(first, network, tasks)
     layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
     net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])

@@ -42,7 +42,7 @@ def prepare(settings: Settings) -> Prepared:
     incompatibility = strategy.incompatibility(network, settings["optimizer.name"], settings.knobs)
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
-    return Prepared(settings, images, stream, strategy)
+    return Prepared(settings, images, stream, strategy, network.fixed())
 
 
 def image_settings(settings: Settings) -> dict[str, Any]:
@@ -181,12 +181,9 @@ def bytes_of_run(prepared: Prepared) -> int:
     """Return an estimate of the bytes that a run needs while it is trained.
 
     It counts theta, its gradient, its step and the strategy's state, and what a batch leaves in every layer, forward
-    and backward, as if all layers were as large as the picture is at their width.
+    and backward.
     """
     settings, picture = prepared.settings, prepared.images.x.shape[1:]
-    network = initialize(settings, picture, len(prepared.stream.names))
-    dense = all(isinstance(layer, torch.nn.Linear) for layer in network.layers.values())
-    positions = 1 if dense else picture[1:].numel()
-    floats_per_sample = 3 * picture.numel() + 6 * positions * sum(network.widths)
+    floats_per_sample = initialize(settings, picture, len(prepared.stream.names)).floats_per_sample(picture)
     kept = parameter_bytes(prepared.strategy, prepared.images, prepared.stream, settings)
     return max(1, kept + 4 * settings["batch_size"] * floats_per_sample)

@@ -19,6 +19,7 @@ class Prepared:
     images: Samples
     stream: TaskStream
     strategy: type[Strategy]
+    fixed: str = ""  # a digest of what the network reads besides theta: see `Network.fixed`
     guard: Guard = UNGUARDED  # the lock of the run, once this process has claimed it
 
     @property

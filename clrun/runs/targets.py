@@ -1,20 +1,22 @@
 """The classes that the yaml files of a run name: a strategy, a network and an optimizer, clrun's or the user's own."""
 
 import hashlib
-import importlib
 import keyword
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clrun.config.settings import Settings
 from clrun.models import Network
+from clrun.models.libraries import source_of_library, source_of_weights
 from clrun.optimizers import Optimizer
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.strategy import Strategy
 from clrun.system.errors import UsageError
+from clrun.system.imports import named_object
 
 BASES = {"strategy": Strategy, "model": Network, "optimizer": Optimizer}
 Base = TypeVar("Base")
@@ -25,7 +27,7 @@ def named_class(settings: Settings, group: str, base: type[Base]) -> type[Base]:
 
     Raise UsageError if there is none, or if it is no subclass of `base`.
     """
-    named, where = named_object(settings, group), stated_where(settings, group)
+    named, where = stated_object(settings, group), stated_where(settings, group)
     if not (isinstance(named, type) and issubclass(named, base)):
         public = ".".join(base.__module__.split(".")[:2])  # the package that exports it
         raise UsageError(f"{where}, which is not a subclass of {public}.{base.__name__}; name one that is.")
@@ -39,7 +41,7 @@ def own_dataset(settings: Settings) -> Callable[..., object] | None:
     """
     if "dataset" not in settings.targets:
         return None
-    function = named_object(settings, "dataset")
+    function = stated_object(settings, "dataset")
     if not callable(function):
         raise UsageError(
             f"{stated_where(settings, 'dataset')}, which is no function; name one that returns clrun.data.Parts."
@@ -53,42 +55,22 @@ def stated_where(settings: Settings, group: str) -> str:
     return f"{group}={chosen}: its yaml says _target_: {settings.targets[group]}"
 
 
-def named_object(settings: Settings, group: str) -> Any:
+def stated_object(settings: Settings, group: str) -> Any:
     """Return what the yaml of an option names; None if its module has nothing of the name. Raise UsageError if there is
     no such module, or if it cannot be imported."""
-    module, _, name = settings.targets[group].rpartition(".")
-    where = stated_where(settings, group)
-    if not module.startswith("clrun."):
-        search_current_folder()
-    try:
-        return getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{where}, but there is no module {error.name}; is it spelt right and on PYTHONPATH?"
-        ) from None
-    except Exception as error:  # any: it is the user's code that runs here
-        raise UsageError(f"{where}, whose module cannot be imported: {type(error).__name__}: {error}.") from error
-
-
-def search_current_folder() -> None:
-    """Let Python import modules of the user's from the current folder. It changes sys.path for the whole process.
-
-    It stands last, so that a file of the user's such as random.py takes the place of no other module, and it is
-    searched for a class of the user's alone.
-    """
-    if "" not in sys.path:
-        sys.path.append("")
+    return named_object(settings.targets[group], stated_where(settings, group))
 
 
 def with_sources(settings: Settings) -> Settings:
-    """Return the settings with a digest of each file that holds a class which is not clrun's own, under the keys
-    `SOURCES`: a run of an edited class is another run.
+    """Return the settings with a digest of each file that holds a class which is not clrun's own, and of the initial
+    weights, under the keys `SOURCES`: a run of an edited class, or with other weights, is another run.
 
     Raise UsageError where such a file was edited since another process has computed its digest.
     """
     # a data set of the user's is known by its fingerprint, whatever function made it
     users = [g for g, target in settings.targets.items() if g in BASES and not target.startswith("clrun.")]
     digests = {source_key(group): digest(named_class(settings, group, BASES[group])) for group in users}
+    digests |= sources_of_module(settings)
     sources = {key: value for key, value in digests.items() if value}
     edited = [key for key, value in sources.items() if settings.values.get(key, value) != value]
     if edited:
@@ -101,11 +83,45 @@ def source_key(group: str) -> str:
     return "source" if group == "strategy" else f"{group}.source"
 
 
-def digest(cls: type) -> str | None:
-    """Return eight hexadecimal digits for the file that defines a class; None where no file does."""
-    module = sys.modules[cls.__module__]
-    path = Path(getattr(module, "__file__", None) or "")
+def sources_of_module(settings: Settings) -> dict[str, str | None]:
+    """Return what identifies the module and the weights that the keys of the network name, under keys of `SOURCES`."""
+    values, sources = settings.values, dict[str, str | None]()
+    target = values.get("model.target")
+    if target is not None:
+        named = named_object(target, f"model.target={target}") if "." in target else None
+        sources["model.source"] = None if named is None else digest_or_version(named)
+    elif (library := source_of_library(values["model"])) is not None:
+        sources["model.source"] = library
+    if values.get("model.weights") is not None:
+        sources["model.weights_source"] = source_of_weights(
+            values["model"], values.get("model.arch"), values["model.weights"]
+        )
+    return sources
+
+
+def digest(named: Any) -> str | None:
+    """Return eight hexadecimal digits for the file that defines a class or a function; None where no file does."""
+    path = file_of(named)
     return hashlib.sha1(path.read_bytes()).hexdigest()[:8] if path.is_file() else None
+
+
+def digest_or_version(named: Any) -> str | None:
+    """Return the digest of the user's file that defines a class, or package and version of one that is installed."""
+    if {"site-packages", "dist-packages"} & {*file_of(named).parts}:
+        return package_version(named.__module__.partition(".")[0])
+    return digest(named)
+
+
+def file_of(named: Any) -> Path:
+    """Return the file that defines a class or a function; the current folder where no file does."""
+    module = sys.modules.get(getattr(named, "__module__", ""))
+    return Path(getattr(module, "__file__", None) or "")
+
+
+def package_version(package: str) -> str:
+    """Return the distribution that installed a package, with its version; the package alone if there is none."""
+    distributions = packages_distributions().get(package, [])
+    return f"{distributions[0]} {version(distributions[0])}" if distributions else package
 
 
 def strategy_class(settings: Settings) -> type[Strategy]:

@@ -67,7 +67,7 @@ class AMN(EWC):
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         if not network.taps:
-            return "its units push hidden layers, and this network has none; type model.widths=[100,100]."
+            return f"its units push hidden layers, and this network has none; {network.no_taps}."
         if network.statistics():
             return (
                 "batch norm keeps one set of running statistics, and a task's units move what it sees, so that old "

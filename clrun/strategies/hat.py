@@ -64,7 +64,7 @@ class HAT(Strategy):
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         if not network.taps:
-            return "it gates hidden layers, and this network has none; type model.widths=[100,100]."
+            return f"it gates hidden layers, and this network has none; {network.no_taps}."
         if [*network.layers] != [*network.taps, "head"]:
             return (
                 "its rule is for layers in a chain; a residual network has inner channels without a gate, and its "

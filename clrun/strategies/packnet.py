@@ -37,12 +37,12 @@ class PackNet(Strategy):
 
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
-        if not network.taps:
-            return "it shares out the weights of hidden layers, and this network has none; type model.widths=[100,100]."
+        if [*network.layers] == ["head"]:
+            return f"it shares out the weights of hidden layers, and this network has none; {network.no_taps}."
         if network.statistics():
             return (
                 "batch norm keeps one set of running statistics, which later tasks overwrite and old ones would be "
-                "answered with; type model.norm=group."
+                "answered with; type model.norm=group, or use group norm in a network of your own."
             )
         return None
 

@@ -220,14 +220,14 @@ class Strategy:
         """Return the strategy with the network in evaluation mode, with these running statistics for batch norm."""
         return replace(self, net=self.net.eval_mode(statistics))
 
-    def train_mode(self, sample_weight: Tensor | None, records: list[BatchNormRecord]) -> "Strategy":
+    def train_mode(self, sample_weight: Tensor | None, records: list[BatchNormRecord], noise: Tensor) -> "Strategy":
         """Return the strategy for one step, with the network in training mode: see `Net.train_mode`.
 
-        Without batch norm it is the strategy itself.
+        Without batch norm and dropout it is the strategy itself.
         """
-        if not self.net.network.has_batch_norm:
+        if not (self.net.network.has_batch_norm or self.net.network.has_dropout):
             return self
-        return replace(self, net=self.net.train_mode(sample_weight, records))
+        return replace(self, net=self.net.train_mode(sample_weight, records, noise))
 
 
 def memories(state: Tree) -> list[Memory]:

@@ -8,6 +8,7 @@ d = d value / d (the layer's output). The closed form uses this:
                     product, exact. As `a` does not depend on the cotangent, all cotangents share that product.
     convolution     the gradient of a sample is d unfold(a)^T, a sum over positions in the image, so each sample needs
                     a product of its own.
+    linear layer    on several positions of a sample, as of tokens: a sum over positions, as of a convolution.
     norm            the gradient of the scale is the sum over positions of d times the normalised input, that of the
                     shift the sum of d.
 
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clrun.data.batches import Batch, Pool
-from clrun.models import BatchNormMode, Weights, batch_norm
+from clrun.models import BatchNormMode, Weights, Window, batch_norm
 from clrun.strategy.base import Strategy, Tree
 from clrun.strategy.gradients import inside_transform
 
@@ -40,7 +41,7 @@ CONV_SAMPLES = 64
 GRADIENT_FLOATS = 2**24
 
 # The kinds of layer that have a closed form.
-CLOSED_FORM_LAYERS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.BatchNorm2d)
+CLOSED_FORM_LAYERS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.BatchNorm2d, nn.LayerNorm)
 
 # The shape of each layer's output, for one sample, by name.
 Shapes = Mapping[str, tuple[int, ...]]
@@ -81,10 +82,17 @@ def default_chunk_samples(strategy: Strategy, theta: Tensor, shapes: Shapes | No
     """Return the number of samples of a chunk: as many as the constants above allow for this network."""
     if shapes is None:
         return max(1, min(CONV_SAMPLES, GRADIENT_FLOATS // len(theta)))
-    kernels = [m.weight.numel() for m in strategy.net.network.layers.values() if isinstance(m, nn.Conv2d)]
+    layers = strategy.net.network.layers
+    summed = (m for n, m in layers.items() if isinstance(m, nn.Conv2d) or has_positions(m, shapes[n]))
+    kernels = [layer.get_parameter("weight").numel() for layer in summed]
     if kernels:
         return max(1, min(CONV_SAMPLES, GRADIENT_FLOATS // max(kernels)))
     return LINEAR_SAMPLES * (GPU_FACTOR if theta.is_cuda else 1)
+
+
+def has_positions(layer: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Return whether a linear layer is applied to several positions of a sample, such as tokens."""
+    return isinstance(layer, nn.Linear) and len(shape) > 1
 
 
 def network_mask(strategy: Strategy, theta: Tensor) -> Tensor:
@@ -108,7 +116,7 @@ class ShapeRecorder(Weights):
         super().__init__(pieces, mode)
         self.recorded = recorded
 
-    def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
+    def forward_hook(self, name: str, x: Tensor, z: Tensor, window: Window | None = None) -> Tensor:
         self.recorded.append((name, tuple(z.shape[1:])))
         return z
 
@@ -130,6 +138,7 @@ def output_shapes(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch
 
     recording = replace(strategy, net=replace(strategy.net, reader=reader))
     recording.logits(theta, state, hp, batch.x[:1], batch.t[:1])
+    recorded = [(name, shape) for name, shape in recorded if name in layers]  # the others are not trained
     return dict(recorded) if sorted(name for name, _ in recorded) == sorted(layers) else None
 
 
@@ -168,11 +177,13 @@ class RecordingWeights(Weights):
         super().__init__(pieces, mode)
         self.layers, self.record = layers, record
 
-    def forward_hook(self, name: str, x: Tensor, z: Tensor, stride: int = 1) -> Tensor:
-        self.record.inputs[name] = self.effective_input(name, self.layers[name], x, stride)
+    def forward_hook(self, name: str, x: Tensor, z: Tensor, window: Window | None = None) -> Tensor:
+        if name not in self.layers:
+            return z
+        self.record.inputs[name] = self.effective_input(name, self.layers[name], x, window)
         return self.record.differentiable(name, z)
 
-    def effective_input(self, name: str, layer: nn.Module, x: Tensor, stride: int) -> Tensor:
+    def effective_input(self, name: str, layer: nn.Module, x: Tensor, window: Window | None) -> Tensor:
         """Return what the weight of a layer is multiplied with.
 
         For a linear layer it is x (B, in), for a convolution the unfolded image (B, in * kernel^2, positions), for a
@@ -180,10 +191,12 @@ class RecordingWeights(Weights):
         """
         x = x.detach()
         if isinstance(layer, nn.Conv2d):
-            kernel = layer.weight.shape[-1]
-            return F.unfold(x, kernel, padding=kernel // 2, stride=stride)
+            assert window is not None  # a convolution states it
+            return F.unfold(x, layer.weight.shape[2:], window.dilation, window.padding, window.stride)
+        if isinstance(layer, nn.LayerNorm):
+            return F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
         if isinstance(layer, nn.GroupNorm):
-            return torch.group_norm(x, layer.num_groups)
+            return torch.group_norm(x, layer.num_groups, eps=layer.eps)
         if isinstance(layer, nn.BatchNorm2d):
             return batch_norm(x, self.mode.weight_of(x), *self.running_moments(name), None, None, layer.eps)[0]
         return x
@@ -203,7 +216,7 @@ def closed_form(
         return what.values(recording.logits(theta, state, hp, batch.x, batch.t), batch.active)
 
     value, inputs, pull = pullback(values, lambda: {n: theta.new_zeros(len(batch.y), *s) for n, s in shapes.items()})
-    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear) and len(shapes[name]) == 1]
     linear_sums: dict[str, Tensor] = {}  # {linear layer: sum over cotangents of measure(d) (B, out)}
     pieces = {name: theta.new_zeros(()) for name in layout.shapes}  # parameters of no layer have no gradient
     for cotangent in what.cotangents(value, batch):
@@ -211,10 +224,12 @@ def closed_form(
         linear_sums = {name: add_measure(linear_sums.get(name), what.measure, d[name]) for name in linear}
         for name in layers.keys() - linear_sums.keys():
             for parameter, g in sample_gradients(name, layers[name], inputs[name], d[name]).items():
-                pieces[parameter] = pieces[parameter] + what.measure(g).sum(0)
+                if parameter in pieces:
+                    pieces[parameter] = pieces[parameter] + what.measure(g).sum(0)
     pieces |= {f"{name}.weight": total.mT @ what.measure(inputs[name]) for name, total in linear_sums.items()}
     pieces |= {f"{name}.bias": total.sum(0) for name, total in linear_sums.items()}
-    return layout.flat({name: v.reshape(layout.shapes[name]) if v.dim() else v for name, v in pieces.items()})
+    trained = ((name, v) for name, v in pieces.items() if name in layout.shapes)
+    return layout.flat({name: v.reshape(layout.shapes[name]) if v.dim() else v for name, v in trained})
 
 
 def add_measure(total: Tensor | None, measure: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
@@ -225,9 +240,21 @@ def add_measure(total: Tensor | None, measure: Callable[[Tensor], Tensor], v: Te
 
 
 def sample_gradients(name: str, layer: nn.Module, inputs: Tensor, d: Tensor) -> dict[str, Tensor]:
-    """Return each sample's gradients (B, ...) of the parameters of a convolution or a norm, for d (B, out, H, W)."""
-    d = d.flatten(2)
-    weight = d @ inputs.mT if isinstance(layer, nn.Conv2d) else (d * inputs.flatten(2)).sum(2)
+    """Return each sample's gradients (B, ...) of the parameters of a layer, for d (B, ...) of its output's shape.
+
+    A linear layer may have positions, as of tokens: inputs (B, ..., in) and outputs (B, ..., out).
+    """
+    if isinstance(layer, nn.Linear | nn.LayerNorm):
+        entries = 1 if isinstance(layer, nn.Linear) else len(layer.normalized_shape)  # dimensions without positions
+        d, inputs = (v.reshape(len(v), -1, *v.shape[v.dim() - entries :]) for v in (d, inputs))
+        weight = d.mT @ inputs if isinstance(layer, nn.Linear) else (d * inputs).sum(1)
+        return {f"{name}.weight": weight} | ({} if layer.bias is None else {f"{name}.bias": d.sum(1)})
+    d = d.reshape(*d.shape[:2], -1)
+    if isinstance(layer, nn.Conv2d):  # each group of channels is a convolution by itself
+        groups = (layer.groups, -1)
+        weight = d.unflatten(1, groups) @ inputs.unflatten(1, groups).mT
+    else:
+        weight = (d * inputs.reshape(*d.shape[:2], -1)).sum(2)
     return {f"{name}.weight": weight} | ({} if layer.bias is None else {f"{name}.bias": d.sum(2)})
 
 

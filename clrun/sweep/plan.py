@@ -76,7 +76,8 @@ def static_part(prepared: "Prepared") -> list[Any]:
     # a stack counts steps for all its runs, so those evaluated every few steps must be at the same step of a task
     lengths = [len(pool) for pool in prepared.stream.train] if settings["evaluate_every"] else None
     return [
-        dict(settings.targets), values, prepared.images.fingerprint, shapes, len(prepared.stream.names), lengths
+        dict(settings.targets), values, prepared.images.fingerprint, shapes, len(prepared.stream.names), lengths,
+        prepared.fixed,
     ]  # fmt: skip
 
 

@@ -16,4 +16,6 @@ def format_value(value: object) -> str:
         return f"{value:.15g}"
     if isinstance(value, list):
         return f"[{','.join(map(format_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{format_value(v)}' for key, v in value.items())}}}"
     return str(value)

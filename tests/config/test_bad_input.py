@@ -195,6 +195,7 @@ WRONG_VALUES = {
     "choice": ["", "nothing", 1, True, math.nan, ["task"]],
     "path": ["", 1, True, math.nan, ["a"]],
     "str": ["", 1, True, math.nan, ["a"]],
+    "mapping": ["", 1, "abc", ["a"], True, math.nan],
     "ints": ["", 1, "abc", ["a"], [1.5], [math.nan], [True], [10**12], {"a": 1}],
     "classes": ["", 1, "abc", [], [[]], ["a"], [1], [[1.5]], [[True]], [[["a"]]], [[""]]],
 }

@@ -98,6 +98,16 @@ def test_batch_norm_goes_on(prepared_of, capsys):
     assert continued_from(capsys.readouterr().err) == ["task 0 and 14 steps of task 1 (14 steps so far)."]
 
 
+@pytest.mark.parametrize("strategy", ["ewc", "er", "lwf"])
+def test_a_module_with_batch_norm_and_dropout_goes_on(prepared_of, strategy):
+    net = ("model=module", "model.target=user_networks.ConvNormDrop")
+    prepared = prepared_of(*net, *SMALL[1:], "checkpoint_every=1e-9", "evaluate_every=5", f"strategy={strategy}")
+    whole = uninterrupted(prepared)
+    kill([prepared], 6)
+    train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
+    assert tables(prepared) == whole
+
+
 def test_without_checkpoint_every_it_goes_on_at_the_last_finished_task(prepared_of, capsys):
     prepared = prepared_of(*SMALL, "evaluate_every=5")
     whole = uninterrupted(prepared)

@@ -1,0 +1,36 @@
+"""Objects that a setting names as package.Class, in a package that is installed or in a file of the user's own."""
+
+import importlib
+import sys
+from typing import Any
+
+from clrun.system.errors import UsageError
+
+
+def named_object(path: str, where: str) -> Any:
+    """Return what `path`, such as package.Class, names; None if its module has no such name.
+
+    `where` begins the message, such as "model.target=package.Class". Raise UsageError if there is no such module, or if
+    it cannot be imported.
+    """
+    module, _, name = path.rpartition(".")
+    if not module.startswith("clrun."):
+        search_current_folder()
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{where}, but there is no module {error.name}; is it spelt right and on PYTHONPATH?"
+        ) from None
+    except Exception as error:  # any: it is the user's code that runs here
+        raise UsageError(f"{where}, whose module cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+def search_current_folder() -> None:
+    """Let Python import modules of the user's from the current folder. It changes sys.path for the whole process.
+
+    It stands last, so that a file of the user's such as random.py takes the place of no other module, and it is
+    searched for a class of the user's alone.
+    """
+    if "" not in sys.path:
+        sys.path.append("")
