@@ -10,7 +10,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, NoReturn
 
 from clrun.commands.console import KeyParser, answer, end_with, exit_unless_done
@@ -134,10 +134,22 @@ def hydra_arguments(arguments: argparse.Namespace) -> Iterator[list[str]]:
         value = getattr(arguments, name)
         if value is not None:
             flags.append(f"--{name.replace('_', '-')}={value}")
-    with tempfile.TemporaryDirectory(prefix="clrun-") as folder:
-        own = [f'hydra.sweep.dir="{folder}"'] if sweeps(arguments) else []
+    with temporary_folder() if sweeps(arguments) else nullcontext() as folder:
+        own = [] if folder is None else [f'hydra.sweep.dir="{folder}"']
         own += ["hydra.launcher.check=true"] if arguments.check else []
         yield [*flags, *arguments.overrides, *own]
+
+
+@contextmanager
+def temporary_folder() -> Iterator[str]:
+    """Yield a temporary folder. Raise UsageError where the system has none."""
+    try:
+        made = tempfile.TemporaryDirectory(prefix="clrun-")
+    except OSError as error:
+        text = f"a sweep needs a folder for temporary files, and there is none ({error.strerror})"
+        raise UsageError(f"{text}; name one that you may write to: export TMPDIR=FOLDER.") from None
+    with made as folder:
+        yield folder
 
 
 # ---------------------------------------------------------------- one run
@@ -163,12 +175,13 @@ def single(cfg: "DictConfig") -> None:
 
     # What can be refused without torch has been refused; it is imported from here on.
     from clrun.results import reading, run_files
-    from clrun.runs import prepare, show
+    from clrun.runs import failures, prepare, show
     from clrun.sweep.cluster import cluster_of
 
     cluster = cluster_of([cfg], catalog)
     prepared = prepare.prepare(settings)
     if prepared.finished and not settings["rerun"]:
+        failures.tidy_finished([prepared])
         reading.refuse_contradiction(prepared.directory)
         device = run_files.summary_of(prepared.directory)["device"]
         print(f"Done already, on {device}: {prepared.directory} (rerun=true trains it again)")
@@ -182,16 +195,18 @@ def single(cfg: "DictConfig") -> None:
 def train_here_or_on_cluster(prepared: "Prepared", cluster: "Cluster | None") -> None:
     """Train one run, here or as a job of a cluster; the error of a crash names the file that describes it."""
     from clrun.runs import train
+    from clrun.runs.failures import where_written
     from clrun.sweep.cluster import submit
 
     if cluster is not None:
         for reason in submit([prepared], cluster).values():
-            raise RunsFailed(f"{reason} ({prepared.directory / 'failed.txt'})")
+            raise RunsFailed(reason + where_written(prepared.directory))
         return
     try:
         train.train_run(prepared, quiet=False)
     except Exception as error:
-        error.add_note(f"The run crashed; this is written to {prepared.directory / 'failed.txt'}.")
+        if (prepared.directory / "failed.txt").is_file():
+            error.add_note(f"The run crashed; this is written to {prepared.directory / 'failed.txt'}.")
         raise
 
 

@@ -47,9 +47,10 @@ def load(settings: Values, own: partial[object] | None = None) -> Samples:
     of a data set of the user's, with its arguments. Raise UsageError where the files are missing or
     damaged.
     """
-    folder = data_folder(settings["data_dir"])
+    if settings["data_dir"] is not None:
+        data_folder(settings["data_dir"])  # refused where it is none, even by data that need no folder
     name = settings["dataset"]
-    arrays = _reader(name)(settings, folder) if own is None else _own(name, own)
+    arrays = _reader(name)(settings) if own is None else _own(name, own)
     if own is None and name not in CHECKED_BY_READER:
         _check(name, arrays)
     return to_samples(arrays, settings.get("dataset.pad", 0))
@@ -79,7 +80,7 @@ def data_folder(named: str | os.PathLike | None) -> Path:
     return folder
 
 
-def _reader(name: str) -> Callable[[Values, Path], Arrays]:
+def _reader(name: str) -> Callable[[Values], Arrays]:
     readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
     readers |= {"arrays": _arrays}
     readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
@@ -110,7 +111,7 @@ def _check(name: str, arrays: Arrays) -> None:
 # ---------------------------------------------------------------- digits
 
 
-def _digits(settings: Values, folder: Path) -> Arrays:
+def _digits(settings: Values) -> Arrays:
     """Return UCI's "Optical Recognition of Handwritten Digits" (Alpaydin & Kaynak 1998, CC BY 4.0), as in scikit-learn.
 
     A quarter of each class is for testing.
@@ -124,8 +125,8 @@ def _digits(settings: Values, folder: Path) -> Arrays:
 # ---------------------------------------------------------------- images of the user's own
 
 
-def _image_folder(settings: Values, folder: Path) -> Arrays:
-    """Return the images below `dataset.root`. The cache is not in `folder`, which may be shared or read-only."""
+def _image_folder(settings: Values) -> Arrays:
+    """Return the images below `dataset.root`. The cache is not in the data folder, which may be shared or read-only."""
     from clrun.data import image_folder  # only for this data set
 
     root, size, test_fraction = (settings[f"dataset.{key}"] for key in ("root", "size", "test_fraction"))
@@ -135,7 +136,7 @@ def _image_folder(settings: Values, folder: Path) -> Arrays:
 # ---------------------------------------------------------------- data of the user's own
 
 
-def _arrays(settings: Values, folder: Path) -> Arrays:
+def _arrays(settings: Values) -> Arrays:
     """Return the arrays in the file `dataset.file`."""
     from clrun.data import arrays  # only for this data set
 
@@ -166,9 +167,9 @@ def _own(name: str, function: partial[object]) -> Arrays:
 # ---------------------------------------------------------------- the MNIST family
 
 
-def _idx(settings: Values, folder: Path) -> Arrays:
+def _idx(settings: Values) -> Arrays:
     """Return a data set of four IDX files (format: http://yann.lecun.com/exdb/mnist)."""
-    name = settings["dataset"]
+    name, folder = settings["dataset"], data_folder(settings["data_dir"])
     raw = folder / TORCHVISION[name] / "raw"
     obtain(name, folder, raw, list(IDX_FILES), [f"{file}.gz" for file in IDX_FILES])
     train_x, train_y, test_x, test_y = (_read_idx(name, raw / file, magic) for file, magic in IDX_FILES.items())
@@ -216,11 +217,11 @@ def _damaged_error(name: str, path: Path, what: str) -> UsageError:
 # ---------------------------------------------------------------- CIFAR
 
 
-def _cifar(settings: Values, folder: Path) -> Arrays:
+def _cifar(settings: Values) -> Arrays:
     """Return a data set of pickled batches, which torchvision opens only where their checksum is right."""
     import torchvision  # seconds, and only for this data set
 
-    name = settings["dataset"]
+    name, folder = settings["dataset"], data_folder(settings["data_dir"])
     kind = getattr(torchvision.datasets, TORCHVISION[name])
     sums = {**dict(kind.train_list), **dict(kind.test_list), kind.meta["filename"]: kind.meta["md5"]}
     obtain(name, folder, folder / kind.base_folder, list(sums), [kind.filename])

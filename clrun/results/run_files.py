@@ -109,6 +109,16 @@ def finished(directory: Path) -> bool:
     return os.path.lexists(directory / "summary.csv")
 
 
+def keeps_checkpoint(directory: Path) -> bool:
+    """Return whether the command that trained a run was to keep its checkpoint, by config.yaml; True where that cannot
+    be read."""
+    try:
+        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        return bool(config["keep_checkpoint"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return True
+
+
 def has_plots(directory: Path) -> bool:
     """Return whether the plots of a run are drawn: this one is drawn last."""
     return (directory / "accuracy_over_tasks.png").is_file()

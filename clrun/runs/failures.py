@@ -50,6 +50,34 @@ def write_reason_for(prepared: "Prepared", reason: str, trace: str = NO_TRACEBAC
         locks.tidy(prepared.directory)
 
 
+def tidy_finished(runs: Sequence["Prepared"]) -> None:
+    """Remove what a process that was killed after it had written summary.csv has left in the folders of these runs: its
+    lock, and its checkpoint, unless its command was to keep that."""
+    for prepared in runs:
+        if prepared.finished and (prepared.directory / locks.NAME).is_file():
+            with suppress(OSError, UsageError), locks.claimed([prepared.directory]) as claim:
+                if claim.mine:  # nobody is training it again
+                    remove_leftovers(prepared.directory)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove temporary files from the folder of a finished run, and its checkpoint, unless that was to be kept or is of
+    a later training, which rerun=true asked for."""
+    from clrun.runs import checkpoint  # torch
+
+    run_files.clear_temporary_files(directory)
+    saved, summary = directory / checkpoint.NAME, directory / "summary.csv"
+    older = saved.is_file() and saved.stat().st_mtime <= summary.stat().st_mtime
+    if older and not run_files.keeps_checkpoint(directory):
+        checkpoint.remove(directory)
+
+
+def where_written(directory: Path) -> str:
+    """Return ' (path of failed.txt)' for the end of a reason; '' where the file could not be written."""
+    path = directory / "failed.txt"
+    return f" ({path})" if path.is_file() else ""
+
+
 @contextmanager
 def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
     """Remove what an earlier attempt has left of a failure; if the block raises an exception, write failed.txt of all

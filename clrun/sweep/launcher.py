@@ -195,11 +195,14 @@ def prepare_all(settings: Sequence[Settings]) -> list["Prepared"]:
 
 
 def unfinished(runs: Sequence["Prepared"], jobs: int) -> list["Prepared"]:
-    """Return the runs that remain to be trained, and print how many there are, and what they are known to fail in."""
+    """Return the runs that remain to be trained, and print how many there are, and what they are known to fail in.
+    Remove what killed processes have left in the folders of the others."""
+    from clrun.runs.failures import tidy_finished
     from clrun.runs.show import warn
     from clrun.sweep.summary import counted
 
     todo = [run for run in runs if run.settings["rerun"] or not run.finished]
+    tidy_finished(runs)
     coincide = f", of {jobs} jobs" if jobs != len(runs) else ""
     print(f"{counted(len(runs))}{coincide}: {len(todo)} to train, {len(runs) - len(todo)} done already.")
     warn(todo)

@@ -25,9 +25,11 @@ def counted(runs: int) -> str:
 
 def failures(failed: Sequence["Prepared"], errors: Mapping[str, str], runs: int) -> str:
     """Return which runs have crashed, why, and the files that say so. errors: id -> reason; runs: number of all."""
+    from clrun.runs.failures import where_written
+
     lines = [f"{len(failed)} of {runs} runs crashed; the same command again tries only these:"]
     for prepared in failed:
-        lines.append(f"  {errors[prepared.id]} ({prepared.directory / 'failed.txt'})")
+        lines.append(f"  {errors[prepared.id]}{where_written(prepared.directory)}")
     return "\n".join(lines)
 
 

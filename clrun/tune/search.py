@@ -126,6 +126,7 @@ class Search:
 
     def train(self, trials: Sequence["FrozenTrial | Trial"]) -> None:
         """Train the runs of a round that are not finished, and report its trials to optuna, in order."""
+        from clrun.runs.failures import tidy_finished
         from clrun.sweep.cluster import submit
         from clrun.sweep.execution import train_sweep
         from clrun.sweep.summary import counted
@@ -134,6 +135,7 @@ class Search:
         prepared = {trial.number: self.prepared(trial) for trial in trials}
         every = {run.id: run for runs in prepared.values() if runs is not None for run in runs}
         todo = [run for run in every.values() if not run.finished]
+        tidy_finished(list(every.values()))
         numbers = ", ".join(str(trial.number + 1) for trial in trials)
         print(
             f"Trial{'s' if len(trials) != 1 else ''} {numbers} of {self.question.search['trials']}: "

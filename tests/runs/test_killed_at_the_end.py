@@ -1,0 +1,81 @@
+"""A process that was killed after it had written summary.csv leaves nothing behind once its command is repeated."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from clrun.runs import checkpoint
+from clrun.system import locks
+
+SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "pictures=false", "strategy=finetune")
+KILLED = """
+import os, signal
+from clrun.runs import checkpoint
+from clrun.system import locks
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{what} = killed
+from clrun.commands.run import cli
+cli()
+"""
+MOMENTS = {"before the checkpoint goes": "checkpoint.remove", "before the lock goes": "locks.release_all"}
+
+
+def killed(what: str, *arguments: str) -> Path:
+    """Train a run in a process that is killed where it would call a function -> the folder of the run."""
+    line = [sys.executable, "-c", KILLED.format(what=what), *SMALL, *arguments]
+    done = subprocess.run(line, stdout=subprocess.DEVNULL)
+    assert done.returncode == -9
+    (directory,) = {path.parent for path in Path("outputs").glob("runs/*/*/summary.csv")}
+    assert (directory / locks.NAME).is_file()
+    (directory / ".tmp12345678").write_text("half")
+    return directory
+
+
+def left(directory: Path) -> set[str]:
+    names = {path.name for path in directory.iterdir()}
+    return {name for name in names if name.startswith(".") or name in (locks.NAME, checkpoint.NAME)}
+
+
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize("typed", [(), ("-m", "seed=0,1", "workers=1")], ids=["single", "sweep"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_the_same_command_tidies_up(clrun, moment, typed):
+    directory = killed(MOMENTS[moment])
+    code, out, err = clrun(*SMALL, *typed)
+    assert code == 0 and "one already" in out, err
+    assert not left(directory)
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_a_checkpoint_that_was_to_be_kept_stays(clrun):
+    directory = killed(MOMENTS["before the lock goes"], "keep_checkpoint=true")
+    assert clrun(*SMALL)[0] == 0
+    assert left(directory) == {checkpoint.NAME}
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_a_training_again_that_was_killed_keeps_its_checkpoint(clrun):
+    directory = killed(MOMENTS["before the checkpoint goes"])
+    later = (directory / "summary.csv").stat().st_mtime + 10
+    os.utime(directory / checkpoint.NAME, (later, later))
+    assert clrun(*SMALL)[0] == 0
+    assert left(directory) == {checkpoint.NAME}
+
+
+@pytest.mark.usefixtures("empty_folder")
+def test_a_lock_of_a_living_process_stays(clrun, neighbour):
+    assert clrun(*SMALL)[0] == 0
+    (directory,) = (path.parent for path in Path("outputs").glob("runs/*/*/summary.csv"))
+    me = locks.this_process()
+    owner = locks.Owner(me.host, me.space, neighbour.pid, locks.start_time(neighbour.pid), "0" * 32)
+    (directory / locks.NAME).write_text(json.dumps(asdict(owner)))
+    assert clrun(*SMALL)[0] == 0
+    assert left(directory) == {locks.NAME}
