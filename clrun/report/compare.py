@@ -1,13 +1,17 @@
 """The comparison of two rows, paired by seed: n differences, their mean and its 95 % t-interval (a paired t-test)."""
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
+import yaml
 
+from clrun.config.catalog import Loader
 from clrun.report.intervals import MOST_VALUES, Statistic, statistic, sufficient_n
 from clrun.report.rows import Row, heading, streams
 from clrun.report.tables import number
 from clrun.system.errors import UsageError
+from clrun.system.text import format_value
 
 LISTED = 12  # labels in a message
 
@@ -35,7 +39,7 @@ def rows_named(rows: Sequence[Row], text: str) -> list[Row]:
 
     A text that is a label as a whole names the rows with this label alone. Raise UsageError if there is none.
     """
-    words = set(text.replace(",", " ").split())
+    words = words_of(text)
     labelled = [row for row in rows if row.label == text]
     matching = labelled or [row for row in rows if row.group == text or (words and words <= row.words)]
     if not matching:
@@ -43,6 +47,21 @@ def rows_named(rows: Sequence[Row], text: str) -> list[Row]:
         more = f"; and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
         raise UsageError(f"--compare {text}: there is no such row; there are {'; '.join(labels[:LISTED])}{more}.")
     return matching
+
+
+def words_of(text: str) -> set[str]:
+    """Return the words of a text, which blanks or commas separate, as rows spell them: lambda=1e-7 is lambda=1e-07."""
+    return {spelt(word) for word in re.findall(r"(?:[^\s,\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])+", text)}
+
+
+def spelt(word: str) -> str:
+    """Return key=value with the value as clrun prints it; another word as it is."""
+    key, equals, value = word.partition("=")
+    try:
+        typed = yaml.load(value, Loader)
+    except yaml.YAMLError:
+        return word
+    return f"{key}={format_value(typed)}" if equals and isinstance(typed, bool | int | float | list) else word
 
 
 def pairs(rows: Sequence[Row], first: str, second: str) -> list[tuple[Row, Row]]:

@@ -299,7 +299,7 @@ def knob_figure(data: FigureData, knob: str) -> Figure:
     series: dict[str, list[Row]] = {}
     for row in data.rows:
         if not is_missing(row.keys[knob]) and row.strategy not in REFERENCES:
-            others = [f"{key}={text(row.keys[key])}" for key in row.label_keys if key != knob]
+            others = [f"{key}={row.text(key)}" for key in row.label_keys if key != knob and row.text(key)]
             series.setdefault(" ".join([row.strategy, *others]), []).append(row)
     for i, (label, points) in enumerate(series.items()):
         draw_series(axes, sorted(points, key=lambda row: number(row, knob)), knob, label, curve_style(i))

@@ -19,7 +19,7 @@ from clrun.results.reading import UnreadableFile
 from clrun.results.tables import is_missing
 from clrun.system.errors import UsageError
 from clrun.system.messages import announce
-from clrun.system.text import format_value
+from clrun.system.text import format_cell
 
 STREAM = ("dataset", "split", "scenario", "tasks")  # the keys by which a stream is called
 
@@ -63,17 +63,26 @@ class Row:
     @property
     def label(self) -> str:
         """The strategy and the keys that distinguish the row from others of it, such as 'ewc lambda=100'."""
-        return " ".join([self.strategy, *(f"{key}={text(self.keys[key])}" for key in self.label_keys)])
+        return " ".join([self.strategy, *(f"{key}={self.text(key)}" for key in self.label_keys if self.text(key))])
 
     @property
     def words(self) -> set[str]:
         """Every word by which `--compare` may name the row."""
-        return {self.strategy, *(f"{key}={text(self.runs.iloc[0][key])}" for key in keys_of(self.runs))}
+        cells = {key: text(self.runs.iloc[0][key]) for key in keys_of(self.runs)}
+        return {self.strategy, *(f"{key}={cell or 'null'}" for key, cell in cells.items())}
+
+    def text(self, key: str) -> str:
+        """Return the value of a key as it is typed; '' where the row does not take the key.
+
+        An empty cell is null where the row's strategy has other values of the key, unless the key belongs to an option
+        that the row may not have chosen, such as model.widths.
+        """
+        return text(self.keys[key]) or ("null" if key in self.label_keys and "." not in key else "")
 
 
 def text(value: object) -> str:
     """Return the value of a key as it is typed; '' for nan, where the strategy does not take the key."""
-    return "" if is_missing(value) else format_value(value)
+    return format_cell(value)
 
 
 def rows_of(runs: pd.DataFrame) -> list[Row]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clrun.report.intervals import Statistic
-from clrun.report.rows import Row, heading, text
+from clrun.report.rows import Row, heading
 from clrun.report.runs import KEPT
 from clrun.results import columns
 from clrun.terminal import run_tables
@@ -117,7 +117,7 @@ def costs(rows: Sequence[Row]) -> pd.DataFrame:
 
 def labels_of(row: Row) -> dict[str, str]:
     """Return the cells that identify a row, by key."""
-    return {key: text(row.keys[key]) for key in row.stream_keys}
+    return {key: row.text(key) for key in row.stream_keys}
 
 
 def without_empty_columns(lines: Sequence[dict[str, str]]) -> pd.DataFrame:

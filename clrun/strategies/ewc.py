@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clrun.strategy import Gaussian, Knobs, Network, Pool, Quadratic, QuadraticPenalty, diagonal_fisher
+from clrun.system.text import format_value
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class EWC(QuadraticPenalty):
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         if knobs["gamma"] != 1 and not knobs["online"]:
-            return f"gamma={knobs['gamma']:g} is read by online EWC alone; type online=true as well, or no gamma."
+            gamma = format_value(knobs["gamma"])
+            return f"gamma={gamma} is read by online EWC alone; type online=true as well, or no gamma."
         if knobs["fisher_batch"] != cls.fisher_batch and knobs["fisher"] != "batched":
             return "fisher_batch is read by fisher=batched alone; type fisher=batched as well, or no fisher_batch."
         return None

@@ -36,6 +36,7 @@ from clrun.strategy import (
     cross_entropy,
     gradient_of,
 )
+from clrun.system.text import format_value
 
 # The bound on the absolute value of an embedding.
 EMBEDDING_BOUND = 6.0
@@ -158,14 +159,15 @@ class HAT(Strategy):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        strength = format_value(knobs["lambda"])
         full = [row["task"] for row in health[:-1] if row["used_share"] >= 1]
         if full:
             return [
-                f"at lambda={knobs['lambda']:g} every unit was in use after task {full[0]:g}: later tasks trained "
-                "nothing but their gates and outputs; type a larger lambda or a wider network"
+                f"at lambda={strength} every unit was in use after task {full[0]:g}: later tasks trained nothing but "
+                "their gates and outputs; type a larger lambda or a wider network"
             ]
         if health and health[-1]["used_share"] < 1e-6:
-            return [f"at lambda={knobs['lambda']:g} no gate opened, so no unit was used; type a smaller lambda"]
+            return [f"at lambda={strength} no gate opened, so no unit was used; type a smaller lambda"]
         return []
 
 

@@ -35,6 +35,7 @@ from clrun.strategy import (
     cross_entropy,
     log_softmax,
 )
+from clrun.system.text import format_value
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,6 @@ class LwF(Strategy):
         if knobs["lambda"] == 0 or len(health) < 2:
             return []
         if all(row["distillation"] <= NEGLIGIBLE * row["loss"] for row in health[1:]):
-            return [
-                f"at lambda={knobs['lambda']:g} LwF's distillation never passed 1e-12 of the loss: this is finetuning"
-            ]
+            strength = format_value(knobs["lambda"])
+            return [f"at lambda={strength} LwF's distillation never passed 1e-12 of the loss: this is finetuning"]
         return []

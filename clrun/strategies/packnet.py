@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from clrun.strategy import Batch, HealthRows, Knobs, Network, Pool, Strategy
+from clrun.system.text import format_value
 
 
 class PackNet(Strategy):
@@ -98,7 +99,7 @@ class PackNet(Strategy):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        keep = f"at keep={knobs['keep']:g}"
+        keep = f"at keep={format_value(knobs['keep'])}"
         full = [row["task"] for row in health[:-1] if row["free_share"] == 0]
         if full:
             return [f"{keep} no weight was free after task {full[0]:g}: later tasks trained nothing but their outputs"]

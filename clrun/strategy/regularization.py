@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
+from clrun.system.text import format_value
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,6 @@ class QuadraticPenalty(Strategy):
             why = f"{name} found no weight important (its {cls.importance_name} is all zero), so it did nothing"
             return [f"{why}: this is finetuning"]
         if all(row["penalty_over_loss"] <= NEGLIGIBLE for row in health[1:]):
-            why = f"at {cls.strength}={strength:g} {name}'s penalty never passed {NEGLIGIBLE:g} of the loss"
+            why = f"at {cls.strength}={format_value(strength)} {name}'s penalty never passed {NEGLIGIBLE:g} of the loss"
             return [f"{why}: this is finetuning"]
         return []

@@ -16,7 +16,7 @@ from clrun.results.metrics import gap_closed
 from clrun.results.outcome import RunStatus
 from clrun.results.reading import read_table
 from clrun.results.run_files import read_summary
-from clrun.system.text import format_value
+from clrun.system.text import format_cell
 from clrun.terminal.console import percent, print_line, titled_table, warn
 
 HEADER_WIDTH = 14  # characters; longer class names are left out of the header of a column
@@ -54,10 +54,10 @@ def warnings_of(summary: pd.Series) -> list[str]:
 
 def heading(summary: pd.Series, knobs: Collection[str]) -> str:
     """Return 'ewc lambda=400 · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu (...)'."""
-    shown = [f"{key}={format_value(summary[key])}" for key in knobs if key in summary and not pd.isna(summary[key])]
+    shown = [f"{key}={format_cell(summary[key])}" for key in knobs if key in summary and not pd.isna(summary[key])]
     tasks = f"{summary['tasks']} task{'s' if summary['tasks'] != 1 else ''}"
     if not pd.isna(summary.get("first_tasks")):
-        tasks = f"the first {summary['first_tasks']:g} of {tasks}"
+        tasks = f"the first {format_cell(summary['first_tasks'])} of {tasks}"
     stream = f"{summary['dataset']}, {summary['split']}, {tasks}, scenario {summary['scenario']}"
     method = " ".join([str(summary["strategy"]), *shown])
     return " · ".join([method, stream, str(summary["model"]), f"seed {summary['seed']}", f"{summary['device']}"])

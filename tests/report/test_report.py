@@ -415,12 +415,12 @@ def test_a_comparison_has_its_streams_heading(clrun_report, folder):
 
 
 def test_a_row_answers_to_the_whole_of_its_label(clrun_report, folder):
-    """Also where a value has spaces of its own."""
+    """Also where a value is a list, which the file writes with spaces."""
     runs = by_hand()
     widths = runs.group.map({"e100": "[100, 100]", "e1000": "[400, 400]"}).fillna("[9]")
     runs.assign(**{"model.widths": widths}).to_csv(folder / "results.csv", index=False)
     label = next(row.label for row in rows_of(read(folder)) if row.group == "e100")
-    assert label == "ewc lambda=100 model.widths=[100, 100]"
+    assert label == "ewc lambda=100 model.widths=[100,100]"
     code, out, _ = clrun_report("--compare", label, "joint")
     assert code == 0 and f"{label} minus joint" in out
 
