@@ -58,7 +58,9 @@ class KeySpec(Strict):
     """The specification of a key: its default, type, range and meaning."""
 
     default: Any  # if it is null, null may be typed
-    type: Literal["float", "int", "bool", "str", "path", "choice", "count", "ints", "floats", "classes", "mapping"]
+    type: Literal[
+        "float", "int", "bool", "str", "path", "choice", "count", "ints", "floats", "classes", "mapping", "texts"
+    ]
     about: str = Field(min_length=1)
     min: float | None = None  # inclusive
     max: float | None = None
@@ -115,6 +117,7 @@ class KeySpec(Strict):
             "count": Literal[tuple(self.choices or [""])] | whole,
             "ints": list[whole],
             "floats": list[number],
+            "texts": Annotated[list[int | text], AfterValidator(lambda texts: [str(one) for one in texts])],
             "classes": Annotated[list[classes], Field(min_length=1)],
             "mapping": dict[str, Any],
         }
@@ -138,6 +141,7 @@ class KeySpec(Strict):
             "count": f"{' or '.join(self.choices or [])}, or a whole number, {self.range()}",
             "ints": f"a list of whole numbers{each}, such as [100,100]",
             "floats": f"a list of finite numbers{each}, such as [0.1,0.2]",
+            "texts": "a list of texts, such as [a,b]",
             "classes": "a list of lists of class names or numbers, such as [[cat,dog],[deer]] or [[0,1],[2,3]]",
             "mapping": "names with values, such as {width:8,depth:2}",
         }

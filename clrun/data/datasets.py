@@ -37,7 +37,7 @@ IDX_FILES = {
 Images = Samples  # the former name
 
 # Data sets whose reader refuses wrong labels itself.
-CHECKED_BY_READER = ("arrays",)
+CHECKED_BY_READER = ("arrays", "table")
 
 
 def load(settings: Values, own: partial[object] | None = None) -> Samples:
@@ -82,7 +82,7 @@ def data_folder(named: str | os.PathLike | None) -> Path:
 
 def _reader(name: str) -> Callable[[Values], Arrays]:
     readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
-    readers |= {"arrays": _arrays}
+    readers |= {"arrays": _arrays, "table": _table}
     readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
     if name not in readers:
         raise UsageError(f"dataset={name} is not known: use one of {', '.join(sorted(readers))}.")
@@ -141,6 +141,13 @@ def _arrays(settings: Values) -> Arrays:
     from clrun.data import arrays  # only for this data set
 
     return arrays.read(settings["dataset.file"])
+
+
+def _table(settings: Values, folder: Path) -> Arrays:
+    """Return the table in the file `dataset.file`."""
+    from clrun.data import table  # only for this data set
+
+    return table.read(table.Typed(**{key: settings[f"dataset.{key}"] for key in table.Typed._fields}))
 
 
 def _own(name: str, function: partial[object]) -> Arrays:

@@ -15,7 +15,8 @@ def number_of_domains(samples: Samples, dataset: str, tasks: int | None, first_t
     if samples.domain is None:
         raise UsageError(
             f"split=domains: dataset={dataset} states no domains; give the domain of each sample as task_train and "
-            "task_test in the file of dataset=arrays, or type another split."
+            "task_test in the file of dataset=arrays, or by dataset.domain=COLUMN of dataset=table, or type another "
+            "split."
         )
     count = len(samples.domains)
     if tasks is not None and tasks != count:

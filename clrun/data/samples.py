@@ -38,6 +38,7 @@ class Samples:
     fingerprint: str  # 10 hex digits of what was loaded: numbers before padding, labels, split, names, domains
     domain: torch.Tensor | None = None  # (N,) int64: the domain of each sample, where the data set states it
     domains: tuple[str, ...] = ()  # names of the domains
+    standardised: bool = False  # whether the numbers are inputs as they are, and are not to be normalised again
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,6 +79,7 @@ class Arrays(NamedTuple):
     classes: Sequence[str]
     domain: np.ndarray | None = None  # (N,) int64: numbers of domains
     domains: Sequence[str] = ()
+    standardised: bool = False  # whether the numbers are inputs as they are
 
 
 def to_samples(arrays: Arrays, pad: int) -> Samples:
@@ -94,6 +96,7 @@ def to_samples(arrays: Arrays, pad: int) -> Samples:
         fingerprint=fingerprint(arrays),
         domain=None if arrays.domain is None else torch.from_numpy(arrays.domain),
         domains=tuple(arrays.domains),
+        standardised=arrays.standardised,
     )
 
 
@@ -104,6 +107,8 @@ def fingerprint(arrays: Arrays) -> str:
         stated.append(arrays.x.dtype.name)
     if arrays.domain is not None:
         stated.append({"domains": list(arrays.domains)})
+    if arrays.standardised:
+        stated.append("standardised")
     digest = hashlib.blake2b(json.dumps(stated).encode(), digest_size=5)
     for array, kind in ((arrays.x, arrays.x.dtype.newbyteorder("<")), (arrays.y, "<i8"), (arrays.domain, "<i8")):
         if array is not None:

@@ -40,10 +40,11 @@ def normalisation(samples: Samples, normalize: bool) -> tuple[Tensor, Tensor]:
     for features and (C, 1, ...) for all else.
 
     With `normalize`, each feature, or each channel of pictures and series, has mean 0 and standard deviation 1 over
-    the training samples. Without it, pixels are divided by 255, and floats stay as they are.
+    the training samples. Without it, pixels are divided by 255, and floats stay as they are. What its reader has
+    standardised stays as it is.
     """
     later = (1,) * (len(samples.shape) - 1)
-    if not normalize:
+    if not normalize or samples.standardised:
         scale = torch.ones(samples.shape[0], dtype=torch.float64) / (255 if samples.x.dtype == torch.uint8 else 1)
         return scale.view(-1, *later), torch.zeros_like(scale).view(-1, *later)
     mean, deviation = samples.moments

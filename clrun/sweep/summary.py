@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
 
 
-DATA = {"data_dir", "dataset.root"}  # not part of the identity, which has a digest of the data that are there
-
-
 def counted(runs: int) -> str:
     """Return '1 run', '2 runs'."""
     return f"{runs} run{'s' if runs != 1 else ''}"
@@ -37,9 +34,17 @@ def varying(settings: Sequence[Settings]) -> list[str]:
     """Return the keys of the identity that differ between runs, except the strategy; and those of where data lie."""
     left_out = {"strategy", *SOURCES}  # in one sweep, a class has one source
     keys = dict.fromkeys(
-        key for run in settings for key in run.values if key not in run.outside_identity - DATA | left_out
+        key
+        for run in settings
+        for key in run.values
+        if key not in left_out and (key not in run.outside_identity or names_data(key))
     )
     return [key for key in keys if len({repr(run.values[key]) for run in settings if key in run.values}) > 1]
+
+
+def names_data(key: str) -> bool:
+    """Return whether a key says what is loaded. Where it is no part of the identity, a digest of the data is."""
+    return key == "data_dir" or key.startswith("dataset.")
 
 
 def show(runs: Sequence["Prepared"], summaries: Mapping[str, "pd.Series"]) -> list[str]:

@@ -196,6 +196,7 @@ WRONG_VALUES = {
     "path": ["", 1, True, math.nan, ["a"]],
     "str": ["", 1, True, math.nan, ["a"]],
     "mapping": ["", 1, "abc", ["a"], True, math.nan],
+    "texts": ["", 1, "abc", [1.5], [""], [None], [True], [["a"]], {"a": 1}],
     "ints": ["", 1, "abc", ["a"], [1.5], [math.nan], [True], [10**12], {"a": 1}],
     "classes": ["", 1, "abc", [], [[]], ["a"], [1], [[1.5]], [[True]], [[["a"]]], [[""]]],
 }
