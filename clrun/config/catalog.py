@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
+from clrun.system.yaml_numbers import Loader
 
 # The largest absolute value of a key without a range of its own, by type; float32 ends at about 3.4e38.
 LARGEST = {
@@ -34,18 +35,6 @@ GROUPS = ("dataset", "split", "model", "optimizer", "strategy")
 
 # A group of which nothing is chosen by default, and which is no part of a run.
 CLUSTER = "cluster"
-
-
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's where it is installed
-    """A YAML loader that reads numbers as OmegaConf does, so that a yaml means the same here and in Hydra."""
-
-
-# Numbers: YAML 1.1 takes 1e5 for a text, since it has neither a dot nor a sign in its exponent. The pattern is
-# OmegaConf's (omegaconf/_utils.py, get_yaml_loader).
-FLOAT = r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)
-    |\.[0-9_]+(?:[eE][-+][0-9]+)?|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"""
-
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(FLOAT, re.X), list("-+0123456789."))
 
 
 class Strict(BaseModel):

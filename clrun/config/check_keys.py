@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clrun.config.class_lists import KEY, as_typed
 from clrun.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def parsed(text: str) -> "Override":
     from hydra.errors import HydraException
 
     try:
-        return OverridesParser.create().parse_override(text)
+        return OverridesParser.create().parse_override(as_typed(text))
     except HydraException as error:
         raise UsageError(malformed(text, str(error))) from None
 
@@ -54,6 +55,12 @@ def malformed(text: str, reason: str) -> str:
         return f"{text}: a value is missing in the list; values are typed with one comma between them, as {key}=1,10."
     if any(value.count(opened) > value.count(closed) for opened, closed in BRACKETS):
         return f"{text}: a bracket is not closed; a value with brackets is typed in quotes, as 'seed=range(5)'."
+    if key.lstrip("+") == KEY:
+        return (
+            f"{text}: the classes of each task are listed in brackets of their own, with commas between them, as "
+            f"'{KEY}=[[cat,dog],[deer]]'; a name with brackets or commas stands in quotes within the quotes of the "
+            f"shell, as '{KEY}=[[\"cats, big\",dog],[deer]]'."
+        )
     quoted = value.strip("'\"").replace('"', '\\"')
     reason = reason.splitlines()[0].partition(" expecting {")[0]
     return (

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, read
 from clrun.config.check_values import check
+from clrun.config.class_lists import as_typed
 from clrun.config.settings import Settings
 from clrun.system.paths import CONF
 
@@ -40,14 +41,14 @@ def run_with_hydra(catalog: Catalog, arguments: Sequence[str], run: Callable[[Di
     register_keys(catalog)
     # Hydra 1.3 asks for its newest behaviour by name; 1.4 warns of any version_base
     options = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
-    with replaced_arguments(arguments):
+    with replaced_arguments([*map(as_typed, arguments)]):
         hydra.main(config_path=str(CONF), config_name="config", **options)(run)()
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Return what overrides compose to; `register_keys` comes first."""
     with hydra.initialize_config_dir(str(CONF), version_base=None):
-        return hydra.compose("config", overrides=list(overrides))
+        return hydra.compose("config", overrides=[*map(as_typed, overrides)])
 
 
 def compose(*overrides: str) -> Settings:
@@ -63,7 +64,7 @@ def composer(catalog: Catalog, config_dir: str | None) -> Callable[[Sequence[str
     folder = None if config_dir is None else Path(config_dir).expanduser().resolve()
     search_path = [] if folder is None else [f'hydra.searchpath=["file://{folder}"]']
     composed = remembering(lambda _, overrides: compose_config([*overrides, *search_path]))
-    return lambda overrides: composed(OmegaConf.create(), overrides)
+    return lambda overrides: composed(OmegaConf.create(), [*map(as_typed, overrides)])
 
 
 def composed_from(hydra_config: Any = None) -> tuple[Catalog, list[str]]:

@@ -21,6 +21,8 @@ def advice(key: str, value: Any, spec: KeySpec) -> str:
     if spec.type == "choice":
         near = difflib.get_close_matches(str(value), spec.choices or [], 1)
         return f"did you mean {near[0]}?" if near else ""
+    if spec.type == "classes":
+        return quoted_classes(key, value)
     swept = spec.type in ("int", "float") and spec.identity
     if swept and isinstance(value, str) and (ends := re.fullmatch(r"(\d+)(?:\.\.+|-|:)(\d+)", value)):
         return f"several values are a sweep, typed with -m as '{key}=range({ends[1]},{int(ends[2]) + 1})'"
@@ -32,6 +34,15 @@ def advice(key: str, value: Any, spec: KeySpec) -> str:
         typed = format_value(value)
         return f"type {key}=./{typed}" if spec.type == "path" else f"type {key}='\"{typed}\"'"
     return f"e.g. {key}={format_value(spec.default)}" if spec.default is not None else ""
+
+
+def quoted_classes(key: str, value: Any) -> str:
+    """Return what to write in a yaml in place of names that YAML reads as other values; "" where there are none."""
+    tasks = [task for task in value if isinstance(task, list)] if isinstance(value, list) else []
+    others = [name for task in tasks for name in task if name is None or isinstance(name, bool | float)]
+    if not others:
+        return ""
+    return f'in a yaml, a name that reads as another value stands in quotes: {key}: [["{format_value(others[0])}"]]'
 
 
 def too_large(value: Any, kind: str) -> bool:

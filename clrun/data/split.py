@@ -1,8 +1,11 @@
 """The assignment of classes to tasks, in pure Python, so that a split is refused before torch is imported."""
 
 import difflib
+import re
+import shlex
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from clrun.data.values import Values
 from clrun.system.errors import UsageError
@@ -33,7 +36,7 @@ def even(names: Sequence[str], tasks: int) -> list[list[int]]:
     if len(names) % tasks:
         fitting = [str(n) for n in range(1, len(names) + 1) if len(names) % n == 0]
         unequal = unequal_example(names, tasks)
-        otherwise = f", or deal unequally: 'split.classes={unequal}'" if unequal else ""
+        otherwise = f", or deal unequally: {shlex.quote(f'split.classes={unequal}')}" if unequal else ""
         raise UsageError(
             f"tasks={tasks}: {len(names)} classes do not divide into {tasks} equal tasks; "
             f"type tasks={listed(fitting, 'or')}{otherwise}."
@@ -48,35 +51,129 @@ def unequal_example(names: Sequence[str], tasks: int) -> str:
     "" where there are too many classes to print, or fewer than tasks.
     """
     classes = len(names)
-    typed = list(map(int, names)) if numbered(names) else list(range(classes))
+    typed = list(map(str, range(classes))) if positions_allowed(names) else names
     if classes > 20 or tasks > classes:
         return ""
     size, remainder = divmod(classes, tasks)
     sizes = [size + 1] * remainder + [size] * (tasks - remainder)
     starts = [sum(sizes[:t]) for t in range(tasks)]
-    return str([typed[a : a + n] for a, n in zip(starts, sizes, strict=True)]).replace(" ", "")
+    return typed_lists([typed[a : a + n] for a, n in zip(starts, sizes, strict=True)])
 
 
 def class_number(given: str | int, names: Sequence[str]) -> int:
     """Return the number of a class that is given by name or number. Raise UsageError for an unknown class.
 
-    Where all names are numbers, as with digits, a number means the class of that name.
+    A text that is the name of a class means that class, whatever it looks like: 3 is the digit "3". Another whole
+    number is the position of a class, from 0, but only where no class has a number as its name.
     """
-    given = str(given) if numbered(names) else given
-    if isinstance(given, int):
-        if 0 <= given < len(names):
-            return given
-        raise UsageError(f"split.classes: there is no class {given}; the numbers are 0 to {len(names) - 1}.")
-    if given in names:
-        return list(names).index(given)
-    near = difflib.get_close_matches(given, names, 1)
-    meant = f"; did you mean {near[0]}? " if near else ". "
-    raise UsageError(f"split.classes: there is no class {given}{meant}The classes are {shortened(names)}.")
+    text = unicodedata.normalize("NFC", str(given))
+    if text in names:
+        return list(names).index(text)
+    if positions_allowed(names) and re.fullmatch(r"-?[0-9]{1,9}", text):
+        if 0 <= int(text) < len(names):
+            return int(text)
+        raise UsageError(
+            f"split.classes: there is no class {text}; the numbers are 0 to {len(names) - 1}, and the classes are "
+            f"{shortened(list(map(typed_name, names)))}."
+        )
+    equal = [name for name in names if is_number(name) and is_number(text) and float(name) == float(text)]
+    near = equal or difflib.get_close_matches(text, names, 1)
+    meant = f"; did you mean {typed_name(near[0])}? " if near else ". "
+    raise UsageError(
+        f"split.classes: there is no class {typed_name(text)}{meant}The classes are "
+        f"{shortened(list(map(typed_name, names)))}{typing_rule(names)}."
+    )
 
 
-def numbered(names: Sequence[str]) -> bool:
-    """Return whether all class names are numbers."""
-    return all(name.isdecimal() for name in names)
+def positions_allowed(names: Sequence[str]) -> bool:
+    """Return whether a number may stand for the position of a class: not where a class has a number as its name."""
+    return not any(map(is_number, names))
+
+
+def is_number(name: str) -> bool:
+    """Return whether a class name reads as a number, such as 7, 007, -1, 1.0, 1e3 or 2021_05."""
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return any(map(str.isdigit, name))  # not nan and inf, which are words here
+
+
+# ---------------------------------------------------------------- lists of classes as they are typed
+
+
+def typed_name(name: str) -> str:
+    """Return a class name as it is typed in split.classes: in quotes where brackets, commas, quotes or spaces would
+    be taken for something else."""
+    bare = name == name.strip() and not re.search(r"[\[\],]|\$\{|^['\"]", name)
+    return name if bare and name else quoted_name(name)
+
+
+def quoted_name(name: str) -> str:
+    """Return a class name in quotes, as Hydra's grammar reads them: a backslash before each quote within."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + (r"\"" if found[2] else ""), name)
+    return f'"{escaped}"'
+
+
+def typed_lists(lists: Sequence[Sequence[str]], spelt: Callable[[str], str] = typed_name) -> str:
+    """Return lists of class names as the value of split.classes, such as [[cat,dog],[deer]].
+
+    spelt: returns a name as it is typed.
+    """
+    tasks = [f"[{','.join(map(spelt, names))}]" for names in lists]
+    return f"[{','.join(tasks)}]"
+
+
+def typing_rule(names: Sequence[str]) -> str:
+    """Return how names are typed that need quotes; "" where none of these does."""
+    quoted = [name for name in names if typed_name(name) != name]
+    if not quoted:
+        return ""
+    example = shlex.quote(f"split.classes={typed_lists([quoted[:1]])}")
+    return f"; a name with brackets, commas, or spaces at an end is typed in quotes within quotes, as {example}"
+
+
+def read_lists(value: str) -> list[list[list[str]]] | None:
+    """Return what is typed after split.classes=: one or more lists of lists of class names, separated by commas.
+
+    A name is all that stands between commas and brackets, as it is typed, without the spaces around it: 007, 1e3,
+    R&B and x(1) are names. A name in quotes may hold commas, brackets and spaces; a backslash comes before a quote
+    within it. None where the value has another form.
+    """
+    texts = re.findall(TOKEN, value)
+    if "".join(texts) != value or "${" in value:
+        return None
+    tokens = [text.strip() for text in texts if text.strip()]
+    shape = "".join(token if token in "[]," else "n" for token in tokens)
+    if not re.fullmatch(SHAPE, shape):
+        return None
+    lists: list[list[list[str]]] = []
+    depth = 0
+    for token in tokens:
+        depth += {"[": 1, "]": -1}.get(token, 0)
+        if token == "[":
+            lists += [[]] if depth == 1 else []
+            lists[-1] += [[]] if depth == 2 else []
+        elif token not in ("]", ","):
+            lists[-1][-1].append(unquoted(token))
+    return lists
+
+
+# A name in quotes, a bracket or comma, or a bare name, which does not start with a quote.
+TOKEN = r"""\s*(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*(?=[\],])|[\[\],]|\s*[^\s\[\],'"][^\[\],]*|\s+"""
+
+# Lists of lists of names, in which n is a name.
+SHAPE = r"LIST(?:,LIST)*".replace("LIST", r"\[INNER(?:,INNER)*\]").replace("INNER", r"\[n(?:,n)*\]")
+
+
+def unquoted(token: str) -> str:
+    """Return a name without the quotes around it, backslashes before a quote removed."""
+    if token[0] not in "'\"":
+        return token
+    return re.sub(rf"(\\+)({token[0]}|$)", lambda found: found[1][: len(found[1]) // 2] + found[2], token[1:-1])
+
+
+# ---------------------------------------------------------------- refusals
 
 
 def refuse_repeated(tasks: Sequence[Sequence[int]], names: Sequence[str]) -> None:

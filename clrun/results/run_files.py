@@ -15,6 +15,7 @@ from clrun.results import metrics, reading, tables
 from clrun.results.columns import FILES, HASH_COLUMNS
 from clrun.results.outcome import Outcome
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing, write_text
+from clrun.system.yaml_numbers import Dumper
 
 SECONDS_BETWEEN_WRITES = 5.0  # of the tables of a run that is under way
 
@@ -35,7 +36,7 @@ def write_table(path: Path, table: pd.DataFrame, guard: Guard = UNGUARDED) -> No
 def write_config(directory: Path, nested: Mapping[str, Any], guard: Guard = UNGUARDED) -> None:
     """Write config.yaml: the checked configuration, groups nested, in the order given."""
     plain = json.loads(json.dumps(nested, default=str))
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    text = yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
     write_text(directory / "config.yaml", text, guard)
 
 

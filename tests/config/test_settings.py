@@ -117,7 +117,7 @@ def test_a_nested_config_has_the_groups_as_mappings(settings_of):
         (["seed=true"], "whole number"),
         (["drop_last=1"], "true or false"),
         (["outputs=2024"], "outputs=./2024"),
-        (["split.classes=[[true,false]]"], "list of lists"),
+        (["split.classes=[[true,false]]"], "there is no class true"),
         (["lambda=-1", "seed=-1"], "lambda=-1: must be a finite number, at least 0; e.g. lambda=400\nseed=-1"),
     ],
 )
