@@ -24,7 +24,8 @@ SETTINGS = {"split": "classes", "split.classes": None, "scenario": "class"}
 LIKE_NUMBERS = ["2021_05", "true", "1.0", "-1", "null", "1e3", "007", "0x1f", "inf", "1_000"]
 
 ODD = [
-    "M\u00fcller", "\u732b", "R&B", "a=b", "x(1)", "two words", "a,b", "c:d", "it's", 'say "hi"', "$HOME", "#1", "-dash",
+    "M\u00fcller", "\u732b", "R&B", "a=b", "x(1)", "two words", "a,b", "c:d", "it's", 'say "hi"', "$HOME", "#1",
+    "-dash",
     "b\\", 'b\\"', "[x]", " lead", "{k: v}", "a b]", "*.png", "~", "!", "%d", "'quoted'",
 ]  # fmt: skip
 
