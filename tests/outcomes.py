@@ -16,7 +16,8 @@ SUMMARY = (
     "overall_accuracy,"
     "validation_accuracy,min_accuracy,worst_case_accuracy,stability_gap,"
     "train_seconds,consolidate_seconds,eval_seconds,wall_seconds,samples_per_second,peak_memory_mb,state_mb,energy_wh,"
-    "stack_size,threads,carbon_g,money,diverged_at,warnings,device,torch_version,clrun_version,commit"
+    "stack_size,threads,carbon_g,money,sample_count,diverged_at,warnings,"
+    "device,torch_version,clrun_version,pillow_version,commit"
 )
 VALUES = {
     "dataset": "digits",

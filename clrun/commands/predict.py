@@ -23,6 +23,7 @@ from clrun.system.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clrun.data.decoding import Whites
     from clrun.runs.checkpoint import Checkpoint
     from clrun.runs.prepared import Prepared
 
@@ -129,7 +130,8 @@ def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: 
     stack = build([prepared])
     state = checkpointer.restore_run(stack, [saved])
     data, device = stack.strategy.data, stack.device
-    x = pictures(paths, tuple(data.images.shape[1:]), prepared.settings["dataset.pad"])
+    whites = None if prepared.images.folder is None else prepared.images.folder.whites
+    x = pictures(paths, tuple(data.images.shape[1:]), prepared.settings["dataset.pad"], whites)
     # the pictures take the place of the data set's images: picture i in task t is row i + n * t
     data = replace(data, images=x.to(device), labels=torch.zeros(len(x), dtype=torch.long, device=device))
     rows = torch.arange(len(x), device=device) + len(x) * task
@@ -144,11 +146,14 @@ def final_checkpoint(prepared: "Prepared", directory: Path) -> "Checkpoint":
     from clrun.results import run_files
     from clrun.results.outcome import RunStatus
     from clrun.runs import checkpoint
+    from clrun.runs.changed_pictures import since
 
     try:
         saved = checkpoint.read(directory, prepared.id)
     except checkpoint.InvalidCheckpoint as error:
-        raise UsageError(f"{directory / checkpoint.NAME} cannot be used: {error}.") from None
+        changes = ", ".join(since(prepared, directory))
+        changed = f" The pictures have changed since: {changes}." if changes else ""
+        raise UsageError(f"{directory / checkpoint.NAME} cannot be used: {error}.{changed}") from None
     finished = run_files.finished(directory)
     if finished and run_files.read_summary(directory / "summary.csv").at[0, "status"] == RunStatus.DIVERGED:
         raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
@@ -159,17 +164,18 @@ def final_checkpoint(prepared: "Prepared", directory: Path) -> "Checkpoint":
     return saved
 
 
-def pictures(paths: Sequence[str], shape: tuple[int, ...], pad: int) -> "Tensor":
+def pictures(paths: Sequence[str], shape: tuple[int, ...], pad: int, whites: "Whites | None" = None) -> "Tensor":
     """Return pictures of the data set's shape (C, H, W) as (N, C, H, W) uint8.
 
-    They are resized, cropped and padded as the data set's images are, and grey where those are. Raise UsageError for a
-    file that is no picture, and where images are not square.
+    They are resized, cropped and padded as the data set's images are, and grey where those are. whites: what becomes
+    white in pictures of more than 8 bits. Raise UsageError for a file that is no picture, and where images are not
+    square.
     """
     import numpy as np
     import torch
     from PIL import Image
 
-    from clrun.data.image_folder import decode
+    from clrun.data.decoding import decode
     from clrun.data.samples import refuse_unless_pictures
 
     refuse_unless_pictures(shape, "clrun-predict", "name a run that was trained on pictures")
@@ -178,7 +184,7 @@ def pictures(paths: Sequence[str], shape: tuple[int, ...], pad: int) -> "Tensor"
         raise UsageError(
             f"the run's pictures are of {width} x {height} pixels; only square ones can be read from files."
         )
-    decoded = [decode(path, height - 2 * pad) for path in paths]
+    decoded = [decode(path, height - 2 * pad, whites) for path in paths]
     if channels == 1:
         decoded = [np.asarray(Image.fromarray(x.transpose(1, 2, 0)).convert("L"))[None] for x in decoded]
     return torch.nn.functional.pad(torch.from_numpy(np.stack(decoded)), (pad, pad, pad, pad))

@@ -129,8 +129,11 @@ def _image_folder(settings: Values) -> Arrays:
     """Return the images below `dataset.root`. The cache is not in the data folder, which may be shared or read-only."""
     from clrun.data import image_folder  # only for this data set
 
-    root, size, test_fraction = (settings[f"dataset.{key}"] for key in ("root", "size", "test_fraction"))
-    return Arrays(*image_folder.read(root, size, test_fraction, cache_folder() / "clrun"))
+    keys = ("root", "size", "test_fraction", "white", "skip_broken")
+    root, size, test_fraction, white, skip_broken = (settings[f"dataset.{key}"] for key in keys)
+    read = image_folder.read(root, size, test_fraction, cache_folder() / "clrun", white, skip_broken)
+    x, y, train, classes, fingerprint, folder_record = read
+    return Arrays(x, y, train, classes, fingerprint=fingerprint, folder=folder_record)
 
 
 # ---------------------------------------------------------------- data of the user's own

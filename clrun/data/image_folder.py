@@ -6,50 +6,49 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import secrets
-import struct
 import sys
 import time
+import unicodedata
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from clrun.data.decoding import RULE, SUFFIXES, BrokenPicture, Deep, Whites, decode_bytes, white_of
+from clrun.data.file_digests import FileState, digest_of, digests, read_arrays, write_arrays
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 # Files and folders that operating systems leave behind; hidden ones are skipped anyway.
 CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")
 
+# Names of the folders of the parts, in any case. Those for validation are named in sentences only.
+TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
+
 # Images that a thread decodes at a time.
 CHUNK = 64
 
-# Part of a cache file's name. Change it with what `decode` does to an image, so that older caches are not used.
-DECODER = "1"
-
-# What reading a damaged .npz file may raise.
-DAMAGE_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+# Broken pictures that a refusal names.
+NAMED = 10
 
 
 class FolderLayout(NamedTuple):
     """Where the class folders lie; `test` is None where test images are held out of `train`."""
 
     root: Path
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # in Unicode's composed form (NFC)
     train: Path
     test: Path | None
+    train_folders: tuple[str, ...]  # the names on the disk, in the order of the classes
+    test_folders: tuple[str, ...]
 
 
 class Picture(NamedTuple):
@@ -57,48 +56,159 @@ class Picture(NamedTuple):
 
     path: str
     label: int  # class number
-    bytes: int  # size
-    changed: int  # time of the last change, in nanoseconds
+    state: FileState
+
+
+class ClassRecord(NamedTuple):
+    """The pictures of a class in one part."""
+
+    part: str  # train or test
+    name: str  # of the class
+    pictures: int  # number of pictures
+    digest: str  # of their bytes: 16 hexadecimal digits
+
+
+class FolderRecord(NamedTuple):
+    """What is known of a folder of images that was read."""
+
+    classes: tuple[ClassRecord, ...]
+    pillow_version: str  # which decoded the pictures
+    whites: Whites | None  # what became white in pictures of more than 8 bits; None where there are none
+
+
+class Folder(NamedTuple):
+    """A folder of images that was read."""
+
+    x: np.ndarray  # (N, 3, size, size) uint8, training images first
+    y: np.ndarray  # (N,) int64
+    train: int  # number of training images
+    classes: tuple[str, ...]
+    fingerprint: str  # 10 hex digits of the files' bytes, their order and labels, and the stated preprocessing
+    record: FolderRecord
+
+
+class Decoded(NamedTuple):
+    """The pixels of a folder's pictures and what is to be said of them."""
+
+    x: np.ndarray  # (N, 3, size, size) uint8, of the pictures that are not broken
+    broken: dict[int, str]  # number of a picture -> why it cannot be read
+    deep: int  # number of pictures of more than 8 bits
+    whites: Whites
+    pillow_version: str
 
 
 def find(root: str | os.PathLike | None, test_fraction: float | None) -> FolderLayout:
     """Return where the class folders lie, without opening an image. Raise UsageError if they make no data set."""
     folder = _root(root)
-    train, test = folder / "train", folder / "test"
-    if _folders(test) and not _folders(train):
+    train, test = _part(folder, TRAIN), _part(folder, TEST)
+    if test is not None and train is None:
         raise UsageError(
-            f"dataset.root={root} has class folders in test but none in train: put the training pictures into "
-            f"{train}/<class>/, or all pictures into {folder}/<class>/ and state dataset.test_fraction=0.2."
+            f"dataset.root={root} has class folders in {test.name} but none in train: put the training pictures into "
+            f"{folder / 'train'}/<class>/, or all pictures into {folder}/<class>/ and state dataset.test_fraction=0.2."
         )
-    if not _folders(train):
-        layout = FolderLayout(folder, _folders(folder), folder, None)
-    else:
-        layout = FolderLayout(folder, _folders(train), train, test if _folders(test) else None)
+    names = _folders(train or folder)
+    classes = _composed(train or folder, names)
+    layout = FolderLayout(folder, classes, train or folder, test, names, ())
     _check_classes(layout)
     _check_test(layout, test_fraction)
-    return layout
+    if test is None:
+        return layout
+    tested = _folders(test)
+    place = dict(zip(_composed(test, tested), tested, strict=True))
+    return layout._replace(test_folders=tuple(place[name] for name in classes))
 
 
 def read(
-    root: str | os.PathLike | None, size: int, test_fraction: float | None, cache: Path
-) -> tuple[np.ndarray, np.ndarray, int, tuple[str, ...]]:
+    root: str | os.PathLike | None,
+    size: int,
+    test_fraction: float | None,
+    cache: Path,
+    white: float | None = None,
+    skip_broken: bool = False,
+) -> Folder:
     """Return a folder of images at `size` x `size` pixels, as they lie there or in a file below the folder `cache`.
 
-    The result is x (N, 3, size, size) uint8 and y (N,) int64, training images first, the number of training images,
-    and the class names. Raise UsageError.
+    white: the value that becomes 255 in pictures of more than 8 bits; None: the largest value of as many bits as the
+    brightest training picture has. skip_broken: whether broken pictures are left out. Raise UsageError.
     """
     layout = find(root, test_fraction)
     ignored = _strays(layout)
-    train = _pictures(layout.train, layout.classes, ignored)
-    test = [] if layout.test is None else _pictures(layout.test, layout.classes, ignored)
-    y = np.array([picture.label for picture in train + test], dtype=np.int64)
-    order, count = np.arange(len(y)), len(train)
-    if layout.test is None:
-        assert test_fraction is not None  # find() has refused that
-        order, count = _held_out(layout, y, test_fraction)
-    x = _cached(layout.root, train + test, size, cache)
-    _print_ignored(ignored)
-    return (x if layout.test else x[order]), y[order], count, layout.classes
+    train = _pictures(layout.train, layout.train_folders, ignored)
+    test = [] if layout.test is None else _pictures(layout.test, layout.test_folders, ignored)
+    pictures = train + test
+    refuse_if_too_large(
+        len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
+    )
+    name = hashlib.blake2b(os.fsencode(os.path.abspath(layout.root)), digest_size=10).hexdigest()
+    memory = cache / "file_digests" / f"{name}.npz"
+    found = digests([picture.path for picture in pictures], [picture.state for picture in pictures], memory)
+    marks = found.rows
+    parts = Division(layout, np.array([picture.label for picture in pictures], np.int64), len(train), test_fraction)
+    parts.order(np.ones(len(pictures), bool))  # refuses what would be refused after decoding
+    stated = json.dumps([RULE, size, white])
+    decoded = _cached(parts, pictures, marks, cache / "image_folder", stated, size, white, skip_broken)
+    found.remember(memory)
+    kept = _kept(decoded, len(pictures))
+    order, count = parts.order(kept)
+    _print_notes(ignored, decoded, white)
+    text = f"{stated} {count} {json.dumps(layout.classes)}"
+    labels = parts.labels[kept][order]
+    fingerprint = _digest(text, marks[kept][order], labels, 5)
+    records = _records(layout.classes, marks[kept][order], labels, count)
+    record = FolderRecord(records, decoded.pillow_version, decoded.whites if decoded.deep else None)
+    x = decoded.x if np.array_equal(order, np.arange(len(order))) else decoded.x[order]
+    return Folder(x, labels, count, layout.classes, fingerprint, record)
+
+
+class Division(NamedTuple):
+    """How the pictures of a folder are divided into training and test pictures."""
+
+    layout: FolderLayout
+    labels: np.ndarray  # (N,) int64, of the pictures in train, then in test
+    train: int  # number of pictures in train
+    test_fraction: float | None
+
+    def order(self, kept: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the order (n,) of the pictures that are kept, training first, and the number of training pictures.
+
+        kept: (N,) bool. Raise UsageError where a class has too few.
+        """
+        labels = self.labels[kept]
+        if self.layout.test is None:
+            assert self.test_fraction is not None  # find() has refused that
+            return _held_out(self.layout, labels, self.test_fraction)
+        count = int(kept[: self.train].sum())
+        for part, present in ((self.layout.train, labels[:count]), (self.layout.test, labels[count:])):
+            absent = [name for k, name in enumerate(self.layout.classes) if k not in present]
+            if absent:
+                raise UsageError(f"{part / absent[0]} has no picture that can be read: put some there.")
+        return np.arange(len(labels)), count
+
+
+def _kept(decoded: Decoded, count: int) -> np.ndarray:
+    """Return which pictures (N,) bool are not broken."""
+    kept = np.ones(count, bool)
+    kept[list(decoded.broken)] = False
+    return kept
+
+
+def _digest(text: str, marks: np.ndarray, labels: np.ndarray, width: int) -> str:
+    """Return 2 * width hexadecimal digits of a text and of the digests and labels of pictures, in their order."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=width)
+    digest.update(np.ascontiguousarray(marks).tobytes())
+    digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _records(classes: Sequence[str], marks: np.ndarray, labels: np.ndarray, train: int) -> tuple[ClassRecord, ...]:
+    """Return the number of pictures and their digest for each class of each part."""
+    parts = (("train", slice(None, train)), ("test", slice(train, None)))
+    records = []
+    for part, rows in parts:
+        for label, name in enumerate(classes):
+            chosen = marks[rows][labels[rows] == label]
+            records.append(ClassRecord(part, name, len(chosen), _digest("", chosen, labels[:0], 8)))
+    return tuple(records)
 
 
 # ---------------------------------------------------------------- folders and files
@@ -134,10 +244,39 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 
 def _folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder; whole numbers are sorted as such, so that 10 comes after 9."""
-    names = [entry.name for entry in _entries(folder) if entry.is_dir()] if os.path.isdir(folder) else []
+    """Return the names of the folders in a folder; whole numbers are sorted as such, so that 10 comes after 9.
+
+    A link that leads nowhere or in a circle is none.
+    """
+    names = [entry.name for entry in _entries(folder) if os.path.isdir(entry.path)] if os.path.isdir(folder) else []
     numbers = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name), name))) if numbers else tuple(names)
+
+
+def _part(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder of a part, in whatever case its name is written; None where none has class folders.
+
+    Raise UsageError where there are two.
+    """
+    found = [name for name in _folders(root) if name.lower() in names and _folders(root / name)]
+    if len(found) > 1:
+        raise UsageError(
+            f"dataset.root={root} has the folders {' and '.join(found)}, which are both for {names[0]}ing pictures: "
+            f"put all of them into {root / names[0]}, and take the other one away."
+        )
+    return root / found[0] if found else None
+
+
+def _composed(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of classes in Unicode's composed form. Raise UsageError where two become one."""
+    classes = tuple(unicodedata.normalize("NFC", name) for name in names)
+    twice = [name for name, n in Counter(classes).items() if n > 1]
+    if twice:
+        both = [ascii(name) for name, composed in zip(names, classes, strict=True) if composed == twice[0]]
+        raise UsageError(
+            f"{folder} has two class folders that look alike, {' and '.join(both)}: move the pictures of both into one."
+        )
+    return classes
 
 
 def _check_classes(layout: FolderLayout) -> None:
@@ -154,15 +293,23 @@ def _check_classes(layout: FolderLayout) -> None:
             f"dataset.root={layout.root} has {found}: put your pictures into one folder a class, at least two of them, "
             f"{layout.train}/<class>/."
         )
-    if layout.train == layout.root and set(layout.classes) == {"train", "test"}:
+    parts = {name.lower() for name in layout.classes}
+    if layout.train == layout.root and parts & {*TRAIN} and parts <= {*TRAIN, *TEST, *VALIDATION}:
         raise UsageError(
-            f"dataset.root={layout.root} has pictures in train and test themselves: sort them into one folder a class, "
-            f"train/<class>/ and test/<class>/."
+            f"dataset.root={layout.root} has pictures in {_some(layout.classes)} themselves: sort them into one folder "
+            f"a class, train/<class>/ and test/<class>/."
         )
 
 
 def _check_test(layout: FolderLayout, test_fraction: float | None) -> None:
     """Raise UsageError where there are no test images, or two sources of them."""
+    validation = [name for name in _folders(layout.root) if name.lower() in VALIDATION] if layout.test is None else []
+    if validation and layout.train != layout.root and test_fraction is None:
+        raise UsageError(
+            f"dataset.root={layout.root} has the folder {validation[0]}, but no test: clrun holds validation pictures "
+            f"out of {layout.train.name} itself, with validation=0.1. If {validation[0]} is meant for testing, rename "
+            f"it to test; otherwise put its pictures into {layout.train}/<class>/ and state dataset.test_fraction=0.2."
+        )
     if layout.test is None and test_fraction is None:
         raise UsageError(
             f"dataset.root={layout.root} has no test pictures (classes: {_some(layout.classes)}): put some into "
@@ -175,17 +322,37 @@ def _check_test(layout: FolderLayout, test_fraction: float | None) -> None:
             f"other pictures: leave dataset.test_fraction out, or name {layout.train} as dataset.root."
         )
     if layout.test is not None:
-        _check_same(layout.train, layout.classes, layout.test, _folders(layout.test))
+        _check_same(layout.train, layout.classes, layout.test, _composed(layout.test, _folders(layout.test)))
 
 
 def _check_same(train: Path, trained: Sequence[str], test: Path, tested: Sequence[str]) -> None:
     """Raise UsageError where a class has a folder in one of train and test alone."""
-    for there, here, absent in ((train, test, set(trained) - set(tested)), (test, train, set(tested) - set(trained))):
+    for there, here, names, others in ((train, test, trained, tested), (test, train, tested, trained)):
+        absent = sorted(set(names) - set(others))
+        alike = [(name, other) for name in absent for other in set(others) - set(names) if _look(name) == _look(other)]
+        if alike:
+            name, other = alike[0]
+            raise UsageError(
+                f"{there} has the class folder {name!a} and {here} has {other!a}, which differ in spaces or signs "
+                f"that cannot be seen: give both the same name."
+            )
         if absent:
             raise UsageError(
-                f"{_some(sorted(absent))} {'is a class' if len(absent) == 1 else 'are classes'} in {there} but not in "
-                f"{here}: each class needs a folder in both; add it to {here}, or take it out of {there}."
+                f"{_some([_shown(name) for name in absent])} {'is a class' if len(absent) == 1 else 'are classes'} in "
+                f"{there} but not in {here}: each class needs a folder in both; add it to {here}, or take it out of "
+                f"{there}."
             )
+
+
+def _look(name: str) -> str:
+    """Return a name without what cannot be seen: case, spaces at the ends, kinds of spaces, invisible signs."""
+    visible = "".join(sign for sign in unicodedata.normalize("NFKC", name) if sign.isprintable())
+    return " ".join(visible.split()).casefold()
+
+
+def _shown(name: str) -> str:
+    """Return a name as it is, or with escapes where it has spaces at its ends."""
+    return name if name == name.strip() else ascii(name)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -198,9 +365,9 @@ def _strays(layout: FolderLayout) -> list[str]:
     used = set() if layout.train == layout.root else {str(layout.train), str(layout.test)}
     beside = [entry for entry in _entries(layout.root) if entry.path not in used]
     if layout.train == layout.root:
-        return [entry.path for entry in beside if not entry.is_dir()]
+        return [entry.path for entry in beside if not os.path.isdir(entry.path)]
     parts = [part for part in (layout.train, layout.test) if part is not None]
-    inside = [entry.path for part in parts for entry in _entries(part) if not entry.is_dir()]
+    inside = [entry.path for part in parts for entry in _entries(part) if not os.path.isdir(entry.path)]
     return [entry.path for entry in beside] + inside
 
 
@@ -224,21 +391,43 @@ def _pictures(part: Path, classes: Sequence[str], ignored: list[str]) -> list[Pi
 
 
 def _picture(entry: os.DirEntry, label: int) -> Picture:
-    """Return an image file. Raise UsageError if it is none, or a link to none."""
-    if not os.path.isfile(entry.path):
-        raise _broken_error(entry.path, "it is not a file, or a link to none")
+    """Return an image file; a link to none has the state zero, and decoding says that it is broken."""
     try:
-        stat = entry.stat()
-    except OSError as error:
-        raise _broken_error(entry.path, str(error.strerror)) from error
-    return Picture(entry.path, label, stat.st_size, stat.st_mtime_ns)
+        stat = os.stat(entry.path)
+    except OSError:
+        return Picture(entry.path, label, FileState(0, 0, 0, 0))
+    inode = stat.st_ino % 2**63  # which may have 64 bits
+    return Picture(entry.path, label, FileState(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, inode))
 
 
-def _print_ignored(ignored: Sequence[str]) -> None:
-    """Print what was ignored to standard error."""
+def _print_notes(ignored: Sequence[str], decoded: Decoded, white: float | None) -> None:
+    """Print to standard error what was ignored, what was left out, and how more than 8 bits became 8."""
+    notes = []
     if ignored:
         what = "one that is" if len(ignored) == 1 else f"{len(ignored)} files and folders that are"
-        print(f"image_folder: ignored {what} no picture of a class: {_some(ignored)}", file=sys.stderr)
+        kinds = Counter(map(_kind, ignored))
+        counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+        notes.append(f"ignored {what} no picture of a class ({counts}): {_some(ignored)}")
+        held = [path for path in ignored if os.path.basename(path).lower() in VALIDATION and os.path.isdir(path)]
+        notes += [f"{path} is not used: validation=0.1 holds validation pictures out of training" for path in held]
+    if decoded.broken:
+        were = "broken picture was" if len(decoded.broken) == 1 else "broken pictures were"
+        notes.append(f"{len(decoded.broken)} {were} left out (dataset.skip_broken=true)")
+    if decoded.deep:
+        values = sorted({decoded.whites.whole, decoded.whites.floating} if white is None else {white})
+        named = " and ".join(f"{value:.15g}" for value in values if value)
+        why = "typed" if white is not None else "the largest value of the bits of the brightest training picture"
+        notes.append(
+            f"{decoded.deep} pictures have more than 8 bits: 0 becomes black and {named} white, {why}; "
+            f"dataset.white=VALUE chooses another value"
+        )
+    for note in notes:
+        print(f"image_folder: {note}", file=sys.stderr)
+
+
+def _kind(path: str) -> str:
+    """Return the suffix of a file, or what it is instead."""
+    return "folder" if os.path.isdir(path) else Path(path).suffix.lower() or "without a suffix"
 
 
 def _held_out(layout: FolderLayout, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, int]:
@@ -269,122 +458,121 @@ def _too_few_error(folder: Path, count: int, test_fraction: float, purpose: str)
 # ---------------------------------------------------------------- the cache
 
 
-def _cached(root: Path, pictures: Sequence[Picture], size: int, cache: Path) -> np.ndarray:
-    """Return the pixels (N, 3, size, size) uint8 from a cache file, or decode the images and write one."""
-    refuse_if_too_large(
-        len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
-    )
-    path = cache / "image_folder" / f"{_key(root, pictures, size)}.npz"
-    x = _read_cache(path, (len(pictures), 3, size, size))
-    if x is None:
-        x = decode_all(root, [picture.path for picture in pictures], size)
-        _write_cache(path, x)
-    return x
+def _cached(
+    parts: Division,
+    pictures: Sequence[Picture],
+    marks: np.ndarray,
+    folder: Path,
+    stated: str,
+    size: int,
+    white: float | None,
+    skip_broken: bool,
+) -> Decoded:
+    """Return the decoded pictures from a cache file, or decode them and write one. Raise UsageError for broken ones.
+
+    The name of a cache file follows from the files' bytes and the stated preprocessing.
+    """
+    text = f"{stated} {parts.train} {parts.test_fraction}"
+    path = folder / f"{_digest(text, marks, parts.labels, 10)}.npz"
+    decoded = _read_cache(path, len(pictures), size)
+    cached = decoded is not None
+    if decoded is None:
+        decoded = _decode(parts, pictures, marks, size, white)
+    if decoded.broken and not skip_broken:
+        raise broken_error({pictures[row].path: reason for row, reason in decoded.broken.items()})
+    if not cached:
+        about = [decoded.broken, decoded.deep, decoded.whites, decoded.pillow_version]
+        write_arrays(path, x=decoded.x, about=np.frombuffer(json.dumps(about).encode(), np.uint8))
+    return decoded
 
 
-def _key(root: Path, pictures: Sequence[Picture], size: int) -> str:
-    """Return the name of a cache file: it changes with the size and with any image's path, size or time of change."""
-    digest = hashlib.blake2b(f"{DECODER} {size}".encode(), digest_size=10)
-    for picture in pictures:
-        digest.update(os.fsencode(os.path.relpath(picture.path, root)))
-        digest.update(f"\0{picture.bytes}\0{picture.changed}\n".encode())
-    return digest.hexdigest()
-
-
-def _read_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the pixels in a cache file; None where there is none or it is damaged (every .npz carries checksums)."""
-    if not os.path.isfile(path):
+def _read_cache(path: Path, count: int, size: int) -> Decoded | None:
+    """Return what a cache file holds; None where there is none, or where it is damaged or of something else."""
+    arrays = read_arrays(path)
+    if arrays is None or not {"x", "about"} <= set(arrays):
         return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x = file["x"]
-    except DAMAGE_ERRORS as error:
-        print(f"image_folder: {path} is torn ({error}): decoding again", file=sys.stderr)
+    broken, deep, whites, pillow_version = json.loads(arrays["about"].tobytes())
+    x = arrays["x"]
+    if x.shape != (count - len(broken), 3, size, size) or x.dtype != np.uint8:
         return None
-    return x if x.shape == shape and x.dtype == np.uint8 else None
-
-
-def _write_cache(path: Path, x: np.ndarray) -> None:
-    """Write a cache file under another name, then rename it; print a line where the folder cannot be written."""
-    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "xb") as file:
-            np.savez(file, x=x)
-        os.replace(part, path)
-    except OSError as error:
-        print(f"image_folder: {path.parent} cannot be written ({error.strerror}): nothing cached", file=sys.stderr)
-    finally:
-        if os.path.exists(part):
-            part.unlink()
+    return Decoded(x, {int(row): reason for row, reason in broken.items()}, deep, Whites(*whites), pillow_version)
 
 
 # ---------------------------------------------------------------- decoding
 
 
-def decode(path: str, size: int) -> np.ndarray:
-    """Return one image as (3, size, size) uint8.
-
-    It is turned upright, put on white where it is transparent, resized by its shorter side, and cropped. Raise
-    UsageError, which names the file, whatever is wrong with it.
-    """
-    from PIL import Image, ImageOps  # only where the cache does not hold the pixels
-
-    if not os.path.isfile(path):
-        raise UsageError(f"{path}: there is no such file.")
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (2 * size, 2 * size))  # a JPEG can be decoded at an eighth of its size, much faster
-            upright = _rgb(ImageOps.exif_transpose(image))
-        return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    except Image.DecompressionBombError as error:
-        raise UsageError(f"{path} is too huge a picture ({error}): make it smaller, or remove it.") from error
-    except Exception as error:  # damaged files make decoders raise nearly anything
-        raise _broken_error(path, f"{type(error).__name__}: {error}") from error
+def _decode(parts: Division, pictures: Sequence[Picture], marks: np.ndarray, size: int, white: float | None) -> Decoded:
+    """Return all pictures; those of more than 8 bits a second time, when the brightest training picture is known."""
+    paths = [picture.path for picture in pictures]
+    x, others = decode_all(parts.layout.root, paths, marks, size, None)
+    broken = {row: other for row, other in others.items() if isinstance(other, str)}
+    deep = {row: other for row, other in others.items() if isinstance(other, Deep)}
+    kept = np.ones(len(paths), bool)
+    kept[list(broken)] = False
+    whites = Whites(0.0, 0.0)
+    if deep:
+        order, count = parts.order(kept)
+        trained = set(np.flatnonzero(kept)[order[:count]].tolist())
+        whites = whites_of([one for row, one in deep.items() if row in trained], white)
+        rows = sorted(deep)
+        again, _ = decode_all(parts.layout.root, [paths[row] for row in rows], marks[rows], size, whites)
+        x[rows] = again
+    return Decoded(x if not broken else x[kept], broken, len(deep), whites, version("pillow"))
 
 
-def _broken_error(path: str, reason: str) -> UsageError:
-    """Return the error that an image file cannot be used."""
-    return UsageError(f"{path} is a broken picture ({reason}): mend it, or remove it from the folder.")
+def whites_of(trained: Sequence[Deep], white: float | None) -> Whites:
+    """Return what becomes white: the value that was typed, or what follows from the training pictures."""
+    if white is not None:
+        return Whites(white, white)
+    whole = [one.brightest for one in trained if not one.floating]
+    floating = [one.brightest for one in trained if one.floating]
+    return Whites(white_of(whole or floating, not whole), white_of(floating or whole, bool(floating)))
 
 
-def _rgb(image: Image) -> Image:
-    """Return an image as RGB: 16 bits scaled to 8 (Pillow would clip them), transparency on white."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Return values of 16 bits as values of 8. Raise ValueError for larger or negative ones."""
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its pixels have more than 16 bits; save it with 8 or 16 bits")
-    return np.rint(values / 257).astype(np.uint8)
+def broken_error(broken: Mapping[str, str]) -> UsageError:
+    """Return the error that pictures cannot be used; `broken` is path -> reason."""
+    items = [f"{path} ({reason})" for path, reason in list(broken.items())[:NAMED]]
+    rest = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    if len(broken) == 1:
+        path, reason = next(iter(broken.items()))
+        return UsageError(
+            f"{path} is a broken picture ({reason}): mend it, remove it from the folder, or leave it out with "
+            f"dataset.skip_broken=true."
+        )
+    return UsageError(
+        f"{len(broken)} pictures are broken: {', '.join(items)}{rest}; mend them, remove them from the folder, or "
+        f"leave them out with dataset.skip_broken=true."
+    )
 
 
 def decode_all(
-    root: Path, paths: Sequence[str], size: int, threads: int | None = os.cpu_count(), chunk: int = CHUNK
-) -> np.ndarray:
-    """Return all images (N, 3, size, size) uint8, decoded by threads with a progress bar.
+    root: Path,
+    paths: Sequence[str],
+    marks: np.ndarray,
+    size: int,
+    whites: Whites | None,
+    threads: int | None = os.cpu_count(),
+    chunk: int = CHUNK,
+) -> tuple[np.ndarray, dict[int, Deep | str]]:
+    """Return all images (N, 3, size, size) uint8, and what is to be said of those that have no pixels there yet.
 
-    Threads suffice, since decoders release Python's lock. A broken image ends the iteration over map(), so that no
-    other chunk is started.
+    These are row -> the range of a picture of more than 8 bits, or why a picture is broken. Threads decode with a
+    progress bar; they suffice, since decoders release Python's lock. Raise UsageError where a file is not the one that
+    was read before: marks (N, WIDTH) are the digests.
     """
     from PIL import Image
 
     Image.init()  # once, not in every thread
-    x = np.empty((len(paths), 3, size, size), np.uint8)
+    x = np.zeros((len(paths), 3, size, size), np.uint8)
+    others: dict[int, Deep | str] = {}
 
     def fill(start: int) -> int:
         for row, path in enumerate(paths[start : start + chunk], start):
-            x[row] = decode(path, size)
+            pixels = _pixels_or_reason(path, marks[row].tobytes(), size, whites)
+            if isinstance(pixels, np.ndarray):
+                x[row] = pixels
+            else:
+                others[row] = pixels
         return min(chunk, len(paths) - start)
 
     with (
@@ -392,10 +580,24 @@ def decode_all(
         warnings.catch_warnings(),
         _progress_bar(root, len(paths), size) as advance,
     ):
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below Pillow's limit
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of large pictures and damaged metadata
         for count in pool.map(fill, range(0, len(paths), chunk)):
             advance(count)
-    return x
+    return x, dict(sorted(others.items()))
+
+
+def _pixels_or_reason(path: str, mark: bytes, size: int, whites: Whites | None) -> np.ndarray | Deep | str:
+    """Return the pixels or the range of a picture, or why it is broken."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+        if digest_of(data) != mark:
+            raise UsageError(f"{path} was changed while it was read; start the command again.")
+        return decode_bytes(data, path, size, whites)
+    except OSError as error:
+        return str(error.strerror)
+    except BrokenPicture as error:
+        return str(error)
 
 
 @contextmanager

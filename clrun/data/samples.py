@@ -23,6 +23,8 @@ from clrun.system.machine import refuse_if_too_large
 if TYPE_CHECKING:
     import torch
 
+    from clrun.data.image_folder import FolderRecord
+
 # Numbers that are summed at once in float64: 32 MB.
 SUMMED_AT_ONCE = 2**22
 
@@ -39,6 +41,7 @@ class Samples:
     domain: torch.Tensor | None = None  # (N,) int64: the domain of each sample, where the data set states it
     domains: tuple[str, ...] = ()  # names of the domains
     standardised: bool = False  # whether the numbers are inputs as they are, and are not to be normalised again
+    folder: FolderRecord | None = None  # what is known of the pictures' files, where they are the user's own
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -80,6 +83,8 @@ class Arrays(NamedTuple):
     domain: np.ndarray | None = None  # (N,) int64: numbers of domains
     domains: Sequence[str] = ()
     standardised: bool = False  # whether the numbers are inputs as they are
+    fingerprint: str | None = None  # None: it follows from what is above
+    folder: FolderRecord | None = None
 
 
 def to_samples(arrays: Arrays, pad: int) -> Samples:
@@ -93,10 +98,11 @@ def to_samples(arrays: Arrays, pad: int) -> Samples:
         y=torch.from_numpy(arrays.y),
         train=arrays.train,
         classes=tuple(arrays.classes),
-        fingerprint=fingerprint(arrays),
+        fingerprint=arrays.fingerprint or fingerprint(arrays),
         domain=None if arrays.domain is None else torch.from_numpy(arrays.domain),
         domains=tuple(arrays.domains),
         standardised=arrays.standardised,
+        folder=arrays.folder,
     )
 
 

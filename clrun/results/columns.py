@@ -72,6 +72,11 @@ COST_MEANINGS = {
     "money": "`wall_seconds` / 3600 * `price_per_hour`, in the currency of the price",
 }
 
+SIZE_MEANINGS = {
+    "sample_count": "number of samples of the data set, for training and testing",
+}
+
+# All columns of the next two groups hold text, and all others after the keys hold numbers.
 REMARK_MEANINGS = {
     "diverged_at": "task and step at which a loss or a weight was first not finite",
     "warnings": "warnings about the run, separated by ` | `",
@@ -81,6 +86,7 @@ PROVENANCE_MEANINGS = {
     "device": "kind of the device and its model name",
     "torch_version": "version of PyTorch",
     "clrun_version": "version of clrun",
+    "pillow_version": "version of Pillow that decoded the user's own pictures; empty for other data sets",
     "commit": "commit of clrun's checkout, with `+` if files differ from it; empty if clrun was installed as a wheel",
 }
 
@@ -132,6 +138,7 @@ _SUMMARY = (
     | VALIDATION_MEANINGS
     | CONTINUAL_METRIC_MEANINGS
     | COST_MEANINGS
+    | SIZE_MEANINGS
     | REMARK_MEANINGS
     | PROVENANCE_MEANINGS
 )
@@ -178,6 +185,13 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "class": "name of one of its classes, in the order of the outputs; where tasks differ by their classes",
         "angle": "rotation of its images in degrees, counter-clockwise; where tasks differ by their rotation",
     },
+    "pictures.csv": {
+        "part": "`train` or `test`",
+        "class": "name of the class",
+        "pictures": "number of its pictures",
+        "digest": "digest of the bytes of these files: 16 hexadecimal digits",
+        "settings": "identity of the run's settings without its data: 10 hexadecimal digits",
+    },
     "summary.csv": _SUMMARY,
     "results.csv": _SUMMARY,
     "report.csv": {
@@ -210,9 +224,11 @@ SUMMARY_TAIL = (
     *VALIDATION_MEANINGS,
     *CONTINUAL_METRICS,
     *COSTS,
+    *SIZE_MEANINGS,
     *REMARK_MEANINGS,
     *PROVENANCE,
 )
+SUMMARY_TEXTS = (*REMARK_MEANINGS, *PROVENANCE)  # the columns of SUMMARY_TAIL that hold text
 
 TIMED_FILES = ("summary.csv", "costs.csv")  # files of a run that hold times; equal runs have equal other files
 
@@ -222,5 +238,8 @@ SOURCES = ("source", "model.source", "optimizer.source", "model.weights_source")
 
 # Columns that are read as text, although "0012345678" and "12e4567890" look like numbers.
 HASH_COLUMNS = ("run", "group", "stream", "commit", *SOURCES)
+
+# Columns of summary.csv and results.csv that are read as text: hashes, and versions such as 12.0.
+TEXT_COLUMNS = tuple(dict.fromkeys([*HASH_COLUMNS, *SUMMARY_TEXTS]))
 
 WARNING_SEPARATOR = " | "  # between the warnings in one cell of summary.csv

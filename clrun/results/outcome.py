@@ -55,6 +55,8 @@ class Outcome:
     forgetting_defined: bool = True  # False for joint training, which has no order in which to forget
     task_classes: Sequence[Sequence[str]] | None = None  # the classes of each task, where tasks differ by them
     task_angles: Sequence[float] | None = None  # degrees, where tasks differ by the rotation of their images
+    sample_count: int | None = None  # of the data set, for training and testing
+    pillow_version: str | None = None  # which decoded the user's own pictures
     device: str = "cpu"  # as PyTorch names it: "cpu", "cuda", "cuda:0"
     guard: Guard = UNGUARDED  # what must allow that its files are written
     written_at: float = -math.inf  # seconds of time.monotonic() at which its tables were last written

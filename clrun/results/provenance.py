@@ -11,7 +11,7 @@ from clrun.system.paths import PACKAGE
 
 
 def provenance(device: str = "cpu") -> dict[str, str]:
-    """Return the columns PROVENANCE of summary.csv for a run on this device, as PyTorch names it."""
+    """Return the columns of summary.csv on a device, as PyTorch names it, on versions and on clrun's commit."""
     return {
         "device": device_name(device),
         "torch_version": version("torch"),

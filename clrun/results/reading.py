@@ -15,13 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from clrun.results.columns import HASH_COLUMNS, SUMMARY_HEAD, SUMMARY_TAIL
+from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL, SUMMARY_TEXTS, TEXT_COLUMNS
 from clrun.system.errors import RunsFailed
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a file, in either order of bytes
-
-# Columns of summary.csv that hold text; all other columns of SUMMARY_TAIL, and seed, hold numbers.
-SUMMARY_TEXTS = ("diverged_at", "warnings", "device", "torch_version", "clrun_version", "commit")
 
 STATUSES = ("done", "diverged")  # of a run that has ended
 
@@ -205,10 +202,10 @@ def refuse_other_shape(path: Path, header: Sequence[str], rows: Sequence[Sequenc
 
 
 def read_summary(path: Path) -> pd.DataFrame:
-    """Return a summary.csv as a table of one row: hashes as text, and only an empty cell is nan. A column that an older
+    """Return a summary.csv as a table of one row: TEXT_COLUMNS as text, and only an empty cell is nan. A column that an older
     version of clrun did not write is empty. Raise UnreadableFile."""
     header, row = summary_row(path, read_bytes(path))
-    table = table_of(header, [row], HASH_COLUMNS)
+    table = table_of(header, [row], TEXT_COLUMNS)
     return table.reindex(columns=list(dict.fromkeys([*header, *SUMMARY_TAIL])))
 
 
@@ -220,7 +217,7 @@ def read_results(path: Path) -> pd.DataFrame:
     except UnreadableFile as error:
         advice = "Delete it and type the same command again, which writes it anew from the folders of the runs."
         raise UnreadableFile(path, error.cause, advice) from None
-    return table_of(header, rows, HASH_COLUMNS)
+    return table_of(header, rows, TEXT_COLUMNS)
 
 
 def summary_row(path: Path, content: bytes) -> tuple[list[str], list[str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from clrun.results import metrics, reading, tables
-from clrun.results.columns import FILES, HASH_COLUMNS
+from clrun.results.columns import FILES, TEXT_COLUMNS
 from clrun.results.outcome import Outcome
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing, write_text
 from clrun.system.yaml_numbers import Dumper
@@ -129,7 +129,7 @@ def has_plots(directory: Path) -> bool:
 
 
 def read_summary(path: Path) -> pd.DataFrame:
-    """Return a summary.csv or results.csv as a table: hashes as text, and only an empty cell is nan.
+    """Return a summary.csv or results.csv as a table: TEXT_COLUMNS as text, and only an empty cell is nan.
 
     Raise UnreadableFile, naming the file, where it is not whole.
     """
@@ -140,8 +140,8 @@ def read_summary(path: Path) -> pd.DataFrame:
 
 def table_of(file: TextIO) -> pd.DataFrame:
     """Return the content of a summary.csv or results.csv, which is whole, as a table."""
-    hashes = dict.fromkeys(HASH_COLUMNS, str)  # read at once: in pieces, the cells of a column would differ in kind
-    return pd.read_csv(file, dtype=hashes, keep_default_na=False, na_values=[""], low_memory=False)
+    texts = dict.fromkeys(TEXT_COLUMNS, str)  # read at once: in pieces, the cells of a column would differ in kind
+    return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""], low_memory=False)
 
 
 def summary_of(directory: Path) -> pd.Series:

@@ -99,6 +99,8 @@ def summary_row(outcome: Outcome) -> dict[str, Any]:
         **outcome.costs,
         "diverged_at": outcome.diverged_at,
         "warnings": WARNING_SEPARATOR.join(outcome.warnings) or None,
+        "sample_count": outcome.sample_count,
+        "pillow_version": outcome.pillow_version,
         **provenance(outcome.device),
     }
     tail = {name: measured.get(name) for name in SUMMARY_TAIL}

@@ -68,6 +68,8 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
         task_classes=task_classes(prepared),
         task_angles=task_angles(prepared),
+        sample_count=len(prepared.images.x),
+        pillow_version=None if prepared.images.folder is None else prepared.images.folder.pillow_version,
         device=str(stack.device),
         guard=prepared.guard,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clrun.results import collection, run_files
+from clrun.runs.changed_pictures import since_an_earlier_run
 from clrun.runs.failures import disk_trouble
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import python_name
@@ -14,13 +15,16 @@ from clrun.terminal.console import make_console
 
 
 def warn(runs: Sequence[Prepared]) -> None:
-    """Print a warning for each strategy that is known to fail in its scenario, and one if tasks differ in size."""
+    """Print what is to be known before training: strategies that are known to fail in their scenario, tasks that differ
+    in size, and which pictures have changed since an earlier run."""
     warnings = {(run.settings["strategy"], run.settings["scenario"]): run.settings.warning for run in runs}
     for (strategy, scenario), warning in warnings.items():
         if warning:
             print(f"Warning: strategy={strategy} scenario={scenario}: {warning}.")
     for text in dict.fromkeys(text for run in runs for text in unequal_tasks(run)):
         print(f"Warning: {text}.")
+    for sentence in dict.fromkeys(filter(None, map(since_an_earlier_run, runs))):
+        print(sentence)
 
 
 def update_results(runs: Sequence[Prepared]) -> RunsFailed | UsageError | None:

@@ -24,6 +24,7 @@ from clrun.results import run_files
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
 from clrun.runs.build import build
+from clrun.runs.changed_pictures import write_counts
 from clrun.runs.checkpoint import InvalidCheckpoint, Position
 from clrun.runs.checkpointer import Checkpointer, restore_outcome, restore_partial_stage, restore_run
 from clrun.runs.failures import disk_trouble, reason_written
@@ -125,6 +126,7 @@ def train_stack(
     outcomes = [new_outcome(prepared, stack) for prepared in runs]
     for prepared in runs:
         run_files.write_config(prepared.directory, prepared.settings.nested(), prepared.guard)
+        write_counts(prepared)
     with meter_of(stack.device) as meter:
         costs = ProcessCosts(len(runs), began, meter)
         checkpointer = Checkpointer(stack, outcomes, settings["checkpoint_every"], announce, costs.per_run)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from clrun.report import rows, runs
 from clrun.results import collection, columns, run_files
@@ -15,6 +16,7 @@ RUNS = {
     "classes": ("strategy=ewc", "evaluate_every=2", "validation=0.2"),
     "rotated": ("split=rotated", "tasks=2", "scenario=domain"),
     "joint": ("strategy=joint",),
+    "pictures": ("dataset=image_folder", "dataset.test_fraction=0.5", "dataset.size=8", "tasks=1", "scenario=class"),
 }
 
 
@@ -27,13 +29,18 @@ def described(file: str, column: str, keys: set[str]) -> bool:
 
 @pytest.fixture(scope="module")
 def finished(settings_of, tmp_path_factory):
-    """Return the folder of three finished runs, and all keys of their settings."""
+    """Return the folder of four finished runs, and all keys of their settings."""
     from clrun.runs import prepare
 
     folder = tmp_path_factory.mktemp("outputs")
     keys: set[str] = set()
-    for overrides in RUNS.values():
-        small = ("model.widths=[8]", "iterations=4", "device=cpu", "pictures=false", f"outputs={folder}")
+    for name in ("cat", "dog"):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for k in range(4):
+            Image.new("RGB", (8, 8), (50 * k, 0, len(name))).save(folder / "pictures" / name / f"{k}.png")
+    for name, overrides in RUNS.items():
+        small = (f"dataset.root={folder / 'pictures'}",) if name == "pictures" else ()
+        small += ("model.widths=[8]", "iterations=4", "device=cpu", "pictures=false", f"outputs={folder}")
         prepared = prepare.prepare(settings_of(*overrides, *small))
         train.train_run(prepared, quiet=True)
         keys |= set(prepared.settings.values)
