@@ -476,11 +476,13 @@ def _cached(
     path = folder / f"{_digest(text, marks, parts.labels, 10)}.npz"
     decoded = _read_cache(path, len(pictures), size)
     cached = decoded is not None
+    start = time.monotonic()
     if decoded is None:
         decoded = _decode(parts, pictures, marks, size, white)
     if decoded.broken and not skip_broken:
         raise broken_error({pictures[row].path: reason for row, reason in decoded.broken.items()})
     if not cached:
+        _print_seconds(f"decoding {len(pictures)} pictures of {parts.layout.root} at {size} x {size}", start)
         about = [decoded.broken, decoded.deep, decoded.whites, decoded.pillow_version]
         write_arrays(path, x=decoded.x, about=np.frombuffer(json.dumps(about).encode(), np.uint8))
     return decoded
@@ -602,16 +604,19 @@ def _pixels_or_reason(path: str, mark: bytes, size: int, whites: Whites | None) 
 
 @contextmanager
 def _progress_bar(root: Path, count: int, size: int) -> Iterator[Callable[[int], object]]:
-    """Show a bar on a terminal, which the function that is yielded moves on; print a line at the end in a pipe."""
-    what = f"decoding {count} pictures of {root} at {size} x {size}"
+    """Show a bar on a terminal, which the function that is yielded moves on."""
     if not sys.stderr.isatty():
-        start = time.monotonic()
         yield lambda images: None
-        print(f"image_folder: {what} took {time.monotonic() - start:.1f} s", file=sys.stderr)
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=count)
+        task = bar.add_task(f"decoding {count} pictures of {root} at {size} x {size}", total=count)
         yield lambda images: bar.advance(task, images)
+
+
+def _print_seconds(what: str, start: float) -> None:
+    """Print how long it took, where no bar has shown it. Called when nothing is refused: a refusal stands alone."""
+    if not sys.stderr.isatty():
+        print(f"image_folder: {what} took {time.monotonic() - start:.1f} s", file=sys.stderr)

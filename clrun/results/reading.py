@@ -202,8 +202,8 @@ def refuse_other_shape(path: Path, header: Sequence[str], rows: Sequence[Sequenc
 
 
 def read_summary(path: Path) -> pd.DataFrame:
-    """Return a summary.csv as a table of one row: TEXT_COLUMNS as text, and only an empty cell is nan. A column that an older
-    version of clrun did not write is empty. Raise UnreadableFile."""
+    """Return a summary.csv as a table of one row: TEXT_COLUMNS as text, and only an empty cell is nan. A column that an
+    older version of clrun did not write is empty. Raise UnreadableFile."""
     header, row = summary_row(path, read_bytes(path))
     table = table_of(header, [row], TEXT_COLUMNS)
     return table.reindex(columns=list(dict.fromkeys([*header, *SUMMARY_TAIL])))

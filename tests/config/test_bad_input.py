@@ -303,6 +303,17 @@ def dangling(path: Path) -> None:
     path.symlink_to("nothing")
 
 
+def values(numbers: np.ndarray) -> Callable[[Path], object]:
+    """A picture of more than 8 bits, with these values."""
+    return lambda path: Image.fromarray(numbers).save(path, format="TIFF")
+
+
+def all_of_class_a(path: Path) -> None:
+    """Spoil the pictures of the class in both parts."""
+    for part in ("train", "test"):
+        (path.parents[2] / part / "a" / path.name).write_bytes(b"")
+
+
 def huge(path: Path) -> None:
     """A picture of 2^16 x 2^16 pixels in a few bytes: only its head is ever read."""
     head = b"P5 65536 65536 255\n"
@@ -375,15 +386,22 @@ BROKEN: dict[str, tuple[Callable[[], str], str]] = {
         "train/a/1.png is a broken picture",
     ),
     "picture: a link to nothing": (pictures(spoil=dangling), "train/a/1.png is a broken picture"),
-    "picture: 32 bits": (
-        pictures(spoil=lambda path: Image.fromarray(np.full((9, 9), 70000, np.int32)).save(path, format="TIFF")),
-        "more than 16 bits",
+    "picture: negative values": (
+        pictures(spoil=values(np.full((9, 9), -1, np.int32))),
+        "some of its values are negative",
     ),
-    "picture: fractions": (
-        pictures(spoil=lambda path: Image.fromarray(np.zeros((9, 9), np.float32)).save(path, format="TIFF")),
-        "floating-point",
+    "picture: values that are not finite": (
+        pictures(spoil=values(np.full((9, 9), np.nan, np.float32))),
+        "some of its values are not finite",
     ),
-    "picture: huge": (pictures("train/a/1.pgm", *PAIR[1:], spoil=huge), "train/a/1.pgm is too huge a picture"),
+    "pictures: two that are broken": (
+        pictures(spoil=all_of_class_a),
+        "2 pictures are broken: pictures/train/a/1.png (",
+    ),
+    "picture: huge": (
+        pictures("train/a/1.pgm", *PAIR[1:], spoil=huge),
+        "train/a/1.pgm is a broken picture (it is too huge a picture",
+    ),
     "folder: one class": (pictures("train/a/1.png", "test/a/1.png"), "only the class a"),
     "folder: no test pictures": (pictures("a/1.png", "b/1.png"), "dataset.test_fraction=0.2"),
     "folder: no classes": (pictures("1.png", "2.png"), "no class folders"),
@@ -445,6 +463,8 @@ FINE: dict[str, Callable[[], str]] = {
     "one picture a class": pictures(),
     "fewer pictures than the batch": pictures(more="scenario=class tasks=1 batch_size=1000"),
     "16 bits": pictures(spoil=sixteen_bits),
+    "32 bits": pictures(spoil=values(np.full((9, 9), 70000, np.int32))),
+    "fractions": pictures(spoil=values(np.zeros((9, 9), np.float32))),
     "cmyk": pictures(spoil=cmyk),
     "with alpha": pictures(spoil=lambda path: Image.new("RGBA", (9, 9), (255, 0, 0, 9)).save(path)),
     "black and white": pictures(spoil=lambda path: Image.new("1", (9, 9), 1).save(path)),

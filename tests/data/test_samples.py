@@ -40,7 +40,13 @@ def data_of(settings_of):
 
 
 def inputs(data, stream, rows, noise=False):
-    moment = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.0), torch.rand(6, len(rows)))
+    moment = StepContext(
+        stage=torch.tensor(1),
+        horizon=torch.tensor(1),
+        progress=torch.tensor(0.0),
+        epoch=torch.tensor(0),
+        noise=torch.rand(6, len(rows)),
+    )
     return data.batch(stream.tables, rows, torch.ones(len(rows)), moment, augment=noise).x
 
 

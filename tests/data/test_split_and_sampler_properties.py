@@ -45,6 +45,7 @@ def streams(draw) -> tuple[Images, dict, TaskStream]:
         "split.max_angle": 90.0,
         "split.classes": None,
         "first_tasks": None,
+        "augment": "none",
         "seed": draw(st.integers(0, 2**32 - 1)),
         "validation": draw(st.sampled_from([0.0, 0.2, 0.5])),
         "drop_last": False,

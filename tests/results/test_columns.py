@@ -1,14 +1,18 @@
 """Every column that clrun writes is described in columns.FILES, and every column described there is written."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from outcomes import outcome
 from PIL import Image
 
+from clrun.config import catalog
 from clrun.report import rows, runs
-from clrun.results import collection, columns, run_files
+from clrun.results import collection, columns, run_files, tables
+from clrun.results.outcome import RunStatus
 from clrun.runs import train
 
 STRATEGY_COLUMNS = "health.csv"  # to it strategies add columns of their own
@@ -81,3 +85,35 @@ def test_the_columns_of_a_file_stand_in_the_order_of_their_description(finished)
 def test_the_metrics_of_a_report_are_described():
     for metric in runs.MEASURES:
         assert metric in columns.FILES["summary.csv"] or metric in columns.REPORT_METRIC_MEANINGS
+
+
+def test_text_columns_of_a_summary_are_stated(finished):
+    """The numbers of summary.csv are checked when it is read, so that a column of text that is not stated as such makes
+    the files of all runs unreadable."""
+    folder, _ = finished
+    filled: set[str] = set()
+    for path in folder.glob("runs/*/*/summary.csv"):
+        row = run_files.read_summary(path).iloc[0]
+        filled |= {name for name in columns.SUMMARY_TAIL if pd.notna(row[name])}
+    assert {"sample_count", "pillow_version", "device", "torch_version", "clrun_version"} <= filled
+    made = outcome(folder / "diverged", status=RunStatus.DIVERGED, diverged_at="task 1 step 1", warnings=["it is odd"])
+    row = tables.summary_row(replace(made, sample_count=9, pillow_version="12.0"))
+    holds_text = {name for name in columns.SUMMARY_TAIL if isinstance(row[name], str)}
+    assert holds_text | {"commit"} == set(columns.SUMMARY_TEXTS)  # commit: empty where clrun is installed as a wheel
+
+
+def test_a_version_of_two_numbers_stays_text(tmp_path):
+    made = outcome(tmp_path, pillow_version="12.10")
+    run_files.write_summary(made)
+    assert run_files.read_summary(tmp_path / "summary.csv").at[0, "pillow_version"] == "12.10"
+    assert "12.10" in (tmp_path / "summary.csv").read_text()
+
+
+def test_no_column_that_is_measured_has_the_name_of_a_key():
+    """(But threads and device, of which summary.csv states what was used.) Else the value of the key would be lost, and
+    runs that an older version has recorded with it could not be read."""
+    known = catalog.read()
+    keys = set(known.root) | {
+        key for group, options in known.options.items() for name in options for key in known.knobs(group, name)
+    }
+    assert keys & set(columns.SUMMARY_TAIL) == {"threads", "device"}

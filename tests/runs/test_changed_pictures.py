@@ -1,5 +1,7 @@
 """Runs on a folder of pictures that has changed say what has changed."""
 
+import shutil
+
 import pandas as pd
 import pytest
 from PIL import Image
@@ -40,9 +42,11 @@ def test_a_run_says_which_pictures_have_changed(settings_of, tmp_path, monkeypat
             Image.new("RGB", (8, 8), (50 * k, 0, len(name))).save(tmp_path / "in" / name / f"{k}.png")
 
     def prepared_now(*more):
+        """Prepare a run on a copy of the folder as it is now: what a process has read, it does not read again."""
+        copy = shutil.copytree(tmp_path / "in", tmp_path / f"copy {len(list(tmp_path.iterdir()))}")
         given = (
             "dataset=image_folder",
-            f"dataset.root={tmp_path / 'in'}",
+            f'dataset.root="{copy}"',
             "dataset.test_fraction=0.5",
             "dataset.size=8",
         )
