@@ -146,7 +146,7 @@ def _arrays(settings: Values) -> Arrays:
     return arrays.read(settings["dataset.file"])
 
 
-def _table(settings: Values, folder: Path) -> Arrays:
+def _table(settings: Values) -> Arrays:
     """Return the table in the file `dataset.file`."""
     from clrun.data import table  # only for this data set
 
