@@ -1,15 +1,15 @@
 """The command `clrun-predict RUN_DIR PICTURE ...`: the final network of a run classifies pictures.
 
-The run must have kept its checkpoint (keep_checkpoint=true). Its data set is read again, because the checkpoint belongs
-to that data and the tasks are made from it. The output is a CSV: file, class, probability (softmax over the outputs
-that may answer).
+The network is in the run's network.safetensors (key keep_checkpoint); the run's data set is not needed. PICTURE is a
+file, or a folder of which all pictures are taken. The output is a CSV: file, class, probability (softmax over the
+outputs that may answer).
 """
 
 import argparse
 import csv
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,9 +23,17 @@ from clrun.system.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clrun.data.decoding import Whites
     from clrun.runs.checkpoint import Checkpoint
+    from clrun.runs.network_file import DeployedNetwork
     from clrun.runs.prepared import Prepared
+
+# The file of a run's network: `clrun.runs.network_file.NAME`, which is not imported for refusals.
+NETWORK = "network.safetensors"
+
+HEAD_BY_RANK = ["file", "rank", "class", "probability"]
+
+# Pictures that are read and classified at once.
+AT_ONCE = 256
 
 
 def main() -> NoReturn:
@@ -39,26 +47,61 @@ def parser() -> argparse.ArgumentParser:
         prog="clrun-predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--version", action="version", version=f"clrun {__version__}")
-    flags.add_argument("run", type=Path, metavar="RUN_DIR", help="outputs/runs/<strategy>/<run>")
+    flags.add_argument("run", type=Path, metavar="RUN_DIR", help="outputs/runs/<strategy>/<run>, or the file in it")
     flags.add_argument("pictures", nargs="+", metavar="PICTURE")
     flags.add_argument("--task", type=int, help="number of the task, from 1, where the answer depends on it")
-    flags.add_argument("--data-dir", help="folder of the run's data set, if it is not where it was")
-    flags.add_argument("--config-dir", type=Path, help="folder of your own strategy, if the run's is one")
+    flags.add_argument("--top", type=int, metavar="K", help="print the K likeliest classes of each picture, by rank")
+    flags.add_argument("--data-dir", help="folder of the data set of a run without network.safetensors")
+    flags.add_argument("--config-dir", type=Path, help="folder of the strategy of such a run, if it is your own")
     return flags
 
 
 def command(argv: Sequence[str]) -> None:
     """Print the class of every picture. Raise UsageError if there is no network, or a file is no picture."""
     arguments = parser().parse_args(list(argv))
-    settings = settings_of(arguments.run, arguments.config_dir, arguments.data_dir)
-    from clrun.runs import prepare  # torch is imported from here on
-
-    prepared = prepare.prepare(settings)
-    task = chosen_task(prepared, arguments.task)
-    answers = classify(prepared, arguments.run, arguments.pictures, task)
+    if arguments.top is not None and arguments.top < 1:
+        raise UsageError(f"--top {arguments.top}: type how many classes to print, at least 1.")
+    paths = picture_files(arguments.pictures)
+    network = network_of(arguments.run, arguments.config_dir, arguments.data_dir)
+    task = chosen_task(network, arguments.task)
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["file", "class", "probability"])
-    table.writerows([path, name, f"{p:.4f}"] for path, (name, p) in zip(arguments.pictures, answers, strict=True))
+    table.writerow(["file", "class", "probability"] if arguments.top is None else HEAD_BY_RANK)
+    for path, answers in classify(network, paths, task, arguments.top or 1):
+        for rank, (name, probability) in enumerate(answers, 1):
+            cells = [path, name, f"{probability:.4f}"]
+            table.writerow(cells if arguments.top is None else [path, rank, *cells[1:]])
+
+
+def picture_files(typed: Sequence[str]) -> list[str]:
+    """Return the files to classify: those that were typed, and all pictures in and below a folder. Raise UsageError for
+    a folder without any."""
+    from clrun.data.decoding import SUFFIXES
+
+    found: list[str] = []
+    for path in typed:
+        inside = sorted(map(str, Path(path).rglob("*"))) if os.path.isdir(path) else [path]
+        pictures = [file for file in inside if file == path or file.lower().endswith(SUFFIXES)]
+        if not pictures:
+            raise UsageError(f"{path}: there is no picture in this folder ({', '.join(SUFFIXES)}).")
+        found += pictures
+    return found
+
+
+def network_of(path: Path, config_dir: Path | None, data_dir: str | None) -> "DeployedNetwork":
+    """Return the network of a run. Raise UsageError if there is none, or if it cannot be used.
+
+    A run that has only a checkpoint, as earlier versions of clrun left them, is prepared again from its data.
+    """
+    file = path if path.is_file() else path / NETWORK
+    if not file.is_file():
+        return network_of_checkpoint(path, settings_of(path, config_dir, data_dir))
+    from clrun.runs import network_file  # torch is imported from here on
+    from clrun.runs.checkpoint import InvalidCheckpoint
+
+    try:
+        return network_file.read(file)
+    except InvalidCheckpoint as error:
+        raise UsageError(f"{file} cannot be used: {error}.") from None
 
 
 def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) -> Settings:
@@ -101,50 +144,73 @@ def config_of(directory: Path) -> dict[str, Any]:
     return config
 
 
-def chosen_task(prepared: "Prepared", typed: int | None) -> int:
+def chosen_task(network: "DeployedNetwork", typed: int | None) -> int:
     """Return the number of the task, from 0.
 
     Raise UsageError if there is no such task, or if the answer depends on the task and none was typed.
     """
-    settings, tasks = prepared.settings, len(prepared.stream.test)
+    settings, tasks = network.settings, network.tasks
     if typed is not None and not 1 <= typed <= tasks:
         raise UsageError(f"--task {typed}: the run has tasks 1 to {tasks}.")
-    matters = settings["scenario"] == "task" or settings["split"] != "classes" or settings.needs_task_id
-    if typed is None and matters and tasks > 1:
+    matters = settings["scenario"] == "task" or settings["split"] not in ("classes", "domains")
+    if typed is None and (matters or settings.needs_task_id) and tasks > 1:
         raise UsageError(
             f"scenario={settings['scenario']} split={settings['split']} strategy={settings['strategy']}: the answer "
-            f"depends on the task; say which one of 1 to {tasks} the pictures belong to, as in --task 1."
+            f"depends on the task; say which one of 1 to {tasks} the samples belong to, as in --task 1."
         )
     return (typed or 1) - 1
 
 
-def classify(prepared: "Prepared", directory: Path, paths: Sequence[str], task: int) -> list[tuple[str, float]]:
-    """Return (class, probability) of every picture. Raise UsageError."""
+def classify(
+    network: "DeployedNetwork", paths: Sequence[str], task: int, top: int
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Yield every path with the `top` likeliest (class, probability) of its picture. Raise UsageError."""
     import torch
 
-    from clrun.engine.evaluation import deployed_logits
-    from clrun.runs import checkpointer
-    from clrun.runs.build import build
+    from clrun.runs.answering import answering
+    from clrun.runs.checkpoint import InvalidCheckpoint
 
-    saved = final_checkpoint(prepared, directory)
-    stack = build([prepared])
-    state = checkpointer.restore_run(stack, [saved])
-    data, device = stack.strategy.data, stack.device
-    whites = None if prepared.images.folder is None else prepared.images.folder.whites
-    x = pictures(paths, tuple(data.images.shape[1:]), prepared.settings["dataset.pad"], whites)
-    # the pictures take the place of the data set's images: picture i in task t is row i + n * t
-    data = replace(data, images=x.to(device), labels=torch.zeros(len(x), dtype=torch.long, device=device))
-    rows = torch.arange(len(x), device=device) + len(x) * task
-    seen = torch.tensor(data.tasks - 1, device=device)
-    logits, _ = deployed_logits(replace(stack.strategy, data=data), state, stack.hp, stack.tables, rows, seen)
-    probability, output = logits.softmax(-1).max(-1)
-    return [(prepared.stream.names[o], p) for o, p in zip(output.tolist(), probability.tolist(), strict=True)]
+    try:
+        answer = answering(network, task)
+    except InvalidCheckpoint as error:
+        raise UsageError(f"the network of run {network.identity} cannot be used: {error}.") from None
+    names = [network.names[output] for output in answer.answers]
+    for start in range(0, len(paths), AT_ONCE):
+        some = paths[start : start + AT_ONCE]
+        with torch.no_grad():
+            likeliest = answer(pictures(some, network)).softmax(-1).topk(min(top, len(names)))
+        for path, values, outputs in zip(some, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
+            yield path, [(names[o], p) for o, p in zip(outputs, values, strict=True)]
 
 
-def final_checkpoint(prepared: "Prepared", directory: Path) -> "Checkpoint":
-    """Return the checkpoint of a finished run. Raise UsageError if there is none, or if the run diverged."""
+def network_of_checkpoint(directory: Path, settings: Settings) -> "DeployedNetwork":
+    """Return the network of a run from its last checkpoint. Raise UsageError if there is none, or if it diverged."""
     from clrun.results import run_files
     from clrun.results.outcome import RunStatus
+
+    finished = run_files.finished(directory)
+    if finished and run_files.read_summary(directory / "summary.csv").at[0, "status"] == RunStatus.DIVERGED:
+        raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
+    from clrun.runs import checkpoint, checkpointer, prepare
+    from clrun.runs.answering import deployed
+    from clrun.runs.build import build
+
+    saved = None
+    if (directory / checkpoint.NAME).is_file():
+        prepared = prepare.prepare(settings)
+        saved = final_checkpoint(prepared, directory)
+    if saved is None:
+        raise UsageError(
+            f"{directory} has no network: it is not finished, its network is larger than 20 MB, or it was trained with "
+            "keep_checkpoint=false; type the run's command again with rerun=true keep_checkpoint=true."
+        )
+    stack = build([prepared])
+    return deployed(stack, checkpointer.restore_run(stack, [saved]), 0, prepared)
+
+
+def final_checkpoint(prepared: "Prepared", directory: Path) -> "Checkpoint | None":
+    """Return the checkpoint of a finished run; None if it has not come to its end. Raise UsageError if it is damaged
+    or belongs to other data."""
     from clrun.runs import checkpoint
     from clrun.runs.changed_pictures import since
 
@@ -154,40 +220,34 @@ def final_checkpoint(prepared: "Prepared", directory: Path) -> "Checkpoint":
         changes = ", ".join(since(prepared, directory))
         changed = f" The pictures have changed since: {changes}." if changes else ""
         raise UsageError(f"{directory / checkpoint.NAME} cannot be used: {error}.{changed}") from None
-    finished = run_files.finished(directory)
-    if finished and run_files.read_summary(directory / "summary.csv").at[0, "status"] == RunStatus.DIVERGED:
-        raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
-    if saved is None or saved.position.stage < len(prepared.stream.train):
-        raise UsageError(
-            f"{directory} has no final checkpoint: type the run's command again with rerun=true keep_checkpoint=true."
-        )
-    return saved
+    return None if saved is None or saved.position.stage < len(prepared.stream.train) else saved
 
 
-def pictures(paths: Sequence[str], shape: tuple[int, ...], pad: int, whites: "Whites | None" = None) -> "Tensor":
-    """Return pictures of the data set's shape (C, H, W) as (N, C, H, W) uint8.
-
-    They are resized, cropped and padded as the data set's images are, and grey where those are. whites: what becomes
-    white in pictures of more than 8 bits. Raise UsageError for a file that is no picture, and where images are not
-    square.
+def pictures(paths: Sequence[str], network: "DeployedNetwork") -> "Tensor":
+    """Return pictures (N, C, H, W) uint8 as the network takes them: resized, cropped and made grey as the data set's
+    are. Raise UsageError for a file that is no picture, and where the network takes other samples than square pictures.
     """
     import numpy as np
     import torch
     from PIL import Image
 
-    from clrun.data.decoding import decode
+    from clrun.data.decoding import Whites, decode
     from clrun.data.samples import refuse_unless_pictures
 
-    refuse_unless_pictures(shape, "clrun-predict", "name a run that was trained on pictures")
-    channels, height, width = shape
+    refuse_unless_pictures(network.shape, "clrun-predict", "name a run that was trained on pictures")
+    channels, height, width = network.shape
+    if network.floats:
+        raise UsageError("the run's data set has floats, and files have pictures; name a run that learnt pictures.")
     if height != width:
         raise UsageError(
             f"the run's pictures are of {width} x {height} pixels; only square ones can be read from files."
         )
+    pad = network.settings.get("dataset.pad", 0)
+    whites = None if network.white is None else Whites(*network.white)
     decoded = [decode(path, height - 2 * pad, whites) for path in paths]
     if channels == 1:
         decoded = [np.asarray(Image.fromarray(x.transpose(1, 2, 0)).convert("L"))[None] for x in decoded]
-    return torch.nn.functional.pad(torch.from_numpy(np.stack(decoded)), (pad, pad, pad, pad))
+    return torch.from_numpy(np.stack(decoded))
 
 
 if __name__ == "__main__":

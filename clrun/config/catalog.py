@@ -63,8 +63,10 @@ class KeySpec(Strict):
     @model_validator(mode="after")
     def is_consistent(self) -> "KeySpec":
         """Raise ValueError where fields contradict each other."""
-        if (self.type in ("choice", "count")) != bool(self.choices):
-            raise ValueError("types choice and count, and only they, take a list of choices")
+        if self.type in ("choice", "count") and not self.choices:
+            raise ValueError("types choice and count take a list of choices")
+        if self.choices and self.type not in ("choice", "count", "bool"):
+            raise ValueError("types choice, count and bool, and only they, take a list of choices")
         if self.later and self.default is not None:
             raise ValueError("a key that came later is null by default")
         if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
@@ -99,7 +101,7 @@ class KeySpec(Strict):
         types: dict[str, Any] = {
             "float": number,
             "int": whole,
-            "bool": bool,
+            "bool": bool if self.choices is None else Literal[tuple(self.choices)] | bool,
             "str": text,
             "path": Annotated[text, AfterValidator(os.path.expanduser)],
             "choice": Literal[tuple(self.choices or [""])],
@@ -123,7 +125,7 @@ class KeySpec(Strict):
         texts = {
             "float": ", ".join(filter(None, ["a finite number", self.range()])),
             "int": ", ".join(filter(None, ["a whole number", self.range()])),
-            "bool": "true or false",
+            "bool": " or ".join(["true or false", *(self.choices or [])]),
             "str": "a text",
             "path": "a path",
             "choice": f"one of {', '.join(self.choices or [])}",

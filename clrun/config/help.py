@@ -100,5 +100,6 @@ def headline(option: Option) -> str:
 
 def key_line(key: str, spec: KeySpec) -> tuple[str, str]:
     """Return a key with its default and its meaning: ("lambda=400", "strength of the penalty (at least 0)")."""
-    legal = ", or ".join(filter(None, ["|".join(spec.choices or []), spec.range()]))
+    words = [*(["true", "false"] if spec.type == "bool" and spec.choices else []), *(spec.choices or [])]
+    legal = ", or ".join(filter(None, ["|".join(words), spec.range()]))
     return f"{key}={format_value(spec.default)}", f"{spec.about} ({legal})" if legal else spec.about

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from clrun.models import hidden_layers
 from clrun.models.batch_norm import BatchNormMode, RunningStatistics, initial_statistics
-from clrun.models.fixed import digest_of
 from clrun.models.layers import BatchNorm, Connection, Dropout, Pass, connect
 from clrun.models.network import Network, Tap, Weights, identity_tap
 from clrun.models.probing import example, guessed, is_meta, probed
@@ -233,13 +232,13 @@ class ModuleNetwork(Network):
         """Move what is no part of theta to a device, floating-point numbers as `dtype`."""
         self.module.to(device, dtype)
 
-    def fixed(self) -> str:
-        """Return a digest of all values that are no part of theta and could differ between seeds."""
+    def fixed_tensors(self) -> dict[str, Tensor]:
+        """Return all values that are no part of theta and could differ between seeds."""
         trained = set(self.paths.values())
-        frozen = {n: p for n, p in self.module.named_parameters() if n not in trained}
+        frozen = {n: p.detach() for n, p in self.module.named_parameters() if n not in trained}
         kept = {f"{layer.name}.": None for layer in self.batch_norms()}
         buffers = {n: b for n, b in self.module.named_buffers() if not any(self.owner(n).startswith(k) for k in kept)}
-        return digest_of(frozen | buffers)
+        return frozen | buffers
 
     def owner(self, buffer: str) -> str:
         """Return the name in theta of the layer that holds a buffer, with a dot at its end."""

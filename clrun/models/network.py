@@ -27,6 +27,7 @@ from clrun.models.batch_norm import (
     batch_norm,
     initial_statistics,
 )
+from clrun.models.fixed import digest_of
 from clrun.models.layout import Layout
 from clrun.system.errors import UsageError
 
@@ -154,12 +155,27 @@ class Network:
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move what a pass reads besides theta to a device, floating-point numbers as `dtype`; by default nothing."""
 
+    def fixed_tensors(self) -> dict[str, Tensor]:
+        """Return what a pass reads besides theta and running statistics, by name; by default nothing."""
+        return {}
+
+    def set_fixed_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write values into what `fixed_tensors` names, such as those that a finished run has stored.
+
+        Raise ValueError if names or shapes differ.
+        """
+        mine = self.fixed_tensors()
+        if {name: v.shape for name, v in mine.items()} != {name: v.shape for name, v in tensors.items()}:
+            raise ValueError("what the network reads besides its weights is not as the code wants it")
+        for name, v in tensors.items():
+            mine[name].copy_(v)
+
     def fixed(self) -> str:
         """Return a digest of what a pass reads besides theta; "" for nothing, as by default.
 
         Runs that differ in it cannot be trained as one stack.
         """
-        return ""
+        return digest_of(self.fixed_tensors())
 
     def floats_per_sample(self, shape: Sequence[int]) -> int:
         """Return an estimate of the floats that a sample of this shape leaves in all layers, forward and backward.

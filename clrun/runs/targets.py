@@ -16,7 +16,7 @@ from clrun.optimizers import Optimizer
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.strategy import Strategy
 from clrun.system.errors import UsageError
-from clrun.system.imports import named_object
+from clrun.system.imports import folder_of, named_object
 
 BASES = {"strategy": Strategy, "model": Network, "optimizer": Optimizer}
 Base = TypeVar("Base")
@@ -59,6 +59,14 @@ def stated_object(settings: Settings, group: str) -> Any:
     """Return what the yaml of an option names; None if its module has nothing of the name. Raise UsageError if there is
     no such module, or if it cannot be imported."""
     return named_object(settings.targets[group], stated_where(settings, group))
+
+
+def folders_of_users(settings: Settings) -> list[str]:
+    """Return the folders in which the user's own strategy and network were found, which are imported already."""
+    targets = [settings.targets.get("strategy"), settings.targets.get("model"), settings.values.get("model.target")]
+    modules = [target.rpartition(".")[0] for target in targets if target is not None]
+    found = [folder_of(module) for module in modules if module.partition(".")[0] != "clrun"]
+    return list(dict.fromkeys(folder for folder in found if folder is not None))
 
 
 def with_sources(settings: Settings) -> Settings:

@@ -23,6 +23,7 @@ from clrun.engine.state import PartialStage, StageReport, TrainState
 from clrun.results import run_files
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
+from clrun.runs.answering import keep_network
 from clrun.runs.build import build
 from clrun.runs.changed_pictures import write_counts
 from clrun.runs.checkpoint import InvalidCheckpoint, Position
@@ -144,8 +145,9 @@ def train_stack(
         outcome.confusion = confusion[r]
         finish(outcome, prepared, len(runs), state_bytes(stack, run, r, prepared), spent)
         try:
+            keep_network(stack, run, r, prepared, outcome.status != RunStatus.DIVERGED)
             write_final(outcome, prepared.settings["pictures"])
-            if not prepared.settings["keep_checkpoint"]:
+            if prepared.settings["keep_checkpoint"] is not True:
                 checkpoint.remove(prepared.directory, prepared.guard)
         except LockLost as error:  # the other runs of the stack have ended all the same
             announce(str(error))

@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from clrun.system.errors import UsageError
@@ -34,3 +36,25 @@ def search_current_folder() -> None:
     """
     if "" not in sys.path:
         sys.path.append("")
+
+
+def search_folders(folders: Iterable[str]) -> None:
+    """Let Python import modules of the user's from these folders too, where they are there. It changes sys.path for the
+    whole process; they stand last, as in `search_current_folder`."""
+    search_current_folder()
+    for folder in folders:
+        if folder not in sys.path and Path(folder).is_dir():
+            sys.path.append(folder)
+
+
+def folder_of(module: str) -> str | None:
+    """Return the folder in which Python has found an imported module of the user's own; None for one without a file,
+    and for one that is installed."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return None
+    path = Path(file).resolve()
+    if {"site-packages", "dist-packages"} & {*path.parts}:
+        return None
+    levels = module.count(".") + (path.name == "__init__.py")
+    return str(path.parents[levels])

@@ -1,6 +1,9 @@
 """clrun-predict: the final network answers as it did when the run was measured."""
 
 import csv
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +66,120 @@ def test_it_answers_as_the_run_did(trained, answer, tmp_path, scenario, flags):
     assert all(0 < float(row["probability"]) <= 1 for row in rows)
 
 
+@pytest.fixture
+def own_pictures(tmp_path):
+    """A folder of 12 pictures of each of two classes, red and blue."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", 4)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            (tmp_path / "own" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 120, (20, 30, 3), dtype=np.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels).save(tmp_path / "own" / part / name / f"{i}.png")
+    return tmp_path / "own"
+
+
+def of_own_pictures(root):
+    own = ("dataset=image_folder", f"dataset.root={root}", "dataset.size=8", "dataset.pad=1", "batch_size=4")
+    return (*own, "scenario=class", "strategy=er", "keep_checkpoint=auto")
+
+
+def test_the_data_are_not_needed(trained, answer, own_pictures, tmp_path):
+    """The answers stay the same when a picture is added, when all are gone, and when the file is moved elsewhere."""
+    directory = trained(*of_own_pictures(own_pictures), "iterations=60", "lr=0.01").directory
+    new = tmp_path / "new"
+    shutil.copytree(own_pictures / "test", new)
+    code, rows, err = answer(directory, new)
+    assert (code, err, len(rows)) == (0, "", 8), "a folder stands for its pictures"
+    assert np.mean([row["class"] == Path(row["file"]).parent.name for row in rows]) >= 0.5
+    shutil.copy(new / "red" / "0.png", own_pictures / "train" / "blue" / "another.png")
+    assert answer(directory, new) == (0, rows, "")
+    shutil.rmtree(own_pictures)
+    assert answer(directory, new) == (0, rows, "")
+    moved = shutil.copy(directory / "network.safetensors", tmp_path / "anything.safetensors")
+    shutil.rmtree(directory)
+    assert answer(moved, new) == (0, rows, "")
+
+
+def test_a_checkpoint_of_an_earlier_version(trained, answer, tmp_path):
+    """It kept no network, so the data are read again; the answers are those of the network."""
+    prepared = trained("scenario=class", "strategy=imm")
+    paths, _ = saved(prepared, 1, tmp_path / "pictures")
+    expected = answer(prepared.directory, *paths)
+    (prepared.directory / "network.safetensors").unlink()
+    assert expected[0] == 0 and answer(prepared.directory, *paths) == expected
+
+
+def test_the_likeliest_classes(trained, answer, tmp_path):
+    prepared = trained("scenario=class")
+    paths, _ = saved(prepared, 0, tmp_path / "pictures")
+    _, best, _ = answer(prepared.directory, *paths[:2])
+    code, rows, _ = answer(prepared.directory, *paths[:2], "--top", "3")
+    assert code == 0 and [row["rank"] for row in rows] == ["1", "2", "3"] * 2
+    assert [row["class"] for row in rows[::3]] == [row["class"] for row in best]
+    probabilities = [float(row["probability"]) for row in rows[:3]]
+    assert probabilities == sorted(probabilities, reverse=True) and len({row["class"] for row in rows[:3]}) == 3
+    _, every, _ = answer(prepared.directory, paths[0], "--top", "99")
+    assert len(every) == 10 and sum(float(row["probability"]) for row in every) == pytest.approx(1, abs=1e-3)
+    code, rows, err = answer(prepared.directory, paths[0], "--top", "0")
+    assert (code, rows) == (2, []) and "at least 1" in err
+
+
+OWN = """
+from clrun.models import MLP
+from clrun.strategies.finetune import Finetune
+
+class Mine(Finetune):
+    \"\"\"A strategy of the user's.\"\"\"
+
+class Mlp(MLP):
+    \"\"\"A network of the user's.\"\"\"
+"""
+
+
+def test_classes_of_the_users_own_are_found_again(clrun, tmp_path, monkeypatch):
+    """From another folder and in a new process, without --config-dir; an edited class is reported."""
+    there, elsewhere = tmp_path / "there", tmp_path / "elsewhere"
+    for folder in (there / "my" / "strategy", there / "my" / "model", elsewhere):
+        folder.mkdir(parents=True)
+    (there / "classes_of_mine.py").write_text(OWN)
+    (there / "my/strategy/mine.yaml").write_text("name: mine\nabout: mine\n_target_: classes_of_mine.Mine\n")
+    (there / "my/model/mymlp.yaml").write_text(
+        "name: mymlp\nabout: mine\n_target_: classes_of_mine.Mlp\n"
+        "knobs:\n  widths: {default: [8], type: ints, about: units}\n"
+    )
+    monkeypatch.chdir(there)
+    own = ("--config-dir", "my", "strategy=mine", "model=mymlp", "scenario=class")
+    assert clrun(*own, "iterations=2", "tasks=2", "device=cpu", "pictures=false", "outputs=out")[0] == 0
+    (network,) = there.glob("out/runs/mine/*/network.safetensors")
+    picture = tmp_path / "a.png"
+    Image.new("L", (30, 20)).save(picture)
+    command = [sys.executable, "-m", "clrun.commands.predict", network.parent, picture]
+    first = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    assert (first.returncode, first.stderr) == (0, "") and first.stdout.startswith("file,class,probability\n")
+    (there / "classes_of_mine.py").write_text(OWN + "# edited\n")
+    second = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    assert second.stdout == first.stdout and "not that of the run's training" in second.stderr
+    (there / "classes_of_mine.py").unlink()
+    third = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    assert third.returncode == 2 and "classes_of_mine" in third.stderr
+
+
+def test_a_damaged_network(trained, answer, tmp_path):
+    prepared = trained("scenario=class")
+    file = prepared.directory / "network.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    code, rows, err = answer(prepared.directory, tmp_path / "a.png")
+    assert (code, rows) == (2, []) and "network.safetensors cannot be used" in err and err.count("\n") == 1
+
+
+def test_a_folder_without_pictures(answer, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    code, rows, err = answer(tmp_path / "run", tmp_path)
+    assert (code, rows) == (2, []) and "no picture in this folder" in err and err.count("\n") == 1
+
+
 def test_a_folder_that_is_no_run(answer, tmp_path):
     code, _, err = answer(tmp_path, "a.png")
     assert code == 2 and "there is no config.yaml" in err and err.count("\n") == 1
@@ -105,7 +222,8 @@ def test_what_it_cannot_answer(trained, answer, tmp_path):
     ]:
         code, _, err = answer(prepared.directory, *arguments)
         assert code == 2 and said in err and err.count("\n") == 1
-    (prepared.directory / "checkpoint.safetensors").unlink()
+    for name in ("checkpoint.safetensors", "network.safetensors"):
+        (prepared.directory / name).unlink()
     code, _, err = answer(prepared.directory, picture, "--task", "1")
     assert code == 2 and "keep_checkpoint=true" in err
 

@@ -1,0 +1,214 @@
+"""From a trained run to its deployed network, and from a deployed network to answers, without the run's data set."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map, tree_unflatten
+
+from clrun.config.settings import Settings
+from clrun.data.batches import Data
+from clrun.data.tasks import TaskTables
+from clrun.engine.stack import Stack
+from clrun.engine.state import TrainState
+from clrun.models import Layout, Net
+from clrun.results.columns import SOURCES
+from clrun.runs import network_file
+from clrun.runs.build import AUTOCAST, choices, hyper, initialize
+from clrun.runs.checkpoint import InvalidCheckpoint
+from clrun.runs.network_file import DeployedNetwork
+from clrun.runs.prepared import Prepared
+from clrun.runs.targets import folders_of_users, strategy_class, with_sources
+from clrun.strategy import Strategy, Tree
+from clrun.system.imports import search_folders
+from clrun.system.messages import announce
+
+# The groups of options that an answer depends on.
+ANSWERING = ("strategy", "model")
+
+
+# ---------------------------------------------------------------- from a trained run
+
+
+def deployed(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> DeployedNetwork:
+    """Return the network that run r of a stack deploys. Its tensors may be views of the state's."""
+    alone = stack.alone
+    run, hp = (tree if alone else tree_map(lambda v: v[r], tree) for tree in (current, stack.hp))
+    strategy, data, tables = stack.strategy.eval_mode(run.stats), stack.strategy.data, prepared.stream.tables
+    shape = tuple(data.images.shape[1:])
+    with torch.no_grad():
+        theta = strategy.deploy(run.theta, run.state, hp)
+        read = tensors_read(strategy, theta, run.state, hp, data.images.new_zeros(1, *shape).to(theta.dtype))
+    leaves = tree_flatten_with_path(run.state)[0]
+    return DeployedNetwork(
+        identity=prepared.id,
+        settings=prepared.settings,
+        names=prepared.stream.names,
+        shape=shape,
+        floats=data.images.is_floating_point(),
+        class_count=data.class_count,
+        white=white_of(prepared),
+        folders=folders_of_users(prepared.settings),
+        weights=strategy.net.layout.view(theta),
+        statistics=run.stats,
+        state={keystr(path): v for path, v in leaves if id(v) in read},
+        fixed=strategy.net.network.fixed_tensors(),
+        input={
+            "scale": data.scale,
+            "shift": data.shift,
+            "active": tables.active[-1],
+            "permutation": tables.permutation,
+            "angle": tables.angle,
+        },
+    )
+
+
+def white_of(prepared: Prepared) -> tuple[float, float] | None:
+    """Return what became white in the user's own pictures of more than 8 bits; None where there are none."""
+    folder = prepared.images.folder
+    return None if folder is None or folder.whites is None else (folder.whites.whole, folder.whites.floating)
+
+
+class ReadTensors(TorchDispatchMode):
+    """A mode in which the ids of all tensors that an operation reads are collected in `ids`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ids |= {id(v) for v in tree_leaves((args, kwargs or {})) if isinstance(v, Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def tensors_read(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, x: Tensor) -> set[int]:
+    """Return the ids of the tensors that an answer to x (1, ...) reads: of theta, of the state, of hp."""
+    with ReadTensors() as mode:
+        strategy.logits(theta, state, hp, x, torch.zeros(1, dtype=torch.long, device=x.device))
+    return mode.ids
+
+
+def keep_network(stack: Stack, current: TrainState, r: int, prepared: Prepared, works: bool) -> None:
+    """Write the network of run r of a stack as the key `keep_checkpoint` says; remove an earlier one otherwise.
+
+    works: whether the run has not diverged. A disk that is full is reported and does not end the run. Raise LockLost.
+    """
+    kept, directory = prepared.settings["keep_checkpoint"], prepared.directory
+    network = deployed(stack, current, r, prepared) if works and kept is not False else None
+    if network is None or (kept == "auto" and network.bytes > network_file.LIMIT):
+        network_file.remove(directory, prepared.guard)
+        return
+    try:
+        network_file.write(directory, network, prepared.guard)
+    except OSError as error:
+        announce(f"{directory.name}: the network could not be kept ({error}); all else of the run is written.")
+
+
+# ---------------------------------------------------------------- to answers
+
+
+class Answering(nn.Module):
+    """A deployed network as a module: samples -> logits of the outputs that may answer in one task.
+
+    A picture is (channels, height, width) of whole numbers from 0 to 255, before it is padded; any other sample is
+    floats as in the data set. Permuting, rotating, normalising and padding are part of the module. Raise
+    InvalidCheckpoint if the code does not fit the network, as after the class of the network or the strategy was
+    changed.
+
+    task: its number, from 0. autocast: the type of matrix products; None for that of the weights.
+    """
+
+    def __init__(self, network: DeployedNetwork, task: int, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        settings = answering_settings(network)
+        self.task, self.pad = task, 0 if network.floats else settings.get("dataset.pad", 0)
+        self.answers = network.input["active"][task].nonzero()[:, 0].tolist()
+        layout = Layout({name: tuple(v.shape) for name, v in network.weights.items()})
+        theta = layout.flat(network.weights)
+        self.strategy = rebuilt(network, settings, layout, autocast)
+        self.hp = hyper(type(self.strategy), settings, theta.dtype)
+        self.initial, self.structure = initial_state(self.strategy, theta, network.state)
+        self.statistics = [*network.statistics]
+        tensors = {"theta": theta, "active": torch.tensor(self.answers)}
+        tensors |= {name: network.input[name] for name in ("scale", "shift")}
+        tensors |= {name: network.input[name][task : task + 1] for name in ("permutation", "angle")}
+        tensors |= {f"state_{i}": network.state[name] for i, name in enumerate(self.initial) if name in network.state}
+        tensors |= {f"statistics_{i}": v for i, v in enumerate(network.statistics.values())}
+        for name, v in tensors.items():
+            self.register_buffer(name, v)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, K) of the K outputs that may answer, for samples x (N, ...)."""
+        values = dict(self.named_buffers(remove_duplicate=False))
+        x = F.pad(x, (self.pad,) * 4) if self.pad else x
+        image = torch.arange(x.shape[0], device=x.device)
+        nothing = torch.empty(0, device=x.device)
+        tables = TaskTables(nothing, nothing, nothing, values["permutation"], values["angle"])
+        data = replace(self.strategy.data, images=x, scale=values["scale"], shift=values["shift"])
+        inputs = data.inputs(tables, image, torch.zeros_like(image))
+        leaves = [values.get(f"state_{i}", v) for i, v in enumerate(self.initial.values())]
+        state = tree_unflatten(leaves, self.structure)
+        statistics = {name: values[f"statistics_{i}"] for i, name in enumerate(self.statistics)}
+        task = torch.full_like(image, self.task)
+        logits = self.strategy.eval_mode(statistics).logits(values["theta"], state, self.hp, inputs, task)
+        return logits.index_select(-1, values["active"])
+
+
+def answering_settings(network: DeployedNetwork) -> Settings:
+    """Return the settings of a network without what only training reads. Report classes that were edited since."""
+    search_folders(network.folders)
+    targets = {group: target for group, target in network.settings.targets.items() if group in ANSWERING}
+    before = network.settings.values
+    values = {key: None if key == "model.weights" else v for key, v in before.items() if key not in SOURCES}
+    settings = replace(network.settings, targets=targets, values=values)
+    now = with_sources(settings)
+    edited = [key for key in ("source", "model.source") if now.get(key, None) != before.get(key)]
+    if edited:
+        announce(f"{edited[0]}: the code is not that of the run's training any more; its answers may have changed.")
+    return settings
+
+
+def rebuilt(network: DeployedNetwork, settings: Settings, layout: Layout, autocast: torch.dtype | None) -> Strategy:
+    """Return the strategy of a deployed network, with data that hold no sample. Raise InvalidCheckpoint."""
+    cls = strategy_class(settings)
+    made = initialize(settings, torch.Size(network.shape), len(network.names))
+    wanted = {name: tuple(v.shape) for name, v in made.parameters().items()}
+    if any(layout.shapes.get(name) != shape for name, shape in wanted.items()):
+        raise InvalidCheckpoint("its weights are not as the code wants them: has the network been changed?")
+    try:
+        made.set_fixed_tensors(network.fixed)
+    except ValueError as error:
+        raise InvalidCheckpoint(str(error)) from None
+    made.place(torch.device("cpu"), network.input["scale"].dtype)
+    x = torch.empty(0, *network.shape)
+    data = Data(
+        x if network.floats else x.to(torch.uint8), torch.empty(0, dtype=torch.long), network.input["scale"],
+        network.input["shift"], network.tasks, len(network.names), network.class_count,
+    )  # fmt: skip
+    return cls(Net(made, layout, autocast=autocast), data, **choices(cls, settings))
+
+
+def initial_state(strategy: Strategy, theta: Tensor, saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+    """Return the leaves of a strategy's initial state by their path, and their structure. Answers read the saved ones
+    in place of some, and none of the others. Raise InvalidCheckpoint where a saved one does not fit."""
+    leaves, structure = tree_flatten_with_path(strategy.init(theta))
+    initial = {keystr(path): v for path, v in leaves}
+    if any(name not in initial or initial[name].shape != v.shape for name, v in saved.items()):
+        raise InvalidCheckpoint("its state is not as the code wants it: has the strategy been changed?")
+    return initial, structure
+
+
+def answering(network: DeployedNetwork, task: int) -> Answering:
+    """Return a module that answers as the run did when it was measured, in its precision. Raise InvalidCheckpoint."""
+    return Answering(network, task, AUTOCAST[network.settings["precision"]]).eval()
+
+
+def network_in(path: Path) -> DeployedNetwork | None:
+    """Return the network of a run's folder, or in a file; None if the folder has none. Raise InvalidCheckpoint."""
+    file = path / network_file.NAME if path.is_dir() else path
+    return network_file.read(file) if file.is_file() else None
