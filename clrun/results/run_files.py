@@ -115,7 +115,7 @@ def keeps_checkpoint(directory: Path) -> bool:
     be read."""
     try:
         config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-        return bool(config["keep_checkpoint"])
+        return config["keep_checkpoint"] not in (False, "auto")  # auto keeps the network alone
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return True
 

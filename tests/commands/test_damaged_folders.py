@@ -16,7 +16,7 @@ import pytest
 from clrun.commands import console, predict, report, run, tune, verify
 from clrun.commands.verify import Case, Row
 from clrun.results import reading
-from clrun.runs import checkpoint
+from clrun.runs import checkpoint, network_file
 
 TINY = ("model.widths=[4]", "tasks=2", "iterations=1", "device=cpu", "workers=1", "pictures=false", "validation=0.1")
 KEPT = (*TINY, "keep_checkpoint=true", "evaluate_every=1", "lr=0.01", "strategy=finetune")
@@ -258,6 +258,7 @@ def test_a_folder_at_the_place_of_a_file_is_refused_before_training(copied, capf
 
 @pytest.mark.parametrize("damage", ["folder", "link to itself", "empty", "binary", "UTF-16"])
 def test_a_damaged_config_is_named(copied, capfd, damage):
+    without_network()
     DAMAGES[damage](damaged_run() / "config.yaml")
     code = COMMANDS["predict"]()
     err = capfd.readouterr().err
@@ -266,6 +267,7 @@ def test_a_damaged_config_is_named(copied, capfd, damage):
 
 @pytest.mark.parametrize("text", ["strategy: [1]", "dataset: {name: [digits]}", "seed: 2021-99-99", "data_dir: {a: 1}"])
 def test_a_config_with_other_values_is_named(copied, capfd, text):
+    without_network()
     path = damaged_run() / "config.yaml"
     key = text.partition(":")[0]
     kept = [line for line in path.read_text().splitlines() if not line.startswith(key + ":")]
@@ -275,11 +277,24 @@ def test_a_config_with_other_values_is_named(copied, capfd, text):
     assert code == 2 and "config.yaml" in err and "Traceback" not in err
 
 
+def without_network() -> None:
+    """Make the damaged run one of an earlier version of clrun, which kept its checkpoint alone."""
+    (damaged_run() / network_file.NAME).unlink()
+
+
+@pytest.mark.parametrize("damage", ["empty", "binary", "cut"])
+def test_a_damaged_network(copied, capfd, damage):
+    DAMAGES[damage](damaged_run() / network_file.NAME)
+    assert COMMANDS["predict"]() == 2
+    assert f"{network_file.NAME} cannot be used" in (err := capfd.readouterr().err) and "Traceback" not in err
+
+
 @pytest.mark.parametrize("damage", ["folder", "link to itself", "empty", "binary", "cut"])
 def test_a_damaged_checkpoint(copied, capfd, damage):
+    without_network()
     DAMAGES[damage](damaged_run() / checkpoint.NAME)
     assert COMMANDS["predict"]() == 2
-    assert checkpoint.NAME in (err := capfd.readouterr().err) or "no final checkpoint" in err
+    assert checkpoint.NAME in (err := capfd.readouterr().err) or "has no network" in err
     assert "Traceback" not in err
     (damaged_run() / "summary.csv").unlink()
     assert COMMANDS["single"]() in (0, 1)
