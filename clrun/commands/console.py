@@ -1,6 +1,7 @@
 """What the console scripts share: their exit codes, and how a mistake or a crash is reported."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -10,7 +11,12 @@ from typing import Any, NoReturn
 
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.garbage_collection import relax_gc
+from clrun.system.output import Output, lasting_output
 from clrun.system.signals import graceful_termination
+
+# Errors of a disk that has no room, fails, is gone, or may not be written to; and of one that may not be read either.
+CANNOT_BE_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+CANNOT_BE_USED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN)
 
 
 def end_with(action: Callable[[bool], Any]) -> NoReturn:
@@ -20,13 +26,27 @@ def end_with(action: Callable[[bool], Any]) -> NoReturn:
     """
     relax_gc()
     wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    try:
-        with hydra_errors_raised(), graceful_termination():
-            sys.exit(answer(lambda: action(wants_trace), wants_trace))
-    except SystemExit as end:
-        if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
-            complain("terminated; the same command again continues.")
-        raise
+    with lasting_output() as output:
+        try:
+            with hydra_errors_raised(), graceful_termination():
+                code: Any = answer(lambda: action(wants_trace), wants_trace)
+        except SystemExit as end:
+            if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+                complain("terminated; the same command again continues.")
+            code = end.code
+        code = code_with(output, code or 0)
+    sys.exit(code)
+
+
+def code_with(output: Output, code: Any) -> Any:
+    """Return the exit code of a command that ends with `code` otherwise: 1 in place of 0 where standard output could
+    not be written. Say so, unless a reader has left, as in `clrun --help | head`."""
+    sys.stdout.flush()
+    if output.lost is None:
+        return code
+    if output.lost.errno != errno.EPIPE:
+        complain(f"standard output could not be written: {output.lost.strerror}. All else was done; files are whole.")
+    return code or 1
 
 
 @contextmanager
@@ -51,14 +71,13 @@ def answer(action: Callable[[], Any], wants_trace: bool) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
         complain("interrupted; the same command again continues.")
         return 130
-    except BrokenPipeError:
-        # `clrun --help | head` closes the pipe, into which Python would flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except RunsFailed as error:
         complain(str(error))
         return 1
     except Exception as error:
+        if not wants_trace and (sentence := disk_error(error)) is not None:
+            complain(sentence)
+            return 1
         paragraph = mistake(error)
         if wants_trace or paragraph is None:
             print_traceback()
@@ -84,6 +103,17 @@ def print_traceback() -> None:
     from rich.console import Console
 
     Console(stderr=True).print_exception(suppress=[hydra])
+
+
+def disk_error(error: Exception) -> str | None:
+    """Return the paragraph on a file that could not be written, or not even be read, since there is no room or no
+    permission, or since its disk is gone; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in CANNOT_BE_WRITTEN + CANNOT_BE_USED:
+        return None
+    what = "a file" if error.filename is None else str(error.filename)
+    how = "written" if error.errno in CANNOT_BE_WRITTEN else "read or written"
+    advice = "make room, or see to its permissions or its disk, and type the same command again"
+    return f"{what} could not be {how}: {error.strerror}. What was there is as it was; {advice}."
 
 
 def mistake(error: Exception) -> str | None:

@@ -16,7 +16,7 @@ from clrun.commands.console import Parser, end_with
 from clrun.report.compare import compared
 from clrun.report.rows import Row, default_order, ordered, references, rows_of, streams, table
 from clrun.report.runs import MEASURES, read
-from clrun.report.tables import section
+from clrun.report.tables import Section, section
 from clrun.results import run_files
 from clrun.system import atomic_files
 from clrun.system.errors import UsageError
@@ -55,7 +55,7 @@ def amount(typed: str) -> float:
 
 
 def command(argv: Sequence[str]) -> None:
-    """Write report.csv, report.md, report.tex and figures into the folder, and print the tables."""
+    """Print the tables, and then write report.csv, report.md, report.tex and figures into the folder."""
     arguments = parser().parse_args(list(argv))
     if arguments.measure not in MEASURES:
         raise UsageError(f"--measure {arguments.measure}: there are {', '.join(MEASURES)}.")
@@ -67,8 +67,10 @@ def command(argv: Sequence[str]) -> None:
         first, second = arguments.compare
         print(compared(rows, first, second, arguments.measure))
         return
+    sections = sections_of(arguments.folder, rows, arguments.measure, order)
+    show(sections)
     run_files.write_table(arguments.folder / "report.csv", table(rows))
-    write_readable(arguments.folder, rows, arguments.measure, order)
+    write_readable(arguments.folder, sections)
     if not arguments.no_pictures:
         from clrun.report import figures  # Matplotlib
 
@@ -76,15 +78,23 @@ def command(argv: Sequence[str]) -> None:
     print(f"Written: {arguments.folder / 'report.csv'}, .md, .tex" + (", report/" if not arguments.no_pictures else ""))
 
 
-def write_readable(folder: Path, rows: Sequence[Row], measure: str, order: str) -> None:
-    """Write report.md and report.tex and print them, with a section for each stream. order: what they are sorted by."""
-    sections = [section(part, measure, references(folder, part), order) for part in streams(rows)]
-    atomic_files.write_text(folder / "report.md", "\n\n".join(part.markdown() for part in sections) + "\n")
-    atomic_files.write_text(folder / "report.tex", "\n\n".join(part.latex() for part in sections) + "\n")
+def sections_of(folder: Path, rows: Sequence[Row], measure: str, order: str) -> list[Section]:
+    """Return a section for each stream. order: what they are sorted by."""
+    return [section(part, measure, references(folder, part), order) for part in streams(rows)]
+
+
+def show(sections: Sequence[Section]) -> None:
+    """Print sections."""
     console = make_console()
     for part in sections:
         part.print(console)
         console.print()
+
+
+def write_readable(folder: Path, sections: Sequence[Section]) -> None:
+    """Write report.md and report.tex."""
+    atomic_files.write_text(folder / "report.md", "\n\n".join(part.markdown() for part in sections) + "\n")
+    atomic_files.write_text(folder / "report.tex", "\n\n".join(part.latex() for part in sections) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command `clrun key=value ...`: Hydra composes the settings, clrun checks them, and the run is trained.
 
-Exit codes: 0 done, 1 a run crashed, 2 the user's mistake, 129 hung up, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 a run crashed or something could not be written, 2 the user's mistake, 129 hung up,
+130 interrupted, 143 terminated.
 Hydra, torch and pandas are imported where they are needed, since help, mistakes and Tab completion need no torch.
 """
 

@@ -31,6 +31,7 @@ from clrun.sweep import plan
 from clrun.system import atomic_files, machine
 from clrun.system.errors import UsageError
 from clrun.system.messages import announce
+from clrun.system.output import lasting_output
 from clrun.system.signals import handled
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Job:
     def __call__(self) -> dict[str, str]:
         """Train what is not finished. Return the reason of each crash by the run's id."""
         warning, handler = warning_signal(), PreemptionHandler()
-        with suppress(JobEnding), handled(handler, warning, signal.SIGTERM):
+        with suppress(JobEnding), handled(handler, warning, signal.SIGTERM), lasting_output():
             return self.train(warning)
         if warning not in handler.received:
             self.await_verdict()

@@ -22,6 +22,7 @@ from clrun.results.outcome import RunStatus
 from clrun.sweep.messages import Advanced, Event, Message, RunResult, StackBegan, StackEnded, TaskBegan, WorkerDied
 from clrun.system import machine
 from clrun.system.garbage_collection import relax_gc
+from clrun.system.output import lasting_output
 from clrun.system.signals import graceful_termination, handled
 from clrun.terminal.progress import Progress
 
@@ -110,7 +111,8 @@ def serve(pipe: Connection) -> None:
     relax_gc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the sweep ends workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does the closing of a terminal
-    with graceful_termination(), suppress(EOFError, BrokenPipeError):  # raised when the process of the sweep is gone
+    ended = suppress(EOFError, BrokenPipeError)
+    with lasting_output(), graceful_termination(), ended:  # raised when the process of the sweep is gone
         while True:
             pipe.send(StackEnded(prepare_and_train(pipe.recv(), Relay(partial(send_or_end, pipe)))))
 

@@ -35,7 +35,8 @@ UNGUARDED = Unguarded()
 @contextmanager
 def replacing(path: Path, guard: Guard = UNGUARDED) -> Iterator[Path]:
     """Yield a temporary path beside `path`. It is renamed onto `path` when the block ends without an exception, and
-    removed otherwise. guard: what must allow it, before anything is written and again when the file gets its name."""
+    removed otherwise. guard: what must allow it, before anything is written and again when the file gets its name. An
+    OSError names `path`, which is what the user knows."""
     guard.check()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -43,6 +44,11 @@ def replacing(path: Path, guard: Guard = UNGUARDED) -> Iterator[Path]:
         yield temporary
         with guard.held():
             os.replace(temporary, path)
+    except OSError as error:
+        unnamed = error.filename is None and error.errno is not None
+        if unnamed or str(error.filename) == str(temporary):  # an error of write() names no file
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,6 +1,8 @@
 """Statistics over seeds, against SciPy's, on a results.csv made by hand; and the pictures of real runs."""
 
+import errno
 import io
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -327,6 +329,26 @@ def ordered_rows() -> list[Row]:
 )
 def test_numbers_for_readers(measure, x, expected):
     assert tables.statistic_text(measure, statistic(pd.Series(x))) == expected
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("name", ["report.csv", "report.md", "report.tex", "summary.png"])
+def test_a_table_is_printed_before_its_file_cannot_be_written(clrun_report, monkeypatch, name, number):
+    renamed = os.replace
+
+    def refused(temporary: Path, path: Path) -> None:
+        if Path(path).name == name or (name.endswith(".png") and Path(path).suffix == ".png"):
+            raise OSError(number, os.strerror(number), str(temporary), None, str(path))
+        renamed(temporary, path)
+
+    arguments = ("--no-pictures",) if not name.endswith(".png") else ()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        code, out, err = clrun_report(*arguments)
+    said = [line for line in err.splitlines() if os.strerror(number) in line]
+    assert code == 1 and "lambda=100" in out and "Written" not in out
+    assert len(said) == 1 and ".tmp" not in said[0] and Path(name).suffix in said[0] and "Traceback" not in err
+    assert clrun_report(*arguments)[0] == 0
 
 
 @pytest.mark.parametrize(
