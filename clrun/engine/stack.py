@@ -291,7 +291,10 @@ class Stack:
 
     def compiled(self, step: Step) -> Step:
         """Return the step compiled, if this stack compiles its step."""
-        return torch.compile(step, dynamic=False) if self.compile else step
+        if not self.compile:
+            return step
+        _ = self.strategy.net.network.has_batch_norm  # cached: the compiler can read it, and cannot compute it
+        return torch.compile(step, dynamic=False)
 
     def evaluate_if_due(self, current: TrainState, report: StageReport) -> None:
         """Evaluate the runs within a task, at every multiple of `evaluate_every` steps."""

@@ -15,8 +15,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import Gaussian, Knobs, Network, Pool, Quadratic, QuadraticPenalty, diagonal_fisher
-from clrun.system.text import format_value
+from clrun.strategy import Gaussian, Knobs, Network, Pool, Quadratic, QuadraticPenalty, diagonal_fisher, format_value
 
 
 @dataclass(frozen=True)

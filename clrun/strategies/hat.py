@@ -34,9 +34,9 @@ from clrun.strategy import (
     Pool,
     Strategy,
     cross_entropy,
+    format_value,
     gradient_of,
 )
-from clrun.system.text import format_value
 
 # The bound on the absolute value of an embedding.
 EMBEDDING_BOUND = 6.0

@@ -33,9 +33,9 @@ from clrun.strategy import (
     RunningStatistics,
     Strategy,
     cross_entropy,
+    format_value,
     log_softmax,
 )
-from clrun.system.text import format_value
 
 
 @dataclass(frozen=True)

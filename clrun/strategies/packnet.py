@@ -16,8 +16,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clrun.strategy import Batch, HealthRows, Knobs, Network, Pool, Strategy
-from clrun.system.text import format_value
+from clrun.strategy import Batch, HealthRows, Knobs, Network, Pool, Strategy, format_value
 
 
 class PackNet(Strategy):

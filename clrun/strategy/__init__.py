@@ -12,6 +12,7 @@ from clrun.strategy.quadratic import Gaussian, Quadratic
 from clrun.strategy.regularization import QuadraticPenalty
 from clrun.strategy.replay import Replay, buffer_stats
 from clrun.strategy.reservoir import Memory, write_slots
+from clrun.system.text import format_value
 
 # The former name of `diagonal_fisher`; it goes away in the next release.
 fisher = diagonal_fisher
@@ -44,6 +45,7 @@ __all__ = [
     "cross_entropy",
     "diagonal_fisher",
     "fisher",
+    "format_value",
     "gradient_by_leaf",
     "gradient_of",
     "inside_transform",

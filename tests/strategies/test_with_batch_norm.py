@@ -142,7 +142,7 @@ def test_replayed_samples_count(stack_of, strategy):
     own, records = [], []
     (batch, *_) = batches(stack, 1)
     for state, seen in ((stack.initialize().state, own), (run.state, records)):
-        training = stack.strategy.train_mode(None, seen)
+        training = stack.strategy.train_mode(None, seen, batch.noise)
         training.gradient(run.theta, state, stack.hp, batch)
     counts = [int(r.moments.n) // 64 for r in records if r.name == "stem.norm"]
     empty = [int(r.moments.n) // 64 for r in own if r.name == "stem.norm"]
