@@ -82,7 +82,7 @@ def data_folder(named: str | os.PathLike | None) -> Path:
 
 def _reader(name: str) -> Callable[[Values], Arrays]:
     readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
-    readers |= {"arrays": _arrays, "table": _table}
+    readers |= {"arrays": _arrays, "table": _table, "alphabets": _alphabets}
     readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
     if name not in readers:
         raise UsageError(f"dataset={name} is not known: use one of {', '.join(sorted(readers))}.")
@@ -120,6 +120,17 @@ def _digits(settings: Values) -> Arrays:
         x, y, train = file["x"], file["y"], int(file["train"])
     x = np.rint(x * (255 / 16)).astype(np.uint8)  # the file has values from 0 to 16
     return Arrays(x[:, None], y.astype(np.int64), train, class_names("digits"))
+
+
+# ---------------------------------------------------------------- drawn characters
+
+
+def _alphabets(settings: Values) -> Arrays:
+    """Return characters that are drawn from the fonts of matplotlib."""
+    from clrun.data import alphabets  # only for this data set
+
+    keys = ("scripts", "characters", "samples", "test_samples")
+    return alphabets.read(*(settings[f"dataset.{key}"] for key in keys))
 
 
 # ---------------------------------------------------------------- images of the user's own

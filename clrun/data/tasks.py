@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from clrun.data import split
-from clrun.data.domains import split_by_domain
+from clrun.data.domains import classes_of_domains, split_by_domain
 from clrun.data.samples import Samples, refuse_unless_pictures
 from clrun.data.seeding import generator
 from clrun.data.values import Values
@@ -73,11 +73,15 @@ def pools(numbers: Tensor, images: Samples, groups: Sequence[Sequence[int]], set
     """Return the image numbers of each task: those of its classes, or of its domain."""
     if settings["split"] != "domains" or images.domain is None:
         return split_by_task(numbers, images.y, groups)
-    order = list(range(len(images.domains)))
-    if settings["split.order"] == "seed":
-        random = generator(split_seed(settings), "domain order")
-        order = torch.randperm(len(order), generator=random).tolist()
-    return split_by_domain(numbers, images.domain, order)
+    return split_by_domain(numbers, images.domain, domain_order(images, settings))
+
+
+def domain_order(images: Samples, settings: Values) -> list[int]:
+    """Return the numbers of the domains in the order of the tasks."""
+    if settings["split.order"] != "seed":
+        return list(range(len(images.domains)))
+    random = generator(split_seed(settings), "domain order")
+    return torch.randperm(len(images.domains), generator=random).tolist()
 
 
 def split_seed(settings: Values) -> int:
@@ -86,12 +90,15 @@ def split_seed(settings: Values) -> int:
 
 
 def classes_of_tasks(images: Samples, settings: Values) -> list[list[int]]:
-    """Return the class numbers of each task; all classes where the split is permuted, rotated or by domains.
+    """Return the class numbers of each task: all where the split is permuted or rotated, those of a domain by domains.
 
     `clrun.config.check_values` has assigned the classes before, to refuse what does not fit without reading an image;
     only here is the order of an even split drawn from the seed.
     """
     groups = split.assign_classes(images.classes, settings)
+    if settings["split"] == "domains":
+        of_domains = classes_of_domains(images)
+        return [of_domains[k] for k in domain_order(images, settings)]
     if groups is None:
         return [list(range(len(images.classes)))] * settings["tasks"]
     if settings["split.order"] != "seed":

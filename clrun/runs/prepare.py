@@ -113,7 +113,7 @@ def with_domains(settings: Settings, images: Samples) -> Settings:
     if settings["split"] != "domains":
         return settings
     typed, first = settings.not_default.get("tasks"), settings["first_tasks"]
-    count = number_of_domains(images, settings["dataset"], typed, first)
+    count = number_of_domains(images, settings["dataset"], settings["scenario"], typed, first)
     changed = {"tasks": count, "first_tasks": None if first == count else first}
     stated = {key: value for key, value in settings.not_default.items() if key not in changed}
     stated |= {key: value for key, value in changed.items() if value is not None}
