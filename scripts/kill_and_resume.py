@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from clrun.config.check_keys import last_of_each
 from clrun.results.columns import TIMED_FILES
 
 COMMON = ("device=cpu", "validation=0.1", "evaluate_every=100", "checkpoint_every=0.2")
@@ -126,7 +127,7 @@ def main() -> None:
     right = []
     for data in asked.data:
         with tempfile.TemporaryDirectory(prefix="clrun-kill-") as folder:
-            line = [*runs[data], *COMMON, *overrides]
+            line = last_of_each([*runs[data], *COMMON, *overrides])
             right.append(trial(data, asked.kills, line, draw, Path(folder)))
     sys.exit(0 if all(right) else 1)
 

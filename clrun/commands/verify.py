@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 
 from clrun import __version__
 from clrun.commands import console, run
-from clrun.config import catalog
+from clrun.config import catalog, check_keys
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 
@@ -99,8 +99,9 @@ def rows() -> dict[str, Row]:
 
 
 def overrides_of(row: Row, case: Case, common: Sequence[str]) -> list[str]:
-    """Return the overrides of a case's runs; `common` ones are outside of a run's identity."""
-    return [*row.base, *case.overrides, *common]
+    """Return the overrides of a case's runs: of a key in several lists, the last. `common` ones are outside of a run's
+    identity."""
+    return check_keys.last_of_each([*row.base, *case.overrides, *common])
 
 
 def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
@@ -193,6 +194,7 @@ def refuse(arguments: argparse.Namespace, by_number: Mapping[str, Row]) -> None:
         )
     if arguments.seeds < 1:
         raise UsageError(f"--seeds {arguments.seeds}: at least one; 5 is quick, 20 the verdict.")
+    check_keys.refuse_twice([check_keys.parsed(text) for text in arguments.set], "clrun -m")
     outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity}
     changing = [text for text in arguments.set if text.partition("=")[0] not in outside_identity]
     if changing:

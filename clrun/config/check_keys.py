@@ -22,6 +22,7 @@ FOLDERS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "h
 def refuse(texts: Sequence[str], multirun: bool, catalog: "Catalog") -> None:
     """Raise UsageError for what is wrong in the arguments alone. multirun: whether -m was typed."""
     overrides = [parsed(text) for text in texts]
+    refuse_twice(overrides, "clrun -m")
     sweeps = multirun or any(override.key_or_group == "hydra.mode" for override in overrides)
     basic = not any(override.key_or_group == "hydra/sweeper" for override in overrides)
     for override in overrides:
@@ -100,6 +101,28 @@ def refuse_key(override: "Override", catalog: "Catalog") -> None:
         raise UsageError(unknown_key(key, catalog))
     elif isinstance(override.value(), Glob):
         raise UsageError(f"{override.input_line}: glob finds the options of a group, as of strategy; list the values.")
+
+
+def refuse_twice(overrides: Sequence["Override"], sweep: str) -> None:
+    """Raise UsageError for a key that is typed twice, of which the first would have no effect. sweep: the command that
+    takes several values of a key."""
+    first: dict[str, Override] = {}
+    for override in overrides:
+        key = override.key_or_group
+        if key in first:
+            typed = [first[key].input_line, override.input_line]
+            values = ",".join(str(text).partition("=")[2] for text in typed)
+            raise UsageError(
+                f"{' '.join(map(str, typed))}: {key} is typed twice; type one of them, or several values as {sweep} "
+                f"'{key}={values}'."
+            )
+        first[key] = override
+
+
+def last_of_each(texts: Sequence[str]) -> list[str]:
+    """Return overrides that were joined from several lists, without those that a later one of the same key replaces."""
+    keys = [parsed(text).key_or_group for text in texts]
+    return [text for i, text in enumerate(texts) if keys[i] not in keys[i + 1 :]]
 
 
 def refuse_option(override: "Override", options: Sequence[str], typed: str) -> None:

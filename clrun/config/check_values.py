@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
+from clrun.config import interpolations
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, DatasetOption, KeySpec, Option, StrategyOption, read
 from clrun.config.messages import first_line, refusal, unsupported
 from clrun.config.settings import Settings
@@ -36,7 +37,7 @@ def check(
     names = tuple(option.name for option in chosen.values())
     specs = accepted(catalog, names)
     given = {key: value for key, value in flat(tree, chosen).items() if key in specs or key not in drop}
-    given = one_budget(given, typed)
+    given = one_budget(interpolations.typed(given, cfg, specs), typed)
     values = resolved(validated(given, catalog, names), given, chosen)
     defaults = resolved(validated({}, catalog, names), {}, chosen)
     refuse_contradictions(values, given, strategy)
@@ -166,10 +167,13 @@ def checked_values(given: Mapping[str, Any], specs: Mapping[str, KeySpec]) -> di
     return values
 
 
-def chosen_cluster(node: Mapping[str, Any] | None, catalog: Catalog) -> tuple[Option, dict[str, Any]] | None:
+def chosen_cluster(
+    node: Mapping[str, Any] | None, catalog: Catalog, cfg: DictConfig
+) -> tuple[Option, dict[str, Any]] | None:
     """Return the cluster of a composed configuration and the values of its keys; None if none is chosen.
 
-    Raise UsageError for a key that it does not take, and for keys without a cluster.
+    node: what is in `cfg` below `cluster`, interpolations resolved. Raise UsageError for a key that the cluster does
+    not take, and for keys without a cluster.
     """
     fields = {key: value for key, value in (node or {}).items() if value is not None}
     cluster_keys = {key.partition(".")[2] for key in catalog.all_keys() if key.startswith(f"{CLUSTER}.")}
@@ -184,6 +188,7 @@ def chosen_cluster(node: Mapping[str, Any] | None, catalog: Catalog) -> tuple[Op
     if refused:
         takers = ", ".join(name for _, name in catalog.takers(refused[0]))
         raise UsageError(f"cluster={option.name} takes no {refused[0]} ({takers} does).")
+    given = interpolations.typed(given, cfg, specs)
     return option, {key.partition(".")[2]: value for key, value in checked_values(given, specs).items()}
 
 

@@ -107,7 +107,7 @@ def cluster_of(configs: Sequence[DictConfig], catalog: Catalog) -> Cluster | Non
     ]
     if any(node != nodes[0] for node in nodes):
         raise UsageError("cluster: a sweep goes to one cluster; type one value.")
-    chosen = chosen_cluster(nodes[0], catalog)
+    chosen = chosen_cluster(nodes[0], catalog, configs[0])
     if chosen is None:
         return None
     option, knobs = chosen

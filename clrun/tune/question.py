@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec
-from clrun.config.check_keys import parsed
+from clrun.config.check_keys import parsed, refuse_twice
 from clrun.system.errors import UsageError
 from clrun.tune import space
 from clrun.tune.space import Axis
@@ -146,6 +146,7 @@ def read(arguments: argparse.Namespace, catalog: Catalog) -> Question:
     from clrun.config.check_values import checked_values  # OmegaConf
 
     typed = {text: parsed(space.spelt(text)) for text in arguments.overrides}
+    refuse_twice([parsed(space.spelt(text)) for text in arguments.overrides], "clrun-tune")
     for override in typed.values():
         refuse(override.key_or_group, override.is_sweep_override(), catalog)
     given = {override.key_or_group: override for override in typed.values() if override.key_or_group in SEARCH_KEYS}
