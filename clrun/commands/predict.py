@@ -19,6 +19,7 @@ from clrun.config.catalog import GROUPS, parse, with_folder
 from clrun.config.check_values import check
 from clrun.config.settings import Settings
 from clrun.system.errors import UsageError
+from clrun.system.messages import announce
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +74,8 @@ def command(argv: Sequence[str]) -> None:
 
 
 def picture_files(typed: Sequence[str]) -> list[str]:
-    """Return the files to classify: those that were typed, and all pictures in and below a folder. Raise UsageError for
-    a folder without any."""
+    """Return the files to classify: those that were typed, and all pictures in and below a folder, by name. Say how
+    many other files were passed over. Raise UsageError for a folder without any picture."""
     from clrun.data.decoding import SUFFIXES
 
     found: list[str] = []
@@ -83,6 +84,9 @@ def picture_files(typed: Sequence[str]) -> list[str]:
         pictures = [file for file in inside if file == path or file.lower().endswith(SUFFIXES)]
         if not pictures:
             raise UsageError(f"{path}: there is no picture in this folder ({', '.join(SUFFIXES)}).")
+        others = sum(os.path.isfile(file) for file in inside) - len(pictures)
+        if others > 0:
+            announce(f"{path}: {len(pictures)} pictures; {others} other files were passed over.")
         found += pictures
     return found
 
@@ -110,9 +114,13 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
 
     config = config_of(directory)
     catalog = with_folder(config_dir)
-    if config["strategy"] not in catalog.options["strategy"]:
+    names = {group: config[group] if group == "strategy" else config[group]["name"] for group in GROUPS}
+    unknown = [group for group in GROUPS if names[group] not in catalog.options[group]]
+    if unknown:
+        where = "clrun's" if config_dir is None else f"clrun's or of {config_dir}"
         raise UsageError(
-            f"{directory}: strategy={config['strategy']} is none of clrun's; name your own folder with --config-dir."
+            f"{directory}: {unknown[0]}={names[unknown[0]]} is none of {where}; name your own folder with "
+            f"--config-dir DIR, where {unknown[0]}/{names[unknown[0]]}.yaml is."
         )
     config.pop("source", None)
     config |= {"strategy": {"name": config["strategy"]}, "device": "auto", "data_dir": data_dir or config["data_dir"]}

@@ -10,8 +10,9 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from clrun.commands.console import KeyParser, answer, end_with, exit_unless_done
@@ -51,6 +52,9 @@ def parser() -> KeyParser:
 
 def command(argv: Sequence[str], wants_trace: bool = False) -> None:
     """Do what the arguments ask for. wants_trace: whether a mistake of the user's is shown with its traceback."""
+    from clrun.config import check_keys
+
+    check_keys.refuse_command(argv)
     arguments = parser().parse_intermixed_args(argv)
     if arguments.version:
         from clrun import __version__
@@ -65,8 +69,6 @@ def command(argv: Sequence[str], wants_trace: bool = False) -> None:
         return
     refuse_together(arguments)
     if not (arguments.shell_completion or arguments.hydra_help):
-        from clrun.config import check_keys
-
         check_keys.refuse(arguments.overrides, arguments.multirun, catalog)
     from clrun.config.composition import run_with_hydra
 
@@ -74,9 +76,16 @@ def command(argv: Sequence[str], wants_trace: bool = False) -> None:
         from clrun.sweep import launcher
 
         launcher.register()
-    task = check_single if arguments.check else single
     with hydra_arguments(arguments) as hydra_argv:
+        task = task_of(arguments)
         run_with_hydra(catalog, hydra_argv, lambda cfg: exit_unless_done(answer(lambda: task(cfg), wants_trace)))
+
+
+def task_of(arguments: argparse.Namespace) -> Callable[["DictConfig"], None]:
+    """Return what is done with the configuration of a single run."""
+    if arguments.cfg == "job":
+        return partial(show_job, package=arguments.package, resolve=arguments.resolve)
+    return check_single if arguments.check else single
 
 
 def refuse_together(arguments: argparse.Namespace) -> None:
@@ -129,14 +138,17 @@ def may_sweep(arguments: argparse.Namespace) -> bool:
 @contextmanager
 def hydra_arguments(arguments: argparse.Namespace) -> Iterator[list[str]]:
     """Yield Hydra's command line: flags and overrides, and for a sweep a temporary folder for its multirun.yaml."""
-    switches = ("hydra_help", "run", "multirun", "resolve", "shell_completion")
+    switches, values = ["hydra_help", "run", "multirun", "shell_completion"], ["info", "config_dir"]
+    if arguments.cfg != "job":  # which is answered here
+        switches, values = [*switches, "resolve"], [*values, "cfg", "package"]
     flags = [f"--{name.replace('_', '-')}" for name in switches if getattr(arguments, name)]
-    for name in ("cfg", "package", "info", "config_dir"):
+    for name in values:
         value = getattr(arguments, name)
         if value is not None:
             flags.append(f"--{name.replace('_', '-')}={value}")
     with temporary_folder() if sweeps(arguments) else nullcontext() as folder:
         own = [] if folder is None else [f'hydra.sweep.dir="{folder}"']
+        own += ["hydra.mode=RUN"] if arguments.cfg == "job" else []
         own += ["hydra.launcher.check=true"] if arguments.check else []
         yield [*flags, *arguments.overrides, *own]
 
@@ -164,6 +176,21 @@ def check_single(cfg: "DictConfig") -> None:
     catalog, typed = composed_from()
     check(cfg, catalog=catalog, typed=typed)
     print("Checked: 1 run has legal settings. No data were loaded and nothing was trained.")
+
+
+def show_job(cfg: "DictConfig", package: str | None, resolve: bool) -> None:
+    """Print what is composed, or the part of it below `package`, as YAML; run nothing (`clrun --cfg job`). resolve:
+    whether interpolations are replaced by what they stand for. Raise UsageError."""
+    import yaml
+
+    from clrun.config.check_values import resolved_dict
+    from clrun.config.composed_text import COMMENT, part_of, stated
+    from clrun.config.composition import unresolved_dict
+
+    tree = resolved_dict(cfg) if resolve else unresolved_dict(cfg)
+    print(
+        COMMENT, yaml.safe_dump(stated(part_of(tree, package)), sort_keys=False, allow_unicode=True), sep="\n", end=""
+    )
 
 
 def single(cfg: "DictConfig") -> None:

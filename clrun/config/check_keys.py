@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from clrun.config.catalog import Catalog
 
+# The other commands, which may be typed with a blank in place of the dash.
+COMMANDS = ("report", "predict", "tune", "verify")
+
 # Pairs of brackets that a value may open and must close.
 BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))
 
@@ -49,7 +52,7 @@ def malformed(text: str, reason: str) -> str:
     """Return the refusal of an argument that Hydra's grammar does not take; `reason` is Hydra's."""
     key, equals, value = text.partition("=")
     if not equals:
-        return f"{text}: a setting is key=value, without spaces; type {suggestion(text)}."
+        return f"{text}: a setting is key=value, without spaces; {suggestion(text)}"
     if key != key.strip():
         return f"{text}: a setting is key=value, without spaces; type {key.strip()}={value.strip()}."
     if ",," in value or value.endswith(","):
@@ -74,12 +77,23 @@ def suggestion(word: str) -> str:
     """Return what to type instead of a word that is no setting."""
     from clrun.config.catalog import read  # only for a mistake
 
-    if word in ("help", "version"):
-        return f"clrun --{word}"
+    if word in (*COMMANDS, "help", "version"):
+        return meant(word)
     if not word.isidentifier():
-        return "e.g. lambda=400, or several values with nothing but commas between them, as lambda=1,10"
+        return "type e.g. lambda=400, or several values with nothing but commas between them, as lambda=1,10."
     group = next((group for group, options in read().options.items() if word in options), None)
-    return f"{word}=VALUE" if group is None else f"{group}={word}"
+    return f"type {word}=VALUE." if group is None else f"type {group}={word}."
+
+
+def meant(word: str) -> str:
+    """Return the question whether a command or a flag of clrun's was meant by this word."""
+    return f"did you mean clrun-{word}?" if word in COMMANDS else f"did you mean clrun --{word}?"
+
+
+def refuse_command(argv: Sequence[str]) -> None:
+    """Raise UsageError where the first word is another command's, whose flags are not known here."""
+    if argv and argv[0] in COMMANDS:
+        raise UsageError(f"clrun {argv[0]}: {meant(argv[0])}")
 
 
 def refuse_key(override: "Override", catalog: "Catalog") -> None:

@@ -31,6 +31,8 @@ def check(
     tree = resolved_dict(cfg)
     refuse_changed("knobs", tree.pop("knobs", None), catalog.stated["knobs"], "config.yaml")
     tree.pop(CLUSTER, None)
+    if isinstance(tree.get("about"), str):  # of an experiment, for clrun --help
+        del tree["about"]
     chosen = {group: chosen_option(tree, group, catalog) for group in GROUPS}
     dataset, strategy = chosen["dataset"], chosen["strategy"]
     assert isinstance(dataset, DatasetOption) and isinstance(strategy, StrategyOption)  # by clrun.config.catalog.KINDS

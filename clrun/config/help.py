@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, StrategyOption
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, StrategyOption, parse
 from clrun.system.text import format_value
 
 EXAMPLES = {
@@ -86,7 +86,11 @@ def options(catalog: Catalog, group: str) -> Iterator[tuple[str, str]]:
 
 
 def remark(path: Path) -> str:
-    """Return the first sentence of a yaml's comments, without its full stop; instructions to Hydra do not count."""
+    """Return what an experiment's yaml states as `about`, or the first sentence of its comments, without its full stop;
+    instructions to Hydra do not count."""
+    about = parse(path).get("about")
+    if isinstance(about, str):
+        return about
     comments = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     text = " ".join(comment for comment in comments if not comment.startswith(("@", "clrun ")))
     return re.split(r"(?<!al)[.:](?= |$)", text)[0]

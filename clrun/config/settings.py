@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clrun.config.catalog import GROUPS, set_key
-from clrun.system.text import format_value
+from clrun.system.text import format_short, format_value
 
 # Part of every identity. Raise it when equal settings come to mean another run: finished runs are then trained again.
 FORMAT = 1
@@ -30,6 +30,15 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 
 # Bytes of the readable values in the name of a run's folder; file systems allow 255 for the whole name.
 LONGEST = 110
+
+
+def shortened(parts: Sequence[str]) -> str:
+    """Return the parts of a folder's name in one, without those that no longer fit, of which none is cut."""
+    name = ""
+    for part in parts:
+        longer = f"{name}-{part}" if name else part
+        name = longer if len(longer.encode()) <= LONGEST else name
+    return name
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,23 @@ class Settings:
 
     def directory(self, fingerprint: str) -> Path:
         """Return the run's folder: outputs/runs/<strategy>/<readable values>-<identity>."""
+        return self._folder(shortened(self._readable(format_value)), fingerprint)
+
+    def former_directory(self, fingerprint: str) -> Path | None:
+        """Return the folder that earlier versions gave the run; None if it is the same. They cut long names at any
+        letter, and printed floats with 15 digits."""
+        cut = "-".join(self._readable(format_short)).encode()[:LONGEST].decode(errors="ignore")
+        return None if cut == shortened(self._readable(format_value)) else self._folder(cut, fingerprint)
+
+    def _readable(self, text_of: Callable[[object], str]) -> list[str]:
+        """Return the stream and the values that are not the defaults, as parts of a folder's name."""
         parts = [self["dataset"], self["split"], self["scenario"], f"{self['tasks']}tasks"]
         named = {"dataset", "split", "scenario", "tasks", "strategy", "seed"} | self.outside_identity
-        parts += [f"{key}={format_value(value)}" for key, value in self.not_default.items() if key not in named]
-        readable = re.sub(r"[^\w.=+-]+", "_", "-".join(parts)).encode()[:LONGEST].decode(errors="ignore")
+        parts += [f"{key}={text_of(value)}" for key, value in self.not_default.items() if key not in named]
+        return [re.sub(r"[^\w.=+-]+", "_", part) for part in parts]
+
+    def _folder(self, readable: str, fingerprint: str) -> Path:
+        """Return the run's folder with these readable values in its name."""
         name = f"{readable}-seed={self['seed']}-{self.identity(fingerprint)}"
         return Path(self["outputs"]) / "runs" / self["strategy"] / name
 

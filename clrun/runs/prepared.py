@@ -29,8 +29,10 @@ class Prepared:
 
     @property
     def directory(self) -> Path:
-        """The folder of the run's files."""
-        return self.settings.directory(self.images.fingerprint)
+        """The folder of the run's files: under the name that an earlier version gave it, if it is there alone."""
+        directory = self.settings.directory(self.images.fingerprint)
+        former = self.settings.former_directory(self.images.fingerprint)
+        return former if former is not None and former.is_dir() and not directory.is_dir() else directory
 
     @property
     def finished(self) -> bool:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -48,6 +49,8 @@ MAX_REQUEUES = 100  # times that a job whose time is up is queued again
 VERDICT_SECONDS = 300.0  # after SIGTERM, within which a cluster that wants the job back says so
 
 FORGOTTEN = "UNKNOWN"  # the state of a job that the cluster has forgotten
+
+SLURM = ("sbatch", "srun")  # programs by which jobs are submitted and started
 
 KILLED = "(a process that is killed leaves no trace)"  # in place of a traceback
 
@@ -116,6 +119,12 @@ def cluster_of(configs: Sequence[DictConfig], catalog: Catalog) -> Cluster | Non
         raise UsageError(
             f"cluster={option.name} submits through submitit, which is not installed here; type pip install "
             "'clrun[cluster]', or leave cluster out."
+        )
+    missing = [name for name in SLURM if which(name) is None] if option.executor == "slurm" else []
+    if missing:
+        raise UsageError(
+            f"cluster={option.name}: there is no {missing[0]} here, with which Slurm takes jobs; type the command on a "
+            "machine of the cluster, or leave cluster out."
         )
     cluster = Cluster(option.executor, knobs)
     cluster.options()  # refused here, before any job is submitted

@@ -35,3 +35,10 @@ def format_cell(value: object) -> str:
         except ValueError:
             return value  # a text that begins with a bracket, as in a table made by hand
     return format_value(value)
+
+
+def format_short(value: object) -> str:
+    """Return a value as `format_value` does, with floats in 15 digits at most, as folders were named before it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(format_short, value))}]"
+    return f"{value:.15g}" if isinstance(value, float) else format_value(value)

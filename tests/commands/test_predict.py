@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from clrun.commands import console, predict
@@ -239,3 +240,24 @@ def test_what_a_run_cannot_answer_with(trained, answer, tmp_path):
     assert "name your own folder with --config-dir" in answer(diverged, picture)[2]
     code, _, err = answer(diverged, picture, "--config-dir", tmp_path / "nowhere")
     assert code == 2 and "there is no such folder" in err
+
+
+@pytest.mark.parametrize("group", ["model", "optimizer", "dataset", "strategy"])
+def test_an_option_of_the_users_is_asked_for(trained, answer, tmp_path, group):
+    """In one sentence that names the flag and the file, whichever group the option is of."""
+    directory = trained("scenario=class").directory
+    (directory / "network.safetensors").unlink(missing_ok=True)  # as earlier versions left a run
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    if group == "strategy":
+        config[group] = "mine"
+    else:
+        config[group]["name"] = "mine"
+    (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "my").mkdir()
+    for flags in ([], ["--config-dir", tmp_path / "my"]):
+        code, _, err = answer(directory, "a.png", *flags)
+        assert (
+            code == 2
+            and f"{group}=mine is none of clrun's" in err
+            and f"--config-dir DIR, where {group}/mine.yaml" in err
+        )

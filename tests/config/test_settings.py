@@ -17,6 +17,7 @@ from clrun.config.settings import Settings
 from clrun.data.split import assign_classes
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
+from clrun.system.text import format_value
 
 DATA = "0123456789"  # a fingerprint
 
@@ -228,6 +229,39 @@ def test_a_directory_is_readable_and_a_safe_file_name(settings_of):
     assert re.fullmatch(r"cifar10-classes-task-5tasks-[\w.=+-]*seed=3-[0-9a-f]{10}", path.name)
     assert len(path.name) < 150
     assert "lambda=10-" in settings_of("lambda=10").directory(DATA).name
+
+
+def test_a_long_name_is_shortened_by_whole_values(settings_of):
+    texts = ("augment=crop_flip", "split.order=fixed", "model.widths=[1000,2000]", "batch_size=17", "validation=0.125")
+    settings = settings_of("dataset=cifar10", "fisher_samples=12345", "lr=0.0123", *texts)
+    parts = settings.directory(DATA).name.split("-")
+    typed = {f"{key}={format_value(value)}" for key, value in settings.not_default.items()}
+    named = {re.sub(r"[^\w.=+-]+", "_", text) for text in typed} | {"seed=0"}
+    assert [part for part in parts if "=" in part and part not in named] == []
+    assert settings_of("lambda=10").former_directory(DATA) is None
+
+
+def test_a_run_under_a_name_that_was_cut_is_found(prepared_of):
+    texts = ("augment=crop_flip", "split.order=fixed", "model.widths=[1000,2000]", "batch_size=17", "validation=0.125")
+    prepared = prepared_of("dataset.pad=4", "fisher_samples=12345", "lr=0.0123", "iterations=3", *texts)
+    former = prepared.settings.former_directory(prepared.images.fingerprint)
+    assert former is not None and former.name[-18:] == prepared.directory.name[-18:] and former != prepared.directory
+    assert not prepared.finished
+    former.mkdir(parents=True)
+    (former / "summary.csv").write_text("")
+    assert prepared.directory == former and prepared.finished
+    prepared.settings.directory(prepared.images.fingerprint).mkdir()
+    assert prepared.directory != former  # a run that was trained again since
+
+
+def test_a_run_named_with_fewer_digits_is_found(prepared_of):
+    prepared = prepared_of("lambda=0.30000000000000004")
+    former = prepared.settings.former_directory(prepared.images.fingerprint)
+    assert (
+        former is not None and "lambda=0.3-" in former.name and "lambda=0.30000000000000004-" in prepared.directory.name
+    )
+    former.mkdir(parents=True)
+    assert prepared.directory == former
 
 
 @pytest.fixture(scope="module")
