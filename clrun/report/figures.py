@@ -31,6 +31,7 @@ NUMBERS_UP_TO = 6  # tasks; a small heat map of more tasks has no room for numbe
 TITLE_WIDTH = 26  # characters per line of a small heat map's title
 LOG_RATIO = 50  # largest value / smallest value from which an axis is logarithmic
 FAR_BELOW = 1.5  # times the height of the curves: a reference that is lower is left below the figure
+CHARACTERS = 12  # in a message
 GREY = "#777777"
 SHADED_NOTE = "bands and bars: 95 % intervals of the mean over the seeds (Student's t)"
 
@@ -55,14 +56,20 @@ class FigureData:
 
 def draw(folder: Path, rows: Sequence[Row]) -> None:
     """Write report/*.png, or with several streams report/<stream>/*.png. A figure that lacks data is not drawn; figures
-    of an earlier report are removed."""
-    parts = streams(rows)
+    of an earlier report are removed. Characters that no installed font has are named in one sentence."""
+    parts, missing = streams(rows), set[str]()
     for old in [*(folder / "report").glob("*.png"), *(folder / "report").glob("*tasks-*/*.png")]:
         old.unlink()
     for part in parts:
         directory_of_stream = folder / "report" / (folder_name(part[0]) if len(parts) > 1 else "")
         for name, figure in figures(figure_data(folder, part)).items():
-            plots.save(figure, directory_of_stream / f"{name}.png")
+            missing |= set(plots.save(figure, directory_of_stream / f"{name}.png"))
+    if missing:
+        letters = "".join(sorted(missing)[:CHARACTERS]) + (" ..." if len(missing) > CHARACTERS else "")
+        announce(
+            f"no font here has {letters}, so the pictures of the report show boxes in their places; install one that "
+            "does, such as Noto Sans CJK, and type the same command again."
+        )
 
 
 def folder_name(row: Row) -> str:

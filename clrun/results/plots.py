@@ -1,7 +1,9 @@
 """The plots of a run, drawn from its CSV files alone. Equal CSV files give equal PNG files, byte for byte."""
 
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from clrun.results import fonts
 from clrun.results.reading import read_table
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
@@ -52,11 +55,26 @@ def plain_text(figure: Figure) -> None:
         text.set_parse_math(False)
 
 
-def save(figure: Figure, path: Path, guard: Guard = UNGUARDED) -> None:
-    """Write a PNG without the name of the software and the date, so that equal figures are equal files."""
+def save(figure: Figure, path: Path, guard: Guard = UNGUARDED) -> str:
+    """Write a PNG without the name of the software and the date, so that equal figures are equal files. Return the
+    characters that no installed font has, in whose places there are boxes."""
     plain_text(figure)
-    with replacing(path, guard) as temporary, mpl.rc_context({"text.hinting": "none"}):  # hints are for coarser pixels
+    missing = fonts.choose(figure)
+    with (
+        replacing(path, guard) as temporary,
+        mpl.rc_context({"text.hinting": "none"}),  # hints are for coarser pixels
+        without_warnings_of_glyphs() if missing else nullcontext(),
+    ):
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=FAST_PNG)
+    return missing
+
+
+@contextmanager
+def without_warnings_of_glyphs() -> Iterator[None]:
+    """Keep Matplotlib from warning of each character that no font has: it is said once, in a sentence."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ ")
+        yield
 
 
 def canvas(width: float, height: float, right: float | None = None) -> tuple[Figure, Axes]:

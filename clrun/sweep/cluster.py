@@ -120,15 +120,19 @@ def cluster_of(configs: Sequence[DictConfig], catalog: Catalog) -> Cluster | Non
             f"cluster={option.name} submits through submitit, which is not installed here; type pip install "
             "'clrun[cluster]', or leave cluster out."
         )
-    missing = [name for name in SLURM if which(name) is None] if option.executor == "slurm" else []
-    if missing:
-        raise UsageError(
-            f"cluster={option.name}: there is no {missing[0]} here, with which Slurm takes jobs; type the command on a "
-            "machine of the cluster, or leave cluster out."
-        )
     cluster = Cluster(option.executor, knobs)
     cluster.options()  # refused here, before any job is submitted
     return cluster
+
+
+def refuse_without_slurm(cluster: Cluster) -> None:
+    """Raise UsageError where jobs are for Slurm, and this machine has not the programs that submit them."""
+    missing = [name for name in SLURM if which(name) is None] if cluster.executor == "slurm" else []
+    if missing:
+        raise UsageError(
+            f"cluster=slurm: there is no {missing[0]} here, with which Slurm takes jobs; type the command on a machine "
+            "of the cluster, or leave cluster out."
+        )
 
 
 # ---------------------------------------------------------------- in a job
@@ -211,6 +215,7 @@ def submit(todo: Sequence["Prepared"], cluster: Cluster) -> dict[str, str]:
         raise UsageError("rerun=true with a cluster: a job that is queued again would begin anew; type outputs=FOLDER.")
     if not todo:
         return {}
+    refuse_without_slurm(cluster)
     queue = JobQueue(cluster, Path(todo[0].settings["outputs"]) / "cluster", len(todo))
     queue.running = queue.queued_before(todo)
     queued = {run.id for submitted in queue.running for run in submitted.runs}

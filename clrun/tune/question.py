@@ -185,3 +185,7 @@ def refuse_cluster(question: Question) -> None:
     """Raise UsageError for a cluster that cannot be used, or whose jobs are not waited for."""
     if question.cluster is not None and not question.cluster.waits:
         raise UsageError("cluster.wait=false: a search waits for its trials, from which it learns; leave it out.")
+    if question.cluster is not None:
+        from clrun.sweep import cluster
+
+        cluster.refuse_without_slurm(question.cluster)

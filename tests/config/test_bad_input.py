@@ -91,7 +91,7 @@ WRONG = {
     "dataset=image_folder": "dataset.root",
     "ewc": "type strategy=ewc",
     "nothing": "type nothing=VALUE",
-    "help": "type clrun --help.",
+    "help": "did you mean clrun --help?",
     "-m lambda=1 10": "10: a setting is key=value, without spaces; type e.g. lambda=400",
     "-m seed=range(3": "a bracket is not closed",
     "-m outputs=a,b": "runs that differ in outputs alone are one run",

@@ -622,3 +622,14 @@ def test_a_copied_folder_is_no_other_seed(trained, capsys):
     report.command([str(trained), "--no-pictures"])
     assert (trained / "report.csv").read_bytes() == before
     assert capsys.readouterr().err.count("A run counts once") == 1
+
+
+def test_letters_that_no_font_has_are_one_sentence(clrun_report, folder):
+    """In all pictures together, and no warning of Matplotlib's."""
+    letters = "\U0001e7f5\U0001e7f6"  # code points that are assigned to no character
+    runs = by_hand()
+    lists = runs.group.map({"e100": f'[["{letters}"]]', "e1000": '[["x"]]'}).fillna('[["y"]]')
+    runs.assign(**{"split.classes": lists}).to_csv(folder / "results.csv", index=False)
+    code, _, err = clrun_report()
+    assert code == 0 and err.count("\n") == 1
+    assert f"no font here has {letters}, so the pictures of the report show boxes" in err
