@@ -87,7 +87,13 @@ class ReadTensors(TorchDispatchMode):
 
 
 def tensors_read(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, x: Tensor) -> set[int]:
-    """Return the ids of the tensors that an answer to x (1, ...) reads: of theta, of the state, of hp."""
+    """Return the ids of the tensors that an answer to x (1, ...) reads: of theta, of the state, of hp.
+
+    Most strategies answer by the network alone, which reads nothing else; for those the mode is not entered, since
+    PyTorch imports its compiler for that, which takes seconds.
+    """
+    if type(strategy).logits is Strategy.logits:
+        return set()
     with ReadTensors() as mode:
         strategy.logits(theta, state, hp, x, torch.zeros(1, dtype=torch.long, device=x.device))
     return mode.ids

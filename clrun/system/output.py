@@ -119,9 +119,13 @@ def bytes_of(stream: Any) -> LastingBytes:
 
 
 def text_on(lasting: LastingBytes, like: Any) -> TextIO:
-    """Return a text stream on bytes, with the encoding and the buffering of another one."""
+    """Return a text stream on bytes, with the encoding and the buffering of another one.
+
+    One that writes at once (`python -u`) has no buffer, so that both streams stay in their order in one file.
+    """
+    bytes_stream: Any = lasting if like.write_through else io.BufferedWriter(lasting)
     return io.TextIOWrapper(
-        io.BufferedWriter(lasting),
+        bytes_stream,
         encoding=like.encoding,
         errors=ERRORS,
         line_buffering=like.line_buffering,

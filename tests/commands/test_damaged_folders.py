@@ -138,7 +138,6 @@ READ = {
     "other run": ("summary.csv",),
     "report": ("summary.csv", "accuracy_matrix.csv", "costs.csv"),
     "compare": ("summary.csv",),
-    "predict": ("summary.csv",),
     "tune": ("validation_matrix.csv",),
     "verify": ("summary.csv", "accuracy_matrix.csv"),
 }

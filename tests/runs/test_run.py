@@ -22,6 +22,7 @@ TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health", "t
 FILES = {
     "config.yaml",
     "costs.csv",
+    "network.safetensors",
     "accuracy_matrix.png",
     "accuracy_over_tasks.png",
     *(f"{name}.csv" for name in TABLES),
