@@ -11,7 +11,7 @@ import numpy as np
 from clrun.data.check_parts import to_arrays, wrong
 from clrun.data.parts import Parts
 from clrun.data.samples import Arrays
-from clrun.system.errors import UsageError
+from clrun.data.users_file import existing
 from clrun.system.machine import refuse_if_too_large
 
 REQUIRED = ("x_train", "y_train", "x_test", "y_test")
@@ -23,7 +23,7 @@ DAMAGE_ERRORS = (OSError, EOFError, ValueError, KeyError, NotImplementedError, z
 
 def read(file: str | None) -> Arrays:
     """Return the data set in a file. Raise UsageError where there is none, or where it cannot be trained on."""
-    path = existing(file)
+    path = users_path(file)
     source = f"dataset.file={file}"
     refuse_if_too_large(path.stat().st_size, source, "a smaller file")
     found = from_npz(path, source) if path.suffix.lower() == ".npz" else from_safetensors(path, source)
@@ -31,23 +31,17 @@ def read(file: str | None) -> Arrays:
     return to_arrays(Parts(**found), source)
 
 
-def existing(file: str | None) -> Path:
+def users_path(file: str | None) -> Path:
     """Return the path of the file. Raise UsageError where there is none, or another kind of file."""
-    if file is None:
-        raise UsageError(
-            "dataset=arrays needs your file: dataset.file=my.npz (or .safetensors), with x_train, y_train, x_test and "
-            "y_test in it, as numpy.savez('my.npz', x_train=..., ...) writes it."
-        )
-    path = Path(file).expanduser()
-    if not path.is_file():
-        what = "is a folder; name a file in it" if path.is_dir() else "does not exist; name your file"
-        raise UsageError(f"dataset.file={file} {what}, .npz or .safetensors.")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"dataset.file={file} ends neither in .npz nor in .safetensors; write it by "
-            "numpy.savez('my.npz', x_train=..., y_train=..., x_test=..., y_test=...)."
-        )
-    return path
+    return existing(
+        file,
+        SUFFIXES,
+        ".npz or .safetensors",
+        "dataset=arrays needs your file: dataset.file=my.npz (or .safetensors), with x_train, y_train, x_test and "
+        "y_test in it, as numpy.savez('my.npz', x_train=..., ...) writes it.",
+        "ends neither in .npz nor in .safetensors; write it by "
+        "numpy.savez('my.npz', x_train=..., y_train=..., x_test=..., y_test=...).",
+    )
 
 
 def from_npz(path: Path, source: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pandas as pd
 from clrun.data import columns
 from clrun.data.check_parts import wrong
 from clrun.data.samples import Arrays
-from clrun.system.errors import UsageError
+from clrun.data.users_file import existing
 from clrun.system.machine import refuse_if_too_large
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -54,7 +54,7 @@ def read(typed: Typed) -> Arrays:
 
     What was done to missing values, and what the test rows alone have, is printed to standard error.
     """
-    path = existing(typed.file)
+    path = users_path(typed.file)
     source = f"dataset.file={typed.file}"
     refuse_test_typed(typed, source)
     refuse_if_too_large(GROWTH * path.stat().st_size, source, "a smaller file")
@@ -79,23 +79,17 @@ def read(typed: Typed) -> Arrays:
 # ---------------------------------------------------------------- the file
 
 
-def existing(file: str | None) -> Path:
+def users_path(file: str | None) -> Path:
     """Return the path of the file. Raise UsageError where there is none, or another kind of file."""
-    if file is None:
-        raise UsageError(
-            "dataset=table needs your file and the column of the classes: dataset.file=my.csv (or .parquet) "
-            "dataset.label=COLUMN dataset.test_fraction=0.2."
-        )
-    path = Path(file).expanduser()
-    if not path.is_file():
-        what = "is a folder; name a file in it" if path.is_dir() else "does not exist; name your file"
-        raise UsageError(f"dataset.file={file} {what}, .csv or .parquet.")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"dataset.file={file} ends in none of {', '.join(SUFFIXES)}; save the table as CSV, or write it by "
-            "frame.to_csv('my.csv', index=False)."
-        )
-    return path
+    return existing(
+        file,
+        SUFFIXES,
+        ".csv or .parquet",
+        "dataset=table needs your file and the column of the classes: dataset.file=my.csv (or .parquet) "
+        "dataset.label=COLUMN dataset.test_fraction=0.2.",
+        f"ends in none of {', '.join(SUFFIXES)}; save the table as CSV, or write it by "
+        "frame.to_csv('my.csv', index=False).",
+    )
 
 
 def from_parquet(path: Path, source: str) -> pd.DataFrame:

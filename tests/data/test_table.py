@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_bad_input import refused, written
 
+from clrun.config.check_keys import last_of_each
 from clrun.data import table
 from clrun.data.batches import make_data
 from clrun.runs.prepare import SharedImages
@@ -339,7 +340,7 @@ WRONG_TABLES = {
 def test_wrong_tables(clrun, make, said):
     typed, short = make(), [text for text in SHORT if text != "tasks=2"]
     before = written()
-    refused(clrun(*typed, *short), said, before)
+    refused(clrun(*last_of_each([*typed, *short])), said, before)
 
 
 def test_parquet_without_pyarrow(clrun):
