@@ -349,4 +349,4 @@ def test_parquet_without_pyarrow(clrun):
     make = text(b"PAR1", path="my.parquet")
     typed = make()
     before = written()
-    refused(clrun(*typed, *SHORT), "which is not installed; type pip install 'clrun[parquet]'", before)
+    refused(clrun(*last_of_each([*typed, *SHORT])), "which is not installed; type pip install 'clrun[parquet]'", before)
