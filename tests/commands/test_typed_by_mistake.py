@@ -82,7 +82,7 @@ def test_what_is_composed_is_printed_without_nulls(clrun, monkeypatch):
     tree = yaml.safe_load(out)
     assert "null" not in out.split("\n", 1)[1] and "knobs" not in str(tree)
     assert tree["lambda"] == 3 and tree["model"]["widths"] == [8, 9] and tree["strategy"]["name"] == "ewc"
-    assert tree["split"]["classes"] == [[0, 1], [2]] and tree["seed"] == "${oc.env:OF_THE_TEST}"
+    assert tree["split"]["classes"] == [["0", "1"], ["2"]] and tree["seed"] == "${oc.env:OF_THE_TEST}"
     assert len(out.splitlines()) < 60
     assert yaml.safe_load(clrun("--cfg", "job", "--resolve", *typed)[1])["seed"] == "4"
     assert yaml.safe_load(clrun("--cfg", "job", "-p", "optimizer")[1])["name"] == "adam"
