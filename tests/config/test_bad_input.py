@@ -14,6 +14,7 @@ from test_datasets import idx, noise, write_idx
 
 from clrun.commands import run
 from clrun.config import catalog, check_values
+from clrun.config.check_keys import last_of_each
 from clrun.results.run_files import read_summary
 from clrun.system.errors import UsageError
 
@@ -437,7 +438,7 @@ def test_what_lies_in_files(clrun, no_network, case):
     before = written()
     sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
     try:
-        refused(clrun(*line.split()), said, before)
+        refused(clrun(*last_of_each(line.split())), said, before)
     finally:
         sys.dont_write_bytecode = kept
     assert not Path("ran").exists()
