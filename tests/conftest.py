@@ -158,3 +158,11 @@ def faulty():
 
     yield written
     sys.modules.pop("faulty_of_the_user", None)
+
+
+@pytest.fixture
+def cache_home(tmp_path_factory, monkeypatch):
+    """No test touches the user's own cache."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    return home / "cache"

@@ -5,10 +5,11 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
+from clrun.system.environment import variable_set
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.garbage_collection import relax_gc
 from clrun.system.output import Output, lasting_output
@@ -49,18 +50,9 @@ def code_with(output: Output, code: Any) -> Any:
     return code or 1
 
 
-@contextmanager
-def hydra_errors_raised() -> Iterator[None]:
+def hydra_errors_raised() -> AbstractContextManager[None]:
     """Set HYDRA_FULL_ERROR meanwhile, a patch of the environment: without it, Hydra prints its errors and exits."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before
+    return variable_set("HYDRA_FULL_ERROR", "1")
 
 
 def answer(action: Callable[[], Any], wants_trace: bool) -> int:

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import time
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,41 +21,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clrun.data.decoding import RULE, SUFFIXES, BrokenPicture, Deep, Whites, decode_bytes, white_of
-from clrun.data.file_digests import FileState, digest_of, digests, read_arrays, write_arrays
+from clrun.data.class_folders import VALIDATION, FolderLayout, Picture, find, pictures_in, some_of, strays
+from clrun.data.decoding import RULE, BrokenPicture, Deep, Whites, decode_bytes, white_of
+from clrun.data.file_digests import digest_of, digests, read_arrays, write_arrays
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
-
-# Files and folders that operating systems leave behind; hidden ones are skipped anyway.
-CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")
-
-# Names of the folders of the parts, in any case. Those for validation are named in sentences only.
-TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
 
 # Images that a thread decodes at a time.
 CHUNK = 64
 
 # Broken pictures that a refusal names.
 NAMED = 10
-
-
-class FolderLayout(NamedTuple):
-    """Where the class folders lie; `test` is None where test images are held out of `train`."""
-
-    root: Path
-    classes: tuple[str, ...]  # in Unicode's composed form (NFC)
-    train: Path
-    test: Path | None
-    train_folders: tuple[str, ...]  # the names on the disk, in the order of the classes
-    test_folders: tuple[str, ...]
-
-
-class Picture(NamedTuple):
-    """An image file."""
-
-    path: str
-    label: int  # class number
-    state: FileState
 
 
 class ClassRecord(NamedTuple):
@@ -97,27 +72,6 @@ class Decoded(NamedTuple):
     pillow_version: str
 
 
-def find(root: str | os.PathLike | None, test_fraction: float | None) -> FolderLayout:
-    """Return where the class folders lie, without opening an image. Raise UsageError if they make no data set."""
-    folder = _root(root)
-    train, test = _part(folder, TRAIN), _part(folder, TEST)
-    if test is not None and train is None:
-        raise UsageError(
-            f"dataset.root={root} has class folders in {test.name} but none in train: put the training pictures into "
-            f"{folder / 'train'}/<class>/, or all pictures into {folder}/<class>/ and state dataset.test_fraction=0.2."
-        )
-    names = _folders(train or folder)
-    classes = _composed(train or folder, names)
-    layout = FolderLayout(folder, classes, train or folder, test, names, ())
-    _check_classes(layout)
-    _check_test(layout, test_fraction)
-    if test is None:
-        return layout
-    tested = _folders(test)
-    place = dict(zip(_composed(test, tested), tested, strict=True))
-    return layout._replace(test_folders=tuple(place[name] for name in classes))
-
-
 def read(
     root: str | os.PathLike | None,
     size: int,
@@ -132,9 +86,9 @@ def read(
     brightest training picture has. skip_broken: whether broken pictures are left out. Raise UsageError.
     """
     layout = find(root, test_fraction)
-    ignored = _strays(layout)
-    train = _pictures(layout.train, layout.train_folders, ignored)
-    test = [] if layout.test is None else _pictures(layout.test, layout.test_folders, ignored)
+    ignored = strays(layout)
+    train = pictures_in(layout.train, layout.train_folders, ignored)
+    test = [] if layout.test is None else pictures_in(layout.test, layout.test_folders, ignored)
     pictures = train + test
     refuse_if_too_large(
         len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
@@ -211,193 +165,7 @@ def _records(classes: Sequence[str], marks: np.ndarray, labels: np.ndarray, trai
     return tuple(records)
 
 
-# ---------------------------------------------------------------- folders and files
-
-
-def _root(root: str | os.PathLike | None) -> Path:
-    """Return the folder of the images. Raise UsageError if none is named or if it is none."""
-    if root is None:
-        raise UsageError(
-            "dataset=image_folder needs the folder of your pictures: dataset.root=path/to/pictures, with "
-            "train/<class>/ and test/<class>/ in it, or one folder a class and dataset.test_fraction=0.2."
-        )
-    folder = Path(root).expanduser()
-    if not os.path.isdir(folder):  # False, too, where permission is denied
-        what = "is not a folder" if os.path.exists(folder) else "does not exist"
-        raise UsageError(
-            f"dataset.root={root} {what}: name the folder that holds your pictures, with train/<class>/ and "
-            f"test/<class>/ in it, or one folder a class and dataset.test_fraction=0.2."
-        )
-    return folder
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
-    """Return the entries of a folder, sorted by name, without hidden files and clutter."""
-    try:
-        with os.scandir(folder) as entries:
-            seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in CLUTTER]
-    except OSError as error:
-        raise UsageError(
-            f"{folder} cannot be read ({error.strerror}): change its permissions, or name another dataset.root."
-        ) from error
-    return sorted(seen, key=lambda entry: entry.name)
-
-
-def _folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder; whole numbers are sorted as such, so that 10 comes after 9.
-
-    A link that leads nowhere or in a circle is none.
-    """
-    names = [entry.name for entry in _entries(folder) if os.path.isdir(entry.path)] if os.path.isdir(folder) else []
-    numbers = all(name.isascii() and name.isdigit() for name in names)
-    return tuple(sorted(names, key=lambda name: (int(name), name))) if numbers else tuple(names)
-
-
-def _part(root: Path, names: Sequence[str]) -> Path | None:
-    """Return the folder of a part, in whatever case its name is written; None where none has class folders.
-
-    Raise UsageError where there are two.
-    """
-    found = [name for name in _folders(root) if name.lower() in names and _folders(root / name)]
-    if len(found) > 1:
-        raise UsageError(
-            f"dataset.root={root} has the folders {' and '.join(found)}, which are both for {names[0]}ing pictures: "
-            f"put all of them into {root / names[0]}, and take the other one away."
-        )
-    return root / found[0] if found else None
-
-
-def _composed(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of classes in Unicode's composed form. Raise UsageError where two become one."""
-    classes = tuple(unicodedata.normalize("NFC", name) for name in names)
-    twice = [name for name, n in Counter(classes).items() if n > 1]
-    if twice:
-        both = [ascii(name) for name, composed in zip(names, classes, strict=True) if composed == twice[0]]
-        raise UsageError(
-            f"{folder} has two class folders that look alike, {' and '.join(both)}: move the pictures of both into one."
-        )
-    return classes
-
-
-def _check_classes(layout: FolderLayout) -> None:
-    """Raise UsageError where there are fewer than two class folders, or folders that cannot be classes."""
-    unprintable = [name for name in layout.classes if not name.isprintable()]
-    if unprintable:
-        raise UsageError(
-            f"{layout.train} has a class folder with a character that cannot be printed in its name, "
-            f"{unprintable[0]!r}: rename it."
-        )
-    if len(layout.classes) < 2:
-        found = f"only the class {layout.classes[0]}" if layout.classes else "no class folders"
-        raise UsageError(
-            f"dataset.root={layout.root} has {found}: put your pictures into one folder a class, at least two of them, "
-            f"{layout.train}/<class>/."
-        )
-    parts = {name.lower() for name in layout.classes}
-    if layout.train == layout.root and parts & {*TRAIN} and parts <= {*TRAIN, *TEST, *VALIDATION}:
-        raise UsageError(
-            f"dataset.root={layout.root} has pictures in {_some(layout.classes)} themselves: sort them into one folder "
-            f"a class, train/<class>/ and test/<class>/."
-        )
-
-
-def _check_test(layout: FolderLayout, test_fraction: float | None) -> None:
-    """Raise UsageError where there are no test images, or two sources of them."""
-    validation = [name for name in _folders(layout.root) if name.lower() in VALIDATION] if layout.test is None else []
-    if validation and layout.train != layout.root and test_fraction is None:
-        raise UsageError(
-            f"dataset.root={layout.root} has the folder {validation[0]}, but no test: clrun holds validation pictures "
-            f"out of {layout.train.name} itself, with validation=0.1. If {validation[0]} is meant for testing, rename "
-            f"it to test; otherwise put its pictures into {layout.train}/<class>/ and state dataset.test_fraction=0.2."
-        )
-    if layout.test is None and test_fraction is None:
-        raise UsageError(
-            f"dataset.root={layout.root} has no test pictures (classes: {_some(layout.classes)}): put some into "
-            f"{layout.root / 'test'}/<class>/ and the others into {layout.root / 'train'}/<class>/, or hold some out "
-            f"with dataset.test_fraction=0.2."
-        )
-    if layout.test is not None and test_fraction is not None:
-        raise UsageError(
-            f"dataset.root={layout.root} has a test folder, and dataset.test_fraction={test_fraction} would hold out "
-            f"other pictures: leave dataset.test_fraction out, or name {layout.train} as dataset.root."
-        )
-    if layout.test is not None:
-        _check_same(layout.train, layout.classes, layout.test, _composed(layout.test, _folders(layout.test)))
-
-
-def _check_same(train: Path, trained: Sequence[str], test: Path, tested: Sequence[str]) -> None:
-    """Raise UsageError where a class has a folder in one of train and test alone."""
-    for there, here, names, others in ((train, test, trained, tested), (test, train, tested, trained)):
-        absent = sorted(set(names) - set(others))
-        alike = [(name, other) for name in absent for other in set(others) - set(names) if _look(name) == _look(other)]
-        if alike:
-            name, other = alike[0]
-            raise UsageError(
-                f"{there} has the class folder {name!a} and {here} has {other!a}, which differ in spaces or signs "
-                f"that cannot be seen: give both the same name."
-            )
-        if absent:
-            raise UsageError(
-                f"{_some([_shown(name) for name in absent])} {'is a class' if len(absent) == 1 else 'are classes'} in "
-                f"{there} but not in {here}: each class needs a folder in both; add it to {here}, or take it out of "
-                f"{there}."
-            )
-
-
-def _look(name: str) -> str:
-    """Return a name without what cannot be seen: case, spaces at the ends, kinds of spaces, invisible signs."""
-    visible = "".join(sign for sign in unicodedata.normalize("NFKC", name) if sign.isprintable())
-    return " ".join(visible.split()).casefold()
-
-
-def _shown(name: str) -> str:
-    """Return a name as it is, or with escapes where it has spaces at its ends."""
-    return name if name == name.strip() else ascii(name)
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return the first five names as a phrase, and the number of the others."""
-    return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:5])} and {len(names) - 5} more"
-
-
-def _strays(layout: FolderLayout) -> list[str]:
-    """Return the paths that lie beside the class folders and belong to none."""
-    used = set() if layout.train == layout.root else {str(layout.train), str(layout.test)}
-    beside = [entry for entry in _entries(layout.root) if entry.path not in used]
-    if layout.train == layout.root:
-        return [entry.path for entry in beside if not os.path.isdir(entry.path)]
-    parts = [part for part in (layout.train, layout.test) if part is not None]
-    inside = [entry.path for part in parts for entry in _entries(part) if not os.path.isdir(entry.path)]
-    return [entry.path for entry in beside] + inside
-
-
-def _pictures(part: Path, classes: Sequence[str], ignored: list[str]) -> list[Picture]:
-    """Return the images of every class of `part`, class after class, sorted by name.
-
-    Paths of other files are appended to `ignored`.
-    """
-    images: list[Picture] = []
-    for label, name in enumerate(classes):
-        entries = _entries(part / name)
-        pictures = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES)]
-        ignored += [entry.path for entry in entries if not entry.name.lower().endswith(SUFFIXES)]
-        if not pictures:
-            raise UsageError(
-                f"{part / name} has no pictures: put some there ({_some(SUFFIXES[:5])} ...; folders within a class are "
-                f"not searched), or remove the folder."
-            )
-        images += [_picture(entry, label) for entry in pictures]
-    return images
-
-
-def _picture(entry: os.DirEntry, label: int) -> Picture:
-    """Return an image file; a link to none has the state zero, and decoding says that it is broken."""
-    try:
-        stat = os.stat(entry.path)
-    except OSError:
-        return Picture(entry.path, label, FileState(0, 0, 0, 0))
-    inode = stat.st_ino % 2**63  # which may have 64 bits
-    return Picture(entry.path, label, FileState(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, inode))
+# ---------------------------------------------------------------- what is said
 
 
 def _print_notes(ignored: Sequence[str], decoded: Decoded, white: float | None) -> None:
@@ -407,7 +175,7 @@ def _print_notes(ignored: Sequence[str], decoded: Decoded, white: float | None) 
         what = "one that is" if len(ignored) == 1 else f"{len(ignored)} files and folders that are"
         kinds = Counter(map(_kind, ignored))
         counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-        notes.append(f"ignored {what} no picture of a class ({counts}): {_some(ignored)}")
+        notes.append(f"ignored {what} no picture of a class ({counts}): {some_of(ignored)}")
         held = [path for path in ignored if os.path.basename(path).lower() in VALIDATION and os.path.isdir(path)]
         notes += [f"{path} is not used: validation=0.1 holds validation pictures out of training" for path in held]
     if decoded.broken:

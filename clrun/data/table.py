@@ -63,7 +63,9 @@ def read(typed: Typed) -> Arrays:
     label, classes = columns.named(frame[typed.label], source)
     domain, domains = (None, ()) if typed.domain is None else columns.named(frame[typed.domain], source)
     held = (
-        held_out(label, domain, classes, typed, source) if typed.test is None else test_rows(frame[typed.test], source)
+        held_out(label, domain, classes, typed, source)
+        if typed.test is None
+        else rows_held_out(frame[typed.test], source)
     )
     refuse_absent(label, held, classes, f"class {{}} of column {typed.label}", source)
     if domain is not None:
@@ -248,7 +250,7 @@ def refuse_test_typed(typed: Typed, source: str) -> None:
         raise wrong(source, "dataset.test and dataset.test_fraction both say which rows are for testing; type one")
 
 
-def test_rows(column: pd.Series, source: str) -> np.ndarray:
+def rows_held_out(column: pd.Series, source: str) -> np.ndarray:
     """Return whether each row (N,) is for testing, as the column of `dataset.test` says. Raise UsageError for words
     that do not say it."""
     words = column.map(columns.text).str.lower()

@@ -101,7 +101,7 @@ def update(
     say_damaged(left_out.damaged, say)
 
 
-def collect(outputs: Path, say: Callable[[str], None] = announce) -> pd.DataFrame:
+def collect(outputs: Path, say: Callable[[str], None] = announce, lock_seconds: float = LOCK_SECONDS) -> pd.DataFrame:
     """Bring results.csv up to date, every summary.csv checked, and return it as `read_summary` does.
 
     Where results.csv cannot be written, say so, and return what it would hold. A summary that cannot be read is left
@@ -110,7 +110,7 @@ def collect(outputs: Path, say: Callable[[str], None] = announce) -> pd.DataFram
     if not holds_runs(outputs):
         return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", *SUMMARY_TAIL])
     try:
-        update(outputs, checked=None, say=say)
+        update(outputs, checked=None, say=say, lock_seconds=lock_seconds)
     except OSError as error:
         say(f"{outputs / results_file.NAME} could not be written: {error.strerror or error}.")
         return table_of(io.StringIO(written_to_memory(outputs)))
@@ -176,7 +176,7 @@ def update_with_index(outputs: Path, changed: Sequence[bytes], checked: int | No
     path = outputs / indices.NAME
     with exclusive(outputs, lock_seconds):
         try:
-            return update_once(outputs, path, changed, checked)
+            return update_once(outputs, path, changed, checked, lock_seconds)
         except DamagedIndex:
             remove_index(path)
         except sqlite3.Error as error:
@@ -184,14 +184,16 @@ def update_with_index(outputs: Path, changed: Sequence[bytes], checked: int | No
                 raise IndexUnavailable(str(error)) from error
             remove_index(path)
         try:
-            return update_once(outputs, path, changed, checked)
+            return update_once(outputs, path, changed, checked, lock_seconds)
         except (sqlite3.Error, DamagedIndex) as error:
             raise IndexUnavailable(str(error)) from error
 
 
-def update_once(outputs: Path, path: Path | None, changed: Sequence[bytes], checked: int | None) -> LeftOut:
-    """Update an index and results.csv. Return what was left out. path: None for an index in memory."""
-    with indices.opened(path) as index:
+def update_once(
+    outputs: Path, path: Path, changed: Sequence[bytes], checked: int | None, lock_seconds: float
+) -> LeftOut:
+    """Update an index and results.csv. Return what was left out."""
+    with indices.opened(path, min(lock_seconds, indices.BUSY_SECONDS)) as index:
         found = changes(index, outputs, changed, checked)
         apply(index, found, outputs / results_file.NAME)
         return LeftOut(copies_in(index, outputs), found.damaged)

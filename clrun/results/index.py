@@ -76,13 +76,14 @@ class Kept(NamedTuple):
 
 
 @contextmanager
-def opened(path: Path | None) -> Iterator["Index"]:
+def opened(path: Path | None, busy_seconds: float = BUSY_SECONDS) -> Iterator["Index"]:
     """Yield the index in this file, new where there is none, or in memory for None. What the block changes is kept if
     it ends without an exception.
 
-    Raise DamagedIndex or sqlite3.Error where it cannot be used.
+    busy_seconds: to wait for another process that holds it. Raise DamagedIndex or sqlite3.Error where it cannot be
+    used.
     """
-    connection = sqlite3.connect(":memory:" if path is None else path, isolation_level=None, timeout=BUSY_SECONDS)
+    connection = sqlite3.connect(":memory:" if path is None else path, isolation_level=None, timeout=busy_seconds)
     with closing(connection):
         connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         connection.execute("PRAGMA synchronous = NORMAL")

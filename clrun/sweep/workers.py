@@ -4,12 +4,11 @@ A stack is a list of runs that are trained as one program; on a CPU it is mostly
 only the stack that it is training: workers share no queue, each has a pipe to the process that started it.
 """
 
-import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from multiprocessing import forkserver, get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
@@ -21,6 +20,7 @@ from clrun.config.settings import Settings
 from clrun.results.outcome import RunStatus
 from clrun.sweep.messages import Advanced, Event, Message, RunResult, StackBegan, StackEnded, TaskBegan, WorkerDied
 from clrun.system import machine
+from clrun.system.environment import variable_set
 from clrun.system.garbage_collection import relax_gc
 from clrun.system.output import lasting_output
 from clrun.system.signals import graceful_termination, handled
@@ -159,19 +159,10 @@ def warm_up() -> None:
             forkserver.ensure_running()
 
 
-@contextmanager
-def away_from_current_folder() -> Iterator[None]:
+def away_from_current_folder() -> AbstractContextManager[None]:
     """Set PYTHONSAFEPATH meanwhile: a Python that is started would search the current folder first, and import a file
     of the user's, such as random.py, in place of a module. (The server's workers get the path of this process.)"""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
+    return variable_set("PYTHONSAFEPATH", "1")
 
 
 def warm_up_if_several(settings: Sequence[Settings]) -> None:

@@ -203,7 +203,7 @@ def test_changes_one_after_another(outputs):
 def test_an_update_does_not_read_what_it_knows(outputs, monkeypatch):
     """And changes the file without reading the index's rows: a summary that cannot be read is not opened."""
     made = placed(outputs, "ewc", 40)
-    monkeypatch.setattr(collection, "COARSE_CLOCK", 0)
+    time.sleep(collection.COARSE_CLOCK / 1e9 + 0.1)  # until the stamps of all files are sure
     collection.update(outputs)
     inode = (outputs / "results.csv").stat().st_ino
     new_last(outputs)
@@ -372,16 +372,15 @@ def test_a_damaged_index_is_made_again(outputs, said, damage, change):
 
 
 @pytest.mark.parametrize("how", [collection.update, collection.collect])
-def test_an_index_that_another_program_has_locked_is_done_without(outputs, said, how, monkeypatch):
-    monkeypatch.setattr(index, "BUSY_SECONDS", 0.1)
+def test_an_index_that_another_program_has_locked_is_done_without(outputs, said, how):
     new_first(outputs)
     connection = sqlite3.connect(outputs / index.NAME, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
-    how(outputs, say=said.append)
+    how(outputs, say=said.append, lock_seconds=0.1)
     assert results(outputs) == written_from_folders(outputs)
     assert len(said) == 1 and "locked" in said[0] and index.NAME in said[0]
     connection.close()
-    how(outputs, say=said.append)
+    how(outputs, say=said.append, lock_seconds=0.1)
     assert len(said) == 1
 
 
