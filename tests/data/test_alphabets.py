@@ -8,6 +8,7 @@ import torch
 from test_arrays import ONE_BUDGET, parts, with_places, write
 from test_bad_input import refused, written
 
+from clrun.config.check_keys import last_of_each
 from clrun.data import alphabets
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -148,7 +149,7 @@ WRONG = {
 @pytest.mark.parametrize("typed, said", WRONG.values(), ids=WRONG)
 def test_wrong_alphabets(clrun, typed, said):
     before = written()
-    refused(clrun(*TYPED, *typed), said, before)
+    refused(clrun(*last_of_each([*TYPED, *typed])), said, before)
 
 
 def test_a_domain_with_one_class_in_arrays(clrun):

@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import save_file
 from test_bad_input import refused, written
 
+from clrun.config.check_keys import last_of_each
 from clrun.data import Parts, arrays
 from clrun.data.check_parts import to_arrays
 from clrun.runs import prepare
@@ -279,7 +280,7 @@ def test_keys_that_do_not_fit_the_arrays(clrun, typed, said):
     file = write(parts())
     before = written()
     small = [text for text in SHORT if not (typed.startswith("model") and text.startswith("model"))]
-    refused(clrun("dataset=arrays", file, *small, typed), said, before)
+    refused(clrun(*last_of_each(["dataset=arrays", file, *small, typed])), said, before)
 
 
 def test_a_damaged_file_in_python():
