@@ -16,6 +16,8 @@ FORMAT = 1
 
 # FORMAT for some runs alone: what has changed since FORMAT 1, and whether it changed a run with these values. The names
 # of the changes are part of the identity of those runs; all others keep theirs. Each is also a line in CHANGELOG.md.
+# For the digest of a stream the values are without those of the strategy, so that a change of a strategy, which asks
+# for one of its keys first, leaves its runs on the stream of all others.
 CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "a reservoir is offered a sample once": lambda values: (
         # of er, der, derpp and of a user's own class; agem has offered a sample once ever since
@@ -96,7 +98,8 @@ class Settings:
         """Return 10 hex digits of the fingerprint, the targets and the values, those of some keys left out."""
         left_out = {*self.outside_identity, *without, *(key for key in self.later if self.values[key] is None)}
         kept = {key: v for key, v in self.values.items() if key not in left_out}
-        changed = [name for name, applies in CHANGES.items() if applies(self.values)]
+        compared = {key: v for key, v in self.values.items() if key not in without}
+        changed = [name for name, applies in CHANGES.items() if applies(compared)]
         computation = [FORMAT, *changed] if changed else FORMAT
         text = json.dumps([computation, fingerprint, targets, kept], sort_keys=True, allow_nan=False)
         return hashlib.sha1(text.encode()).hexdigest()[:10]

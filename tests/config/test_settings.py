@@ -221,6 +221,13 @@ def test_seed_strategy_and_data(settings_of):
     assert ewc.stream(DATA) == settings_of("evaluate_every=9").stream(DATA)
 
 
+@pytest.mark.parametrize("strategy", sorted(catalog.read().options["strategy"]))
+@pytest.mark.parametrize("more", [(), ("model=resnet18", "model.norm=batch")])
+def test_every_strategy_is_compared_on_one_stream(settings_of, strategy, more):
+    """Whatever has changed in the meaning of a strategy."""
+    assert settings_of(f"strategy={strategy}", *more).stream(DATA) == settings_of("strategy=joint", *more).stream(DATA)
+
+
 def test_a_directory_is_readable_and_a_safe_file_name(settings_of):
     lists = "split.classes=[[airplane,automobile],[bird,cat],[deer,dog],[frog,horse],[ship,truck]]"
     settings = settings_of("dataset=cifar10", lists, "lambda=10", "model.widths=[1000,2000,3000]", "seed=3")
