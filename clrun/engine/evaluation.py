@@ -81,9 +81,10 @@ def predict_outputs(
 def deployed_logits(
     strategy: Strategy, current: TrainState, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return one run's logits (n, C) for the samples at `rows` (n,), and their labels (n,).
+    """Return one run's scores (n, C) for the samples at `rows` (n,), which most methods call logits, and their labels
+    (n,).
 
-    The weights are those that the strategy deploys, and batch norm uses its running statistics. The logit of an output
+    The weights are those that the strategy deploys, and batch norm uses its running statistics. The score of an output
     that may not answer, horizon () being the newest task seen, is BARRED.
     """
     evaluated = strategy.eval_mode(current.stats)
@@ -92,5 +93,5 @@ def deployed_logits(
     context = StepContext(horizon, horizon, start, torch.zeros_like(horizon), noise)
     batch = evaluated.data.batch(tables, rows, torch.ones_like(rows), context, augment=False)
     theta = evaluated.deploy(current.theta, current.state, hp)
-    logits = evaluated.logits(theta, current.state, hp, batch.x, batch.t)
-    return logits.masked_fill(~batch.active, BARRED), batch.y
+    scores = evaluated.scores(theta, current.state, hp, batch.x, batch.t)
+    return scores.masked_fill(~batch.active, BARRED), batch.y

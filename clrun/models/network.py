@@ -186,6 +186,19 @@ class Network:
         return 3 * prod(shape) + 6 * (1 if dense else prod(shape[1:])) * sum(self.widths)
 
 
+class FeatureWeights(Weights):
+    """Weights that append the inputs of the head to `seen`."""
+
+    def __init__(self, pieces: Mapping[str, Tensor], mode: BatchNormMode, seen: list[Tensor]):
+        super().__init__(pieces, mode)
+        self.seen = seen
+
+    def forward_hook(self, name: str, x: Tensor, z: Tensor, window: Window | None = None) -> Tensor:
+        if name == "head":
+            self.seen.append(x)
+        return z
+
+
 def picture_shape(inputs: Sequence[int], model: str) -> tuple[int, int, int]:
     """Return (channels, height, width). Raise UsageError where the samples are no pictures, which `model` needs."""
     if len(inputs) != 3:
@@ -295,6 +308,17 @@ class Net:
             return self.network.forward(weights, x, tap, before)
         with torch.autocast(theta.device.type, self.autocast):
             return self.network.forward(weights, x, tap, before).to(theta.dtype)
+
+    def features(self, theta: Tensor, x: Tensor) -> Tensor:
+        """Return the features (B, D) of x (B, ...): what the head is given, as `Weights.forward_hook` sees it.
+
+        Those of a head that is a convolution, with positions behind D, are averaged over the positions.
+        """
+        seen: list[Tensor] = []
+        reading = replace(self, reader=lambda pieces, mode: FeatureWeights(pieces, mode, seen))
+        reading(theta, x)
+        features = seen[-1].to(theta.dtype)
+        return features if features.dim() == 2 else features.flatten(2).mean(-1)
 
     @property
     def statistics(self) -> RunningStatistics | None:

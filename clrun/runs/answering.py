@@ -92,10 +92,11 @@ def tensors_read(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, x: Ten
     Most strategies answer by the network alone, which reads nothing else; for those the mode is not entered, since
     PyTorch imports its compiler for that, which takes seconds.
     """
-    if type(strategy).logits is Strategy.logits:
+    cls = type(strategy)
+    if cls.logits is Strategy.logits and cls.scores is Strategy.scores:
         return set()
     with ReadTensors() as mode:
-        strategy.logits(theta, state, hp, x, torch.zeros(1, dtype=torch.long, device=x.device))
+        strategy.scores(theta, state, hp, x, torch.zeros(1, dtype=torch.long, device=x.device))
     return mode.ids
 
 
@@ -161,8 +162,8 @@ class Answering(nn.Module):
         state = tree_unflatten(leaves, self.structure)
         statistics = {name: values[f"statistics_{i}"] for i, name in enumerate(self.statistics)}
         task = torch.full_like(image, self.task)
-        logits = self.strategy.eval_mode(statistics).logits(values["theta"], state, self.hp, inputs, task)
-        return logits.index_select(-1, values["active"])
+        scores = self.strategy.eval_mode(statistics).scores(values["theta"], state, self.hp, inputs, task)
+        return scores.index_select(-1, values["active"])
 
 
 def answering_settings(network: DeployedNetwork) -> Settings:

@@ -145,6 +145,15 @@ class Strategy:
         """
         return self.net(theta, x)
 
+    def scores(self, theta: Tensor, state: Tree, hp: Any, x: Tensor, t: Tensor) -> Tensor:
+        """Return the scores (B, outputs) by which images x (B, C, H, W) are answered; by default `logits`.
+
+        Of the outputs that may answer, that of the largest score does. A method that does not answer by what it trains
+        overrides it, such as one that answers by the nearest mean of its features. A finished run's network answers
+        without its data: all that the scores read besides theta must stand in the state.
+        """
+        return self.logits(theta, state, hp, x, t)
+
     def loss(self, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Aux]:
         """Return the loss () of a batch and values for `after_step`; by default the cross entropy and no values.
 

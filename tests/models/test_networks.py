@@ -104,6 +104,38 @@ def test_statistics_equal_batch_norms():
 
 
 @pytest.mark.parametrize("kind", SHAPES)
+def test_features_are_the_inputs_of_the_head(kind):
+    """Alone, stacked, and where the head is a convolution, whose outputs are averaged over the positions."""
+    net, theta = made(kind)
+    x, pieces = torch.randn(4, 3, 16, 16, dtype=torch.float64), net.layout.view(theta)
+    features = net.features(theta, x)
+    assert (F.linear(features, pieces["head.weight"], pieces["head.bias"]) - net(theta, x)).abs().max() < 1e-12
+    stacked = torch.vmap(net.features, (0, None))(torch.stack([theta, 2 * theta]), x)
+    assert (stacked[0] - features).abs().max() < 1e-12
+
+
+def test_features_of_a_convolution_that_is_the_head():
+    class Pooled(nn.Module):
+        def __init__(self, outputs):
+            super().__init__()
+            self.body, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, outputs, 1)
+
+        def forward(self, x):
+            return self.last(self.body(x).relu()).mean((2, 3))
+
+    network = MLP.__new__(MLP)
+    module = Pooled(6).double()
+    network.layers = {"body": module.body, "head": module.last}
+    network.forward = lambda weights, x, tap, before: weights.conv("head", weights.conv("body", x).relu()).mean((2, 3))
+    pieces = network.parameters()
+    net = Net(network, Layout({n: tuple(p.shape) for n, p in pieces.items()}))
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    features = net.features(net.layout.flat(pieces), x)
+    logits = F.linear(features, pieces["head.weight"].flatten(1), pieces["head.bias"])
+    assert (logits - net(net.layout.flat(pieces), x)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", SHAPES)
 def test_stacked_equals_alone(kind):
     net, theta = made(kind)
     thetas = torch.stack([made(kind, seed)[1] for seed in range(3)])

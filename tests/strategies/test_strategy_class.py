@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import STRATEGIES
+from conftest import STRATEGIES, live
 
 import clrun
 import clrun.fisher
 import clrun.memory
 from clrun.config.catalog import read
 from clrun.strategies.ewc import EWC
+from clrun.strategies.finetune import Finetune
 from clrun.strategies.hat import HAT
 from clrun.strategy import Memory, Replay, Strategy, diagonal_fisher, fisher
 
@@ -155,3 +156,19 @@ def test_of_a_former_and_a_present_name_the_present_one_counts():
                 return "present"
 
     assert Both.incompatibility(None, "sgd", {}) == Both.objection(None, "sgd", {}) == "present"
+
+
+class Reversed(Finetune):
+    """Trains as finetuning does, and answers by the smallest logit."""
+
+    def scores(self, theta, state, hp, x, t):
+        return -self.logits(theta, state, hp, x, t)
+
+
+def test_what_answers_is_the_largest_score(stack_of):
+    """Two outputs a task: where finetuning is right, its reverse is wrong; and the training is the same."""
+    run, reports = live(stack_of("strategy=finetune"))
+    other, reversed_ = live(stack_of("strategy=finetune", strategy=Reversed))
+    assert torch.equal(run.theta, other.theta)
+    sizes = torch.tensor([len(pool) for pool in stack_of("strategy=finetune").streams[0].test])
+    assert torch.equal(reports[-1].correct + reversed_[-1].correct, sizes[None])
