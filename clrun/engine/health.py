@@ -57,11 +57,13 @@ def nonfinite_steps(signals: Signals, weights: Tensor) -> list[int]:
 def first_divergence(
     signals: Signals, weights: Tensor, theta_finite: bool, optimizer_finite: bool
 ) -> Divergence | None:
-    """Return where a run diverged, None where it did not.
+    """Return where a run diverged, None where it did not; step 0 where the stage had no steps.
 
     signals {name: (S,)}, weights (S,) of `monitoring_weights`; theta_finite, optimizer_finite: whether theta and the
     optimizer's state are finite at the end of the stage.
     """
+    if not signals:
+        return None if theta_finite else Divergence(0, True)
     diverged = not theta_finite or not bool(signals["loss"].isfinite().all())
     if not diverged and optimizer_finite:
         return None
@@ -116,7 +118,7 @@ def diagnose(
         of_run, weights = signals_of_run(signals, r)
         health = health_means(of_run, weights, strategy.shares) | {name: v[r].item() for name, v in of_state.items()}
         finite = bool(theta_finite[r]), bool(optimizer_finite[r])
-        diagnoses.append(Diagnosis(health, first_divergence(of_run, weights, *finite) if of_run else None))
+        diagnoses.append(Diagnosis(health, first_divergence(of_run, weights, *finite)))
     return diagnoses
 
 

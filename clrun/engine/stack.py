@@ -21,7 +21,7 @@ Where to find what:
 by a stepper, and `consolidate` calls the strategy's `after_phase`; then the runs are diagnosed and evaluated.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +71,7 @@ class Stack:
     streams: Sequence[TaskStream]  # [r]
     # [r] stage -> theta, statistics of a new network
     initializers: Sequence[Callable[[int], tuple[Tensor, RunningStatistics]]]
+    drawn: Sequence[Mapping[str, Tensor]]  # [r] what `Strategy.draws` returned
     hp: Any  # the strategy's Hyper, leaves (R,)
     lr: Tensor  # (R,)
     budget: Budget  # of a task
@@ -107,7 +108,7 @@ class Stack:
     def initialize(self, stage: int = 0) -> TrainState:
         """Return the runs as they are before any training; for a strategy that restarts, before any of a stage."""
         theta, stats = self.vectorizer.stack_trees([initializer(stage) for initializer in self.initializers])
-        state = self.vectorizer.vectorize(self.strategy.init)(theta)
+        state = self.vectorizer.vectorize(self.strategy.init_from)(theta, self.vectorizer.stack_trees(self.drawn))
         # The state gets tensors of its own: a strategy may have put theta itself into it.
         return TrainState(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state))
 
@@ -175,7 +176,8 @@ class Stack:
     ) -> tuple[TrainState, PartialStage]:
         """Train and consolidate in each pass that the strategy makes over a task, from `partial` on."""
         while True:
-            current, partial = self.train(current, partial, listener)
+            if self.strategy.takes_steps(partial.report.stage):
+                current, partial = self.train(current, partial, listener)
             current = self.consolidate(current, partial)
             if partial.phase + 1 == len(self.strategy.phases):
                 return current, partial

@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
 class Divergence(NamedTuple):
     """The first step of a task at which something was not finite."""
 
-    step: int  # counts from 1
+    step: int  # counts from 1; 0 in a stage without steps
     diverged: bool  # True: loss or theta; False: the optimizer's state alone, after which the run no longer changes
 
 

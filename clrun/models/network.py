@@ -321,6 +321,11 @@ class Net:
         return features if features.dim() == 2 else features.flatten(2).mean(-1)
 
     @property
+    def feature_count(self) -> int:
+        """The number D of features."""
+        return self.layout.shapes["head.weight"][1]
+
+    @property
     def statistics(self) -> RunningStatistics | None:
         """The running statistics of batch norm in evaluation mode; None in training mode."""
         return self.mode.running

@@ -19,7 +19,7 @@ from clrun.engine.state import TrainState
 from clrun.models import Layout, Net
 from clrun.results.columns import SOURCES
 from clrun.runs import network_file
-from clrun.runs.build import AUTOCAST, choices, hyper, initialize
+from clrun.runs.build import AUTOCAST, choices, drawn_numbers, hyper, initialize
 from clrun.runs.checkpoint import InvalidCheckpoint
 from clrun.runs.network_file import DeployedNetwork
 from clrun.runs.prepared import Prepared
@@ -139,7 +139,8 @@ class Answering(nn.Module):
         theta = layout.flat(network.weights)
         self.strategy = rebuilt(network, settings, layout, autocast)
         self.hp = hyper(type(self.strategy), settings, theta.dtype)
-        self.initial, self.structure = initial_state(self.strategy, theta, network.state)
+        drawn = drawn_numbers(type(self.strategy), settings, self.strategy.net.network, network.tasks, theta.dtype)
+        self.initial, self.structure = initial_state(self.strategy, theta, drawn, network.state)
         self.statistics = [*network.statistics]
         tensors = {"theta": theta, "active": torch.tensor(self.answers)}
         tensors |= {name: network.input[name] for name in ("scale", "shift")}
@@ -200,10 +201,12 @@ def rebuilt(network: DeployedNetwork, settings: Settings, layout: Layout, autoca
     return cls(Net(made, layout, autocast=autocast), data, **choices(cls, settings))
 
 
-def initial_state(strategy: Strategy, theta: Tensor, saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+def initial_state(
+    strategy: Strategy, theta: Tensor, drawn: Mapping[str, Tensor], saved: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Any]:
     """Return the leaves of a strategy's initial state by their path, and their structure. Answers read the saved ones
     in place of some, and none of the others. Raise InvalidCheckpoint where a saved one does not fit."""
-    leaves, structure = tree_flatten_with_path(strategy.init(theta))
+    leaves, structure = tree_flatten_with_path(strategy.init_from(theta, drawn))
     initial = {keystr(path): v for path, v in leaves}
     if any(name not in initial or initial[name].shape != v.shape for name, v in saved.items()):
         raise InvalidCheckpoint("its state is not as the code wants it: has the strategy been changed?")

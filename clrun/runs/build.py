@@ -46,6 +46,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         streams=[run.stream for run in runs],
         hp=vectorizer.stack_trees([hyper(run.strategy, run.settings, dtype) for run in runs]),
         lr=vectorizer.stack_trees([torch.tensor(run.settings["lr"], dtype=dtype) for run in runs]),
+        drawn=[drawn_numbers(run.strategy, run.settings, network, tasks, dtype) for run in runs],
         initializers=[initializer(run, layout, data, dtype) for run in runs],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
@@ -103,6 +104,16 @@ def strategy_leaves(prepared: Prepared, network: Network, tasks: int) -> dict[st
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(prepared.settings["seed"], "added").initial_seed())
         return prepared.strategy.trainables(network, tasks, prepared.settings.knobs)
+
+
+def drawn_numbers(
+    strategy: type[Strategy], settings: Settings, network: Network, tasks: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return what the strategy draws once for a run, from a random generator for it alone; floats as `dtype`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(settings["seed"], "drawn").initial_seed())
+        drawn = strategy.draws(network, tasks, settings.knobs)
+    return {name: v.to(dtype) if v.is_floating_point() else v for name, v in drawn.items()}
 
 
 # ---------------------------------------------------------------- settings as arguments

@@ -126,14 +126,15 @@ def refuse_batch_of_one(
     """Raise UsageError where a stage has a batch of one picture that the network's batch norms cannot normalise."""
     if not network.has_batch_norm:
         return
-    # `visible` reads data.tasks alone, so the strategy needs no network here
-    unbuilt = strategy(
-        cast(Net, None), data_without_images(len(stream.train), len(stream.names)), **choices(strategy, settings)
-    )
+    # `visible` and `takes_steps` read data.tasks and fixed choices alone, so the strategy needs no network here
+    data = data_without_images(len(stream.train), len(stream.names), images.x.shape[1:])
+    unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
     for stage in range(len(stream.train)):
         pools = [stream.train[task] for task in unbuilt.visible(stage)]
         even = settings["scenario"] == "task" and len(pools) > 1
-        if not pools or EpochSampler(pools, budget(settings), even, settings["seed"], "").smallest_batch > 1:
+        if not pools or not unbuilt.takes_steps(stage):
+            continue
+        if EpochSampler(pools, budget(settings), even, settings["seed"], "").smallest_batch > 1:
             continue
         if normalises_one_sample(network, images.x.shape[1:]):
             return
@@ -162,19 +163,21 @@ def parameter_bytes(strategy: type[Strategy], images: Samples, stream: TaskStrea
         with torch.device("meta"):
             network = uninitialized_network(settings, images.x.shape[1:], outputs)
             leaves = network.parameters() | strategy.trainables(network, tasks, settings.knobs)
-            data = data_without_images(tasks, outputs)
+            data = data_without_images(tasks, outputs, images.x.shape[1:])
+            drawn = strategy.draws(network, tasks, settings.knobs)
         layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
         unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
-        state = unbuilt.init(torch.empty(layout.size, device="meta"))
+        state = unbuilt.init_from(torch.empty(layout.size, device="meta"), drawn)
     except (NotImplementedError, RuntimeError):
         return 0
     return 4 * 4 * layout.size + 4 * sum(v.numel() * v.element_size() for v in tree_leaves(state))
 
 
-def data_without_images(tasks: int, outputs: int) -> Data:
-    """Return data of which only the numbers of tasks and outputs are known; for a strategy that is never trained."""
+def data_without_images(tasks: int, outputs: int, shape: Sequence[int]) -> Data:
+    """Return data of which only the numbers of tasks and outputs and the shape of an image are known; for a strategy
+    that is never trained."""
     nothing = torch.empty(0)
-    return Data(nothing, nothing, nothing, nothing, tasks, outputs, outputs * tasks, False)
+    return Data(torch.empty(0, *shape), nothing, nothing, nothing, tasks, outputs, outputs * tasks, False)
 
 
 def bytes_of_run(prepared: Prepared) -> int:

@@ -3,6 +3,7 @@
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import BatchNormMode, Network, RunningStatistics, Weights
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
+from clrun.strategy.closed_form import ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
 from clrun.strategy.fisher_information import diagonal_fisher
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
@@ -25,10 +26,13 @@ __all__ = [
     "Aux",
     "Batch",
     "BatchNormMode",
+    "ClassSums",
+    "ClosedForm",
     "Data",
     "Gaussian",
     "HealthRows",
     "Knobs",
+    "LinearHead",
     "Memory",
     "MultiTask",
     "Network",
@@ -52,7 +56,10 @@ __all__ = [
     "lifted",
     "log_softmax",
     "losses",
+    "lowered",
+    "nearest_mean",
     "network_mask",
+    "solved",
     "sum_over_samples",
     "write_slots",
 ]

@@ -86,6 +86,22 @@ class Strategy:
         """
         return {}
 
+    @classmethod
+    def draws(cls, network: Network, tasks: int, knobs: Knobs) -> dict[str, Tensor]:
+        """Return random numbers that are drawn once for a run and never trained, by name; by default none.
+
+        `init_from` gets them. It is called once for each run, before training. PyTorch's global generator is seeded
+        with the run's seed.
+        """
+        return {}
+
+    def takes_steps(self, stage: int) -> bool:
+        """Return whether theta is trained by steps of the optimizer in this stage; by default it is.
+
+        Where it is not, `after_phase` is called at once. It may use `self.data.tasks` and fixed choices.
+        """
+        return True
+
     def visible(self, stage: int) -> Sequence[int]:
         """Return the tasks, from 0, whose samples are trained on in this stage; by default the stage's own task.
 
@@ -137,6 +153,13 @@ class Strategy:
         Every tensor has its final shape and type from the start. It is called once, before the first task.
         """
         return ()
+
+    def init_from(self, theta: Tensor, drawn: Mapping[str, Tensor]) -> Tree:
+        """Return the initial state, as `init` does, with the numbers that `draws` returned; by default `init(theta)`.
+
+        A method overrides one of the two: this one if it draws numbers.
+        """
+        return self.init(theta)
 
     def logits(self, theta: Tensor, state: Tree, hp: Any, x: Tensor, t: Tensor) -> Tensor:
         """Return the logits (B, outputs) of images x (B, C, H, W) of tasks t (B,); by default net(theta, x).

@@ -32,6 +32,8 @@ MEANINGS: dict[str, str] = {
     "precision_sum": "sum over all weights of what they count in the merge so far, after the task: their Fisher "
     "information, or with `merge=mean` the number of tasks",
     "memory_max": "largest absolute value of a memory unit",
+    "summed_samples": "number of samples in the sums that the head follows from, after the task",
+    "summed_outputs": "number of outputs that have a sample in these sums, after the task",
     "push_rms": "how much memory units add to a hidden unit: the root of the mean square",
 }
 
@@ -55,6 +57,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "joint": ("others_share",),
     "lwf": ("distillation",),
     "mas": (*_PENALTY, *_IMPORTANCE),
+    "ncm": ("summed_samples", "summed_outputs"),
     "packnet": ("taken_share", "free_share"),
     "scratch": ("others_share",),
     "separate": ("networks", "nearest_network"),

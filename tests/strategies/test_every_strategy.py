@@ -145,6 +145,7 @@ def test_step_compiles_whole(stack_of, strategy):
     stack = stack_of(f"strategy={strategy}")
     run, args = second_task(stack)
     step = make_step(stack.strategy, stack.optimizer)
+    _ = stack.strategy.net.network.has_batch_norm  # cached: the compiler can read it, and cannot compute it
     torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     assert distance(compiled(run, *args), step(run, *args)) < 1e-9
@@ -171,8 +172,11 @@ def test_every_model(stack_of, strategy, model):
     norm = ("model.norm=batch",) if model == "resnet18" else ()
     small = ("fisher_samples=16",) if "fisher_samples" in read().options["strategy"][strategy].knobs else ()
     overrides = (f"strategy={strategy}", f"model={model}", width, *norm, *small, "iterations=2", "batch_size=16")
-    run, reports = live(stack_or_skip(stack_of, *overrides, "split.classes=[[0,1],[2,3]]", because="type model"))
+    stack = stack_or_skip(stack_of, *overrides, "split.classes=[[0,1],[2,3]]", because="type model")
+    run, reports = live(stack)
     assert run.theta.isfinite().all()
     assert (reports[-1].correct >= 0).all()
+    if not any(stack.strategy.takes_steps(stage) for stage in range(2)):
+        return  # batch norm sees no batch
     moved = [not torch.equal(v, torch.zeros_like(v)) for name, v in run.stats.items() if name.endswith("mean")]
     assert all(moved)
