@@ -206,11 +206,13 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
         values["epochs"] = stated_default("epochs", chosen["dataset"])
     if values["data_dir"] is None:
         values["data_dir"] = os.environ.get("CLRUN_DATA_DIR") or None
+    if values["split"] == "domains" and "tasks" not in given:
+        values["tasks"] = None  # as many as the data have domains: `clrun.runs.prepare` fills it in
     lists = values.get("split.classes")
     if lists is not None:
         refuse_against_lists(given, len(lists))
         values |= {"tasks": len(lists), "split.order": "fixed"}
-    if values["first_tasks"] == values["tasks"] and values["split"] != "domains":  # which has tasks as the data says
+    if values["first_tasks"] == values["tasks"] and values["split"] != "domains":  # whose number the data say
         values["first_tasks"] = None
     return values
 
@@ -243,7 +245,7 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
             f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "
             f"type scenario=task, or task_id_at_test=true to give it the task all the same (such runs are marked)."
         )
-    if (values["first_tasks"] or 0) > values["tasks"] and values["split"] != "domains":
+    if values["split"] != "domains" and (values["first_tasks"] or 0) > values["tasks"]:
         raise UsageError(
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )

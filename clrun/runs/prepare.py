@@ -112,7 +112,7 @@ def with_domains(settings: Settings, images: Samples) -> Settings:
     """Return the settings with as many tasks as the data set has domains, where the split is by domains."""
     if settings["split"] != "domains":
         return settings
-    typed, first = settings.not_default.get("tasks"), settings["first_tasks"]
+    typed, first = settings["tasks"], settings["first_tasks"]
     count = number_of_domains(images, settings["dataset"], settings["scenario"], typed, first)
     changed = {"tasks": count, "first_tasks": None if first == count else first}
     stated = {key: value for key, value in settings.not_default.items() if key not in changed}

@@ -160,13 +160,19 @@ def read(arguments: argparse.Namespace, catalog: Catalog) -> Question:
         if "validation" in question.keys:
             raise UsageError("validation=0: a search chooses by validation accuracy; leave it out, or type 0.1.")
         question = Question([*fixed, f"validation={VALIDATION}"], axes, question.search, catalog, arguments.config_dir)
-    first, most = question.search["tune_tasks"], question.settings(question.first())["tasks"]
-    if first is not None and first > most:
-        raise UsageError(f"tune_tasks={first}: the stream has {most} tasks; type at most as many.")
+    refuse_many_tasks(question, question.settings(question.first()))
     for point in question.corners():
         question.runs(point)
     refuse_cluster(question)
     return question
+
+
+def refuse_many_tasks(question: Question, settings: "Settings") -> None:
+    """Raise UsageError where the search is to see more tasks than the stream has. Their number is not known before the
+    data are read where each task is a domain; `clrun.tune.search` asks again then."""
+    first, most = question.search["tune_tasks"], settings["tasks"]
+    if first is not None and most is not None and first > most:
+        raise UsageError(f"tune_tasks={first}: the stream has {most} tasks; type at most as many.")
 
 
 def refuse(key: str, several: bool, catalog: Catalog) -> None:

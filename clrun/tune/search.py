@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.tune import space
+from clrun.tune.question import refuse_many_tasks
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -202,6 +203,7 @@ class Search:
 
     def show(self) -> None:
         """Print the best trials and the command of the winner. Raise RunsFailed if all trials diverged."""
+        from clrun.runs import prepare
         from clrun.terminal.console import make_console
 
         best = sorted(self.trials("COMPLETE"), key=lambda trial: -score_of(trial))  # of equals the first that was tried
@@ -212,7 +214,8 @@ class Search:
         question = self.question
         console = make_console()
         console.print(table(self, best[:SHOWN]))
-        print(chosen_on(question, question.runs(self.point(best[0]))[0]))
+        chosen = prepare.prepare(question.runs(self.point(best[0]))[0])  # which knows how many domains there are
+        print(chosen_on(question, chosen.settings))
         print("The winner on the whole stream, and on all of the training data:\n")
         print(f"  {question.winner(self.point(best[0]))}\n")
         print(f"All trials: {self.folder / 'trials.csv'}")
@@ -308,6 +311,8 @@ def searching(question: "Question") -> Iterator[Search]:
     first = question.runs(question.first())
     if question.cluster is None:
         workers.warm_up_if_several(question.runs(question.corners()[-1]) + first)
+    if question.search["tune_tasks"] is not None and first[0]["tasks"] is None:
+        refuse_many_tasks(question, prepare.prepare(question.settings(question.first())).settings)
     run = prepare.prepare(first[0])
     folder = Path(run.settings["outputs"]) / "tune" / name(question, run)
     with disk_trouble(run), locks.claimed([folder]) as claim:

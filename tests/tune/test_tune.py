@@ -372,6 +372,22 @@ def test_every_command_in_the_pages_is_accepted(command, monkeypatch):
     assert read(tune.parser().parse_intermixed_args(typed), catalog.read()).axes
 
 
+def test_a_search_over_domains_says_how_many_there_are(clrun_tune):
+    random, y, place = np.random.default_rng(0), np.arange(60) % 2, np.arange(60) // 2 % 3
+    x = random.normal(size=(60, 4))
+    np.savez("my.npz", x_train=x, y_train=y, task_train=place, x_test=x, y_test=y, task_test=place)
+    data = ("dataset=arrays", "dataset.file=my.npz", "split=domains", "scenario=domain")
+    typed = (*data, "iterations=4", "model.widths=[8]", "device=cpu", "pictures=false", "lambda=1,2")
+    for key in ("tune_tasks=4", "tasks=5"):
+        code, out, err = clrun_tune(*typed, key)
+        assert code == 2 and err.count("\n") == 1 and not out and not Path("outputs").exists()
+        assert ("tune_tasks=4: the stream has 3 tasks" if "tune" in key else "the data set has 3 domains") in err
+    code, out, err = clrun_tune(*typed)
+    assert code == 0 and "after all 3 tasks" in out, err
+    code, out, err = clrun_tune(*typed, "tune_tasks=2")
+    assert code == 0 and "after the first 2 of 3 tasks" in out, err
+
+
 def test_a_question_has_one_folder(settings_of, monkeypatch):
     def folder(*typed):
         question = read(tune.parser().parse_intermixed_args([*SHORT, *typed]), catalog.read())
