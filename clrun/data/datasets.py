@@ -37,7 +37,7 @@ IDX_FILES = {
 Images = Samples  # the former name
 
 # Data sets whose reader refuses wrong labels itself.
-CHECKED_BY_READER = ("arrays", "table")
+CHECKED_BY_READER = ("arrays", "table", "torch")
 
 
 def load(settings: Values, own: partial[object] | None = None) -> Samples:
@@ -82,7 +82,7 @@ def data_folder(named: str | os.PathLike | None) -> Path:
 
 def _reader(name: str) -> Callable[[Values], Arrays]:
     readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
-    readers |= {"arrays": _arrays, "table": _table, "alphabets": _alphabets}
+    readers |= {"arrays": _arrays, "table": _table, "torch": _torch, "alphabets": _alphabets}
     readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
     if name not in readers:
         raise UsageError(f"dataset={name} is not known: use one of {', '.join(sorted(readers))}.")
@@ -162,6 +162,13 @@ def _table(settings: Values) -> Arrays:
     from clrun.data import table  # only for this data set
 
     return table.read(table.Typed(**{key: settings[f"dataset.{key}"] for key in table.Typed._fields}))
+
+
+def _torch(settings: Values) -> Arrays:
+    """Return the two Datasets of PyTorch that the function `dataset.target` returns."""
+    from clrun.data import torch_function  # only for this data set
+
+    return torch_function.read(*(settings[f"dataset.{key}"] for key in ("target", "args", "size")))
 
 
 def _own(name: str, function: partial[object]) -> Arrays:

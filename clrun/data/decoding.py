@@ -131,7 +131,7 @@ def _pixels(data: bytes, path: str, size: int, whites: Whites | None) -> np.ndar
                 return deep
             upright = Image.fromarray(_eight_bits(values, whites.of(deep.floating))).convert("RGB")
         else:
-            upright = _rgb(_upright(image))
+            upright = rgb(_upright(image))
     return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
@@ -163,7 +163,7 @@ def _eight_bits(values: np.ndarray, white: float) -> np.ndarray:
     return np.rint(np.minimum(values * (255 / white), 255)).astype(np.uint8)
 
 
-def _rgb(image: Image) -> Image:
+def rgb(image: Image) -> Image:
     """Return an image of 8 bits as RGB, transparency on white."""
     from PIL import Image
 

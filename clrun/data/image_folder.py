@@ -12,9 +12,8 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ import numpy as np
 from clrun.data.class_folders import VALIDATION, FolderLayout, Picture, find, pictures_in, some_of, strays
 from clrun.data.decoding import RULE, BrokenPicture, Deep, Whites, decode_bytes, white_of
 from clrun.data.file_digests import digest_of, digests, read_arrays, write_arrays
+from clrun.data.progress import print_seconds, progress_bar
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
 
@@ -250,7 +250,8 @@ def _cached(
     if decoded.broken and not skip_broken:
         raise broken_error({pictures[row].path: reason for row, reason in decoded.broken.items()})
     if not cached:
-        _print_seconds(f"decoding {len(pictures)} pictures of {parts.layout.root} at {size} x {size}", start)
+        what = f"decoding {len(pictures)} pictures of {parts.layout.root} at {size} x {size}"
+        print_seconds("image_folder", what, start)
         about = [decoded.broken, decoded.deep, decoded.whites, decoded.pillow_version]
         write_arrays(path, x=decoded.x, about=np.frombuffer(json.dumps(about).encode(), np.uint8))
     return decoded
@@ -348,7 +349,7 @@ def decode_all(
     with (
         ThreadPoolExecutor(threads) as pool,
         warnings.catch_warnings(),
-        _progress_bar(root, len(paths), size) as advance,
+        progress_bar(f"decoding {len(paths)} pictures of {root} at {size} x {size}", len(paths)) as advance,
     ):
         warnings.filterwarnings("ignore", module=r"PIL\.")  # of large pictures and damaged metadata
         for count in pool.map(fill, range(0, len(paths), chunk)):
@@ -368,23 +369,3 @@ def _pixels_or_reason(path: str, mark: bytes, size: int, whites: Whites | None) 
         return str(error.strerror)
     except BrokenPicture as error:
         return str(error)
-
-
-@contextmanager
-def _progress_bar(root: Path, count: int, size: int) -> Iterator[Callable[[int], object]]:
-    """Show a bar on a terminal, which the function that is yielded moves on."""
-    if not sys.stderr.isatty():
-        yield lambda images: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"decoding {count} pictures of {root} at {size} x {size}", total=count)
-        yield lambda images: bar.advance(task, images)
-
-
-def _print_seconds(what: str, start: float) -> None:
-    """Print how long it took, where no bar has shown it. Called when nothing is refused: a refusal stands alone."""
-    if not sys.stderr.isatty():
-        print(f"image_folder: {what} took {time.monotonic() - start:.1f} s", file=sys.stderr)
