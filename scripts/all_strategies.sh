@@ -12,7 +12,7 @@ case "${1:-}" in
 esac
 everywhere=finetune,joint,cumulative,scratch,ewc,si,mas,lwf,imm,er,agem,der,derpp
 told=amn,hat,packnet,separate
-everywhere+=,ncm  # heads in closed form, without gradients
+everywhere+=,ncm,slda,fecam,ranpac  # heads in closed form, without gradients
 clrun -m "${stream[@]}" scenario=task strategy=$everywhere,$told outputs="$outputs"
 clrun -m "${stream[@]}" scenario=domain,class strategy=$everywhere outputs="$outputs"
 clrun-report "$outputs"

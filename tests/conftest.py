@@ -48,6 +48,10 @@ def prepared_of(settings_of, tmp_path) -> Callable[..., Prepared]:
     return lambda *overrides: prepare.prepare(settings_of(*overrides, f"outputs={tmp_path}"))
 
 
+# What is typed for a strategy whose size by default takes seconds, unless the test types another size.
+SMALL = {"strategy=ranpac": "units=40"}
+
+
 @pytest.fixture
 def stack_of(prepared_of) -> Callable[..., Stack]:
     """stack_of("strategy=ewc", seeds=[0, 1]) -> an engine stack in float64, small enough for a test.
@@ -58,6 +62,8 @@ def stack_of(prepared_of) -> Callable[..., Stack]:
     def stack(*overrides: str, seeds=(0,), dtype=torch.float64, variants=None, strategy=None) -> Stack:
         small = ("model.widths=[12,8]",) if not any(o.startswith("model") for o in overrides) else ()
         budget = () if any(o.startswith(("epochs", "iterations")) for o in overrides) else ("iterations=4",)
+        sizes = [SMALL[o] for o in overrides if o in SMALL]
+        small += tuple(s for s in sizes if not any(o.startswith(s.partition("=")[0] + "=") for o in overrides))
         runs = [(f"seed={seed}", *variant) for seed in seeds for variant in (variants or [()])]
         prepared = [prepared_of(*overrides, *small, *budget, *own) for own in runs]
         if strategy is not None:

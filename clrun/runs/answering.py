@@ -139,7 +139,7 @@ class Answering(nn.Module):
         theta = layout.flat(network.weights)
         self.strategy = rebuilt(network, settings, layout, autocast)
         self.hp = hyper(type(self.strategy), settings, theta.dtype)
-        drawn = drawn_numbers(type(self.strategy), settings, self.strategy.net.network, network.tasks, theta.dtype)
+        drawn = drawn_numbers(self.strategy, settings["seed"], theta.dtype)
         self.initial, self.structure = initial_state(self.strategy, theta, drawn, network.state)
         self.statistics = [*network.statistics]
         tensors = {"theta": theta, "active": torch.tensor(self.answers)}

@@ -36,8 +36,9 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
     layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
     net = Net(network, layout, autocast=AUTOCAST[settings["precision"]])
     vectorizer = Vectorizer(len(runs), device)
+    strategy = first.strategy(net, data, **choices(first.strategy, settings))
     return Stack(
-        strategy=first.strategy(net, data, **choices(first.strategy, settings)),
+        strategy=strategy,
         optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
         budget=budget(settings),
         balanced=settings["scenario"] == "task",
@@ -46,7 +47,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         streams=[run.stream for run in runs],
         hp=vectorizer.stack_trees([hyper(run.strategy, run.settings, dtype) for run in runs]),
         lr=vectorizer.stack_trees([torch.tensor(run.settings["lr"], dtype=dtype) for run in runs]),
-        drawn=[drawn_numbers(run.strategy, run.settings, network, tasks, dtype) for run in runs],
+        drawn=[drawn_numbers(strategy, run.settings["seed"], dtype) for run in runs],
         initializers=[initializer(run, layout, data, dtype) for run in runs],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
@@ -106,13 +107,12 @@ def strategy_leaves(prepared: Prepared, network: Network, tasks: int) -> dict[st
         return prepared.strategy.trainables(network, tasks, prepared.settings.knobs)
 
 
-def drawn_numbers(
-    strategy: type[Strategy], settings: Settings, network: Network, tasks: int, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Return what the strategy draws once for a run, from a random generator for it alone; floats as `dtype`."""
+def drawn_numbers(strategy: Strategy, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return what the strategy draws once for the run of a seed, from a random generator for it alone; floats as
+    `dtype`."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(settings["seed"], "drawn").initial_seed())
-        drawn = strategy.draws(network, tasks, settings.knobs)
+        torch.manual_seed(generator(seed, "drawn").initial_seed())
+        drawn = strategy.draws()
     return {name: v.to(dtype) if v.is_floating_point() else v for name, v in drawn.items()}
 
 

@@ -164,10 +164,9 @@ def parameter_bytes(strategy: type[Strategy], images: Samples, stream: TaskStrea
             network = uninitialized_network(settings, images.x.shape[1:], outputs)
             leaves = network.parameters() | strategy.trainables(network, tasks, settings.knobs)
             data = data_without_images(tasks, outputs, images.x.shape[1:])
-            drawn = strategy.draws(network, tasks, settings.knobs)
-        layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
-        unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
-        state = unbuilt.init_from(torch.empty(layout.size, device="meta"), drawn)
+            layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
+            unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
+            state = unbuilt.init_from(torch.empty(layout.size), unbuilt.draws())
     except (NotImplementedError, RuntimeError):
         return 0
     return 4 * 4 * layout.size + 4 * sum(v.numel() * v.element_size() for v in tree_leaves(state))

@@ -3,7 +3,7 @@
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import BatchNormMode, Network, RunningStatistics, Weights
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
-from clrun.strategy.closed_form import ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
+from clrun.strategy.closed_form import ROUNDING, ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
 from clrun.strategy.fisher_information import diagonal_fisher
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
@@ -23,6 +23,7 @@ lifted = inside_transform  # the former name, which goes away in the next releas
 __all__ = [
     "BARRED",
     "NEGLIGIBLE",
+    "ROUNDING",
     "Aux",
     "Batch",
     "BatchNormMode",

@@ -86,12 +86,11 @@ class Strategy:
         """
         return {}
 
-    @classmethod
-    def draws(cls, network: Network, tasks: int, knobs: Knobs) -> dict[str, Tensor]:
+    def draws(self) -> dict[str, Tensor]:
         """Return random numbers that are drawn once for a run and never trained, by name; by default none.
 
-        `init_from` gets them. It is called once for each run, before training. PyTorch's global generator is seeded
-        with the run's seed.
+        `init_from` gets them. It is called once for each run, before training, with PyTorch's global generator seeded
+        with the run's seed. It may use the shapes of `self.net` and `self.data`, and fixed choices.
         """
         return {}
 

@@ -29,6 +29,9 @@ from clrun.strategy.base import HealthRows, Knobs, Strategy, Tree
 # Samples whose features are computed at once.
 CHUNK_SAMPLES = 1024
 
+# Share: a variance below this part of the mean square is what rounding has left of a difference of sums.
+ROUNDING = 1e-12
+
 
 class LinearHead(NamedTuple):
     """A head whose scores are weight f + bias."""

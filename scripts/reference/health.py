@@ -34,6 +34,9 @@ MEANINGS: dict[str, str] = {
     "memory_max": "largest absolute value of a memory unit",
     "summed_samples": "number of samples in the sums that the head follows from, after the task",
     "summed_outputs": "number of outputs that have a sample in these sums, after the task",
+    "shrinkage_used": "share of the identity in the covariance of the head, after the task",
+    "samples_per_feature": "samples of the output that has fewest, divided by the number of features, after the task",
+    "ridge_used": "strength of the ridge that the head was fitted with, after the task",
     "push_rms": "how much memory units add to a hidden unit: the root of the mean square",
 }
 
@@ -51,6 +54,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "derpp": ("replay_loss", *_MEMORY),
     "er": ("replay_loss", *_MEMORY),
     "ewc": (*_PENALTY, *_FISHER),
+    "fecam": ("summed_samples", "summed_outputs", "samples_per_feature"),
     "finetune": (),
     "hat": ("open_share", "used_share", "undecided_share"),
     "imm": ("penalty", "merge_distance", "precision_sum"),
@@ -59,7 +63,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "mas": (*_PENALTY, *_IMPORTANCE),
     "ncm": ("summed_samples", "summed_outputs"),
     "packnet": ("taken_share", "free_share"),
+    "ranpac": ("summed_samples", "summed_outputs", "ridge_used"),
     "scratch": ("others_share",),
     "separate": ("networks", "nearest_network"),
     "si": (*_PENALTY, *_IMPORTANCE),
+    "slda": ("summed_samples", "summed_outputs", "shrinkage_used"),
 }

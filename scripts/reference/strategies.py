@@ -18,7 +18,7 @@ from reference.markdown import code, from_docstring, plain, table
 ORDER = (
     *("finetune", "joint", "cumulative", "scratch", "separate"),
     *("er", "der", "derpp", "agem", "ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
-    *("ncm",),  # heads in closed form, without gradients
+    *("ncm", "slda", "fecam", "ranpac"),  # heads in closed form, without gradients
 )
 
 

@@ -42,6 +42,13 @@ def scores_of(stack, run, x):
     return strategy.scores(run.theta, run.state, stack.hp, x.view(len(x), *stack.strategy.data.images.shape[1:]), t)
 
 
+def with_images(stack, change):
+    """The stack on a copy of its images that `change` has changed in place."""
+    data = replace(stack.strategy.data, images=stack.strategy.data.images.clone())
+    change(data.images)
+    return replace(stack, strategy=replace(stack.strategy, data=data))
+
+
 def class_means(x, y):
     return np.stack([x[y == c].mean(0) for c in range(10)])
 
@@ -51,7 +58,78 @@ def ncm(x, y, test):
     return -((test[:, None] - means) ** 2).sum(-1) / 2
 
 
-JOINT = {("ncm",): ncm}
+def within(x, y, means):
+    """The covariance within classes."""
+    away = x - means[y]
+    return away.T @ away / len(x)
+
+
+def linear_scores(test, means, precision):
+    return test @ precision @ means.T - np.einsum("cd,de,ce->c", means, precision, means) / 2
+
+
+def slda(x, y, test, shrinkage=None):
+    means = class_means(x, y)
+    covariance, identity = within(x, y, means), np.eye(x.shape[1])
+    if shrinkage is not None:
+        return linear_scores(test, means, np.linalg.inv((1 - shrinkage) * covariance + shrinkage * identity))
+    n, d = x.shape
+    trace, square = np.trace(covariance), np.trace(covariance @ covariance)
+    rho = min(1, ((1 - 2 / d) * square + trace**2) / ((n + 1 - 2 / d) * (square - trace**2 / d)))
+    return linear_scores(test, means, np.linalg.inv((1 - rho) * covariance + rho * trace / d * identity))
+
+
+def power(x):
+    return np.sign(x) * np.sqrt(np.abs(x))
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def fecam(x, y, test, shared=False, gammas=(1.0, 1.0)):
+    """A class and a sample at a time, as the equations are written."""
+    scores, d = np.zeros((len(test), 10)), x.shape[1]
+    pooled = within(power(x), y, class_means(power(x), y))
+    for c in range(10):
+        covariance = pooled if shared else np.cov(power(x[y == c]).T, bias=True)
+        off = covariance[~np.eye(d, dtype=bool)].mean()
+        ones = np.ones((d, d)) - np.eye(d)
+        covariance = covariance + gammas[0] * np.diag(covariance).mean() * np.eye(d) + gammas[1] * off * ones
+        deviation = np.sqrt(np.diag(covariance))
+        precision = np.linalg.inv(covariance / np.outer(deviation, deviation))
+        for i, g in enumerate(power(test)):
+            away = unit(g) - unit(power(x[y == c].mean(0)))
+            scores[i, c] = -away @ precision @ away / 2
+    return scores
+
+
+def qda(x, y, test, gamma=0.1):
+    scores, d, means = np.zeros((len(test), 10)), x.shape[1], class_means(x, y)
+    pooled = np.trace(within(x, y, means)) / d
+    for c in range(10):
+        covariance = np.cov(x[y == c].T, bias=True) + gamma * pooled * np.eye(d)
+        away = test - means[c]
+        distance = np.einsum("nd,de,ne->n", away, np.linalg.inv(covariance), away)
+        scores[:, c] = -distance / 2 - np.linalg.slogdet(covariance)[1] / 2
+    return scores
+
+
+def ridge(x, y, test, strength=0.1):
+    return test @ np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ np.eye(10)[y])
+
+
+JOINT = {
+    ("ncm",): ncm,
+    ("slda",): slda,
+    ("slda", "shrinkage=1e-4"): lambda *given: slda(*given, shrinkage=1e-4),
+    ("fecam",): fecam,
+    ("fecam", "covariance=shared", "gamma1=2", "gamma2=0.5"): lambda *given: fecam(*given, True, (2, 0.5)),
+    ("fecam", "rule=qda", "gamma1=0.1", "tukey=1"): qda,
+    ("ranpac", "units=0", "ridge=0.1"): ridge,
+}
+# One of each method.
+METHODS = list(dict.fromkeys(name for name, *_ in JOINT))
 
 
 def differences(scores):
@@ -71,7 +149,52 @@ def test_it_is_the_head_of_all_samples_together(stack_of, strategy, split):
     assert np.abs(found - expected).max() < 1e-10 * max(1, np.abs(expected).max())
 
 
-@pytest.mark.parametrize("strategy", [name for name, *_ in JOINT])
+def hidden_of(stack, run, x):
+    """The random features of RanPAC."""
+    return np.maximum(x @ run.state.projection.numpy(), 0)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_ridge_regression_on_random_features(stack_of, split):
+    stack = stack_of("strategy=ranpac", "units=30", "ridge=3", *split, *COMMON)
+    run, _ = live(stack)
+    x, y, test = samples_of(stack)
+    expected = ridge(hidden_of(stack, run, x), y, hidden_of(stack, run, test), 3)
+    assert np.abs(scores_of(stack, run, test).numpy() - expected).max() < 1e-10
+
+
+@pytest.mark.parametrize("tasks", [1, 5])
+def test_the_strength_is_the_best_on_training_samples_that_were_held_out(stack_of, tasks):
+    """Written out: every fifth sample of each task's random order is predicted from the others of all tasks."""
+    stack = stack_of("strategy=ranpac", "units=40", f"tasks={tasks}", *COMMON)
+    run, _ = live(stack)
+    x, y, _ = samples_of(stack)
+    image_of = torch.cat(stack.streams[0].train)
+    orders = [
+        stack.schedule.shuffled_samples(stage, "train")[0][0] % len(stack.strategy.data.images)
+        for stage in range(tasks)
+    ]
+    held = np.isin(image_of.numpy(), torch.cat([order[::5] for order in orders]).numpy())
+    h = hidden_of(stack, run, x)
+    errors = {}
+    for strength in 10.0 ** np.arange(-8, 9):
+        predicted = ridge(h[~held], y[~held], h[held], strength)
+        errors[strength] = ((predicted - np.eye(10)[y[held]]) ** 2).sum()
+    best = min(errors, key=errors.get)
+    assert run.state.ridge.item() == pytest.approx(best)
+    expected = ridge(h, y, h, best)
+    assert np.abs(scores_of(stack, run, x).numpy() - expected).max() < 1e-8
+
+
+def test_no_test_sample_chooses_the_strength(stack_of):
+    stack = stack_of("strategy=ranpac", "units=40", *COMMON)
+    chosen = live(stack)[0].state.ridge
+    test = torch.cat(stack.streams[0].test)
+    stack = with_images(stack, lambda images: images.index_fill_(0, test, 0))
+    assert torch.equal(live(stack)[0].state.ridge, chosen)
+
+
+@pytest.mark.parametrize("strategy", METHODS)
 def test_the_network_stays_as_it_starts(stack_of, strategy):
     stack = stack_of(f"strategy={strategy}", *COMMON)
     first = stack.initialize()
@@ -80,7 +203,7 @@ def test_the_network_stays_as_it_starts(stack_of, strategy):
     assert [report.health[0]["steps"] for report in reports] == [0] * 5
 
 
-@pytest.mark.parametrize("strategy", [name for name, *_ in JOINT])
+@pytest.mark.parametrize("strategy", METHODS)
 def test_the_trunk_is_trained_on_the_first_task_alone(stack_of, strategy):
     stack = stack_of(f"strategy={strategy}", "trunk=first_task", *COMMON)
     run, _ = stack.learn(stack.initialize(), 0)
@@ -128,9 +251,37 @@ def test_a_linear_network_has_no_trunk(prepared_of):
     assert prepared_of("strategy=ncm", "model=linear")
 
 
-def test_state_is_what_is_stated(stack_of):
-    stack = stack_of("strategy=ncm", *COMMON)
-    assert stack.state_bytes(stack.initialize()) == 8 * (2 * 10 * 64 + 2 * 10)
+C, D = 10, 64
+SIZES = {
+    "ncm": 2 * C * D + 2 * C,
+    "slda": D * D + 2 * C * D + 2 * C + 1,
+    "fecam": 2 * C * D * D + 3 * C * D + 3 * C,
+    "fecam covariance=shared": 2 * D * D + 3 * C * D + 3 * C,
+    "ranpac units=30": 2 * 30 * 30 + 3 * 30 * C + 3 * C + 1 + D * 30,
+    "ranpac units=30 ridge=1": 30 * 30 + 2 * 30 * C + 3 * C + 1 + D * 30,
+}
+
+
+@pytest.mark.parametrize("typed", SIZES)
+def test_state_is_what_is_stated(stack_of, typed):
+    """In doubles; the random weights have the type of the network, here double."""
+    stack = stack_of(*f"strategy={typed}".split(), *COMMON)
+    assert stack.state_bytes(stack.initialize()) == 8 * SIZES[typed]
+
+
+@pytest.mark.parametrize("typed", ["rule=qda gamma2=0.5", "rule=qda covariance=shared", "gamma1=1 gamma2=1.5"])
+def test_settings_that_contradict_each_other(prepared_of, typed):
+    with pytest.raises(UsageError, match=r"gamma2|covariance"):
+        prepared_of("strategy=fecam", *typed.split())
+
+
+@pytest.mark.parametrize("strategy", METHODS)
+def test_samples_that_do_not_differ(stack_of, strategy):
+    """Without any variance there is still a finite head."""
+    stack = with_images(stack_of(f"strategy={strategy}", *COMMON), lambda images: images.fill_(3))
+    run, reports = live(stack)
+    assert scores_of(stack, run, samples_of(stack)[2][:4]).isfinite().all()
+    assert reports[-1].divergence == [None]
 
 
 class Drawing(NCM):
@@ -139,9 +290,8 @@ class Drawing(NCM):
     class State(NCM.State):
         pass
 
-    @classmethod
-    def draws(cls, network, tasks, knobs):
-        return {"numbers": torch.randn(tasks), "order": torch.randperm(tasks)}
+    def draws(self):
+        return {"numbers": torch.randn(self.data.tasks), "order": torch.randperm(self.data.tasks)}
 
     def init_from(self, theta, drawn):
         return {"sums": self.init(theta).sums, "drawn": drawn}

@@ -118,6 +118,7 @@ BREAKS = {
         ("offer", nothing_stored, "samples of one class alone"),
     ],
     "ewc": [("after_phase", zero_fisher, "EWC found no weight important (its fisher is all zero)")],
+    "fecam": CLOSED_FORM,
     "finetune": [],
     "hat": [
         ("final_gates", gates(1.0), "every unit was in use after task 1"),
@@ -134,12 +135,14 @@ BREAKS = {
     ],
     "mas": [("after_phase", zero_sensitivity, "MAS found no weight important")],
     "ncm": CLOSED_FORM,
+    "ranpac": CLOSED_FORM,
     "packnet": [
         ("after_phase", keep_share(1.0), "no weight was free after task 1"),
         ("after_phase", keep_share(0.0), "a task kept no weight"),
     ],
     "scratch": [("visible", own_task, ALONE)],
     "separate": [("networks", one_for_all, "two tasks have one and the same network")],
+    "slda": CLOSED_FORM,
     "si": [("after_move", as_it_was, "SI found no weight important")],
 }
 CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
