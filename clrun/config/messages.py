@@ -67,7 +67,7 @@ SYNONYMS = {
     "learning_rate": ["lr"], "hidden": ["model.widths"], "hidden_sizes": ["model.widths"], "layers": ["model.widths"],
     "num_epochs": ["epochs"], "n_epochs": ["epochs"], "n_tasks": ["tasks"], "num_tasks": ["tasks"],
     "method": ["strategy"], "algorithm": ["strategy"], "buffer_size": ["memory_size"], "ewc_lambda": ["lambda"],
-    "name": ["model.arch"], "architecture": ["model.arch"], "backbone": ["model.arch"],
+    "dataset.name": ["dataset.set"], "name": ["model.arch"], "architecture": ["model.arch"], "backbone": ["model.arch"],
 }  # fmt: skip
 
 
@@ -77,7 +77,8 @@ def unknown_key(key: str, catalog: Catalog) -> str:
     last = key.rpartition(".")[2]
     same = [other for other in keys if other.rpartition(".")[2] == last]
     near = (
-        same
+        SYNONYMS.get(key)
+        or same
         or SYNONYMS.get(last)
         or difflib.get_close_matches(key, keys, 1)
         or difflib.get_close_matches(last, keys, 1)

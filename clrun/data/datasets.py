@@ -37,7 +37,7 @@ IDX_FILES = {
 Images = Samples  # the former name
 
 # Data sets whose reader refuses wrong labels itself.
-CHECKED_BY_READER = ("arrays", "table", "torch")
+CHECKED_BY_READER = ("arrays", "table", "torch", "torchvision")
 
 
 def load(settings: Values, own: partial[object] | None = None) -> Samples:
@@ -82,7 +82,8 @@ def data_folder(named: str | os.PathLike | None) -> Path:
 
 def _reader(name: str) -> Callable[[Values], Arrays]:
     readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
-    readers |= {"arrays": _arrays, "table": _table, "torch": _torch, "alphabets": _alphabets}
+    readers |= {"arrays": _arrays, "table": _table, "torch": _torch, "torchvision": _torchvision}
+    readers |= {"alphabets": _alphabets}
     readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
     if name not in readers:
         raise UsageError(f"dataset={name} is not known: use one of {', '.join(sorted(readers))}.")
@@ -145,6 +146,18 @@ def _image_folder(settings: Values) -> Arrays:
     read = image_folder.read(root, size, test_fraction, cache_folder() / "clrun", white, skip_broken)
     x, y, train, classes, fingerprint, folder_record = read
     return Arrays(x, y, train, classes, fingerprint=fingerprint, folder=folder_record)
+
+
+# ---------------------------------------------------------------- torchvision
+
+
+def _torchvision(settings: Values) -> Arrays:
+    """Return the data set of torchvision that `dataset.set` names."""
+    from clrun.data import torchvision_sets  # only for this data set
+
+    keys = torchvision_sets.Typed._fields
+    typed = torchvision_sets.Typed(**{key: settings[f"dataset.{key}"] for key in keys})
+    return torchvision_sets.read(typed, data_folder(settings["data_dir"]), cache_folder() / "clrun")
 
 
 # ---------------------------------------------------------------- data of the user's own

@@ -7,7 +7,8 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,9 @@ TORCHVISION = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
 }
+
+# Endings of archives that are of no use once they are unpacked.
+PACKED = (".zip", ".tgz", ".tar", ".gz")
 
 # Seconds: a server that is silent for so long counts as no network.
 STALLED_SECONDS = 10.0
@@ -59,6 +63,39 @@ def _download(name: str, folder: Path, stage: Path, place: Path, archives: Seque
     for file in target.iterdir():
         if file.name not in archives and not (place / file.name).exists():
             os.replace(file, place / file.name)
+
+
+def download_errors() -> tuple[type[Exception], ...]:
+    """Return what torchvision raises where a file cannot be downloaded or unpacked; ImportError where it needs a
+    library for that."""
+    import http.client  # 20 ms, only for the names of exceptions
+    import tarfile
+    import zipfile
+
+    packed = (gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+    return OSError, RuntimeError, ValueError, ImportError, http.client.HTTPException, *packed
+
+
+def fetch(folder: Path, files: Sequence[str], download: Callable[[Path], object], keep_archives: bool) -> None:
+    """Let `download` fill a new folder below the data folder, and move what is not in the data folder yet there.
+
+    files: what it downloads, as paths below the data folder; those that are there already are copied for it, so that
+    archives are unpacked without network. keep_archives: whether archives are moved, too. Raise one of
+    `download_errors()`.
+    """
+    with _made(folder), _socket_timeout(), tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
+        stage = Path(name)
+        for file in files:
+            if (folder / file).is_file():
+                (stage / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / file, stage / file)
+        download(stage)
+        packed = [] if keep_archives else [stage / file for file in files if file.endswith(PACKED)]
+        for path in sorted(stage.rglob("*")):
+            target = folder / path.relative_to(stage)
+            if path.is_file() and path not in packed and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
 
 
 def _absent_error(

@@ -116,20 +116,26 @@ def _digest_or_zeros(path: str) -> bytes:
 # ---------------------------------------------------------------- cache files
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """Return the arrays in a cache file; None where there is none or it is damaged (every .npz carries checksums)."""
+def read_arrays(path: Path, dataset: str = "image_folder") -> dict[str, np.ndarray] | None:
+    """Return the arrays in a cache file; None where there is none or it is damaged (every .npz carries checksums).
+
+    dataset: which reader says so.
+    """
     if not os.path.isfile(path):
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except DAMAGE_ERRORS as error:
-        print(f"image_folder: {path} is torn ({error}): reading the pictures again", file=sys.stderr)
+        print(f"{dataset}: {path} is torn ({error}): reading the pictures again", file=sys.stderr)
         return None
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write a cache file under another name, then rename it; print a line where the folder cannot be written."""
+def write_arrays(path: Path, dataset: str = "image_folder", **arrays: np.ndarray) -> None:
+    """Write a cache file under another name, then rename it; print a line where the folder cannot be written.
+
+    dataset: which reader prints it.
+    """
     part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +143,7 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the names of the arrays are given
         os.replace(part, path)
     except OSError as error:
-        print(f"image_folder: {path.parent} cannot be written ({error.strerror}): nothing cached", file=sys.stderr)
+        print(f"{dataset}: {path.parent} cannot be written ({error.strerror}): nothing cached", file=sys.stderr)
     finally:
         if os.path.exists(part):
             part.unlink()
