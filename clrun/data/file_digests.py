@@ -53,7 +53,7 @@ class Digests(NamedTuple):
     def remember(self, cache: Path) -> None:
         """Bring the cache file up to date."""
         if self.news:
-            write_arrays(cache, **self.news)
+            write_arrays(cache, "image_folder", **self.news)
 
 
 def digests(paths: Sequence[str], states: Sequence[FileState], cache: Path) -> Digests:
