@@ -86,7 +86,8 @@ def picture_files(typed: Sequence[str]) -> list[str]:
             raise UsageError(f"{path}: there is no picture in this folder ({', '.join(SUFFIXES)}).")
         others = sum(os.path.isfile(file) for file in inside) - len(pictures)
         if others > 0:
-            announce(f"{path}: {len(pictures)} pictures; {others} other files were passed over.")
+            passed = "one other file was" if others == 1 else f"{others} other files were"
+            announce(f"{path}: {len(pictures)} pictures; {passed} passed over.")
         found += pictures
     return found
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
 from omegaconf import OmegaConf
@@ -28,6 +28,9 @@ from clrun.commands import console, run
 from clrun.config import catalog, check_keys
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
+
+if TYPE_CHECKING:
+    from clrun.terminal.fitting import Cells
 
 FIRST_SEED = 2
 
@@ -139,21 +142,28 @@ def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -
         yield Finding(number, name, case, command, float(values.mean()), standard_error, len(values))
 
 
-def table(findings: Sequence[Finding]) -> pd.DataFrame:
+def table(findings: Sequence[Finding]) -> "Cells":
     """Return a row for each case, as they are in docs/results/reproduction.md."""
-    return pd.DataFrame(
-        {
-            "row": f.row,
-            "case": f.name,
-            "ours": f"{f.mean:.2f}",
-            "se": f"{f.standard_error:.2f}",
-            "n": f.n,
-            "published": f"{f.case.target:.2f}",
-            "allowed": f"± {f.allowed:.2f}",
-            "verdict": f.verdict,
-        }
-        for f in findings
-    )
+    from clrun.terminal.fitting import Cells, Column
+
+    names = {"row": True, "case": True, "ours": False, "se": False, "n": False, "published": False, "allowed": False}
+    columns = [*(Column(name, text) for name, text in names.items()), Column("verdict", text=True)]
+    return Cells("", columns, [cells_of(finding) for finding in findings], labels=2)
+
+
+def cells_of(f: Finding) -> list[str]:
+    """Return the row of a case."""
+    error = "" if math.isnan(f.standard_error) else f"{f.standard_error:.2f}"
+    figures = [f"{f.mean:.2f}", error, str(f.n), f"{f.case.target:.2f}", f"± {f.allowed:.2f}"]
+    return [f.row, f.name, *figures, f.verdict]
+
+
+def show(cells: "Cells") -> None:
+    """Print a table."""
+    from clrun.terminal.console import make_console
+    from clrun.terminal.fitting import print_table
+
+    print_table(make_console(), cells)
 
 
 def listing(by_number: Mapping[str, Row]) -> str:
@@ -219,7 +229,7 @@ def command(argv: Sequence[str], by_number: Mapping[str, Row]) -> None:
     findings = [
         finding for number in arguments.rows for finding in verify(number, by_number[number], seeds, arguments.set)
     ]
-    print("\n" + table(findings).to_string(index=False))
+    show(table(findings))
     if any(finding.verdict != "inside" for finding in findings):
         sys.exit(1)
 

@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +23,8 @@ EXAMPLES = {
     "clrun --config-dir my strategy=mine": "a strategy of your own, in my/strategy/mine.yaml",
 }
 
+
+MEANING = 30  # characters that the second of two columns needs
 
 FLAGS = {
     "-m, --multirun": "sweep: every combination of the values that are listed with commas or as range(...)",
@@ -41,12 +45,12 @@ def show(catalog: Catalog) -> None:
     section(console, "Examples", EXAMPLES)
     for group in GROUPS:
         console.print(f"[bold]{group}[/bold]=... (by default {catalog.defaults[group]})")
-        console.print(rows(options(catalog, group)))
+        console.print(rows(options(catalog, group), console.width))
     console.print(f"[bold]{CLUSTER}[/bold]=... trains on other machines (by default here)")
-    console.print(rows(options(catalog, CLUSTER)))
+    console.print(rows(options(catalog, CLUSTER), console.width))
     section(console, "Experiments", {f"+experiment={name}": remark(path) for name, path in catalog.experiments.items()})
     console.print("[bold]Keys of every run[/bold], with their defaults")
-    console.print(rows(key_line(*item) for item in catalog.root.items()))
+    console.print(rows((key_line(*item) for item in catalog.root.items()), console.width))
     section(console, "Flags", FLAGS)
     console.print(
         "Results are written to outputs/. A value with commas, brackets or spaces wants quotes: 'lambda=1,2'."
@@ -57,16 +61,26 @@ def section(console: Console, title: str, lines: Mapping[str, str]) -> None:
     """Print a title and two columns; nothing if there are no lines."""
     if lines:
         console.print(f"[bold]{title}[/bold]")
-        console.print(rows(lines.items()))
+        console.print(rows(lines.items(), console.width))
 
 
-def rows(lines: Iterable[tuple[str, str]]) -> Table:
-    """Return a table of two columns, of which the first is never cut."""
+def rows(lines: Iterable[tuple[str, str]], width: int) -> Table:
+    """Return a table of two columns for a terminal of this width: what is typed, and what it means. Where that leaves
+    less than MEANING to the second, it stands below the first."""
+    pairs = list(lines)
+    left_width = max((cell_len(left) for left, _ in pairs), default=0)
+    beside = left_width + MEANING <= width
     table = Table.grid(padding=(0, 2), pad_edge=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for left, right in lines:
-        table.add_row(Text(left, "" if left.startswith(" ") else "cyan"), Text(right))
+    table.add_column(no_wrap=beside, overflow="fold")
+    if beside:
+        table.add_column(overflow="fold")
+    for left, right in pairs:
+        typed, meaning = Text(left, "" if left.startswith(" ") else "cyan"), Text(right)
+        if beside:
+            table.add_row(typed, meaning)
+        else:
+            table.add_row(typed)
+            table.add_row(Padding(meaning, (0, 0, 0, 4)))
     table.add_row()
     return table
 

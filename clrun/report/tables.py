@@ -1,21 +1,19 @@
 """The rows of a report as tables for readers: on the terminal, in Markdown, in LaTeX."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor, log10
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from clrun.report.intervals import Statistic
 from clrun.report.rows import Row, heading
 from clrun.report.runs import KEPT
 from clrun.results import columns
-from clrun.terminal import run_tables
-from clrun.terminal.console import print_line, titled_table, warn, with_deviation
+from clrun.terminal.console import print_line, warn, with_deviation
+from clrun.terminal.fitting import Cells, Column, print_table
 
 # Measures that are fractions of samples, and are shown in percent; the costs are shown in their units.
 SHARES = (
@@ -165,8 +163,7 @@ class Section:
         """Print the section; wide tables are split into several pieces below each other."""
         print_line(console, self.title, "bold")
         for lines in self.tables:
-            for piece in pieces(console, lines, self.labels):
-                console.print(terminal_table(piece, self.labels))
+            print_table(console, terminal_table(lines, self.labels))
         for line in self.notes:
             print_line(console, line)
         for remark in self.remarks:
@@ -240,22 +237,7 @@ def remarks_on_settings(rows: Sequence[Row]) -> list[str]:
 # ---------------------------------------------------------------- on the terminal
 
 
-def pieces(console: Console, lines: pd.DataFrame, labels: int) -> Iterator[pd.DataFrame]:
-    """Yield a table in as many pieces as the width requires, each with the first `labels` columns."""
-    first, rest = list(lines)[:labels], list(lines)[labels:]
-    while rest:
-        count = len(rest)
-        while count > 1 and run_tables.too_wide(console, terminal_table(lines[first + rest[:count]], labels)):
-            count -= 1
-        yield lines[first + rest[:count]]
-        rest = rest[count:]
-
-
-def terminal_table(lines: pd.DataFrame, labels: int) -> Table:
-    """Return a table of text as one for the terminal, whose first `labels` columns are left-aligned."""
-    table = titled_table("")
-    for i, name in enumerate(lines):
-        table.add_column(Text(str(name).replace("_", "\n")), justify="left" if i < labels else "right")
-    for line in lines.itertuples(index=False):
-        table.add_row(*(Text(cell) for cell in line))
-    return table
+def terminal_table(lines: pd.DataFrame, labels: int) -> Cells:
+    """Return a table of text as one for the terminal, whose first `labels` columns identify a row."""
+    columns = [Column(str(name).replace("_", "\n"), text=number < labels) for number, name in enumerate(lines)]
+    return Cells("", columns, lines.to_numpy().tolist(), labels)

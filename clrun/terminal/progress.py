@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
@@ -22,9 +23,15 @@ from clrun.terminal.console import percent, print_line
 
 REDRAWS_PER_SECOND = 4
 
-# Characters of the columns of the live table. The column of names gets the remaining width, but at least NAME_WIDTH.
+# Characters of the columns of the live table. The column of names gets the remaining width, but at least NAME_WIDTH;
+# where that is too much, columns are left out in the order of LEAST.
 WIDTHS = {"task": 8, "step": 13, "samples/s": 9, "left": 7}
 NAME_WIDTH = 20
+LEAST = ("samples/s", "step", "left")
+
+# Characters beside a bar: of the steps, such as "60000/77000 steps", of the remaining time, and of the gaps.
+FIGURES = 28
+BAR, BAR_LEAST = 40, 10  # characters of a bar at most, and at least: where there is less room, there is none
 
 LISTED_ACCURACIES = 12  # a line lists up to this many accuracies, and prints the mean of more
 
@@ -137,16 +144,33 @@ class View:
     def table(self) -> Table:
         """Return the live table. Its footer states how many runs are done and how long the others will take."""
         left = (perf_counter() - self.began) / self.done * (self.runs - self.done) if self.done else None
-        footer = [f"{self.done} of {self.runs} runs done", "", "", "", clock(left)]
         table = Table(box=SIMPLE_HEAD, show_footer=True, pad_edge=False)
-        rest_of_width = self.console.width - sum(WIDTHS.values()) - 2 * (1 + len(WIDTHS))
-        table.add_column("worker", footer[0], no_wrap=True, width=max(NAME_WIDTH, rest_of_width))
-        for (name, width), text in zip(WIDTHS.items(), footer[1:], strict=True):
-            table.add_column(name, text, justify="right", no_wrap=True, width=width)
+        widths = live_widths(self.console.width)
+        rest_of_width = self.console.width - table_width(widths)
+        footer = {"left": clock(left)}
+        ended = f"{self.done} of {self.runs} runs done"
+        table.add_column("worker", ended, no_wrap=True, width=max(NAME_WIDTH, rest_of_width))
+        for name, width in widths.items():
+            table.add_column(name, footer.get(name, ""), justify="right", no_wrap=True, width=width)
         for worker, line in sorted(self.lines.items()):
             first, *rest = line.cells()
-            table.add_row(Text(f"{worker} {first}", overflow="ellipsis"), *rest)
+            figures = [cell for name, cell in zip(WIDTHS, rest, strict=True) if name in widths]
+            table.add_row(Text(f"{worker} {first}", overflow="ellipsis"), *figures)
         return table
+
+
+def table_width(widths: dict[str, int]) -> int:
+    """Return the characters that columns of the live table take, but for those of the first column's names."""
+    return sum(widths.values()) + 2 * (1 + len(widths))
+
+
+def live_widths(width: int) -> dict[str, int]:
+    """Return those columns of the live table, with their widths, that fit into a terminal of this width."""
+    widths = dict(WIDTHS)
+    for name in LEAST:
+        if NAME_WIDTH + table_width(widths) > width:
+            del widths[name]
+    return widths
 
 
 # ---------------------------------------------------------------- a run
@@ -189,7 +213,7 @@ class TerminalProgress:
         self.tasks = tasks
         self.name = f"{name}: " if name else ""
         self.started = time.perf_counter()
-        self.bar = make_bar(console)
+        self.bar = make_bar(console, cell_len(self.described(tasks)))
         self.line = self.bar.add_task("", total=None, visible=False)
 
     def __enter__(self) -> Self:
@@ -206,7 +230,13 @@ class TerminalProgress:
     def begin_task(self, stage: int, steps: int) -> None:
         """Show an empty bar for a task of this many optimizer steps."""
         self.started = time.perf_counter()
-        self.bar.reset(self.line, total=steps, description=f"{self.name}task {stage}/{self.tasks}", visible=True)
+        self.bar.reset(self.line, total=steps, description=self.described(stage), visible=True)
+
+    def described(self, stage: int) -> str:
+        """Return 'ewc seed=0: task 1/5', in which the name gives way where the terminal is narrow."""
+        task, name = f"task {stage}/{self.tasks}", Text(self.name)
+        name.truncate(max(0, self.console.width - FIGURES - len(task)), overflow="ellipsis")
+        return f"{name} {task}" if str(name).endswith("…") else f"{name}{task}"
 
     def advance(self, steps: int) -> None:
         """Move the bar by this many steps."""
@@ -221,11 +251,13 @@ class TerminalProgress:
         print_line(self.console, line + (f": {shown} %" if shown else ""))
 
 
-def make_bar(console: Console) -> Bar:
-    """Return a progress bar that disappears at the end."""
+def make_bar(console: Console, described: int) -> Bar:
+    """Return a progress bar that disappears at the end. described: characters of its description."""
+    width = min(BAR, console.width - FIGURES - described - 1)
+    bar: list[ProgressColumn] = [BarColumn(width)] if width >= BAR_LEAST else []
     return Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False),
+        *bar,
         MofNCompleteColumn(),
         TextColumn("steps"),
         TimeRemainingColumn(),

@@ -1,13 +1,12 @@
 """The tables of a finished run on the terminal, read from its CSV files."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pandas as pd
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from clrun.results import collection
@@ -17,9 +16,10 @@ from clrun.results.outcome import RunStatus
 from clrun.results.reading import read_table
 from clrun.results.run_files import read_summary
 from clrun.system.text import format_cell
-from clrun.terminal.console import percent, print_line, titled_table, warn
+from clrun.terminal.console import percent, print_line, warn
+from clrun.terminal.fitting import Cells, Column, print_table
 
-HEADER_WIDTH = 14  # characters; longer class names are left out of the header of a column
+HEADER_WIDTH = 14  # characters of a terminal; longer class names are left out of the header of a column
 
 
 def show(console: Console, directory: Path, outputs: Path, chance: float | None, knobs: Collection[str] = ()) -> None:
@@ -33,9 +33,8 @@ def show(console: Console, directory: Path, outputs: Path, chance: float | None,
     print_line(console, heading(summary, knobs), "bold")
     for warning in warnings_of(summary):
         warn(console, warning)
-    for table in matrix_tables(console, matrix, names):
-        console.print(table)
-    console.print(forgetting_table(forgetting, names))
+    print_table(console, matrix_table(matrix, names))
+    print_table(console, forgetting_table(forgetting, names))
     print_line(console, scores(summary, chance), "bold")
     for line in reference_lines(summary, outputs):
         print_line(console, line)
@@ -80,40 +79,21 @@ def task_names(directory: Path) -> dict[int, str]:
     return {task: ", ".join(classes) for task, classes in names.items()}
 
 
-def matrix_tables(console: Console, matrix: pd.DataFrame, names: dict[int, str]) -> Iterator[Table]:
-    """Yield the accuracy matrix in percent, in as many tables, one below the other, as the width requires."""
-    tasks = list(range(1, matrix.shape[1] - 1))
-    while tasks:
-        count = len(tasks)
-        while count > 1 and too_wide(console, matrix_table(matrix, tasks[:count], names)):
-            count -= 1
-        yield matrix_table(matrix, tasks[:count], names)
-        tasks = tasks[count:]
-
-
-def too_wide(console: Console, table: Table) -> bool:
-    """Return whether a table is wider than the console."""
-    unlimited = console.options.update(width=10**6)
-    return Measurement.get(console, unlimited, table).maximum > console.width
-
-
-def matrix_table(matrix: pd.DataFrame, tasks: Sequence[int], names: dict[int, str]) -> Table:
-    """Return the columns of these tasks of the accuracy matrix, and the average."""
-    table = titled_table("accuracy in percent")
-    table.add_column("after")
-    for task in tasks:
-        table.add_column(header(task, names), justify="right", no_wrap=True)
-    table.add_column("average", justify="right", no_wrap=True)
+def matrix_table(matrix: pd.DataFrame, names: dict[int, str]) -> Cells:
+    """Return the accuracy matrix in percent: a column for each task, and the average."""
+    tasks = range(1, matrix.shape[1] - 1)
+    rows: list[list[str | Text]] = []
     for after, row in enumerate(matrix.itertuples(index=False)):
         cells = [Text(percent(row[task]), emphasis(after, task)) for task in tasks]
-        table.add_row("untrained" if after == 0 else f"task {after}", *cells, Text(percent(row[-1])))
-    return table
+        rows.append(["untrained" if after == 0 else f"task {after}", *cells, percent(row[-1])])
+    columns = [Column("after", text=True), *(Column(header(task, names)) for task in tasks), Column("average")]
+    return Cells("accuracy in percent", columns, rows, labels=1, ends=1)
 
 
-def header(task: int, names: dict[int, str]) -> Text:
+def header(task: int, names: dict[int, str]) -> str:
     """Return the header of a task's column: 'task 2', and below it the names of its classes where they fit."""
     name = names.get(task, "")
-    return Text(f"task {task}\n{name}" if 0 < len(name) <= HEADER_WIDTH else f"task {task}")
+    return f"task {task}\n{name}" if 0 < cell_len(name) <= HEADER_WIDTH else f"task {task}"
 
 
 def emphasis(after: int, task: int) -> str:
@@ -121,18 +101,18 @@ def emphasis(after: int, task: int) -> str:
     return "bold" if after == task else "dim" if after < task else ""
 
 
-def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Table:
+def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Cells:
     """Return forgetting.csv in percent: one row per task, then the average."""
-    table = titled_table("forgetting in percent")
-    table.add_column("task", overflow="fold")
+    columns = [Column("task", text=True)]
     for column in forgetting.columns[1:]:
         words = column.removeprefix("accuracy_").removesuffix("_accuracy").split("_")
-        table.add_column("\n".join(words), justify="right", no_wrap=True)
+        columns.append(Column("\n".join(words)))
+    rows = []
     for number, row in enumerate(forgetting.itertuples(index=False), start=1):
-        last = number == len(forgetting)
         label = f"{row[0]} ({names[number]})" if number in names else str(row[0])
-        table.add_row(Text(label), *[percent(value) for value in row[1:]], style="bold" if last else "")
-    return table
+        rows.append([label, *(percent(value) for value in row[1:])])
+    styles = [*[""] * (len(rows) - 1), "bold"]
+    return Cells("forgetting in percent", columns, rows, labels=1, styles=styles)
 
 
 def scores(summary: pd.Series, chance: float | None) -> str:

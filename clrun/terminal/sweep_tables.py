@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 from rich.console import Console
-from rich.text import Text
 
 from clrun.results.outcome import RunStatus
 from clrun.results.tables import is_missing
-from clrun.terminal.console import mean_and_deviation, percent, print_line, titled_table
+from clrun.terminal.console import mean_and_deviation, percent, print_line
+from clrun.terminal.fitting import Cells, Column, print_table
 
 
 def runs_table(console: Console, runs: pd.DataFrame, keys: Sequence[str]) -> None:
@@ -16,14 +16,18 @@ def runs_table(console: Console, runs: pd.DataFrame, keys: Sequence[str]) -> Non
 
     runs: rows of summary.csv, with the keys as text; nan is shown as nothing.
     """
-    table = titled_table("accuracy and forgetting in percent")
-    for name in [*keys, "average_accuracy", "forgetting", "status"]:
-        is_text = name in keys or name == "status"
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+    print_table(console, runs_cells(runs, keys))
+
+
+def runs_cells(runs: pd.DataFrame, keys: Sequence[str]) -> Cells:
+    """Return the table that `runs_table` prints."""
+    columns = [Column(name, text=True) for name in keys]
+    columns += [Column("average_accuracy"), Column("forgetting"), Column("status", text=True)]
+    rows = []
     for _, row in runs.iterrows():
         measured = [percent(row[name]) for name in ("average_accuracy", "forgetting")]
-        table.add_row(*(Text(key_text(row[key])) for key in keys), *measured, status_text(row))
-    console.print(table)
+        rows.append([*(key_text(row[key]) for key in keys), *measured, status_text(row)])
+    return Cells("accuracy and forgetting in percent", columns, rows, labels=len(keys))
 
 
 def status_text(row: pd.Series) -> str:
@@ -41,15 +45,20 @@ def sweep_table(console: Console, summaries: pd.DataFrame, varying: Sequence[str
 
     summaries: rows of summary.csv. Diverged runs have no final accuracy: they are counted in a column of their own.
     """
+    print_table(console, sweep_cells(summaries, varying))
+
+
+def sweep_cells(summaries: pd.DataFrame, varying: Sequence[str]) -> Cells:
+    """Return the table that `sweep_table` prints."""
     keys = [key for key in varying if key != "seed"] or ["strategy"]
-    table = titled_table("mean ± standard deviation in percent")
-    for name in [*keys, "runs", "diverged", "average accuracy", "forgetting", "learning accuracy"]:
-        table.add_column(name.replace(" ", "\n"), justify="left" if name in keys else "right", overflow="fold")
+    measures = ["runs", "diverged", "average accuracy", "forgetting", "learning accuracy"]
+    columns = [Column(name, text=True) for name in keys] + [Column(name.replace(" ", "\n")) for name in measures]
+    lines = []
     for values, rows in summaries.groupby(keys, sort=False, dropna=False):
         diverged = (rows["status"] == RunStatus.DIVERGED).sum()
         means = [mean_and_deviation(rows[name]) for name in ("average_accuracy", "forgetting", "learning_accuracy")]
-        table.add_row(*(Text(key_text(v)) for v in values), str(len(rows)), str(diverged) if diverged else "", *means)
-    console.print(table)
+        lines.append([*(key_text(v) for v in values), str(len(rows)), str(diverged) if diverged else "", *means])
+    return Cells("mean ± standard deviation in percent", columns, lines, labels=len(keys))
 
 
 def best_by_validation(console: Console, summaries: pd.DataFrame, varying: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from clrun.config.settings import Settings
     from clrun.runs.prepared import Prepared
+    from clrun.terminal.fitting import Cells
     from clrun.tune.question import Question
 
 # Runs that a GPU trains at once.
@@ -205,6 +206,7 @@ class Search:
         """Print the best trials and the command of the winner. Raise RunsFailed if all trials diverged."""
         from clrun.runs import prepare
         from clrun.terminal.console import make_console
+        from clrun.terminal.fitting import print_table
 
         best = sorted(self.trials("COMPLETE"), key=lambda trial: -score_of(trial))  # of equals the first that was tried
         if not best:
@@ -212,8 +214,7 @@ class Search:
                 return
             raise RunsFailed("all trials diverged, so there is no best one; search smaller values, of lr for one.")
         question = self.question
-        console = make_console()
-        console.print(table(self, best[:SHOWN]))
+        print_table(make_console(), table(self, best[:SHOWN]))
         chosen = prepare.prepare(question.runs(self.point(best[0]))[0])  # which knows how many domains there are
         print(chosen_on(question, chosen.settings))
         print("The winner on the whole stream, and on all of the training data:\n")
@@ -270,21 +271,21 @@ def accuracy_or_none(directory: Path) -> float | None:
         return None
 
 
-def table(search: Search, trials: Sequence["FrozenTrial"]) -> Any:
+def table(search: Search, trials: Sequence["FrozenTrial"]) -> "Cells":
     """Return the table of some trials."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from clrun.runs import prepare
+    from clrun.terminal.fitting import Cells, Column
 
-    rows = Table("trial", *search.question.axes, "validation accuracy", "n", box=SIMPLE_HEAD)
+    axes = list(search.question.axes)
+    rows = []
     for trial in trials:
         point = search.point(trial)
         directories = [prepare.prepare(settings).directory for settings in search.question.runs(point)]
         accuracies = [accuracy_or_none(directory) for directory in directories]
         scores = [accuracy for accuracy in accuracies if accuracy is not None] or [score_of(trial)]
-        rows.add_row(str(trial.number + 1), *point.values(), percent(scores), str(len(directories)))
-    return rows
+        rows.append([str(trial.number + 1), *point.values(), percent(scores), str(len(directories))])
+    columns = [Column("trial"), *(Column(name, text=True) for name in axes), Column("validation accuracy"), Column("n")]
+    return Cells("", columns, rows, labels=1 + len(axes))
 
 
 def chosen_on(question: "Question", settings: "Settings") -> str:

@@ -103,6 +103,32 @@ def test_the_data_are_not_needed(trained, answer, own_pictures, tmp_path):
     assert answer(moved, new) == (0, rows, "")
 
 
+@pytest.mark.parametrize("columns", [40, 300])
+def test_passed_over_files_are_counted_and_no_cell_is_cut(
+    trained, answer, own_pictures, tmp_path, monkeypatch, columns
+):
+    """A folder's other files are counted, folders are not; the output is the same at any width of the terminal."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    directory = trained(*of_own_pictures(own_pictures)).directory
+    new = tmp_path / ("猫 $x$ " + "n" * 200)
+    shutil.copytree(own_pictures / "test", new)
+    for name in ("notes.txt", "red/labels.csv", "blue/.DS_Store"):
+        (new / name).touch()
+    (new / "empty").mkdir()
+    shutil.copy(new / "red" / "0.png", new / "UPPER.PNG")
+    code, rows, err = answer(directory, new)
+    assert (code, len(rows)) == (0, 9)
+    assert err == f"clrun: {new}: 9 pictures; 3 other files were passed over.\n"
+    assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
+    assert all(Path(row["file"]).is_file() and row["class"] in ("red", "blue") for row in rows)
+    (new / "notes.txt").unlink()
+    shutil.rmtree(new / "blue")
+    assert (
+        "1 other files" not in answer(directory, new)[2]
+        and "one other file was passed over" in answer(directory, new)[2]
+    )
+
+
 def test_a_checkpoint_of_an_earlier_version(trained, answer, tmp_path):
     """It kept no network, so the data are read again; the answers are those of the network."""
     prepared = trained("scenario=class", "strategy=imm")

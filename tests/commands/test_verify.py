@@ -105,8 +105,8 @@ def test_a_row_from_end_to_end(capsys, tmp_path):
         assert "seed=range(2,4)" in out
         (near,) = [line for line in out.splitlines() if " near " in line and "75.00" in line]
         (far,) = [line for line in out.splitlines() if " far " in line and "999.00" in line]
-        assert near.endswith("inside")
-        assert far.endswith("needs more seeds")
+        assert near.rstrip().endswith("inside")
+        assert far.rstrip().endswith("needs more seeds")
     assert len(list(tmp_path.glob("runs/finetune/*/summary.csv"))) == 4
     assert "0 to train, 2 done already" in out
 
