@@ -1,1 +1,1 @@
-"""The console scripts: clrun, clrun-report, clrun-predict, clrun-tune, clrun-verify."""
+"""The console scripts: clrun, clrun-report, clrun-predict, clrun-export, clrun-tune, clrun-verify."""

@@ -125,11 +125,18 @@ class Data:
     def inputs(self, tables: TaskTables, image: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the network's inputs (B, C, H, W), or (B, ...) of another shape, for image and task numbers (B,).
 
-        They are permuted, rotated and normalised, and augmented where noise (6, B) is given. Floats are normalised
-        first, so that a feature has its own mean wherever a permutation moves it, and what is added around a picture
-        of floats is its mean; pictures are normalised last, while they are bytes all else is faster.
+        They are permuted, rotated and normalised, and augmented where noise (6, B) is given.
         """
-        x, floats = self.images.index_select(0, image), self.images.is_floating_point()
+        return self.as_inputs(self.images.index_select(0, image), tables, t, noise)
+
+    def as_inputs(self, x: Tensor, tables: TaskTables, t: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the network's inputs for samples x (B, ...) as they are in the data set, which may be overwritten.
+
+        Floats are normalised first, so that a feature has its own mean wherever a permutation moves it, and what is
+        added around a picture of floats is its mean; pictures are normalised last, while they are bytes all else is
+        faster.
+        """
+        floats = x.is_floating_point()
         if floats:
             x = x.mul_(self.scale).add_(self.shift)
         if noise is not None:

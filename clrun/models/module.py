@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from clrun.models import hidden_layers
 from clrun.models.batch_norm import BatchNormMode, RunningStatistics, initial_statistics
 from clrun.models.layers import BatchNorm, Connection, Dropout, Pass, connect
-from clrun.models.network import Network, Tap, Weights, identity_tap
+from clrun.models.network import RUNNING, Network, Tap, Weights, identity_tap
 from clrun.models.probing import example, guessed, is_meta, probed
 from clrun.models.weights_file import load_weights
 from clrun.system.errors import UsageError
@@ -227,6 +227,16 @@ class ModuleNetwork(Network):
     @property
     def has_dropout(self) -> bool:
         return any(isinstance(layer, Dropout) and layer.p > 0 for layer in self.module.modules())
+
+    def state_dict(self, weights: Mapping[str, Tensor], statistics: RunningStatistics) -> dict[str, Tensor]:
+        """Return all tensors of the module with these weights and running statistics, by the names that it has for
+        them itself, so that the module in the user's own code loads them."""
+        tensors = dict(self.module.state_dict())
+        paths = {layer.name: path for path, layer in self.module.named_modules() if isinstance(layer, BatchNorm)}
+        for name, v in statistics.items():
+            layer, _, statistic = name.rpartition(".")
+            tensors[f"{paths[layer]}.{RUNNING[statistic]}"] = v
+        return tensors | {path: weights[name] for name, path in self.paths.items()}
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move what is no part of theta to a device, floating-point numbers as `dtype`."""

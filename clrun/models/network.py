@@ -170,6 +170,11 @@ class Network:
         for name, v in tensors.items():
             mine[name].copy_(v)
 
+    def state_dict(self, weights: Mapping[str, Tensor], statistics: RunningStatistics) -> dict[str, Tensor]:
+        """Return the weights {"<layer>.<parameter>": tensor} and the running statistics of a trained network by the
+        names that a torch.nn.Module of these layers has."""
+        return dict(weights) | {running_name(name): v for name, v in statistics.items()}
+
     def fixed(self) -> str:
         """Return a digest of what a pass reads besides theta; "" for nothing, as by default.
 
@@ -197,6 +202,16 @@ class FeatureWeights(Weights):
         if name == "head":
             self.seen.append(x)
         return z
+
+
+# The last part of the name of a running statistic, and what torch.nn.BatchNorm2d calls it.
+RUNNING = {"mean": "running_mean", "var": "running_var", "batches": "num_batches_tracked"}
+
+
+def running_name(name: str) -> str:
+    """Return the name in a state_dict of a running statistic "<layer>.<statistic>"."""
+    layer, _, statistic = name.rpartition(".")
+    return f"{layer}.{RUNNING[statistic]}"
 
 
 def picture_shape(inputs: Sequence[int], model: str) -> tuple[int, int, int]:
@@ -303,7 +318,7 @@ class Net:
 
     def __call__(self, theta: Tensor, x: Tensor, tap: Tap = identity_tap, before: Tap = identity_tap) -> Tensor:
         pieces = theta.pieces if isinstance(theta, SplitTheta) else self.layout.view(theta)
-        weights = self.reader(pieces, self.mode.of_batch(len(x)))
+        weights = self.reader(pieces, self.mode.of_batch(x.shape[0]))
         if self.autocast is None:
             return self.network.forward(weights, x, tap, before)
         with torch.autocast(theta.device.type, self.autocast):

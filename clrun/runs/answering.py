@@ -148,22 +148,21 @@ class Answering(nn.Module):
         tensors |= {f"state_{i}": network.state[name] for i, name in enumerate(self.initial) if name in network.state}
         tensors |= {f"statistics_{i}": v for i, v in enumerate(network.statistics.values())}
         for name, v in tensors.items():
-            self.register_buffer(name, v)
+            self.register_buffer(name, v.clone())  # a view, such as a row of an empty table, cannot be exported
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (N, K) of the K outputs that may answer, for samples x (N, ...)."""
         values = dict(self.named_buffers(remove_duplicate=False))
         x = F.pad(x, (self.pad,) * 4) if self.pad else x
-        image = torch.arange(x.shape[0], device=x.device)
+        first = torch.zeros_like(x.flatten(1)[:, 0], dtype=torch.long)  # each sample's row in the tables of one task
         nothing = torch.empty(0, device=x.device)
         tables = TaskTables(nothing, nothing, nothing, values["permutation"], values["angle"])
-        data = replace(self.strategy.data, images=x, scale=values["scale"], shift=values["shift"])
-        inputs = data.inputs(tables, image, torch.zeros_like(image))
+        data = replace(self.strategy.data, scale=values["scale"], shift=values["shift"])
+        inputs = data.as_inputs(x.clone(), tables, first)
         leaves = [values.get(f"state_{i}", v) for i, v in enumerate(self.initial.values())]
         state = tree_unflatten(leaves, self.structure)
         statistics = {name: values[f"statistics_{i}"] for i, name in enumerate(self.statistics)}
-        task = torch.full_like(image, self.task)
-        scores = self.strategy.eval_mode(statistics).scores(values["theta"], state, self.hp, inputs, task)
+        scores = self.strategy.eval_mode(statistics).scores(values["theta"], state, self.hp, inputs, first + self.task)
         return scores.index_select(-1, values["active"])
 
 

@@ -1,9 +1,9 @@
-"""The parts of docs/reference/command-line.md, from the parsers of the five console scripts."""
+"""The parts of docs/reference/command-line.md, from the parsers of the six console scripts."""
 
 import argparse
 from collections.abc import Mapping
 
-from clrun.commands import predict, report, run, tune, verify
+from clrun.commands import export, predict, report, run, tune, verify
 from clrun.config import help
 from reference.markdown import code, plain, table
 
@@ -89,6 +89,11 @@ def clrun_tune() -> str:
 def clrun_predict() -> str:
     """Return the part on `clrun-predict`."""
     return flags(predict.parser())
+
+
+def clrun_export() -> str:
+    """Return the part on `clrun-export`."""
+    return flags(export.parser())
 
 
 def clrun_verify() -> str:

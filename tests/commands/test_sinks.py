@@ -42,6 +42,11 @@ COMMANDS = {
     "clrun-predict": Command(
         ("clrun.commands.predict", "{run}", "pictures/test/Müller/0.png", "--task", "1"), (), "M\\xfcller"
     ),
+    "clrun-export": Command(
+        ("clrun.commands.export", "{run}", "--to", "state_dict", "--out", "{new}/weights.safetensors"),
+        ("{new}/weights.safetensors", "{new}/weights.safetensors.json"),
+        "M\\xfcller",
+    ),
     "clrun-tune": Command(
         ("clrun.tune", *SMALL, "strategy=ewc", "lambda=1,2", "outputs={new}"), ("{new}/tune/*/trials.csv",)
     ),

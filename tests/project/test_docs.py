@@ -9,7 +9,7 @@ import pytest
 from conftest import STRATEGIES
 from PIL import Image
 
-from clrun.commands import predict, report, run, verify
+from clrun.commands import export, predict, report, run, verify
 from clrun.config.catalog import read
 from clrun.report.runs import MEASURES
 from clrun.system.paths import CONF
@@ -109,9 +109,16 @@ def test_every_prediction_is_accepted(page, command):
 
 
 @needs_checkout
+@pytest.mark.parametrize(("page", "command"), commands("clrun-export"))
+def test_every_export_is_accepted(page, command):
+    asked = export.parser().parse_args(words(command))
+    assert asked.run.as_posix().startswith("outputs/runs/")
+
+
+@needs_checkout
 def test_every_command_is_shown():
     """So none of the tests above is empty; searches are tested in tests/tune."""
-    for name in ("clrun", "clrun-report", "clrun-tune", "clrun-verify", "clrun-predict"):
+    for name in ("clrun", "clrun-report", "clrun-tune", "clrun-verify", "clrun-predict", "clrun-export"):
         assert commands(name)
 
 
