@@ -274,7 +274,7 @@ def assigned_classes(values: Mapping[str, Any], dataset: DatasetOption) -> list[
     Raise UsageError where the split does not fit the classes, or where the data folder is none. (The tasks of a run
     are made in `clrun.data.tasks`, from the images; here a wrong split is refused without reading one.)
     """
-    from clrun.data import class_folders, datasets  # NumPy, which Tab completion need not wait for
+    from clrun.data import datasets, folder_layouts  # NumPy, which Tab completion need not wait for
 
     if values["data_dir"] is not None:
         datasets.data_folder(values["data_dir"])
@@ -282,7 +282,9 @@ def assigned_classes(values: Mapping[str, Any], dataset: DatasetOption) -> list[
     if names is None and dataset.name != "image_folder":
         return None  # known when the data set has been read: `clrun.runs.prepare` looks then
     if names is None:
-        names = list(class_folders.find(values["dataset.root"], values["dataset.test_fraction"]).classes)
+        layout = folder_layouts.find(values["dataset.root"], values["dataset.test_fraction"])
+        folder_layouts.refuse_split(layout, values)
+        names = list(layout.classes)
     return listed_by_name(names, values)
 
 

@@ -1,11 +1,14 @@
-"""Where the class folders of a user's pictures lie, and which files are pictures. No picture is opened here."""
+"""Where the class folders of a user's pictures lie, and which files are pictures. No picture is opened here.
+
+`clrun.data.folder_layouts` decides whether the folders below `dataset.root` are classes or domains.
+"""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,47 +23,62 @@ CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")
 TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
 
 
+class ClassFolder(NamedTuple):
+    """The folder of a class in a part and, where there are domains, of a domain."""
+
+    path: Path
+    label: int  # class number
+    domain: int | None = None
+
+
 class FolderLayout(NamedTuple):
     """Where the class folders lie; `test` is None where test images are held out of `train`."""
 
     root: Path
     classes: tuple[str, ...]  # in Unicode's composed form (NFC)
-    train: Path
+    train: Path  # the folder in which those for training lie: root/train, or root
     test: Path | None
-    train_folders: tuple[str, ...]  # the names on the disk, in the order of the classes
-    test_folders: tuple[str, ...]
+    train_folders: tuple[ClassFolder, ...]  # domain after domain, and class after class
+    test_folders: tuple[ClassFolder, ...]
+    domains: tuple[str, ...] = ()  # in Unicode's composed form (NFC)
 
 
 class Picture(NamedTuple):
     """An image file."""
 
     path: str
-    label: int  # class number
+    folder: ClassFolder
     state: FileState
 
 
-def find(root: str | os.PathLike | None, test_fraction: float | None) -> FolderLayout:
-    """Return where the class folders lie, without opening an image. Raise UsageError if they make no data set."""
-    folder = _root(root)
-    train, test = _part(folder, TRAIN), _part(folder, TEST)
+def find_classes(folder: Path, train: Path | None, test: Path | None, test_fraction: float | None) -> FolderLayout:
+    """Return where the class folders lie below `folder`, of which train and test are the parts. Raise UsageError if
+    they make no data set."""
     if test is not None and train is None:
         raise UsageError(
-            f"dataset.root={root} has class folders in {test.name} but none in train: put the training pictures into "
+            f"dataset.root={folder} has class folders in {test.name} but none in train: put the training pictures into "
             f"{folder / 'train'}/<class>/, or all pictures into {folder}/<class>/ and state dataset.test_fraction=0.2."
         )
-    names = _folders(train or folder)
-    classes = _composed(train or folder, names)
-    layout = FolderLayout(folder, classes, train or folder, test, names, ())
+    base = train or folder
+    names = folders_in(base)
+    classes = composed(base, names)
+    trained = tuple(ClassFolder(base / name, label) for label, name in enumerate(names))
+    layout = FolderLayout(folder, classes, base, test, trained, ())
     _check_classes(layout)
     _check_test(layout, test_fraction)
     if test is None:
         return layout
-    tested = _folders(test)
-    place = dict(zip(_composed(test, tested), tested, strict=True))
-    return layout._replace(test_folders=tuple(place[name] for name in classes))
+    return layout._replace(test_folders=class_folders_of(test, classes, None))
 
 
-def _root(root: str | os.PathLike | None) -> Path:
+def class_folders_of(part: Path, classes: Sequence[str], domain: int | None) -> tuple[ClassFolder, ...]:
+    """Return the class folders in a folder, in the order of the classes."""
+    names = folders_in(part)
+    place = dict(zip(composed(part, names), names, strict=True))
+    return tuple(ClassFolder(part / place[name], k, domain) for k, name in enumerate(classes) if name in place)
+
+
+def root_folder(root: str | os.PathLike | None) -> Path:
     """Return the folder of the images. Raise UsageError if none is named or if it is none."""
     if root is None:
         raise UsageError(
@@ -77,7 +95,7 @@ def _root(root: str | os.PathLike | None) -> Path:
     return folder
 
 
-def _entries(folder: Path) -> list[os.DirEntry]:
+def entries_of(folder: Path) -> list[os.DirEntry]:
     """Return the entries of a folder, sorted by name, without hidden files and clutter."""
     try:
         with os.scandir(folder) as entries:
@@ -89,22 +107,29 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return sorted(seen, key=lambda entry: entry.name)
 
 
-def _folders(folder: Path) -> tuple[str, ...]:
+def folders_in(folder: Path) -> tuple[str, ...]:
     """Return the names of the folders in a folder; whole numbers are sorted as such, so that 10 comes after 9.
 
     A link that leads nowhere or in a circle is none.
     """
-    names = [entry.name for entry in _entries(folder) if os.path.isdir(entry.path)] if os.path.isdir(folder) else []
-    numbers = all(name.isascii() and name.isdigit() for name in names)
-    return tuple(sorted(names, key=lambda name: (int(name), name))) if numbers else tuple(names)
+    if not os.path.isdir(folder):
+        return ()
+    return sorted_names(entry.name for entry in entries_of(folder) if os.path.isdir(entry.path))
 
 
-def _part(root: Path, names: Sequence[str]) -> Path | None:
+def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names sorted, by number where all are whole numbers."""
+    found = sorted(names)
+    numbers = all(name.isascii() and name.isdigit() for name in found)
+    return tuple(sorted(found, key=lambda name: (int(name), name))) if numbers else tuple(found)
+
+
+def part_of(root: Path, names: Sequence[str]) -> Path | None:
     """Return the folder of a part, in whatever case its name is written; None where none has class folders.
 
     Raise UsageError where there are two.
     """
-    found = [name for name in _folders(root) if name.lower() in names and _folders(root / name)]
+    found = [name for name in folders_in(root) if name.lower() in names and folders_in(root / name)]
     if len(found) > 1:
         raise UsageError(
             f"dataset.root={root} has the folders {' and '.join(found)}, which are both for {names[0]}ing pictures: "
@@ -113,7 +138,7 @@ def _part(root: Path, names: Sequence[str]) -> Path | None:
     return root / found[0] if found else None
 
 
-def _composed(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+def composed(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of classes in Unicode's composed form. Raise UsageError where two become one."""
     classes = tuple(unicodedata.normalize("NFC", name) for name in names)
     twice = [name for name, n in Counter(classes).items() if n > 1]
@@ -149,7 +174,7 @@ def _check_classes(layout: FolderLayout) -> None:
 
 def _check_test(layout: FolderLayout, test_fraction: float | None) -> None:
     """Raise UsageError where there are no test images, or two sources of them."""
-    validation = [name for name in _folders(layout.root) if name.lower() in VALIDATION] if layout.test is None else []
+    validation = [name for name in folders_in(layout.root) if name.lower() in VALIDATION] if layout.test is None else []
     if validation and layout.train != layout.root and test_fraction is None:
         raise UsageError(
             f"dataset.root={layout.root} has the folder {validation[0]}, but no test: clrun holds validation pictures "
@@ -168,10 +193,10 @@ def _check_test(layout: FolderLayout, test_fraction: float | None) -> None:
             f"other pictures: leave dataset.test_fraction out, or name {layout.train} as dataset.root."
         )
     if layout.test is not None:
-        _check_same(layout.train, layout.classes, layout.test, _composed(layout.test, _folders(layout.test)))
+        refuse_other_classes(layout.train, layout.classes, layout.test, composed(layout.test, folders_in(layout.test)))
 
 
-def _check_same(train: Path, trained: Sequence[str], test: Path, tested: Sequence[str]) -> None:
+def refuse_other_classes(train: Path, trained: Sequence[str], test: Path, tested: Sequence[str]) -> None:
     """Raise UsageError where a class has a folder in one of train and test alone."""
     for there, here, names, others in ((train, test, trained, tested), (test, train, tested, trained)):
         absent = sorted(set(names) - set(others))
@@ -208,39 +233,36 @@ def some_of(names: Sequence[str]) -> str:
 
 def strays(layout: FolderLayout) -> list[str]:
     """Return the paths that lie beside the class folders and belong to none."""
-    used = set() if layout.train == layout.root else {str(layout.train), str(layout.test)}
-    beside = [entry for entry in _entries(layout.root) if entry.path not in used]
-    if layout.train == layout.root:
-        return [entry.path for entry in beside if not os.path.isdir(entry.path)]
-    parts = [part for part in (layout.train, layout.test) if part is not None]
-    inside = [entry.path for part in parts for entry in _entries(part) if not os.path.isdir(entry.path)]
-    return [entry.path for entry in beside] + inside
+    folders = [folder.path for folder in (*layout.train_folders, *layout.test_folders)]
+    holders = [path for folder in folders for path in reversed(folder.parents) if layout.root in (path, *path.parents)]
+    used = {str(path) for path in (*folders, *holders)}
+    return [entry.path for holder in dict.fromkeys(holders) for entry in entries_of(holder) if entry.path not in used]
 
 
-def pictures_in(part: Path, classes: Sequence[str], ignored: list[str]) -> list[Picture]:
-    """Return the images of every class of `part`, class after class, sorted by name.
+def pictures_in(folders: Sequence[ClassFolder], ignored: list[str]) -> list[Picture]:
+    """Return the images of every class folder, folder after folder, sorted by name.
 
     Paths of other files are appended to `ignored`.
     """
     images: list[Picture] = []
-    for label, name in enumerate(classes):
-        entries = _entries(part / name)
+    for folder in folders:
+        entries = entries_of(folder.path)
         pictures = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES)]
         ignored += [entry.path for entry in entries if not entry.name.lower().endswith(SUFFIXES)]
         if not pictures:
             raise UsageError(
-                f"{part / name} has no pictures: put some there ({some_of(SUFFIXES[:5])} ...; folders within a class "
+                f"{folder.path} has no pictures: put some there ({some_of(SUFFIXES[:5])} ...; folders within a class "
                 f"are not searched), or remove the folder."
             )
-        images += [_picture(entry, label) for entry in pictures]
+        images += [_picture(entry, folder) for entry in pictures]
     return images
 
 
-def _picture(entry: os.DirEntry, label: int) -> Picture:
+def _picture(entry: os.DirEntry, folder: ClassFolder) -> Picture:
     """Return an image file; a link to none has the state zero, and decoding says that it is broken."""
     try:
         stat = os.stat(entry.path)
     except OSError:
-        return Picture(entry.path, label, FileState(0, 0, 0, 0))
+        return Picture(entry.path, folder, FileState(0, 0, 0, 0))
     inode = stat.st_ino % 2**63  # which may have 64 bits
-    return Picture(entry.path, label, FileState(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, inode))
+    return Picture(entry.path, folder, FileState(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, inode))

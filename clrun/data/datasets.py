@@ -144,8 +144,8 @@ def _image_folder(settings: Values) -> Arrays:
     keys = ("root", "size", "test_fraction", "white", "skip_broken")
     root, size, test_fraction, white, skip_broken = (settings[f"dataset.{key}"] for key in keys)
     read = image_folder.read(root, size, test_fraction, cache_folder() / "clrun", white, skip_broken)
-    x, y, train, classes, fingerprint, folder_record = read
-    return Arrays(x, y, train, classes, fingerprint=fingerprint, folder=folder_record)
+    x, y, train, classes, fingerprint, record, domain, domains = read
+    return Arrays(x, y, train, classes, domain, domains, fingerprint=fingerprint, folder=record)
 
 
 # ---------------------------------------------------------------- torchvision

@@ -1,6 +1,7 @@
 """A folder of the user's images, one folder a class, read as one block of uint8 images; decoded once and cached.
 
-`root/train/<class>/` and `root/test/<class>/`, or `root/<class>/` alone with a stated share of images for testing.
+`root/train/<class>/` and `root/test/<class>/`, or `root/<class>/` alone with a stated share of images for testing; and
+the same with a folder for each domain, as `clrun.data.folder_layouts` says.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clrun.data.class_folders import VALIDATION, FolderLayout, Picture, find, pictures_in, some_of, strays
+from clrun.data.class_folders import VALIDATION, FolderLayout, Picture, pictures_in, some_of, strays
 from clrun.data.decoding import RULE, BrokenPicture, Deep, Whites, decode_bytes, white_of
 from clrun.data.file_digests import digest_of, digests, read_arrays, write_arrays
+from clrun.data.folder_layouts import find
 from clrun.data.progress import print_seconds, progress_bar
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
@@ -38,7 +40,7 @@ class ClassRecord(NamedTuple):
     """The pictures of a class in one part."""
 
     part: str  # train or test
-    name: str  # of the class
+    name: str  # of the class; "<domain>/<class>" where there are domains
     pictures: int  # number of pictures
     digest: str  # of their bytes: 16 hexadecimal digits
 
@@ -60,6 +62,8 @@ class Folder(NamedTuple):
     classes: tuple[str, ...]
     fingerprint: str  # 10 hex digits of the files' bytes, their order and labels, and the stated preprocessing
     record: FolderRecord
+    domain: np.ndarray | None  # (N,) int64, where there are domains
+    domains: tuple[str, ...]
 
 
 class Decoded(NamedTuple):
@@ -87,8 +91,8 @@ def read(
     """
     layout = find(root, test_fraction)
     ignored = strays(layout)
-    train = pictures_in(layout.train, layout.train_folders, ignored)
-    test = [] if layout.test is None else pictures_in(layout.test, layout.test_folders, ignored)
+    train = pictures_in(layout.train_folders, ignored)
+    test = pictures_in(layout.test_folders, ignored)
     pictures = train + test
     refuse_if_too_large(
         len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
@@ -97,7 +101,8 @@ def read(
     memory = cache / "file_digests" / f"{name}.npz"
     found = digests([picture.path for picture in pictures], [picture.state for picture in pictures], memory)
     marks = found.rows
-    parts = Division(layout, np.array([picture.label for picture in pictures], np.int64), len(train), test_fraction)
+    cells = np.array([cell_of(picture, layout) for picture in pictures], np.int64)
+    parts = Division(layout, cells, len(train), test_fraction)
     parts.order(np.ones(len(pictures), bool))  # refuses what would be refused after decoding
     stated = json.dumps([RULE, size, white])
     decoded = _cached(parts, pictures, marks, cache / "image_folder", stated, size, white, skip_broken)
@@ -105,20 +110,35 @@ def read(
     kept = _kept(decoded, len(pictures))
     order, count = parts.order(kept)
     _print_notes(ignored, decoded, white)
+    cells = parts.cells[kept][order]
     text = f"{stated} {count} {json.dumps(layout.classes)}"
-    labels = parts.labels[kept][order]
-    fingerprint = _digest(text, marks[kept][order], labels, 5)
-    records = _records(layout.classes, marks[kept][order], labels, count)
+    if layout.domains:
+        text += f" {json.dumps(layout.domains)}"
+    fingerprint = _digest(text, marks[kept][order], cells, 5)
+    records = _records(layout, marks[kept][order], cells, count)
     record = FolderRecord(records, decoded.pillow_version, decoded.whites if decoded.deep else None)
     x = decoded.x if np.array_equal(order, np.arange(len(order))) else decoded.x[order]
-    return Folder(x, labels, count, layout.classes, fingerprint, record)
+    domain, labels = np.divmod(cells, len(layout.classes))
+    stated_domain = domain if layout.domains else None
+    return Folder(x, labels, count, layout.classes, fingerprint, record, stated_domain, layout.domains)
+
+
+def cell_of(picture: Picture, layout: FolderLayout) -> int:
+    """Return the number of a picture's class, counted on from one domain to the next."""
+    return picture.folder.label + len(layout.classes) * (picture.folder.domain or 0)
+
+
+def name_of(cell: int, layout: FolderLayout) -> str:
+    """Return the name of a class, with that of its domain where there are domains."""
+    domain, label = divmod(cell, len(layout.classes))
+    return f"{layout.domains[domain]}/{layout.classes[label]}" if layout.domains else layout.classes[label]
 
 
 class Division(NamedTuple):
     """How the pictures of a folder are divided into training and test pictures."""
 
     layout: FolderLayout
-    labels: np.ndarray  # (N,) int64, of the pictures in train, then in test
+    cells: np.ndarray  # (N,) int64, as of `cell_of`: of the pictures in train, then in test
     train: int  # number of pictures in train
     test_fraction: float | None
 
@@ -127,16 +147,18 @@ class Division(NamedTuple):
 
         kept: (N,) bool. Raise UsageError where a class has too few.
         """
-        labels = self.labels[kept]
+        cells = self.cells[kept]
         if self.layout.test is None:
             assert self.test_fraction is not None  # find() has refused that
-            return _held_out(self.layout, labels, self.test_fraction)
+            return _held_out(self.layout, cells, self.test_fraction)
         count = int(kept[: self.train].sum())
-        for part, present in ((self.layout.train, labels[:count]), (self.layout.test, labels[count:])):
-            absent = [name for k, name in enumerate(self.layout.classes) if k not in present]
+        parts = ((self.layout.train_folders, cells[:count]), (self.layout.test_folders, cells[count:]))
+        for folders, present in parts:
+            numbers = [folder.label + len(self.layout.classes) * (folder.domain or 0) for folder in folders]
+            absent = [folder.path for folder, k in zip(folders, numbers, strict=True) if k not in present]
             if absent:
-                raise UsageError(f"{part / absent[0]} has no picture that can be read: put some there.")
-        return np.arange(len(labels)), count
+                raise UsageError(f"{absent[0]} has no picture that can be read: put some there.")
+        return np.arange(len(cells)), count
 
 
 def _kept(decoded: Decoded, count: int) -> np.ndarray:
@@ -146,22 +168,22 @@ def _kept(decoded: Decoded, count: int) -> np.ndarray:
     return kept
 
 
-def _digest(text: str, marks: np.ndarray, labels: np.ndarray, width: int) -> str:
-    """Return 2 * width hexadecimal digits of a text and of the digests and labels of pictures, in their order."""
+def _digest(text: str, marks: np.ndarray, cells: np.ndarray, width: int) -> str:
+    """Return 2 * width hexadecimal digits of a text and of the digests and cells of pictures, in their order."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=width)
     digest.update(np.ascontiguousarray(marks).tobytes())
-    digest.update(np.ascontiguousarray(labels, "<i8").tobytes())
+    digest.update(np.ascontiguousarray(cells, "<i8").tobytes())
     return digest.hexdigest()
 
 
-def _records(classes: Sequence[str], marks: np.ndarray, labels: np.ndarray, train: int) -> tuple[ClassRecord, ...]:
-    """Return the number of pictures and their digest for each class of each part."""
+def _records(layout: FolderLayout, marks: np.ndarray, cells: np.ndarray, train: int) -> tuple[ClassRecord, ...]:
+    """Return the number of pictures and their digest for each class of each part (and domain)."""
     parts = (("train", slice(None, train)), ("test", slice(train, None)))
     records = []
     for part, rows in parts:
-        for label, name in enumerate(classes):
-            chosen = marks[rows][labels[rows] == label]
-            records.append(ClassRecord(part, name, len(chosen), _digest("", chosen, labels[:0], 8)))
+        for cell in np.unique(cells).tolist():
+            chosen = marks[rows][cells[rows] == cell]
+            records.append(ClassRecord(part, name_of(cell, layout), len(chosen), _digest("", chosen, cells[:0], 8)))
     return tuple(records)
 
 
@@ -198,18 +220,20 @@ def _kind(path: str) -> str:
     return "folder" if os.path.isdir(path) else Path(path).suffix.lower() or "without a suffix"
 
 
-def _held_out(layout: FolderLayout, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, int]:
+def _held_out(layout: FolderLayout, cells: np.ndarray, test_fraction: float) -> tuple[np.ndarray, int]:
     """Return the order (N,) of the images, training first, and the number of training images.
 
-    A share of each class is held out for testing, always the same images. Raise UsageError where a class has too few.
+    A share of each class (and domain) is held out for testing, always the same images. Raise UsageError where one has
+    too few.
     """
     random = np.random.RandomState(0)  # not default_rng, whose stream may change between versions of NumPy
     train, test = [], []
-    for label, name in enumerate(layout.classes):
-        rows = random.permutation(np.flatnonzero(y == label))
+    for cell in np.unique(cells).tolist():
+        rows = random.permutation(np.flatnonzero(cells == cell))
         held = round(len(rows) * test_fraction)
         if held in (0, len(rows)):
-            raise _too_few_error(layout.train / name, len(rows), test_fraction, "testing" if held == 0 else "training")
+            missing = "testing" if held == 0 else "training"
+            raise _too_few_error(layout.train / name_of(cell, layout), len(rows), test_fraction, missing)
         train.append(np.sort(rows[held:]))
         test.append(np.sort(rows[:held]))
     return np.concatenate(train + test), sum(map(len, train))
@@ -241,7 +265,7 @@ def _cached(
     The name of a cache file follows from the files' bytes and the stated preprocessing.
     """
     text = f"{stated} {parts.train} {parts.test_fraction}"
-    path = folder / f"{_digest(text, marks, parts.labels, 10)}.npz"
+    path = folder / f"{_digest(text, marks, parts.cells, 10)}.npz"
     decoded = _read_cache(path, len(pictures), size)
     cached = decoded is not None
     start = time.monotonic()

@@ -49,7 +49,7 @@ def refused_folder(root, **options):
 def test_class_names_are_read_without_torch(tmp_path):
     make_folder(tmp_path, {"train": {"cat": 1, "dog": 1}, "test": {"cat": 1, "dog": 1}})
     program = (
-        "import sys; from clrun.data.datasets import class_names; from clrun.data.class_folders import find\n"
+        "import sys; from clrun.data.datasets import class_names; from clrun.data.folder_layouts import find\n"
         f"print(class_names('digits'), list(find({str(tmp_path)!r}, None).classes))\n"
         "assert not {'torch', 'torchvision', 'sklearn', 'PIL'} & set(sys.modules)"
     )
