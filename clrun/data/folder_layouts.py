@@ -29,7 +29,7 @@ from clrun.data.class_folders import (
     sorted_names,
 )
 from clrun.data.decoding import SUFFIXES
-from clrun.data.domains import Cells, checked_number
+from clrun.data.domain_checks import Cells, checked_number
 from clrun.data.values import Values
 from clrun.system.errors import UsageError
 
