@@ -41,8 +41,8 @@ TINY = ("epochs=1", "device=cpu")
 # Commands that are measured, in this order; {n} makes the settings of every round new.
 COMMANDS = {
     "a single run": ["clrun", "epochs=1", "device=cpu", "lambda={n}"],
-    "a sweep of 100 runs": ["clrun", "-m", "epochs=1", "device=cpu", "pictures=false", "lambda={n}", "seed=range(100)"],
-    "a report": ["clrun-report", "{outputs}", "--no-pictures"],
+    "a sweep of 100 runs": ["clrun", "-m", "epochs=1", "device=cpu", "plots=false", "lambda={n}", "seed=range(100)"],
+    "a report": ["clrun-report", "{outputs}", "--no-plots"],
     "a report with figures": ["clrun-report", "{outputs}"],
 }
 
@@ -145,7 +145,7 @@ def costs(
         (place_of_size / "outputs").mkdir()
         make(place_of_size / "outputs", size)
         if size:  # the first report makes the index
-            first = measured(["clrun-report", "outputs", "--no-pictures"], place_of_size)
+            first = measured(["clrun-report", "outputs", "--no-plots"], place_of_size)
             print(f"the first report, which makes the index, beside {size}: {first.wall:.1f} s", file=sys.stderr)
         else:  # a report needs a run
             measured(["clrun", "epochs=1", "device=cpu"], place_of_size)

@@ -67,13 +67,13 @@ def outcome(directory: Path, tasks: int = 3, strategy: str = "ewc", seed: int = 
 def placed(outputs: Path, strategy: str = "ewc", seed: int = 0, **changes) -> Outcome:
     """An outcome where clrun would put it, written."""
     made = outcome(outputs / "runs" / strategy / f"digits-{seed}", strategy=strategy, seed=seed, **changes)
-    write_final(made, pictures=False)
+    write_final(made, plots=False)
     return made
 
 
-def write_final(made: Outcome, pictures: bool = True) -> None:
+def write_final(made: Outcome, plots: bool = True) -> None:
     """Write all files of a finished run, as train_group does."""
-    train.write_final(made, pictures)
+    train.write_final(made, plots)
 
 
 def lines(path: Path) -> list[str]:

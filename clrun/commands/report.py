@@ -1,4 +1,4 @@
-"""Statistics over the seeds of many runs, as tables and pictures.
+"""Statistics over the seeds of many runs, as tables and plots.
 
 A row is a group: runs that differ in nothing but the seed, on one stream. For n values x with mean m and standard
 deviation s (n - 1), the 95 % interval of the mean is m ± t(0.975, n - 1) s / sqrt(n), Student's t; for n = 1 there is
@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
     flags.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
     flags.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
-    flags.add_argument("--no-pictures", action="store_true", help="tables alone")
+    flags.add_argument("--no-plots", action="store_true", help="tables alone")
+    flags.add_argument("--no-pictures", action="store_true", dest="no_plots", help=argparse.SUPPRESS)  # its former name
     return flags
 
 
@@ -71,11 +72,11 @@ def command(argv: Sequence[str]) -> None:
     show(sections)
     run_files.write_table(arguments.folder / "report.csv", table(rows))
     write_readable(arguments.folder, sections)
-    if not arguments.no_pictures:
+    if not arguments.no_plots:
         from clrun.report import figures  # Matplotlib
 
         figures.draw(arguments.folder, rows)
-    print(f"Written: {arguments.folder / 'report.csv'}, .md, .tex" + (", report/" if not arguments.no_pictures else ""))
+    print(f"Written: {arguments.folder / 'report.csv'}, .md, .tex" + (", report/" if not arguments.no_plots else ""))
 
 
 def sections_of(folder: Path, rows: Sequence[Row], measure: str, order: str) -> list[Section]:

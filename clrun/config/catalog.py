@@ -72,7 +72,7 @@ class KeySpec(Strict):
         if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
             raise ValueError(f"a {self.type} has no range (min, max, above, below)")
         try:
-            TypeAdapter(self.annotation()).validate_python(self.default, strict=True)
+            adapter(self.annotation()).validate_python(self.default, strict=True)
         except ValidationError:
             raise ValueError(f"the default {self.default!r} must be {self.expects()}") from None
         return self
@@ -92,27 +92,8 @@ class KeySpec(Strict):
 
     def annotation(self) -> Any:
         """Return the type that pydantic checks a value against."""
-        range_: dict[str, Any] = self.checked_bounds()
-        whole = Annotated[int, Field(**range_)]
-        # adding 0 makes -0.0 and 0.0 one value, and so one run
-        number = Annotated[float, Field(allow_inf_nan=False, **range_), AfterValidator(lambda x: x + 0.0)]
-        text = Annotated[str, Field(min_length=1)]
-        classes = Annotated[list[int | text], Field(min_length=1)]
-        types: dict[str, Any] = {
-            "float": number,
-            "int": whole,
-            "bool": bool if self.choices is None else Literal[tuple(self.choices)] | bool,
-            "str": text,
-            "path": Annotated[text, AfterValidator(os.path.expanduser)],
-            "choice": Literal[tuple(self.choices or [""])],
-            "count": Literal[tuple(self.choices or [""])] | whole,
-            "ints": list[whole],
-            "floats": list[number],
-            "texts": Annotated[list[int | text], AfterValidator(lambda texts: [str(one) for one in texts])],
-            "classes": Annotated[list[classes], Field(min_length=1)],
-            "mapping": dict[str, Any],
-        }
-        return types[self.type] if self.default is not None else types[self.type] | None
+        bounds = tuple(sorted(self.checked_bounds().items()))
+        return annotation(self.type, bounds, tuple(self.choices or ()), self.default is None)
 
     def range(self) -> str:
         """Return the range as a phrase, such as "at least 0 and below 1"; "" if there is none."""
@@ -137,6 +118,56 @@ class KeySpec(Strict):
             "mapping": "names with values, such as {width:8,depth:2}",
         }
         return texts[self.type]
+
+
+@cache  # most keys share a type with others, and pydantic takes a millisecond for each
+def annotation(kind: str, bounds: tuple[tuple[str, float], ...], choices: tuple[str, ...], nullable: bool) -> Any:
+    """Return the type that pydantic checks the values of a key of this kind and range against."""
+    plain = type_of(kind, dict(bounds), choices)
+    return plain | None if nullable else plain
+
+
+def type_of(kind: str, bounds: dict[str, Any], choices: tuple[str, ...]) -> Any:
+    """Return the type of values that are not null."""
+    whole = Annotated[int, Field(**bounds)]
+    text = Annotated[str, Field(min_length=1)]
+    match kind:
+        case "int":
+            return whole
+        case "ints":
+            return list[whole]
+        case "count":
+            return Literal[choices] | whole
+        case "float":
+            return number(bounds)
+        case "floats":
+            return list[number(bounds)]
+        case "bool":
+            return Literal[choices] | bool if choices else bool
+        case "choice":
+            return Literal[choices]
+        case "str":
+            return text
+        case "path":
+            return Annotated[text, AfterValidator(os.path.expanduser)]
+        case "texts":
+            return Annotated[list[int | text], AfterValidator(lambda texts: [str(one) for one in texts])]
+        case "classes":
+            return Annotated[list[Annotated[list[int | text], Field(min_length=1)]], Field(min_length=1)]
+        case "mapping":
+            return dict[str, Any]
+    raise ValueError(f"there is no type {kind}")
+
+
+def number(bounds: dict[str, Any]) -> Any:
+    """Return the type of finite numbers. Adding 0 makes -0.0 and 0.0 one value, and so one run."""
+    return Annotated[float, Field(allow_inf_nan=False, **bounds), AfterValidator(lambda x: x + 0.0)]
+
+
+@cache
+def adapter(checked: Any) -> TypeAdapter[Any]:
+    """Return what checks values against a type of `annotation`."""
+    return TypeAdapter(checked)
 
 
 class Option(Strict):
@@ -257,10 +288,11 @@ def read(folders: tuple[Path, ...] = (CONF,)) -> Catalog:
     options: dict[str, dict[str, Option]] = {group: {} for group in (*GROUPS, CLUSTER)}
     stated: dict[str, Any] = {"knobs": config["knobs"]}
     for path, group in option_files(folders):
-        option = load(path, group, root)
+        content = parse(path)
+        option = checked_option(content, path, group, root)
         if option.name in options[group]:
             raise UsageError(f"{path}: there is a {group} {option.name} already; rename the file and its name.")
-        options[group][option.name], stated[f"{group}/{option.name}"] = option, parse(path)
+        options[group][option.name], stated[f"{group}/{option.name}"] = option, content
     experiments = {path.stem: path for folder in folders for path in sorted((folder / "experiment").glob("*.yaml"))}
     chosen = {k: v for item in config["defaults"] if isinstance(item, dict) for k, v in item.items() if k in GROUPS}
     return Catalog(root, options, stated, experiments, chosen)
@@ -283,15 +315,15 @@ def option_files(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             yield from ((path, group) for path in sorted((folder / group).glob("*.yaml")))
 
 
-def load(path: Path, group: str, root: Mapping[str, KeySpec]) -> Option:
-    """Return the option of a yaml. Raise UsageError if it cannot be one."""
+def checked_option(content: Mapping[str, Any], path: Path, group: str, root: Mapping[str, KeySpec]) -> Option:
+    """Return the option that the content of a yaml states. Raise UsageError if it cannot be one."""
     users = CONF not in path.parents
     if group == "split" and users:
         raise UsageError(
             f"{path}: a split cannot be added by a yaml; for tasks of your own there is "
             "'split.classes=[[cat,dog],[deer]]'."
         )
-    option = validated(KINDS.get(group, Option), parse(path), path)
+    option = validated(KINDS.get(group, Option), content, path)
     if option.name != path.stem:
         raise UsageError(f"{path}: its name must be that of the file: write name: {path.stem}.")
     if group == "dataset" and users and option.target is None:

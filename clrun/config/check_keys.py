@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clrun.config.class_lists import KEY, as_typed
+from clrun.config.typed_texts import CLASSES, as_typed
 from clrun.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def malformed(text: str, reason: str) -> str:
         return f"{text}: a value is missing in the list; values are typed with one comma between them, as {key}=1,10."
     if any(value.count(opened) > value.count(closed) for opened, closed in BRACKETS):
         return f"{text}: a bracket is not closed; a value with brackets is typed in quotes, as 'seed=range(5)'."
-    if key.lstrip("+") == KEY:
+    if key.lstrip("+") == CLASSES:
         return (
             f"{text}: the classes of each task are listed in brackets of their own, with commas between them, as "
-            f"'{KEY}=[[cat,dog],[deer]]'; a name with brackets or commas stands in quotes within the quotes of the "
-            f"shell, as '{KEY}=[[\"cats, big\",dog],[deer]]'."
+            f"'{CLASSES}=[[cat,dog],[deer]]'; a name with brackets or commas stands in quotes within the quotes of the "
+            f"shell, as '{CLASSES}=[[\"cats, big\",dog],[deer]]'."
         )
     quoted = value.strip("'\"").replace('"', '\\"')
     reason = reason.splitlines()[0].partition(" expecting {")[0]

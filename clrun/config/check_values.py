@@ -14,6 +14,7 @@ from clrun.config import interpolations
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, DatasetOption, KeySpec, Option, StrategyOption, read
 from clrun.config.messages import first_line, refusal, unsupported
 from clrun.config.settings import Settings
+from clrun.config.typed_texts import with_current_keys
 from clrun.data import split
 from clrun.system.errors import UsageError
 
@@ -28,7 +29,7 @@ def check(
     Raise UsageError for an unknown key, a value out of range, and values that contradict each other.
     """
     catalog = catalog or read()
-    tree = resolved_dict(cfg)
+    tree = with_current_keys(resolved_dict(cfg))
     refuse_changed("knobs", tree.pop("knobs", None), catalog.stated["knobs"], "config.yaml")
     tree.pop(CLUSTER, None)
     if isinstance(tree.get("about"), str):  # of an experiment, for clrun --help

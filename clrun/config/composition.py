@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, read
 from clrun.config.check_values import check
-from clrun.config.class_lists import as_typed
 from clrun.config.settings import Settings
+from clrun.config.typed_texts import as_typed
 from clrun.system.paths import CONF
 
 Compose = Callable[[DictConfig, Sequence[str]], DictConfig]

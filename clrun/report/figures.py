@@ -67,7 +67,7 @@ def draw(folder: Path, rows: Sequence[Row]) -> None:
     if missing:
         letters = "".join(sorted(missing)[:CHARACTERS]) + (" ..." if len(missing) > CHARACTERS else "")
         announce(
-            f"no font here has {letters}, so the pictures of the report show boxes in their places; install one that "
+            f"no font here has {letters}, so the plots of the report show boxes in their places; install one that "
             "does, such as Noto Sans CJK, and type the same command again."
         )
 
@@ -123,7 +123,7 @@ def table_or_none(path: Path) -> pd.DataFrame | None:
     try:
         return read_table(path)
     except UnreadableFile as error:
-        announce(f"left out of the pictures: {error}")
+        announce(f"left out of the plots: {error}")
         return None
 
 

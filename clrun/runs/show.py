@@ -36,7 +36,7 @@ def update_results(runs: Sequence[Prepared]) -> RunsFailed | UsageError | None:
 
 def draw_missing_plots(prepared: Prepared) -> RunsFailed | UsageError | None:
     """Draw the plots of a finished run that has none, where they are wanted. Return the error that prevented it."""
-    if not prepared.settings["pictures"] or run_files.has_plots(prepared.directory):
+    if not prepared.settings["plots"] or run_files.has_plots(prepared.directory):
         return None
     from clrun.results import plots  # matplotlib takes half a second to import
 

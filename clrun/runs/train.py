@@ -146,7 +146,7 @@ def train_stack(
         finish(outcome, prepared, len(runs), state_bytes(stack, run, r, prepared), spent)
         try:
             keep_network(stack, run, r, prepared, outcome.status != RunStatus.DIVERGED)
-            write_final(outcome, prepared.settings["pictures"])
+            write_final(outcome, prepared.settings["plots"])
             if prepared.settings["keep_checkpoint"] is not True:
                 checkpoint.remove(prepared.directory, prepared.guard)
         except LockLost as error:  # the other runs of the stack have ended all the same
@@ -312,13 +312,13 @@ def confusion_matrices(
     return last.confusion
 
 
-def write_final(outcome: Outcome, pictures: bool) -> None:
+def write_final(outcome: Outcome, plots: bool) -> None:
     """Write all tables of a run, draw its plots where they are wanted, and write summary.csv last: its presence says
     that the run has ended."""
     run_files.write_progress(outcome)
     run_files.write_confusion(outcome)
-    if pictures:
-        from clrun.results import plots  # matplotlib takes half a second to import
+    if plots:
+        from clrun.results.plots import draw  # matplotlib takes half a second to import
 
-        plots.draw(outcome.directory, outcome.guard)
+        draw(outcome.directory, outcome.guard)
     run_files.write_summary(outcome)

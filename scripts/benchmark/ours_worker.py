@@ -47,7 +47,7 @@ def watched(clock: Clock):
     from clrun.results import plots
 
     watching = ExitStack()
-    watching.enter_context(patch.object(plots, "draw", clock.timed("pictures", plots.draw)))
+    watching.enter_context(patch.object(plots, "draw", clock.timed("plots", plots.draw)))
     for method, phase in PHASES.items():
         watching.enter_context(patch.object(Stack, method, timed(clock, phase, getattr(Stack, method))))
     return watching

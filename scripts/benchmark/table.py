@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmark.workloads import SINGLE, SWEEP
 
-PHASES = ("training", "consolidation", "evaluation", "pictures", "whole")
+PHASES = ("training", "consolidation", "evaluation", "plots", "whole")
 NAMES = {
     "floor": "floor", "floor-graph": "floor, CUDA graphs", "ours": "clrun", "avalanche": "Avalanche",
     "avalanche-tensors": "Avalanche, tensors in memory", "clarena": "CLArena",
@@ -107,10 +107,10 @@ def cell(rows: pd.DataFrame, contender: str, phase: str) -> str:
 def peers_said(rows: pd.DataFrame) -> str:
     """How many times longer than clrun the peers take, without start-up."""
     others = [name for name in present(rows) if not name.startswith(("floor", "ours"))]
-    plain = by_round(rows, "ours", "whole") - by_round(rows, "ours", "pictures")  # as with pictures=false
+    plain = by_round(rows, "ours", "whole") - by_round(rows, "ours", "plots")  # as with plots=false
     lines = [
         f"{NAMES[o]} takes {ratio(rows, o, 'whole', 'ours')} clrun's CPU time for the whole, "
-        f"{spread(by_round(rows, o, 'whole') / plain, times)} without its pictures"
+        f"{spread(by_round(rows, o, 'whole') / plain, times)} without its plots"
         for o in others
     ]
     notes = [f"{NAMES[o]}: {note}" for o in others for note in rows[rows.contender == o].note.dropna().unique()]

@@ -373,7 +373,7 @@ def test_a_process_refuses_and_runs():
 
 @pytest.mark.parametrize("sweep", [(), ("-m",)])
 def test_pictures_are_left_out_and_drawn_later_without_training(clrun, sweep):
-    assert clrun(*sweep, "pictures=false", *SHORT)[0] == 0
+    assert clrun(*sweep, "plots=false", *SHORT)[0] == 0
     (summary,) = Path("outputs").rglob("summary.csv")
     written = summary.stat().st_mtime_ns
     assert not list(Path("outputs").rglob("*.png"))

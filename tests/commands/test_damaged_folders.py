@@ -18,7 +18,7 @@ from clrun.commands.verify import Case, Row
 from clrun.results import reading
 from clrun.runs import checkpoint, network_file
 
-TINY = ("model.widths=[4]", "tasks=2", "iterations=1", "device=cpu", "workers=1", "pictures=false", "validation=0.1")
+TINY = ("model.widths=[4]", "tasks=2", "iterations=1", "device=cpu", "workers=1", "plots=false", "validation=0.1")
 KEPT = (*TINY, "keep_checkpoint=true", "evaluate_every=1", "lr=0.01", "strategy=finetune")
 RUN = (*KEPT, "seed=0")
 SWEEP = ("-m", *KEPT, "seed=0,1")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "pictures=false")
+SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "plots=false")
 
 # What a machine without a temporary folder, or a user without a home folder, answers to Python.
 NO_TEMPORARY_FOLDER = """

@@ -15,7 +15,7 @@ from PIL import Image
 from clrun.commands import console, predict
 from clrun.runs.train import train_run
 
-SMALL = ("model.widths=[16]", "device=cpu", "iterations=30", "tasks=2", "keep_checkpoint=true", "pictures=false")
+SMALL = ("model.widths=[16]", "device=cpu", "iterations=30", "tasks=2", "keep_checkpoint=true", "plots=false")
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_classes_of_the_users_own_are_found_again(clrun, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(there)
     own = ("--config-dir", "my", "strategy=mine", "model=mymlp", "scenario=class")
-    assert clrun(*own, "iterations=2", "tasks=2", "device=cpu", "pictures=false", "outputs=out")[0] == 0
+    assert clrun(*own, "iterations=2", "tasks=2", "device=cpu", "plots=false", "outputs=out")[0] == 0
     (network,) = there.glob("out/runs/mine/*/network.safetensors")
     picture = tmp_path / "a.png"
     Image.new("L", (30, 20)).save(picture)

@@ -16,7 +16,7 @@ from PIL import Image
 from clrun.system.paths import PACKAGE
 
 CLASSES = ("Müller", "猫", "a", "b")
-DATA = ("dataset=image_folder", "dataset.root=pictures", "dataset.size=8", "pictures=false", "device=cpu", "tasks=2")
+DATA = ("dataset=image_folder", "dataset.root=pictures", "dataset.size=8", "plots=false", "device=cpu", "tasks=2")
 SMALL = (*DATA, "model.widths=[8]", "iterations=3")
 
 
@@ -36,7 +36,7 @@ COMMANDS = {
         " +- ",
     ),
     "clrun-report": Command(
-        ("clrun.report", "finished", "--no-pictures"), ("finished/report.csv", "finished/report.tex"), " +- "
+        ("clrun.report", "finished", "--no-plots"), ("finished/report.csv", "finished/report.tex"), " +- "
     ),
     "clrun-report --compare": Command(("clrun.report", "finished", "--compare", "ewc", "finetune")),
     "clrun-predict": Command(

@@ -9,7 +9,7 @@ from clrun.commands import report
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-QUICK = ("strategy=ewc", "iterations=1", "tasks=2", "model.widths=[4]", "pictures=false")
+QUICK = ("strategy=ewc", "iterations=1", "tasks=2", "model.widths=[4]", "plots=false")
 
 # what is typed, and how it is printed
 VALUES = {
@@ -23,7 +23,7 @@ VALUES = {
 
 
 def reported(capfd, monkeypatch, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["clrun-report", "outputs", "--no-pictures", *arguments])
+    monkeypatch.setattr(sys, "argv", ["clrun-report", "outputs", "--no-plots", *arguments])
     with pytest.raises(SystemExit):
         report.cli()
     return "\n".join(capfd.readouterr())

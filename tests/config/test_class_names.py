@@ -11,8 +11,8 @@ from PIL import Image
 
 from clrun.config.check_keys import parsed
 from clrun.config.check_values import check
-from clrun.config.class_lists import as_typed
 from clrun.config.composition import compose, compose_config
+from clrun.config.typed_texts import as_typed
 from clrun.data import split
 from clrun.data.split import assign_classes
 from clrun.results.run_files import write_config

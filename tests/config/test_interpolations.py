@@ -47,7 +47,7 @@ def test_the_identity_is_that_of_the_typed_value(monkeypatch):
 @pytest.mark.parametrize("flags", [(), ("-m",), ("--check",), ("-m", "--check")])
 def test_a_job_of_an_array_trains_its_seed(clrun, monkeypatch, flags):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    arguments = ("seed=${oc.env:SLURM_ARRAY_TASK_ID}", "iterations=1", "tasks=2", "pictures=false")
+    arguments = ("seed=${oc.env:SLURM_ARRAY_TASK_ID}", "iterations=1", "tasks=2", "plots=false")
     code, _, error = clrun(*flags, *arguments)
     assert code == 0, error
     assert len(list(Path().glob("outputs/runs/ewc/*-seed=3-*"))) == (0 if "--check" in flags else 1)

@@ -58,7 +58,7 @@ def test_verify_lets_the_last_list_win():
 
 def test_verify_trains_a_row_whose_lists_share_a_key(clrun, capfd):
     case = Case(overrides=["iterations=1"], target=50.0, tolerance=100.0)
-    row = Row(title="t", source="s", base=["tasks=2", "iterations=9", "pictures=false"], cases={"a": case})
+    row = Row(title="t", source="s", base=["tasks=2", "iterations=9", "plots=false"], cases={"a": case})
     verify.command(["1", "--seeds", "2"], {"1": row})
     assert len(list(Path().glob("outputs/runs/ewc/*-iterations=1-*"))) == 2
 

@@ -19,7 +19,7 @@ from clrun.system.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-SHORT = ("iterations=2", "model.widths=[8]", "device=cpu", "workers=1", "pictures=false", "tasks=2")
+SHORT = ("iterations=2", "model.widths=[8]", "device=cpu", "workers=1", "plots=false", "tasks=2")
 
 
 def parts(shape=(5,), kind=np.float32, **changed) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from clrun.system.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
-SHORT = ("iterations=2", "model.widths=[8]", "device=cpu", "workers=1", "pictures=false", "tasks=2", "scenario=class")
+SHORT = ("iterations=2", "model.widths=[8]", "device=cpu", "workers=1", "plots=false", "tasks=2", "scenario=class")
 TYPED = ("dataset=table", "dataset.file=my.csv", "dataset.label=animal")
 HELD = (*TYPED, "dataset.test_fraction=0.25")
 

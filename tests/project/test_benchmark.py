@@ -89,10 +89,10 @@ def test_ratios_are_of_one_round():
 def test_a_peer_is_compared_with_and_without_pictures():
     from benchmark import table
 
-    spent = [("ours", "whole", 2.0), ("ours", "pictures", 0.4), ("avalanche", "whole", 4.0)]
+    spent = [("ours", "whole", 2.0), ("ours", "plots", 0.4), ("avalanche", "whole", 4.0)]
     columns = ("contender", "phase", "cpu_seconds")
     rows = pd.DataFrame([dict(zip(columns, one, strict=True)) for one in spent]).assign(round=0, note=None)
-    said = "Avalanche takes 2.00 × clrun's CPU time for the whole, 2.50 × without its pictures."
+    said = "Avalanche takes 2.00 × clrun's CPU time for the whole, 2.50 × without its plots."
     assert table.peers_said(rows) == f"\n\n{said}"
 
 

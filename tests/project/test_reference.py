@@ -98,7 +98,7 @@ def test_every_file_has_a_section(generated):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_columns_of_health_are_those_that_a_run_writes(empty_folder, clrun, health, strategy):
-    code, _, err = clrun(f"strategy={strategy}", "tasks=2", "iterations=2", "pictures=false", "device=cpu")
+    code, _, err = clrun(f"strategy={strategy}", "tasks=2", "iterations=2", "plots=false", "device=cpu")
     assert code == 0, err
     (path,) = Path.cwd().glob("outputs/runs/*/*/health.csv")
     written = list(pd.read_csv(path).columns)

@@ -88,7 +88,7 @@ def values(stream: str, group: str) -> np.ndarray:
 
 @pytest.fixture
 def table(clrun_report, folder) -> pd.DataFrame:
-    assert clrun_report("--no-pictures")[0] == 0
+    assert clrun_report("--no-plots")[0] == 0
     return pd.read_csv(folder / "report.csv")
 
 
@@ -120,7 +120,7 @@ def test_diverged_runs_are_counted_and_said_and_in_no_mean(clrun_report, table, 
     assert found.loc["e1000", ["n", "mean"]].tolist() == [4, 0.5] and found.loc["e100", "mean"] == 0
     of_e1000 = table[(table.group == "e1000") & (table.metric != "diverged")]
     assert set(of_e1000.n) <= {1, 2} and of_e1000.set_index("metric").loc["forgetting", "mean"] == pytest.approx(0.05)
-    _, out, _ = clrun_report("--no-pictures")
+    _, out, _ = clrun_report("--no-plots")
     assert "ewc lambda=1000: 2 of 4 runs diverged" in out
     assert "2 of 4 runs diverged" in (folder / "report.md").read_text()
 
@@ -175,7 +175,7 @@ def test_prices_afterwards(clrun_report, folder):
     runs = by_hand().assign(carbon_g=5.0, wall_seconds=1800.0)
     runs.loc[runs.seed > 0, "energy_wh"] = runs.seed * 10.0
     runs.to_csv(folder / "results.csv", index=False)
-    assert clrun_report("--no-pictures", "--grams-per-kwh", "400", "--price-per-hour", "3")[0] == 0
+    assert clrun_report("--no-plots", "--grams-per-kwh", "400", "--price-per-hour", "3")[0] == 0
     found = pd.read_csv(folder / "report.csv").set_index(["group", "metric"])
     x = 0.4 * np.array([10.0, 20.0, 30.0])
     low, high = stats.t.interval(0.95, 2, loc=x.mean(), scale=stats.sem(x))
@@ -188,7 +188,7 @@ def test_prices_afterwards(clrun_report, folder):
 
 
 def test_without_energy_there_is_no_carbon(clrun_report, folder):
-    _, out, _ = clrun_report("--no-pictures", "--grams-per-kwh", "400")
+    _, out, _ = clrun_report("--no-plots", "--grams-per-kwh", "400")
     assert "carbon_g is empty" in out and "carbon_g" not in set(pd.read_csv(folder / "report.csv").metric)
 
 
@@ -200,7 +200,7 @@ def test_a_table_by_hand_may_leave_out_what_follows(tmp_path, monkeypatch, capfd
     lines += [f"b{i},finetune,mine,task,5,{i},3,,{x / 2}\n" for i, x in enumerate(ewc)]
     lines += [f"c{i},ewc,mine,task,5,{i},4,10,{x}\n" for i, x in enumerate(ewc)]
     (tmp_path / "results.csv").write_text(head + "".join(lines))
-    report.command([str(tmp_path), "--no-pictures"])
+    report.command([str(tmp_path), "--no-plots"])
     table = pd.read_csv(tmp_path / "report.csv")
     found = table[(table.metric == "average_accuracy") & (table.strategy == "ewc")]
     low, high = stats.t.interval(0.95, 2, loc=np.mean(ewc), scale=stats.sem(ewc))
@@ -215,7 +215,7 @@ def test_streams_are_never_mixed(clrun_report, folder):
     rows = rows_of(with_derived(runs))
     assert sorted(len(row.done) + row.diverged for row in rows) == [1, 16]
     assert [{row.stream for row in part} for part in streams(rows)] == [{"s1"}, {"s2"}]
-    clrun_report("--no-pictures")
+    clrun_report("--no-plots")
     text = (folder / "report.md").read_text()
     assert text.count("## ") == 2 and "(stream s1)" in text and "(stream s2)" in text
 
@@ -241,7 +241,7 @@ def test_a_stream_tells_what_differs_within_it(clrun_report, folder):
         "digits, classes, scenario task, tasks 5, epochs=3 (stream s1)",
         "digits, classes, scenario task, tasks 2, epochs=7 (stream s2)",
     ]
-    clrun_report("--no-pictures")
+    clrun_report("--no-plots")
     assert list(pd.read_csv(folder / "report.csv"))[:5] == ["group", "strategy", "tasks", "lambda", "epochs"]
     heads = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| strategy")]
     assert heads[0].startswith("| strategy | lambda | n |") and heads[2].startswith("| strategy | n |")
@@ -262,25 +262,25 @@ def test_a_stream_tells_what_differs_within_it(clrun_report, folder):
     ],
 )
 def test_sorting(clrun_report, folder, arguments, order):
-    assert clrun_report("--no-pictures", *arguments)[0] == 0
+    assert clrun_report("--no-plots", *arguments)[0] == 0
     assert list(dict.fromkeys(pd.read_csv(folder / "report.csv").group)) == order
 
 
 def test_rows_with_validation_accuracy_are_sorted_by_it(clrun_report, folder):
     """The best on validation data first; and the report says by what it is sorted."""
-    clrun_report("--no-pictures")
+    clrun_report("--no-plots")
     assert "Rows are sorted by their settings." in (folder / "report.md").read_text()
     runs = by_hand()
     runs["validation_accuracy"] = 1 - runs["average_accuracy"]
     runs.to_csv(folder / "results.csv", index=False)
-    clrun_report("--no-pictures")
+    clrun_report("--no-plots")
     order = list(dict.fromkeys(pd.read_csv(folder / "report.csv").group))
     assert order == ["other", "fine", "e100", "e1000", "top"]
     assert "Rows are sorted by validation_accuracy." in (folder / "report.md").read_text()
 
 
 def test_markdown_and_latex_say_the_same(clrun_report, folder):
-    clrun_report("--no-pictures")
+    clrun_report("--no-plots")
     markdown, latex = (folder / "report.md").read_text(), (folder / "report.tex").read_text()
     x = values("s1", "e100")
     low, high = stats.t.interval(0.95, len(x) - 1, loc=x.mean(), scale=stats.sem(x))
@@ -341,7 +341,7 @@ def test_a_table_is_printed_before_its_file_cannot_be_written(clrun_report, monk
             raise OSError(number, os.strerror(number), str(temporary), None, str(path))
         renamed(temporary, path)
 
-    arguments = ("--no-pictures",) if not name.endswith(".png") else ()
+    arguments = ("--no-plots",) if not name.endswith(".png") else ()
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refused)
         code, out, err = clrun_report(*arguments)
@@ -382,7 +382,7 @@ def test_a_heading_says_where_the_stream_was_cut():
 
 
 def test_what_is_over_fewer_seeds_is_said(clrun_report):
-    _, out, _ = clrun_report("--no-pictures")
+    _, out, _ = clrun_report("--no-plots")
     said = [line for line in out.splitlines() if "fewer than n" in line]
     assert said == [
         "WARNING: ewc lambda=100: gap_closed and intransigence are over the seeds that joint and finetune have, too: "
@@ -614,12 +614,12 @@ def test_rows_that_are_there_twice_count_once(trained, by_hand):
 
 def test_a_copied_folder_is_no_other_seed(trained, capsys):
     """In the table and in --compare, which is told in one sentence."""
-    report.command([str(trained), "--no-pictures"])
+    report.command([str(trained), "--no-plots"])
     before = (trained / "report.csv").read_bytes()
     capsys.readouterr()
     for directory in [path.parent for path in trained.glob("runs/*/*/summary.csv")]:
         shutil.copytree(directory, directory.with_name(f"{directory.name}.bak"))
-    report.command([str(trained), "--no-pictures"])
+    report.command([str(trained), "--no-plots"])
     assert (trained / "report.csv").read_bytes() == before
     assert capsys.readouterr().err.count("A run counts once") == 1
 
@@ -632,4 +632,4 @@ def test_letters_that_no_font_has_are_one_sentence(clrun_report, folder):
     runs.assign(**{"split.classes": lists}).to_csv(folder / "results.csv", index=False)
     code, _, err = clrun_report()
     assert code == 0 and err.count("\n") == 1
-    assert f"no font here has {letters}, so the pictures of the report show boxes" in err
+    assert f"no font here has {letters}, so the plots of the report show boxes" in err

@@ -44,7 +44,7 @@ def finished(settings_of, tmp_path_factory):
             Image.new("RGB", (8, 8), (50 * k, 0, len(name))).save(folder / "pictures" / name / f"{k}.png")
     for name, overrides in RUNS.items():
         small = (f"dataset.root={folder / 'pictures'}",) if name == "pictures" else ()
-        small += ("model.widths=[8]", "iterations=4", "device=cpu", "pictures=false", f"outputs={folder}")
+        small += ("model.widths=[8]", "iterations=4", "device=cpu", "plots=false", f"outputs={folder}")
         prepared = prepare.prepare(settings_of(*overrides, *small))
         train.train_run(prepared, quiet=True)
         keys |= set(prepared.settings.values)

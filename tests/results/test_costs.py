@@ -19,7 +19,7 @@ from clrun.runs import checkpoint, train
 from clrun.runs.prepared import Prepared
 from clrun.system import energy, peak_memory
 
-SMALL = ("model.widths=[8]", "iterations=20", "device=cpu", "pictures=false")
+SMALL = ("model.widths=[8]", "iterations=20", "device=cpu", "plots=false")
 MILLIJOULES = 3_600_000  # a watt-hour
 
 

@@ -47,7 +47,7 @@ def test_files_and_columns(tmp_path):
 
 def test_cells(tmp_path):
     """Full precision, integers as integers, undefined cells empty, text that looks like a number kept."""
-    write_final(outcome(tmp_path), pictures=False)
+    write_final(outcome(tmp_path), plots=False)
     assert lines(tmp_path / "accuracy_matrix.csv")[1:] == [
         "0,0.1,0.2,0.3,0.20000000000000004",
         "1,0.9,0.2,0.2,0.9",
@@ -66,7 +66,7 @@ def test_cells(tmp_path):
 
 
 def test_summary_row(tmp_path):
-    write_final(outcome(tmp_path, warnings=["one, two", "three"]), pictures=False)
+    write_final(outcome(tmp_path, warnings=["one, two", "three"]), plots=False)
     row = pd.read_csv(tmp_path / "summary.csv", dtype=str, keep_default_na=False).iloc[0]
     assert row["model.widths"] == "[100, 100]"
     assert row["split.classes"] == '[["cat", "dog"], ["deer"]]'
@@ -83,7 +83,7 @@ def test_optional_files(tmp_path):
     rows = [{"step": 5, "stage": 2, "eval_task": 1, "accuracy": 0.25}]
     validation = {"validation_correct": np.array(CORRECT[3]) - 1, "validation_counts": np.full(3, 5)}
     write_final(
-        outcome(tmp_path, over_training=rows, task_classes=[["cat"], ["dog"], ["deer"]], **validation), pictures=False
+        outcome(tmp_path, over_training=rows, task_classes=[["cat"], ["dog"], ["deer"]], **validation), plots=False
     )
     assert lines(tmp_path / "accuracy_over_training.csv") == [
         "run,seed,step,stage,eval_task,accuracy",
@@ -144,7 +144,7 @@ def test_summary_is_written_last(tmp_path):
     with pytest.raises(OSError, match=r"accuracy_over_tasks\.png"):
         write_final(outcome(tmp_path))
     assert (tmp_path / "accuracy_matrix.png").is_file() and not run_files.finished(tmp_path)
-    write_final(outcome(tmp_path), pictures=False)
+    write_final(outcome(tmp_path), plots=False)
     assert run_files.finished(tmp_path)
 
 

@@ -17,7 +17,7 @@ from clrun.runs.network_file import NAME
 from clrun.runs.train import train_run
 from clrun.system.errors import UsageError
 
-SMALL = ("device=cpu", "pictures=false", "tasks=2", "iterations=6")
+SMALL = ("device=cpu", "plots=false", "tasks=2", "iterations=6")
 MLP = ("model.widths=[12,8]",)
 
 

@@ -50,7 +50,7 @@ def test_a_run_says_which_pictures_have_changed(settings_of, tmp_path, monkeypat
             "dataset.test_fraction=0.5",
             "dataset.size=8",
         )
-        small = ("tasks=1", "scenario=class", "iterations=2", "model.widths=[4]", "device=cpu", "pictures=false")
+        small = ("tasks=1", "scenario=class", "iterations=2", "model.widths=[4]", "device=cpu", "plots=false")
         return prepare.prepare(settings_of(*given, *small, f"outputs={tmp_path / 'out'}", *more))
 
     first = prepared_now()

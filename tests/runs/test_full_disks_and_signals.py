@@ -19,7 +19,7 @@ from clrun.strategies.ewc import EWC
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.signals import graceful_termination
 
-SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "pictures=false")
+SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "plots=false")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health")
 
 

@@ -12,7 +12,7 @@ import pytest
 from clrun.runs import checkpoint
 from clrun.system import locks
 
-SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "pictures=false", "strategy=finetune")
+SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "plots=false", "strategy=finetune")
 KILLED = """
 import os, signal
 from clrun.runs import checkpoint

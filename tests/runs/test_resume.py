@@ -22,7 +22,7 @@ from clrun.runs import checkpoint, train
 from clrun.runs.prepared import Prepared
 from clrun.strategies.ewc import EWC
 
-SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "pictures=false")
+SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "plots=false")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health", "accuracy_over_training")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_and_resume.py"
 

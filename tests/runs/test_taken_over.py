@@ -47,9 +47,9 @@ class Sleeper(InterruptingProgress):
 
 
 @pytest.mark.parametrize("reports", [1, 3, 5, 8, 10])
-@pytest.mark.parametrize("pictures", ["false", "true"])
-def test_the_tables_of_a_finished_run_stay(prepared_of, capsys, reports, pictures):
-    prepared = prepared_of(*SMALL, f"pictures={pictures}")
+@pytest.mark.parametrize("plots", ["false", "true"])
+def test_the_tables_of_a_finished_run_stay(prepared_of, capsys, reports, plots):
+    prepared = prepared_of(*SMALL, f"plots={plots}")
     after = {}
 
     def elsewhere() -> None:

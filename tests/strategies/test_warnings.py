@@ -20,7 +20,7 @@ from clrun.strategies.lwf import LwF
 from clrun.strategies.packnet import PackNet
 from clrun.strategy import Gaussian
 
-SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]", "pictures=false")
+SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]", "plots=false")
 EMPTY = "the memory stayed empty, so nothing was replayed: this is finetuning"
 ALONE = "never saw a sample of another task than the one being learnt"
 

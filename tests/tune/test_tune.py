@@ -28,7 +28,7 @@ from clrun.tune import search, space
 from clrun.tune.question import SEARCH_KEYS, Question, read
 
 pytest.importorskip("optuna")
-SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu", "pictures=false")
+SHORT = ("iterations=4", "model.widths=[8]", "tasks=2", "device=cpu", "plots=false")
 SEARCH = ("strategy=ewc", "scenario=domain", "lambda=log(1,1e6)", "lr=log(1e-4,1e-1)", *SHORT)
 
 
