@@ -198,10 +198,15 @@ class Data:
         """Return the samples at `rows` (B,) as one batch."""
         return self.gather(tables, self.index(tables, rows, weight), context, augment)
 
-    def recall(self, rows: Tensor, batch: Batch) -> Batch:
-        """Return the samples at other rows (B,) in the context of a batch, with its weights and augmented as it is."""
-        index = self.index(batch.tables, rows, batch.weight, batch.mean_weight)
-        context = StepContext(batch.stage, batch.horizon, batch.progress, batch.epoch, batch.noise)
+    def recall(self, rows: Tensor, batch: Batch, weight: Tensor | None = None, noise: Tensor | None = None) -> Batch:
+        """Return the samples at other rows (B,) in the context of a batch, with its weights and augmented as it is.
+
+        For m rows, where m is not B or some are not there, weight (m,) and noise (6, m) are given.
+        """
+        mean_weight = batch.mean_weight if weight is None else None
+        index = self.index(batch.tables, rows, batch.weight if weight is None else weight, mean_weight)
+        numbers = batch.noise if noise is None else noise
+        context = StepContext(batch.stage, batch.horizon, batch.progress, batch.epoch, numbers)
         return self.gather(batch.tables, index, context)
 
     def chunks(self, pool: Pool, size: int) -> Iterator[Batch]:

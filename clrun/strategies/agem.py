@@ -2,9 +2,9 @@
 
     g~ = g - (g.r / r.r) r   where g.r < 0, else g
 
-g is the gradient of the batch, r that of as many samples drawn from the memory. As in the paper the memory holds past
-tasks only: the samples of a task are offered once, at its end. What is projected is the gradient; an optimizer with
-momentum or Adam's scaling may still take a step against r.
+g is the gradient of the batch, r that of samples drawn from the memory: `replay_batch`, or as many as the batch has. As
+in the paper the memory holds past tasks only: the samples of a task are offered once, at its end. What is projected is
+the gradient; an optimizer with momentum or Adam's scaling may still take a step against r.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import Aux, Batch, HealthRows, Knobs, Memory, Pool, Replay, buffer_stats, gradient_of
+from clrun.strategy import AnyMemory, Aux, Batch, HealthRows, Knobs, Pool, Replay, Walk, buffer_stats, gradient_of
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,19 @@ class AGEM(Replay):
     """
 
     class State(NamedTuple):
-        memory: Memory
+        memory: AnyMemory
         projections: Tensor  # () int64: how often g was projected
+        walk: Walk | tuple[()] = ()
 
     def init(self, theta: Tensor) -> State:
-        return self.State(self.empty(theta), torch.zeros((), dtype=torch.long, device=theta.device))
+        return self.State(
+            self.empty(theta), torch.zeros((), dtype=torch.long, device=theta.device), self.unwalked(theta)
+        )
 
     def gradient(self, theta: Tensor, state: State, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
         """Return the projected gradient g~ (eq. 11)."""
         g, loss, aux = super().gradient(theta, state, hp, batch)
-        old, _ = self.recall(state.memory, batch, batch.noise[1])
+        old, _ = self.recall(state.memory, batch, batch.noise[1], state.walk)
         recalled = self.recalling(state.memory, old)
         r, replay, _ = gradient_of(recalled.loss, theta, state, hp, old)
         past = state.memory.offered > 0
@@ -44,11 +47,13 @@ class AGEM(Replay):
         return g - overlap * r, loss, aux | signals
 
     def after_step(self, state: State, hp: Any, batch: Batch, aux: Aux) -> State:
-        return state._replace(projections=state.projections + aux["projected_share"].long())
+        walk = self.walked(state.walk, state.memory, batch, batch.noise[1])
+        return state._replace(projections=state.projections + aux["projected_share"].long(), walk=walk)
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Any, pool: Pool) -> tuple[Tensor, State]:
         """Return theta, and the state with the samples of the task offered to the memory."""
-        return theta, state._replace(memory=self.offer_task(state.memory, pool))
+        memory = self.offer_task(state.memory, pool, theta)
+        return theta, state._replace(memory=memory, walk=self.begun_anew(state.walk))
 
     def health(self, state: State, hp: Any) -> dict[str, Tensor]:
         return {"projections": state.projections} | buffer_stats(self.data, state.memory)

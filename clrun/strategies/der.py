@@ -3,11 +3,12 @@
     DER   (eq. 4):  L(theta) = CE(B; theta) + alpha * mean_{(x, z) in R} || z - h(x; theta) ||^2 / C
     DER++ (eq. 6):  the same + beta * CE(R'; theta)
 
-R and R' are drawn from the memory independently, each as large as the batch B. The memory is a reservoir (Vitter 1985),
-which is read before the batch is offered to it. As in the authors' code the square is a mean over all C outputs too, so
-the effect of alpha depends on C; and z is computed before the step that the sample was trained in.
+R and R' are drawn from the memory independently, each as large as the batch B or of `replay_batch` samples. The memory
+is a reservoir (Vitter 1985) unless `memory_policy` says otherwise. It is read before the batch is offered to it. As in
+the authors' code the square is a mean over all C outputs too, so the effect of alpha depends on C; and z is computed
+before the step that the sample was trained in.
 
-The reservoir is offered a sample in the first epoch of its task alone, so it holds no sample twice. If the sample is
+The memory is offered a sample in the first epoch of its task alone, so it holds no sample twice. If the sample is
 held, its z is replaced in the e-th epoch with probability 1/e, so that z is of an epoch drawn uniformly, as in the
 authors' code, where each epoch offers the sample again.
 """
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import Aux, Batch, HealthRows, Knobs, Memory, Replay, buffer_stats, cross_entropy, write_slots
+from clrun.strategy import AnyMemory, Aux, Batch, HealthRows, Knobs, Replay, buffer_stats, cross_entropy, write_slots
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class DER(Replay):
         alpha: Tensor  # () strength of the logits
 
     class State(NamedTuple):
-        memory: Memory
+        memory: AnyMemory
         z: Tensor  # (M, C) logits when stored
 
     def init(self, theta: Tensor) -> State:
@@ -56,8 +57,8 @@ class DER(Replay):
     def after_step(self, state: State, hp: Any, batch: Batch, aux: Aux) -> State:
         held = state.memory.positions(batch.rows, batch.weight)
         weight = self.new(batch, held)
-        slot_updates = state.memory.slot_updates(weight, batch.noise[0])
-        memory = state.memory.updated(slot_updates, batch.rows, weight)
+        slot_updates = self.slot_updates(state.memory, batch, weight)
+        memory = self.stored(state.memory, slot_updates, batch, weight)
         renewed = (batch.noise[0] * (batch.epoch + 1) < 1).index_select(0, held.clamp(min=0))
         z_updates = torch.where((slot_updates < 0) & renewed, held, slot_updates)
         return self.State(memory, write_slots(state.z, aux["z"], z_updates))

@@ -10,9 +10,12 @@ from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
 from clrun.strategy.multitask import MultiTask
 from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_samples
 from clrun.strategy.quadratic import Gaussian, Quadratic
+from clrun.strategy.ranked import AnyMemory, RankedMemory
 from clrun.strategy.regularization import QuadraticPenalty
 from clrun.strategy.replay import Replay, buffer_stats
 from clrun.strategy.reservoir import Memory, write_slots
+from clrun.strategy.uniform import uniform
+from clrun.strategy.walk import Walk
 from clrun.system.text import format_value
 
 # The former name of `diagonal_fisher`; it goes away in the next release.
@@ -24,6 +27,7 @@ __all__ = [
     "BARRED",
     "NEGLIGIBLE",
     "ROUNDING",
+    "AnyMemory",
     "Aux",
     "Batch",
     "BatchNormMode",
@@ -41,10 +45,12 @@ __all__ = [
     "Pool",
     "Quadratic",
     "QuadraticPenalty",
+    "RankedMemory",
     "Replay",
     "RunningStatistics",
     "Strategy",
     "Tree",
+    "Walk",
     "Weights",
     "buffer_stats",
     "cross_entropy",
@@ -62,5 +68,6 @@ __all__ = [
     "network_mask",
     "solved",
     "sum_over_samples",
+    "uniform",
     "write_slots",
 ]

@@ -19,7 +19,7 @@ from clrun.models import BatchNormRecord, Net, Network, RunningStatistics
 from clrun.strategy.gradients import Aux, gradient_of
 from clrun.strategy.loss import cross_entropy
 from clrun.strategy.quadratic import Quadratic
-from clrun.strategy.reservoir import Memory
+from clrun.strategy.ranked import AnyMemory
 
 # Tensors in (named) tuples, lists and dicts: the state of a strategy, for example.
 Tree = Any
@@ -132,17 +132,16 @@ class Strategy:
     def stored_samples(self, state: Tree) -> int:
         """Return how many samples of past tasks the state of one run holds; their images count in the run's `state_mb`.
 
-        By default these are the slots in use of all `Memory` tuples in the state.
+        By default these are the slots in use of all `Memory` and `RankedMemory` tuples in the state.
         """
         return sum(int(memory.held) for memory in memories(state))
 
     def unused_bytes(self, state: Tree) -> int:
         """Return the bytes of the state of one run that are reserved and hold nothing; they do not count in `state_mb`.
 
-        By default these are the empty slots of all `Memory` tuples in the state.
+        By default these are the empty slots of all `Memory` and `RankedMemory` tuples in the state.
         """
-        empty = [(len(memory.rows) - int(memory.held)) * memory.rows.element_size() for memory in memories(state)]
-        return sum(empty)
+        return sum((len(memory.rows) - int(memory.held)) * memory.slot_bytes for memory in memories(state))
 
     # ---------------------------------------------------------------- hooks on tensors: pure functions of one run
 
@@ -261,10 +260,10 @@ class Strategy:
         return replace(self, net=self.net.train_mode(sample_weight, records, noise))
 
 
-def memories(state: Tree) -> list[Memory]:
-    """Return all `Memory` tuples in a state."""
-    nodes = tree_leaves(state, is_leaf=lambda node: isinstance(node, Memory))
-    return [node for node in nodes if isinstance(node, Memory)]
+def memories(state: Tree) -> list[AnyMemory]:
+    """Return all `Memory` and `RankedMemory` tuples in a state."""
+    nodes = tree_leaves(state, is_leaf=lambda node: isinstance(node, AnyMemory))
+    return [node for node in nodes if isinstance(node, AnyMemory)]
 
 
 def accept_former_hooks(cls: type[Strategy]) -> None:

@@ -9,14 +9,18 @@ from torch import Tensor
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy
+from clrun.strategy.herding import herding_keys
+from clrun.strategy.ranked import AnyMemory, RankedMemory, ranks
 from clrun.strategy.reservoir import Memory, named
+from clrun.strategy.uniform import uniform
+from clrun.strategy.walk import Walk, new_walk
+from clrun.system.arithmetic import ceil_div
 
+# Policies that choose among all samples of a task, when it ends; the others take samples while they are trained on.
+AT_TASK_ENDS = ("herding", "past")
 
-def ranks(values: Tensor) -> Tensor:
-    """Return, for each of the values (n,) int64, how many equal ones stand before it: (n,) int64."""
-    ordered, order = values.sort(stable=True)
-    rank = torch.arange(len(values), device=values.device) - torch.searchsorted(ordered, ordered)
-    return torch.zeros_like(rank).scatter(0, order, rank)
+# Samples that pass through the network at once, where the features of a whole task are wanted.
+CHUNK = 512
 
 
 def class_subset(data: Data, pool: Pool, n: int) -> Tensor:
@@ -28,7 +32,7 @@ def class_subset(data: Data, pool: Pool, n: int) -> Tensor:
     return pool.weight * (ranks(class_of_task) < n)
 
 
-def buffer_stats(data: Data, memory: Memory) -> dict[str, Tensor]:
+def buffer_stats(data: Data, memory: AnyMemory) -> dict[str, Tensor]:
     """Return the columns of health.csv on a memory, each ().
 
     `memory_fill` is the share of slots in use, `memory_classes` the number of classes (of each task) that are stored,
@@ -49,48 +53,130 @@ def buffer_stats(data: Data, memory: Memory) -> dict[str, Tensor]:
 class Replay(Strategy):
     """A base class for methods with a memory of past samples.
 
-    The memory has `memory_size` slots and is a reservoir (`clrun.strategy.reservoir`). If `memory_per_class` is given,
-    it has that many slots for each class of each task instead, which are filled at random at the end of the task (van
-    de Ven et al. 2022).
+    What is kept: the memory has `memory_size` slots. `memory_policy` says which samples they hold, None being
+    "reservoir":
+
+        reservoir   a uniform draw from all samples, taken as they are trained on (`clrun.strategy.reservoir`)
+        balanced    the same share for each class, drawn uniformly (`clrun.strategy.ranked`, as the next three)
+        ring        the same share for each class, its newest samples
+        herding     the same share for each class, chosen by herding when its task ends (`clrun.strategy.herding`)
+        past        the same share for each past task, drawn uniformly when the task ends
+
+    If `memory_per_class` is given, there are that many slots for each class of each task instead, which are filled when
+    the task ends, at random (van de Ven et al. 2022) or by herding.
+
+    What is replayed: `replay_batch` samples a step, None for as many as the batch has. `replay_draw` is "with"
+    replacement (None), "without", or "epochs": see `clrun.strategy.walk`.
     """
 
     memory_size: int = 200
     memory_per_class: int | None = None
+    memory_policy: str | None = None
+    replay_batch: int | None = None
+    replay_draw: str | None = None
 
     @property
     def slots(self) -> int:
         """The number M of slots."""
         return self.memory_size if self.memory_per_class is None else self.memory_per_class * self.data.class_count
 
-    def empty(self, theta: Tensor) -> Memory:
+    @property
+    def policy(self) -> str:
+        """Which samples are held."""
+        return self.memory_policy or "reservoir"
+
+    @property
+    def filled_at_ends(self) -> bool:
+        """Whether samples are offered when their task ends, and not as they are trained on."""
+        return self.memory_per_class is not None or self.policy in AT_TASK_ENDS
+
+    def empty(self, theta: Tensor) -> AnyMemory:
         """Return an empty memory of M slots on the device of theta."""
         rows = torch.zeros(self.slots, dtype=torch.long, device=theta.device)
-        return Memory(rows, torch.zeros((), dtype=torch.long, device=theta.device))
+        nothing = torch.zeros((), dtype=torch.long, device=theta.device)
+        if self.policy == "reservoir":
+            return Memory(rows, nothing)
+        return RankedMemory(rows, torch.zeros_like(rows, dtype=torch.float64), nothing, nothing)
 
-    def recall(self, memory: Memory, batch: Batch, noise: Tensor) -> tuple[Batch, Tensor]:
-        """Return a batch drawn from the memory, as large as `batch`, and the slots (B,) that it comes from.
+    # ---------------------------------------------------------------- what is replayed
 
-        Noise (B,) is uniform in [0, 1). While the memory is empty, the samples of `batch` itself are returned.
+    def unwalked(self, theta: Tensor) -> Walk | tuple[()]:
+        """Return the walk through the empty memory, on the device of theta; () where samples are drawn."""
+        return new_walk(self.slots, theta) if self.replay_draw == "epochs" else ()
+
+    def recall(
+        self, memory: AnyMemory, batch: Batch, noise: Tensor, walk: Walk | tuple[()] = ()
+    ) -> tuple[Batch, Tensor]:
+        """Return a batch of m samples of the memory and the slots (m,) that it comes from; m is `replay_batch`, or as
+        many as `batch` has.
+
+        Noise (B,) is uniform in [0, 1), `walk` the state of the walk where there is one. While the memory is empty, the
+        samples of `batch` itself are returned; they count only if m is not given.
         """
-        slots = memory.draw(noise)
-        rows = torch.where(memory.offered > 0, memory.rows.index_select(0, slots), batch.rows)
-        return self.data.recall(rows, batch), slots
+        slots, there = self.drawn(memory, batch, noise, walk)
+        own = batch.rows if self.replay_batch is None else batch.rows[:1]
+        rows = torch.where(memory.offered > 0, memory.rows.index_select(0, slots), own)
+        if there is None:
+            return self.data.recall(rows, batch), slots
+        augmentation = uniform(self.seeds(batch, noise), len(batch.noise) * len(rows)).view(-1, len(rows))
+        return self.data.recall(rows, batch, there.to(batch.weight), augmentation), slots
 
-    def recalling(self, memory: Memory, recalled: Batch, joined_to: Batch | None = None) -> Self:
+    def drawn(
+        self, memory: AnyMemory, batch: Batch, noise: Tensor, walk: Walk | tuple[()]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return m slots (m,), and whether each stands for a sample (m,); None where that is as in the batch."""
+        if self.replay_batch is None and self.replay_draw in (None, "with"):
+            return memory.draw(noise), None
+        m = len(batch.rows) if self.replay_batch is None else self.replay_batch
+        wanted = batch.weight > 0 if self.replay_batch is None else torch.ones_like(batch.weight[:1]).expand(m) > 0
+        there = wanted & (memory.offered > 0)
+        if isinstance(walk, Walk):
+            return walk.next(memory, m, wanted.sum(), self.order_noise(batch, noise))[0], there
+        if self.replay_draw == "without":
+            order = torch.where(memory.used, self.order_noise(batch, noise), 2).argsort(stable=True)
+            i = torch.arange(m, device=order.device)
+            return order.index_select(0, i.clamp(max=len(order) - 1)), there & (i < memory.held)
+        return memory.draw(uniform(self.seeds(batch, noise), m)), there
+
+    def walked(self, walk: Walk | tuple[()], memory: AnyMemory, batch: Batch, noise: Tensor) -> Walk | tuple[()]:
+        """Return the walk after the samples that `recall` returns for the same arguments."""
+        if not isinstance(walk, Walk):
+            return walk
+        m = batch.weight.sum().long() if self.replay_batch is None else torch.full_like(walk.length, self.replay_batch)
+        return walk.next(memory, 1, m, self.order_noise(batch, noise))[1]
+
+    def begun_anew(self, walk: Walk | tuple[()]) -> Walk | tuple[()]:
+        """Return the walk for the next task, of which nothing is left."""
+        return walk.begun_anew() if isinstance(walk, Walk) else walk
+
+    def seeds(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Return numbers (7,) from which all that is drawn with this noise (B,) follows: those of the first sample."""
+        return torch.cat([noise[:1], batch.noise[:, 0]])
+
+    def order_noise(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Return a random number (M,) for each slot, whose order is that in which the slots are taken."""
+        return uniform(1 - self.seeds(batch, noise), self.slots)
+
+    def recalling(self, memory: AnyMemory, recalled: Batch, joined_to: Batch | None = None) -> Self:
         """Return the strategy for passing a batch from `recall` through the network, alone or after another batch.
 
         While the memory is empty, the recalled samples stand for none, so they must not count for batch norm and its
-        running statistics. Without batch norm it is the strategy itself.
+        running statistics. Without batch norm and dropout it is the strategy itself.
         """
-        if not self.net.network.has_batch_norm:
+        if not (self.net.network.has_batch_norm or self.net.network.has_dropout):
             return self
         weight = torch.where(memory.offered > 0, recalled.weight, 0)
         return self.weighing(weight if joined_to is None else torch.cat([joined_to.weight, weight]))
 
-    def offer(self, memory: Memory, samples: Batch | Pool) -> Memory:
-        """Return the memory after these samples were offered to it, those left out that are not `new`."""
+    # ---------------------------------------------------------------- what is kept
+
+    def offer(self, memory: AnyMemory, samples: Batch | Pool, keys: Tensor | None = None) -> AnyMemory:
+        """Return the memory after these samples were offered to it, those left out that are not `new`.
+
+        keys (B,): as `slot_updates` takes them.
+        """
         weight = self.new(samples, memory.positions(samples.rows, samples.weight))
-        return memory.updated(memory.slot_updates(weight, samples.noise[0]), samples.rows, weight)
+        return self.stored(memory, self.slot_updates(memory, samples, weight, keys), samples, weight, keys)
 
     def new(self, samples: Batch | Pool, positions: Tensor) -> Tensor:
         """Return the weights (B,) of the samples that the memory has not been offered before; 0 for all others.
@@ -101,16 +187,71 @@ class Replay(Strategy):
         weight = samples.weight * ~named(positions, len(samples.weight))
         return weight * (samples.epoch == 0) if isinstance(samples, Batch) else weight
 
-    def offer_task(self, memory: Memory, pool: Pool) -> Memory:
+    def slot_updates(
+        self, memory: AnyMemory, samples: Batch | Pool, weight: Tensor, keys: Tensor | None = None
+    ) -> Tensor:
+        """Return, for each slot, the position of the sample that takes it: (M,) int64, -1 for none.
+
+        Samples are there where weight (B,) is positive; keys (B,) are theirs, None for those of the policy.
+        """
+        if isinstance(memory, Memory):
+            return memory.slot_updates(weight, samples.noise[0])
+        groups, new_groups = self.groups(memory.rows), self.groups(samples.rows)
+        keys = self.keys(memory, samples, weight) if keys is None else keys
+        return memory.slot_updates(groups, new_groups, keys, weight, self.memory_per_class)
+
+    def stored(
+        self,
+        memory: AnyMemory,
+        slot_updates: Tensor,
+        samples: Batch | Pool,
+        weight: Tensor,
+        keys: Tensor | None = None,
+    ) -> AnyMemory:
+        """Return the memory after its slot_updates (M,), by samples with this weight (B,) and these keys (B,)."""
+        if isinstance(memory, Memory):
+            return memory.updated(slot_updates, samples.rows, weight)
+        keys = self.keys(memory, samples, weight) if keys is None else keys
+        return memory.updated(slot_updates, samples.rows, keys, weight)
+
+    def groups(self, rows: Tensor) -> Tensor:
+        """Return the number (n,) of the group of each of the rows (n,), of which each gets the same share."""
+        return rows // len(self.data.images) if self.policy == "past" else self.data.class_ids(rows)
+
+    def keys(self, memory: RankedMemory, samples: Batch | Pool, weight: Tensor) -> Tensor:
+        """Return the key (B,) of each sample: of a group, those with the smallest are held."""
+        if self.policy == "ring":
+            return -(memory.offered + (weight > 0).cumsum(0)).double()
+        return samples.noise[0].double()
+
+    def offer_task(self, memory: AnyMemory, pool: Pool, theta: Tensor) -> AnyMemory:
         """Return the memory after a task: each of its samples is offered once, or `memory_per_class` of each class."""
+        if self.policy == "herding":
+            return self.offer(memory, pool, self.herded(pool, theta))
         if self.memory_per_class is None:
             return self.offer(memory, pool)
         return self.offer(memory, pool._replace(weight=class_subset(self.data, pool, self.memory_per_class)))
+
+    def herded(self, pool: Pool, theta: Tensor) -> Tensor:
+        """Return the key (n,) of each sample of a task by herding, with the features at theta (P,).
+
+        Of a class, as many are chosen by herding as there is room for where all classes have an equal share.
+        """
+        batches = list(self.data.chunks(pool, CHUNK))
+        features = torch.cat([self.net.features(theta, batch.x) for batch in batches])
+        y = torch.cat([batch.y for batch in batches])
+        share = self.memory_per_class or ceil_div(self.slots * self.data.tasks, self.data.class_count)
+        return herding_keys(features, y, pool.weight, self.data.outputs, min(share, len(y)))
 
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         if knobs.get("memory_per_class") is not None and knobs["memory_size"] != Replay.memory_size:
             return "memory_size and memory_per_class are two ways to say how much is kept; type one of them."
+        if knobs.get("memory_per_class") is not None and knobs.get("memory_policy") in ("balanced", "ring", "past"):
+            return (
+                f"memory_per_class leaves memory_policy={knobs['memory_policy']} nothing to choose; type memory_size "
+                "with the policy, or leave the policy out, or type herding, which says which samples of a class."
+            )
         return None
 
     @classmethod

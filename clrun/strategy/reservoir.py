@@ -30,6 +30,11 @@ class Memory(NamedTuple):
     offered: Tensor  # () int64: the number of samples offered so far
 
     @property
+    def slot_bytes(self) -> int:
+        """The bytes of a slot."""
+        return self.rows.element_size()
+
+    @property
     def held(self) -> Tensor:
         """The number () of slots in use, which are the first ones."""
         return self.offered.clamp(max=len(self.rows))
@@ -42,10 +47,7 @@ class Memory(NamedTuple):
     def positions(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return, for each slot, the position in a batch of rows (B,) of the sample that it holds: (M,) int64, -1 for
         none. weight (B,) is 0 where the batch has no sample. A batch names a sample once."""
-        ordered, order = torch.where(weight > 0, rows, -1).sort()  # B log B + M log B comparisons, not M B
-        at = torch.searchsorted(ordered, self.rows).clamp(max=len(rows) - 1)
-        same = self.used & (ordered.index_select(0, at) == self.rows)
-        return torch.where(same, order.index_select(0, at), -1)
+        return positions_of(self.rows, self.used, rows, weight)
 
     def slot_updates(self, weight: Tensor, noise: Tensor) -> Tensor:
         """Return, for each slot, the position in the batch of the sample that takes it: (M,) int64, -1 for none.
@@ -68,6 +70,15 @@ class Memory(NamedTuple):
     def draw(self, noise: Tensor) -> Tensor:
         """Return slots (B,) in use, drawn uniformly and with replacement by noise (B,); slot 0 of an empty memory."""
         return (noise.double() * self.held.clamp(min=1)).long()
+
+
+def positions_of(stored: Tensor, used: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """Return, for each of the stored rows (M,) that are `used` (M,) bool, its position in rows (B,): (M,) int64, -1 for
+    none. weight (B,) is 0 where there is no row."""
+    ordered, order = torch.where(weight > 0, rows, -1).sort()  # B log B + M log B comparisons, not M B
+    at = torch.searchsorted(ordered, stored).clamp(max=len(rows) - 1)
+    same = used & (ordered.index_select(0, at) == stored)
+    return torch.where(same, order.index_select(0, at), -1)
 
 
 def named(positions: Tensor, size: int) -> Tensor:

@@ -406,7 +406,7 @@ class Oblivious(ER):
 class Blind(AGEM):
     """A-GEM that compares the batch with itself."""
 
-    def recall(self, memory, batch, noise):
+    def recall(self, memory, batch, noise, walk=()):
         return batch, memory.draw(noise)
 
 

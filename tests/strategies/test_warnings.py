@@ -96,8 +96,8 @@ CLOSED_FORM = [
 # strategy -> [(method, what replaces it, part of the warning)]
 BREAKS = {
     "agem": [
-        ("offer_task", lambda self, memory, pool: memory, EMPTY),
-        ("recall", lambda self, memory, batch, noise: (batch, memory.draw(noise)), "had to be projected"),
+        ("offer_task", lambda self, memory, pool, theta: memory, EMPTY),
+        ("recall", lambda self, memory, batch, noise, walk: (batch, memory.draw(noise)), "had to be projected"),
     ],
     "amn": [
         ("restrict", memory_without_gradient, "the memory units never left zero"),
