@@ -10,7 +10,7 @@ case "${1:-}" in
   --quick) stream=(dataset=digits epochs=2) outputs=outputs/all_strategies_quick ;;
   *) sed -n '2,/^set/{/^#/p}' "$0" >&2; exit 2 ;;
 esac
-everywhere=finetune,joint,cumulative,scratch,ewc,si,mas,lwf,imm,er,agem,der,derpp
+everywhere=finetune,joint,cumulative,scratch,ewc,si,mas,lwf,imm,er,mir,er_ace,agem,gem,der,derpp,fdr,gdumb
 told=amn,hat,packnet,separate
 everywhere+=,ncm,slda,fecam,ranpac  # heads in closed form, without gradients
 clrun -m "${stream[@]}" scenario=task strategy=$everywhere,$told outputs="$outputs"

@@ -76,7 +76,9 @@ class EpochSampler:
 
     @property
     def steps(self) -> int:
-        """The number of steps in all epochs. A budget in iterations counts once for each pool."""
+        """The number of steps in all epochs, 0 without samples. A budget in iterations counts once for each pool."""
+        if not any(len(pool) for pool in self.pools):
+            return 0
         if self.budget.epochs is not None:
             return self.budget.epochs * self.epoch_steps
         assert self.budget.iterations is not None  # checked with the settings: one of the two is given

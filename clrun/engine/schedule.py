@@ -11,7 +11,7 @@ from clrun.data.batches import pad_rows
 from clrun.data.sampler import Budget, EpochSampler
 from clrun.data.seeding import DRAWS, generator
 from clrun.data.tasks import TaskStream
-from clrun.strategy import Strategy
+from clrun.strategy import Strategy, Tree
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,16 @@ class SampleSchedule:
         """Return the rows (n,) of each task whose samples feed a stage of run r."""
         return [self.strategy.data.rows(self.streams[r].train[task], task) for task in self.strategy.visible(stage)]
 
-    def sampler(self, r: int, stage: int, phase: str) -> EpochSampler:
-        """Return the sampler of run r for one pass of a stage."""
-        rows = self.rows(r, stage)
+    def sampler(self, r: int, stage: int, phase: str, chosen: Tensor | None = None) -> EpochSampler:
+        """Return the sampler of run r for one pass of a stage, over the `chosen` rows (n,) or those of its tasks."""
+        rows = self.rows(r, stage) if chosen is None else [chosen]
         return EpochSampler(rows, self.budget, self.balanced and len(rows) > 1, self.seeds[r], f"stage {stage} {phase}")
 
-    def samplers(self, stage: int, phase: str) -> list[EpochSampler]:
-        """Return the samplers [r] of all runs for one pass of a stage."""
-        return [self.sampler(r, stage, phase) for r in range(len(self.seeds))]
+    def samplers(self, stage: int, phase: str, states: Sequence[Tree]) -> list[EpochSampler]:
+        """Return the samplers [r] of all runs for one pass of a stage, which begins with these states [r]."""
+        chosen = [self.strategy.trained_rows(phase, state) for state in states]
+        on_host = [rows if rows is None else rows.cpu() for rows in chosen]
+        return [self.sampler(r, stage, phase, rows) for r, rows in enumerate(on_host)]
 
     def shuffled_samples(self, stage: int, phase: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return all samples of a stage in random order, for the end of a pass: rows (R, n), weight (R, n) and noise

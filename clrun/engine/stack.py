@@ -123,6 +123,12 @@ class Stack:
         fresh = self.initialize(stage) if self.strategy.restart else current
         return current._replace(theta=fresh.theta, stats=fresh.stats, opt=self.fresh_optimizer(fresh.theta))
 
+    def states(self, current: TrainState) -> list[Any]:
+        """Return the strategy's state [r] of each run."""
+        if self.alone:
+            return [current.state]
+        return [tree_map(lambda v, r=r: v[r], current.state) for r in range(len(self.seeds))]
+
     def resume_at(self, step: int) -> None:
         """Continue to count from a run's step `step`, which an earlier process has reached."""
         self.step = step
@@ -206,7 +212,7 @@ class Stack:
     ) -> tuple[TrainState, PartialStage]:
         """Take what is left of the steps of a pass, unless all runs have diverged. `current` itself stays as it is."""
         stage = partial.report.stage
-        samplers = self.schedule.samplers(stage, self.strategy.phases[partial.phase])
+        samplers = self.schedule.samplers(stage, self.strategy.phases[partial.phase], self.states(current))
         total = max(sampler.steps for sampler in samplers)
         listener.pass_started(stage, total)
         listener.steps_taken(partial.start)

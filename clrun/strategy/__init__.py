@@ -10,6 +10,7 @@ from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
 from clrun.strategy.multitask import MultiTask
 from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_samples
 from clrun.strategy.quadratic import Gaussian, Quadratic
+from clrun.strategy.quadratic_program import bounded_minimum
 from clrun.strategy.ranked import AnyMemory, RankedMemory
 from clrun.strategy.regularization import QuadraticPenalty
 from clrun.strategy.replay import Replay, buffer_stats
@@ -52,6 +53,7 @@ __all__ = [
     "Tree",
     "Walk",
     "Weights",
+    "bounded_minimum",
     "buffer_stats",
     "cross_entropy",
     "diagonal_fisher",

@@ -108,6 +108,15 @@ class Strategy:
         """
         return (stage,)
 
+    def trained_rows(self, phase: str, state: Tree) -> Tensor | None:
+        """Return the rows (n,) of the samples that a pass over a task trains on, in place of those of the `visible`
+        tasks: such as all that a memory holds. By default None, for the visible tasks' samples.
+
+        It is called on the state of one run at the beginning of each pass, and again where an interrupted run goes on
+        within it: what it reads of the state must not change during the pass. If there are none, no step is taken.
+        """
+        return None
+
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
         """Return why the method cannot work with this network, optimizer or combination of settings; by default None.

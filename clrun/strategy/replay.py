@@ -118,8 +118,11 @@ class Replay(Strategy):
         rows = torch.where(memory.offered > 0, memory.rows.index_select(0, slots), own)
         if there is None:
             return self.data.recall(rows, batch), slots
-        augmentation = uniform(self.seeds(batch, noise), len(batch.noise) * len(rows)).view(-1, len(rows))
-        return self.data.recall(rows, batch, there.to(batch.weight), augmentation), slots
+        return self.data.recall(rows, batch, there.to(batch.weight), self.augmentation(batch, noise, len(rows))), slots
+
+    def augmentation(self, batch: Batch, noise: Tensor, m: int) -> Tensor:
+        """Return random numbers (6, m) for the augmentation of m samples that are recalled with this noise (B,)."""
+        return uniform(self.seeds(batch, noise), len(batch.noise) * m).view(-1, m)
 
     def drawn(
         self, memory: AnyMemory, batch: Batch, noise: Tensor, walk: Walk | tuple[()]

@@ -19,6 +19,9 @@ ORDER = (
     *("finetune", "joint", "cumulative", "scratch", "separate"),
     *("er", "der", "derpp", "agem", "ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
     *("ncm", "slda", "fecam", "ranpac"),  # heads in closed form, without gradients
+    *("er", "mir", "er_ace", "der", "derpp", "fdr", "agem", "gem", "gdumb"),
+    *("ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
+    *("ncm",),  # heads in closed form, without gradients
 )
 
 

@@ -81,7 +81,7 @@ def test_what_waits_or_lies_on_the_host_is_found():
 def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
     """Blocks grow once it is known how long a step takes."""
     stack = replace(stack_of("strategy=er", "iterations=30"), use_graph=True)
-    samplers = stack.schedule.samplers(0, "train")
+    samplers = stack.schedule.samplers(0, "train", [stack.initialize().state])
     stepper, partial = stack.make_stepper(stack.initialize(), samplers), stack.new_stage(0)
     assert isinstance(stepper, GraphStepper)
     for size in (5, 20, 5):

@@ -215,7 +215,7 @@ class Loop:
         self.stack, self.data = stack, stack.strategy.data
         self.module = module_of(stack.strategy, theta)
         self.parameters = list(self.module.parameters())
-        self.slots, self.projections, self.losses = ListReservoir(stack.strategy.slots), 0, []
+        self.slots, self.projections, self.losses = ListReservoir(getattr(stack.strategy, "slots", 0)), 0, []
 
     @property
     def theta(self):

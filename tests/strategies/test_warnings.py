@@ -16,12 +16,14 @@ from clrun.results import run_files
 from clrun.runs import show, train
 from clrun.runs.prepared import Prepared
 from clrun.strategies.amn import AMN
+from clrun.strategies.gdumb import GDumb
 from clrun.strategies.lwf import LwF
 from clrun.strategies.packnet import PackNet
-from clrun.strategy import Gaussian
+from clrun.strategy import Gaussian, gradient_of
 
 SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]", "plots=false")
 EMPTY = "the memory stayed empty, so nothing was replayed: this is finetuning"
+EMPTY_OF_TASKS = "the memory stayed empty, so no past task constrained a step: this is finetuning"
 ALONE = "never saw a sample of another task than the one being learnt"
 
 
@@ -93,6 +95,25 @@ CLOSED_FORM = [
     ("absorb", sums_of_the_first_task, "after the first task, so it learnt no other"),
 ]
 
+
+def theta_and_state(self, phase, theta, state, hp, pool):
+    return theta, state
+
+
+def first_task_alone(self, memory, pool, theta):
+    stored = GDumb.offer(self, memory, pool)
+    return tree_map(lambda new, old: torch.where(pool.stage == 0, new, old), stored, memory)
+
+
+def no_past_gradient(self, theta, state, hp, batch, task):
+    return 0 * theta, theta.new_zeros(())
+
+
+def along_the_batch(self, theta, state, hp, batch, task):
+    g, loss, _ = gradient_of(self.loss, theta, state, hp, batch)
+    return g, loss
+
+
 # strategy -> [(method, what replaces it, part of the warning)]
 BREAKS = {
     "agem": [
@@ -117,6 +138,23 @@ BREAKS = {
         ("after_step", as_it_was, EMPTY),
         ("offer", nothing_stored, "samples of one class alone"),
     ],
+    "er_ace": [
+        ("after_step", as_it_was, EMPTY),
+        ("offer", nothing_stored, "samples of one class alone"),
+    ],
+    "fdr": [
+        ("after_phase", theta_and_state, EMPTY),
+        ("replay_loss", no_replay_loss, "never had a loss above 1e-12"),
+    ],
+    "gdumb": [
+        ("after_phase", theta_and_state, "the memory stayed empty, so GDumb trained on nothing"),
+        ("offer_task", first_task_alone, "no more classes than after the first"),
+    ],
+    "gem": [
+        ("after_phase", theta_and_state, EMPTY_OF_TASKS),
+        ("past_gradient", no_past_gradient, "never had a loss above 1e-12"),
+        ("past_gradient", along_the_batch, "no gradient ever had to be projected"),
+    ],
     "ewc": [("after_phase", zero_fisher, "EWC found no weight important (its fisher is all zero)")],
     "fecam": CLOSED_FORM,
     "finetune": [],
@@ -136,6 +174,10 @@ BREAKS = {
     "mas": [("after_phase", zero_sensitivity, "MAS found no weight important")],
     "ncm": CLOSED_FORM,
     "ranpac": CLOSED_FORM,
+    "mir": [
+        ("after_step", as_it_was, EMPTY),
+        ("each_loss", lambda self, theta, state, hp, batch: 0 * batch.weight, "MIR chose nothing: this is er"),
+    ],
     "packnet": [
         ("after_phase", keep_share(1.0), "no weight was free after task 1"),
         ("after_phase", keep_share(0.0), "a task kept no weight"),
