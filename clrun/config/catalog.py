@@ -211,6 +211,7 @@ class StrategyOption(Option):
 
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
     warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why the strategy is known to fail in it
+    refuses: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why it cannot work, and what to type
     needs_task_id: bool = False  # whether it must know the task at test
     neutral: dict[str, float] | None = None  # values at which it is equal to finetuning; None if there are none
 

@@ -246,6 +246,9 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
             f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "
             f"type scenario=task, or task_id_at_test=true to give it the task all the same (such runs are marked)."
         )
+    if values["scenario"] in strategy.refuses:
+        reason = strategy.refuses[values["scenario"]]
+        raise UsageError(f"strategy={strategy.name} cannot work with scenario={values['scenario']}: {reason}.")
     if values["split"] != "domains" and (values["first_tasks"] or 0) > values["tasks"]:
         raise UsageError(
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."

@@ -33,16 +33,17 @@ class SampleSchedule:
         """Return the rows (n,) of each task whose samples feed a stage of run r."""
         return [self.strategy.data.rows(self.streams[r].train[task], task) for task in self.strategy.visible(stage)]
 
-    def sampler(self, r: int, stage: int, phase: str, chosen: Tensor | None = None) -> EpochSampler:
-        """Return the sampler of run r for one pass of a stage, over the `chosen` rows (n,) or those of its tasks."""
-        rows = self.rows(r, stage) if chosen is None else [chosen]
-        return EpochSampler(rows, self.budget, self.balanced and len(rows) > 1, self.seeds[r], f"stage {stage} {phase}")
+    def sampler(self, r: int, stage: int, phase: str, rows: Sequence[Tensor] | None = None) -> EpochSampler:
+        """Return the sampler of run r for one pass of a stage, over these rows [source] (n,) or those of its tasks."""
+        rows = self.rows(r, stage) if rows is None else [source.cpu() for source in rows]
+        balanced = self.balanced and len(rows) > 1
+        return EpochSampler(list(rows), self.budget, balanced, self.seeds[r], f"stage {stage} {phase}")
 
     def samplers(self, stage: int, phase: str, states: Sequence[Tree]) -> list[EpochSampler]:
         """Return the samplers [r] of all runs for one pass of a stage, which begins with these states [r]."""
-        chosen = [self.strategy.trained_rows(phase, state) for state in states]
-        on_host = [rows if rows is None else rows.cpu() for rows in chosen]
-        return [self.sampler(r, stage, phase, rows) for r, rows in enumerate(on_host)]
+        own = [self.rows(r, stage) for r in range(len(self.seeds))]
+        rows = [self.strategy.trained_rows(phase, state, mine) for state, mine in zip(states, own, strict=True)]
+        return [self.sampler(r, stage, phase, chosen) for r, chosen in enumerate(rows)]
 
     def shuffled_samples(self, stage: int, phase: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return all samples of a stage in random order, for the end of a pass: rows (R, n), weight (R, n) and noise

@@ -11,6 +11,7 @@ by learning from the stream.
 a tenth of it, and cutmix.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -33,9 +34,9 @@ class GDumb(Replay):
     def init(self, theta: Tensor) -> State:
         return self.State(self.empty(theta))
 
-    def trained_rows(self, phase: str, state: State) -> Tensor:
+    def trained_rows(self, phase: str, state: State, own: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return what the memory holds; nothing as long as it is to be filled."""
-        return state.memory.rows[: int(state.memory.held) if phase == "train" else 0]
+        return [state.memory.rows[: int(state.memory.held) if phase == "train" else 0]]
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Any, pool: Pool) -> tuple[Tensor, State]:
         if phase == "train":

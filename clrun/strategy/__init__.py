@@ -4,8 +4,10 @@ from clrun.data.batches import Batch, Data, Pool
 from clrun.models import BatchNormMode, Network, RunningStatistics, Weights
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.closed_form import ROUNDING, ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
+from clrun.strategy.exemplars import Exemplars, Past, distillation
 from clrun.strategy.fisher_information import diagonal_fisher
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
+from clrun.strategy.herding import class_means
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
 from clrun.strategy.multitask import MultiTask
 from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_samples
@@ -14,7 +16,7 @@ from clrun.strategy.quadratic_program import bounded_minimum
 from clrun.strategy.ranked import AnyMemory, RankedMemory
 from clrun.strategy.regularization import QuadraticPenalty
 from clrun.strategy.replay import Replay, buffer_stats
-from clrun.strategy.reservoir import Memory, write_slots
+from clrun.strategy.reservoir import Memory, named, write_slots
 from clrun.strategy.uniform import uniform
 from clrun.strategy.walk import Walk
 from clrun.system.text import format_value
@@ -35,6 +37,7 @@ __all__ = [
     "ClassSums",
     "ClosedForm",
     "Data",
+    "Exemplars",
     "Gaussian",
     "HealthRows",
     "Knobs",
@@ -42,6 +45,7 @@ __all__ = [
     "Memory",
     "MultiTask",
     "Network",
+    "Past",
     "PerSampleMeasure",
     "Pool",
     "Quadratic",
@@ -55,8 +59,10 @@ __all__ = [
     "Weights",
     "bounded_minimum",
     "buffer_stats",
+    "class_means",
     "cross_entropy",
     "diagonal_fisher",
+    "distillation",
     "fisher",
     "format_value",
     "gradient_by_leaf",
@@ -66,6 +72,7 @@ __all__ = [
     "log_softmax",
     "losses",
     "lowered",
+    "named",
     "nearest_mean",
     "network_mask",
     "solved",

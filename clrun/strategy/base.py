@@ -108,14 +108,16 @@ class Strategy:
         """
         return (stage,)
 
-    def trained_rows(self, phase: str, state: Tree) -> Tensor | None:
-        """Return the rows (n,) of the samples that a pass over a task trains on, in place of those of the `visible`
-        tasks: such as all that a memory holds. By default None, for the visible tasks' samples.
+    def trained_rows(self, phase: str, state: Tree, own: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the rows (n,) of the samples that a pass over a task trains on; by default `own`, those of the
+        `visible` tasks, [task] (n,).
 
-        It is called on the state of one run at the beginning of each pass, and again where an interrupted run goes on
-        within it: what it reads of the state must not change during the pass. If there are none, no step is taken.
+        A method may leave some out, or add those that a memory holds: each tensor is shuffled by itself where a batch
+        has equally many samples of each task, and all of them together elsewhere. It is called on the state of one run
+        at the beginning of each pass, and again where an interrupted run goes on within it: what it reads of the state
+        must not change during the pass. If there is no row, no step is taken.
         """
-        return None
+        return own
 
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:

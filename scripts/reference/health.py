@@ -18,6 +18,12 @@ MEANINGS: dict[str, str] = {
     "barred_share": "share of the samples of a batch whose softmax leaves out an output that may answer",
     "chosen_interference": "how much more the virtual step raises the loss of what is replayed than that of the "
     "candidates on the average",
+    "exemplar_share": "share of the training samples that are exemplars of earlier tasks",
+    "means": "number of outputs that have a mean of exemplars, after the task",
+    "gamma": "what the weights of the new outputs were multiplied by, after the task",
+    "alpha": "what the logits of the task's outputs are multiplied by, after the task",
+    "beta": "what is added to the logits of the task's outputs, after the task",
+    "held_out": "samples of the memory that are held out of training, after the task",
     "projections": "number of steps since the start of the run whose gradient was projected",
     "projected_share": "share of the steps whose gradient was projected",
     "others_share": "share of the training samples that belong to other tasks",
@@ -52,6 +58,7 @@ _PENALTY = ("penalty", "penalty_over_loss")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "agem": ("projected_share", "replay_loss", "projections", *_MEMORY),
     "amn": ("memory_max", "push_rms", *_PENALTY, *_FISHER),
+    "bic": ("distillation", "exemplar_share", "alpha", "beta", "held_out", *_MEMORY),
     "cumulative": ("others_share",),
     "der": ("replay_loss", *_MEMORY),
     "derpp": ("replay_loss", *_MEMORY),
@@ -64,6 +71,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "gdumb": _MEMORY,
     "gem": ("projected_share", "replay_loss", "projections", *_MEMORY),
     "hat": ("open_share", "used_share", "undecided_share"),
+    "icarl": ("distillation", "exemplar_share", "means", *_MEMORY),
     "imm": ("penalty", "merge_distance", "precision_sum"),
     "joint": ("others_share",),
     "lwf": ("distillation",),
@@ -76,4 +84,5 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "separate": ("networks", "nearest_network"),
     "si": (*_PENALTY, *_IMPORTANCE),
     "slda": ("summed_samples", "summed_outputs", "shrinkage_used"),
+    "wa": ("distillation", "exemplar_share", "gamma", *_MEMORY),
 }

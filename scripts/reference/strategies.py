@@ -20,6 +20,7 @@ ORDER = (
     *("er", "der", "derpp", "agem", "ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
     *("ncm", "slda", "fecam", "ranpac"),  # heads in closed form, without gradients
     *("er", "mir", "er_ace", "der", "derpp", "fdr", "agem", "gem", "gdumb"),
+    *("er", "mir", "er_ace", "der", "derpp", "fdr", "agem", "gem", "gdumb", "icarl", "wa", "bic"),
     *("ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
     *("ncm",),  # heads in closed form, without gradients
 )
@@ -67,6 +68,8 @@ def remarks(option: StrategyOption) -> Iterator[str]:
             "This strategy needs the task number at test time. It is refused in other scenarios than `task`, unless "
             "`task_id_at_test=true` is typed."
         )
+    for scenario, reason in option.refuses.items():
+        yield f"clrun refuses it with `scenario={scenario}`: {plain(reason)}."
     for scenario, warning in option.warns.items():
         yield f"clrun warns in `scenario={scenario}`: {plain(warning)}."
     if option.neutral:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SCENARIOS, STRATEGIES, live
 
+from clrun.config.catalog import read
 from clrun.engine.evaluation import deployed_logits
 from clrun.results.outcome import RunStatus
 from clrun.runs import network_file
@@ -53,6 +54,8 @@ def assert_answers_as_the_engine(prepared, folder):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy(prepared_of, tmp_path, strategy, scenario):
+    if scenario in read().options["strategy"][strategy].refuses:
+        pytest.skip("refused")
     try:
         prepared = prepared_of(*SMALL, *MLP, f"strategy={strategy}", f"scenario={scenario}")
     except UsageError:

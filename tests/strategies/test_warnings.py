@@ -105,6 +105,10 @@ def first_task_alone(self, memory, pool, theta):
     return tree_map(lambda new, old: torch.where(pool.stage == 0, new, old), stored, memory)
 
 
+def own_samples(self, phase, state, own):
+    return own if phase == "train" else [own[0][:0]]
+
+
 def no_past_gradient(self, theta, state, hp, batch, task):
     return 0 * theta, theta.new_zeros(())
 
@@ -123,6 +127,10 @@ BREAKS = {
     "amn": [
         ("restrict", memory_without_gradient, "the memory units never left zero"),
         ("after_phase", zero_fisher, "of the EWC in it: AMN found no weight important"),
+    ],
+    "bic": [
+        ("offer_task", lambda self, memory, pool, theta: memory, "the memory stayed empty, so BiC had no exemplars"),
+        ("solved", lambda self, theta, state, pool: state, "no bias was ever corrected"),
     ],
     "cumulative": [("visible", own_task, ALONE)],
     "der": [
@@ -162,6 +170,10 @@ BREAKS = {
         ("final_gates", gates(1.0), "every unit was in use after task 1"),
         ("final_gates", gates(0.0), "no gate opened"),
     ],
+    "icarl": [
+        ("offer_task", lambda self, memory, pool, theta: memory, "no class had a mean of exemplars"),
+        ("trained_rows", own_samples, "no exemplar was ever trained on"),
+    ],
     "imm": [("after_phase", last_task_alone, "never differed from the last task's")],
     "joint": [("visible", own_task, ALONE)],
     "lwf": [
@@ -186,6 +198,11 @@ BREAKS = {
     "separate": [("networks", one_for_all, "two tasks have one and the same network")],
     "slda": CLOSED_FORM,
     "si": [("after_move", as_it_was, "SI found no weight important")],
+    "wa": [
+        ("offer_task", lambda self, memory, pool, theta: memory, "the memory stayed empty, so WA had no exemplars"),
+        ("trained_rows", own_samples, "no exemplar was ever trained on"),
+        ("aligned", lambda self, theta, past: (theta, torch.ones_like(theta[0])), "no weight was ever aligned"),
+    ],
 }
 CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
 

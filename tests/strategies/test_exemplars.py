@@ -1,0 +1,234 @@
+"""icarl, wa and bic against their equations, a sample at a time; what is trained on, kept and answered by."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import live
+from helpers import module_of
+from scipy.optimize import minimize
+from test_memory_and_replay import SMALL
+from test_replay_options import class_of, herded_by_hand
+
+from clrun.data.batches import StepContext
+from clrun.strategies.bic import RIDGE, least_biased
+from clrun.strategies.wa import WA
+from clrun.system.errors import UsageError
+
+METHODS = ("icarl", "wa", "bic")
+OUTPUTS = 10
+
+
+def rows_held(memory):
+    return memory.rows[: memory.held].tolist()
+
+
+@pytest.mark.parametrize("strategy", METHODS)
+def test_a_domain_incremental_stream_has_no_new_outputs(stack_of, strategy):
+    with pytest.raises(UsageError, match=r"cannot work with scenario=domain: .* type scenario=class"):
+        stack_of(f"strategy={strategy}", "scenario=domain")
+
+
+@pytest.mark.parametrize("strategy", METHODS)
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_an_epoch_goes_through_the_task_and_the_exemplars(stack_of, strategy, scenario):
+    """Each sample of the task once and each exemplar once, but for what bic holds out, which is never trained on."""
+    stack = stack_of(f"strategy={strategy}", f"scenario={scenario}", "memory_size=40", "epochs=1", "batch_size=16")
+    data, run, ever_held_out = stack.strategy.data, stack.initialize(), set()
+    for stage in range(3):
+        met = stack.consolidate(run, stack.new_stage(stage))
+        own = data.rows(stack.streams[0].train[stage], stage).tolist()
+        held_out = set(rows_held(met.state.validation)) if strategy == "bic" else set()
+        ever_held_out |= held_out
+        (sampler,) = stack.schedule.samplers(stage, "train", [met.state])
+        steps = sampler.sample(0, sampler.steps)
+        trained = steps.rows[steps.weight > 0].tolist()
+        exemplars = rows_held(run.state.past.memory)
+        assert sorted(trained) == sorted([*(set(own) - held_out), *exemplars])
+        assert not set(trained) & ever_held_out
+        run, report = stack.learn(run, stage)
+        health = report.health[0]
+        assert health["steps"] == -(-len(trained) // 16)
+        assert (health["exemplar_share"] > 0) == (stage > 0)
+        counts = Counter(class_of(data, row) for row in rows_held(run.state.past.memory))
+        assert len(counts) == 2 * (stage + 1)
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert sum(counts.values()) == (36 if strategy == "bic" else 40)
+        assert not set(rows_held(run.state.past.memory)) & ever_held_out
+
+
+def second_task(stack):
+    """A run that has met its second task, a batch of exemplars and new samples, and what there was before."""
+    run, _ = stack.learn(stack.initialize(), 0)
+    before = run.theta
+    run = stack.consolidate(run, stack.new_stage(1))
+    (sampler,) = stack.schedule.samplers(1, "train", [run.state])
+    rows, weight, progress, epoch, noise = (v[0] for v in sampler.sample(0, 1))
+    when = StepContext(torch.tensor(1), torch.tensor(1), progress, epoch, noise)
+    return run, before, stack.strategy.data.batch(stack.tables, rows, weight.double(), when)
+
+
+def logits_of(stack, theta, batch):
+    with torch.no_grad():
+        return module_of(stack.strategy, theta)(batch.x)
+
+
+@pytest.mark.parametrize("active", ["seen", "all"])
+def test_icarl_is_its_equation(stack_of, active):
+    """Old outputs are taught by the old network, for old and new samples; the others by the labels."""
+    stack = stack_of("strategy=icarl", "scenario=class", f"active={active}", "memory_size=40", *SMALL)
+    run, before, batch = second_task(stack)
+    theta = run.theta + 0.1
+    loss, aux = stack.strategy.loss(theta, run.state, stack.hp, batch)
+    new, old, wanted = logits_of(stack, theta, batch), logits_of(stack, before, batch), 0.0
+    for z, teacher, y in zip(new, old, batch.y.tolist(), strict=True):
+        for o in range(4 if active == "seen" else OUTPUTS):
+            target = teacher[o].sigmoid() if o < 2 else float(o == y)
+            g = z[o].sigmoid()
+            wanted -= target * g.log() + (1 - target) * (1 - g).log()
+    assert loss.item() == pytest.approx(wanted.item() / 12, abs=1e-10)
+    assert {0, 1} & set(batch.y.tolist())
+    assert {2, 3} & set(batch.y.tolist())
+    gaps = [
+        teacher.sigmoid() * (teacher.sigmoid().log() - z.sigmoid().log())
+        + (1 - teacher.sigmoid()) * ((1 - teacher.sigmoid()).log() - (1 - z.sigmoid()).log())
+        for z, teacher in zip(new[:, :2].flatten(), old[:, :2].flatten(), strict=True)
+    ]
+    assert aux["distillation"].item() == pytest.approx(sum(gaps).item() / 12, abs=1e-8)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_icarl_answers_by_the_nearest_mean_of_exemplars(stack_of, scenario):
+    """Exemplars by the paper's algorithm, with the features after their own task, and means with those of now."""
+    stack = stack_of("strategy=icarl", f"scenario={scenario}", "memory_per_class=5", "split.order=fixed")
+    data, run, order = stack.strategy.data, stack.initialize(), {}
+
+    def phi(rows):
+        with torch.no_grad():
+            x = data.images[rows % len(data.images)].double() * data.scale + data.shift
+            return F.normalize(module_of(stack.strategy, run.theta)[:-1](x), dim=1)
+
+    for stage in range(2):
+        run, report = stack.learn(run, stage)
+        pool = stack.pool(stage, "train", torch.float64)
+        for label in (2 * stage, 2 * stage + 1):
+            mine = pool.rows[data.labels[pool.rows % len(data.images)] == label]
+            order[label] = mine[herded_by_hand(phi(mine), 5)]
+        assert set(rows_held(run.state.past.memory)) == {row for rows in order.values() for row in rows.tolist()}
+        means = torch.stack([F.normalize(phi(rows).mean(0), dim=0) for rows in order.values()])
+        assert (run.state.means[: len(means)] - means).abs().max() < 1e-12
+        for task in range(stage + 1):
+            test = data.rows(stack.streams[0].test[task], task)
+            distance = (phi(test)[:, None] - means).norm(dim=-1)
+            if scenario == "task":
+                distance = distance[:, 2 * task : 2 * task + 2] if stage else distance
+                nearest = distance.argmin(1) + (2 * task if stage else 0)
+            else:
+                nearest = distance.argmin(1)
+            right = (nearest == data.labels[test % len(data.images)]).sum()
+            assert report.correct[0, task] == right
+
+
+@pytest.mark.parametrize("strategy", ["wa", "bic"])
+def test_wa_and_bic_train_by_the_same_equation(stack_of, strategy):
+    """Half of the outputs are old: half cross entropy, half divergence at temperature 3; of bic, with the corrections
+    of an earlier task."""
+    stack = stack_of(f"strategy={strategy}", "scenario=class", "temperature=3", "memory_size=40", *SMALL)
+    run, before, batch = second_task(stack)
+    theta, factor, shift = run.theta + 0.1, torch.ones(4), torch.zeros(4)
+    if strategy == "bic":
+        factor[:2], shift[:2] = 0.7, -0.3
+        alpha, beta = run.state.alpha.clone(), run.state.beta.clone()
+        alpha[0], beta[0] = 0.7, -0.3
+        run = run._replace(state=run.state._replace(alpha=alpha, beta=beta))
+    loss, aux = stack.strategy.loss(theta, run.state, stack.hp, batch)
+    ce = kl = 0.0
+    for z, teacher, y in zip(logits_of(stack, theta, batch), logits_of(stack, before, batch), batch.y, strict=True):
+        z, teacher = (v[:4] * factor + shift for v in (z, teacher))
+        ce += z.exp().sum().log() - z[y]
+        p, q = ((v[:2] / 3).exp() / (v[:2] / 3).exp().sum() for v in (teacher, z))
+        kl += (p * (p.log() - q.log())).sum()
+    assert aux["distillation"].item() == pytest.approx(kl.item() / 12, abs=1e-9)
+    assert loss.item() == pytest.approx((ce.item() + kl.item()) / 2 / 12, abs=1e-6)
+
+
+def test_wa_makes_new_weights_as_long_as_old_ones(stack_of):
+    """After each task but the first; nothing else of theta changes, and the teacher is the aligned network."""
+    stack = stack_of("strategy=wa", "scenario=class", "split.classes=[[0],[1,2,3],[4,5]]")
+    run, report = stack.learn(stack.initialize(), 0)
+    assert report.health[0]["gamma"] == 1
+    for stage, old, new in ((1, 1, 3), (2, 4, 2)):
+        run = stack.consolidate(run, stack.new_stage(stage))
+        partial = stack.new_stage(stage).next_phase()
+        trained, partial = stack.train(run, partial)
+        after = stack.consolidate(trained, partial)
+        before, aligned = (stack.strategy.net.layout.view(v.theta) for v in (trained, after))
+        length = before["head.weight"].norm(dim=1)
+        gamma = length[:old].mean() / length[old : old + new].mean()
+        expected = before["head.weight"].clone()
+        expected[old : old + new] *= gamma
+        assert (aligned["head.weight"] - expected).abs().max() < 1e-12
+        assert after.state.gamma.item() == pytest.approx(gamma.item())
+        assert abs(gamma - 1) > 1e-3
+        assert all(torch.equal(aligned[name], before[name]) for name in before if name != "head.weight")
+        assert torch.equal(after.state.past.teacher, after.theta)
+        run = after
+
+
+@pytest.mark.parametrize("case", ["overlapping", "separable", "empty"])
+def test_the_correction_is_the_minimum(case):
+    """Newton's method against SciPy's, with samples that are not there and outputs that may not answer."""
+    draw = np.random.default_rng(0)
+    z, y = draw.normal(size=(60, 5)) * 3, draw.integers(0, 4, 60)
+    z[:, 2:4] += 4  # new classes are preferred
+    if case == "separable":
+        z[np.arange(60), y] += 30
+    active, own, weight = np.arange(5) < 4, (np.arange(5) // 2) == 1, (draw.random(60) < 0.7).astype(float)
+    if case == "empty":
+        weight = weight * 0
+
+    def loss(ab):
+        v = np.where(own, ab[0] * z + ab[1], z)[:, :4]
+        ce = np.log(np.exp(v - v.max(1, keepdims=True)).sum(1)) + v.max(1) - v[np.arange(60), y]
+        return (weight @ ce) / max(weight.sum(), 1) + RIDGE / 2 * ((ab[0] - 1) ** 2 + ab[1] ** 2)
+
+    wanted = minimize(loss, [1.0, 0.0], method="BFGS", options={"gtol": 1e-10}).x
+    arguments = torch.tensor(z), torch.tensor(y), torch.tensor(active).expand(60, 5), torch.tensor(own)
+    found = least_biased(*arguments, torch.tensor(weight))
+    assert found.tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert loss(found.numpy()) <= loss(wanted) + 1e-12
+    if case == "overlapping":
+        assert found[1] < -0.5
+
+
+def test_bic_answers_with_its_corrections(stack_of):
+    """Those of a task stay when later ones come; in the first task there is nothing to correct."""
+    stack = stack_of("strategy=bic", "scenario=class", "memory_size=60", "validation_share=0.3", "epochs=3", "lr=0.01")
+    run, reports, kept = stack.initialize(), [], []
+    for stage in range(3):
+        run, report = stack.learn(run, stage)
+        reports.append(report.health[0])
+        kept.append((run.state.alpha.tolist(), run.state.beta.tolist()))
+    assert (reports[0]["alpha"], reports[0]["beta"]) == (1, 0)
+    assert [row["held_out"] for row in reports] == [18, 18, 18]
+    assert reports[1]["beta"] != 0
+    assert kept[2][0][:2] == kept[1][0][:2]
+    assert kept[1][0][2:] == [1, 1, 1, 1]
+    factor = torch.tensor([kept[2][0][o // 2] for o in range(OUTPUTS)])
+    shift = torch.tensor([kept[2][1][o // 2] for o in range(OUTPUTS)])
+    x = stack.strategy.data.images[:9].double() * stack.strategy.data.scale + stack.strategy.data.shift
+    z = module_of(stack.strategy, run.theta)(x)
+    mine = stack.strategy.scores(run.theta, run.state, stack.hp, x, torch.zeros(9).long())
+    assert (mine - (z * factor + shift)).abs().max() < 1e-12
+
+
+def test_a_memory_that_does_nothing_is_noticed(stack_of):
+    _, reports = live(stack_of("strategy=wa", "scenario=class"))
+    rows = [report.health[0] for report in reports]
+    assert WA.warnings(rows, {"memory_size": 200}) == []
+    empty = [row | {"memory_fill": 0} for row in rows]
+    assert "no exemplars" in WA.warnings(empty, {"memory_size": 200})[0]
+    alone = [row | {"exemplar_share": 0} for row in rows]
+    assert "nothing of earlier tasks" in WA.warnings(alone, {"memory_size": 200})[0]
