@@ -17,12 +17,9 @@ from reference.markdown import code, from_docstring, plain, table
 # in the order of the guide: what is compared with first, then the families of methods
 ORDER = (
     *("finetune", "joint", "cumulative", "scratch", "separate"),
-    *("er", "der", "derpp", "agem", "ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
-    *("ncm", "slda", "fecam", "ranpac"),  # heads in closed form, without gradients
-    *("er", "mir", "er_ace", "der", "derpp", "fdr", "agem", "gem", "gdumb"),
     *("er", "mir", "er_ace", "der", "derpp", "fdr", "agem", "gem", "gdumb", "icarl", "wa", "bic"),
     *("ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
-    *("ncm",),  # heads in closed form, without gradients
+    *("ncm", "slda", "fecam", "ranpac"),  # heads in closed form, without gradients
 )
 
 

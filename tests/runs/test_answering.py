@@ -61,7 +61,8 @@ def test_every_strategy(prepared_of, tmp_path, strategy, scenario):
     except UsageError:
         prepared = prepared_of(*SMALL, *MLP, f"strategy={strategy}", f"scenario={scenario}", "task_id_at_test=true")
     network = assert_answers_as_the_engine(prepared, tmp_path)
-    kept = {"packnet": {".owner"}, "separate": {".thetas", ".stage"}}
+    kept = {"packnet": {".owner"}, "separate": {".thetas", ".stage"}, "icarl": {".means"}}
+    kept |= {"bic": {".task", ".alpha", ".beta"}}
     assert {*network.state} == kept.get(strategy, set()), "of the state, no more than answers read"
 
 
