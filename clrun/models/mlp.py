@@ -6,27 +6,28 @@ from math import prod
 
 from torch import Tensor, nn
 
-from clrun.models.network import Network, Tap, Weights
+from clrun.models.network import Network, Tap, Weights, head_layer
 
 
 class MLP(Network):
     """A fully connected network with ReLU and a hidden layer of as many units as each entry of `widths` says.
 
-    `inputs` is the shape of a sample, such as (channels, height, width) or (features,), which is flattened.
+    `inputs` is the shape of a sample, such as (channels, height, width) or (features,), which is flattened. `head` is
+    "linear" (None) or "cosine".
     """
 
     no_taps = "type model.widths=[100,100]"
 
-    def __init__(self, inputs: Sequence[int], outputs: int, widths: Sequence[int]):
+    def __init__(self, inputs: Sequence[int], outputs: int, widths: Sequence[int], head: str | None = None):
         sizes = [prod(inputs), *widths]
         self.widths = tuple(widths)
         self.taps = tuple(f"hidden.{i}" for i in range(len(widths)))
         self.layers = {name: nn.Linear(a, b) for name, (a, b) in zip(self.taps, pairwise(sizes), strict=True)}
-        self.layers["head"] = nn.Linear(sizes[-1], outputs)
+        self.layers["head"] = head_layer(head, sizes[-1], outputs)
 
     def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
         """Return the logits (B, outputs) of samples (B, ...)."""
         h = x.flatten(1)
         for i, name in enumerate(self.taps):
             h = tap(i, before(i, weights.linear(name, h)).relu())
-        return weights.linear("head", h)
+        return self.head(weights, h)

@@ -51,6 +51,26 @@ def identity_tap(layer: int, h: Tensor) -> Tensor:
     return h
 
 
+# What the cosines of a cosine head are multiplied by: between -1 and 1, a softmax over them would stay almost uniform.
+COSINE_SCALE = 10.0
+
+
+class CosineLinear(nn.Module):
+    """A head whose logits are 10 cos(W_o, h): the lengths of weights and features do not count.
+
+    The initial weights are those of nn.Linear, which draws every direction with a like chance.
+    """
+
+    def __init__(self, features: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Linear(features, outputs, bias=False).weight
+
+
+def head_layer(kind: str | None, features: int, outputs: int) -> nn.Module:
+    """Return a head: "linear", which is that of None, or "cosine"."""
+    return CosineLinear(features, outputs) if kind == "cosine" else nn.Linear(features, outputs)
+
+
 class Weights:
     """The parameters of one network, applied layer by layer.
 
@@ -71,6 +91,11 @@ class Weights:
     def linear(self, name: str, x: Tensor) -> Tensor:
         """Return the output (B, out) of a linear layer for x (B, in)."""
         return self.forward_hook(name, x, F.linear(x, self.pieces[f"{name}.weight"], self.pieces[f"{name}.bias"]))
+
+    def cosine(self, name: str, x: Tensor) -> Tensor:
+        """Return the output (B, out) of a CosineLinear for x (B, in)."""
+        z = COSINE_SCALE * F.linear(F.normalize(x, dim=1), F.normalize(self.pieces[f"{name}.weight"], dim=1))
+        return self.forward_hook(name, x, z)
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         """Return the output (B, out, H / stride, W / stride) of a convolution of x (B, in, H, W).
@@ -126,6 +151,15 @@ class Network:
         strategies change z by `before` and the activation by `tap`.
         """
         raise NotImplementedError
+
+    def head(self, weights: Weights, h: Tensor) -> Tensor:
+        """Return the logits (B, outputs) of features h (B, D), by the layer that is called "head"."""
+        return weights.cosine("head", h) if self.has_cosine_head else weights.linear("head", h)
+
+    @property
+    def has_cosine_head(self) -> bool:
+        """Whether the lengths of the head's weights do not count."""
+        return isinstance(self.layers["head"], CosineLinear)
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the initial values of all parameters: {"<layer>.<parameter>": tensor}."""

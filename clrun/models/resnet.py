@@ -5,7 +5,7 @@ from math import gcd, prod
 
 from torch import Tensor, nn
 
-from clrun.models.network import Network, Tap, Weights, picture_shape
+from clrun.models.network import Network, Tap, Weights, head_layer, picture_shape
 from clrun.system.arithmetic import ceil_div
 from clrun.system.errors import UsageError
 
@@ -17,12 +17,12 @@ class ResNet18(Network):
     """A ResNet-18 (He et al. 2016) for small images, with a 3x3 stem of stride 1 and no first pooling.
 
     `width` is the number of channels of the stem: 20 is the reduced network of Lopez-Paz & Ranzato 2017 (GEM), 64 the
-    full one. `norm` is "group" (gcd(channels, 32) groups) or "batch". `inputs` is the shape (channels, height, width)
-    of an image. Raise UsageError if samples are no images, or if the images are too small for group norm
-    (`refuse_groups_of_one_value`).
+    full one. `norm` is "group" (gcd(channels, 32) groups) or "batch", `head` "linear" (None) or "cosine". `inputs` is
+    the shape (channels, height, width) of an image. Raise UsageError if samples are no images, or if the images are too
+    small for group norm (`refuse_groups_of_one_value`).
     """
 
-    def __init__(self, inputs: Sequence[int], outputs: int, width: int, norm: str):
+    def __init__(self, inputs: Sequence[int], outputs: int, width: int, norm: str, head: str | None = None):
         channels, height, image_width = picture_shape(inputs, "resnet18")
         self.norm = norm
         self.blocks = [(f"block.{i}", a * width, b * width, stride) for i, (a, b, stride) in enumerate(BLOCKS)]
@@ -34,7 +34,7 @@ class ResNet18(Network):
             self.layers |= self.conv_norm_layers(f"{name}.conv.1", b, b, 3)
             if stride != 1 or a != b:
                 self.layers |= self.conv_norm_layers(f"{name}.short", a, b, 1)
-        self.layers["head"] = nn.Linear(8 * width, outputs)
+        self.layers["head"] = head_layer(head, 8 * width, outputs)
         self.refuse_groups_of_one_value((height, image_width), width)
 
     def refuse_groups_of_one_value(self, size: Sequence[int], width: int) -> None:
@@ -69,4 +69,4 @@ class ResNet18(Network):
             inner = self.conv_norm(weights, f"{name}.conv.0", h, stride).relu()
             short = h if stride == 1 and a == b else self.conv_norm(weights, f"{name}.short", h, stride)
             h = tap(i, before(i, self.conv_norm(weights, f"{name}.conv.1", inner, 1) + short).relu())
-        return weights.linear("head", h.mean((2, 3)))
+        return self.head(weights, h.mean((2, 3)))

@@ -23,6 +23,7 @@ from clrun.strategy import (
     Exemplars,
     HealthRows,
     Knobs,
+    Network,
     Past,
     Pool,
     buffer_stats,
@@ -45,6 +46,12 @@ class WA(Exemplars):
     class State(NamedTuple):
         past: Past
         gamma: Tensor  # () of the last task; 1 in the first
+
+    @classmethod
+    def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
+        if network.has_cosine_head:
+            return "of a cosine head, the lengths of weights do not count, which WA aligns; type model.head=linear."
+        return super().incompatibility(network, optimizer, knobs)
 
     def init(self, theta: Tensor) -> State:
         return self.State(self.no_past(theta), theta.new_ones(()))

@@ -114,6 +114,23 @@ def test_features_are_the_inputs_of_the_head(kind):
     assert (stacked[0] - features).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_cosine_head(kind):
+    """Ten times the cosine of each output's weights and the features, whatever the lengths of both; gradients by a
+    difference."""
+    kinds, options = {"mlp": MLP, "cnn": CNN}, SHAPES[kind] | {"head": "cosine"}
+    network = initialize_network(0, kinds.get(kind, ResNet18), "torch", inputs=(3, 16, 16), outputs=6, **options)
+    pieces = network.parameters()
+    assert [name for name in pieces if name.startswith("head")] == ["head.weight"]
+    net = Net(network, Layout({n: tuple(p.shape) for n, p in pieces.items()}))
+    theta, x = net.layout.flat(pieces).double(), torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    features, weight = net.features(theta, x), net.layout.view(theta)["head.weight"]
+    cosine = torch.stack([F.cosine_similarity(features, w[None]) for w in weight], 1)
+    assert (net(theta, x) - 10 * cosine).abs().max() < 1e-12
+    longer = net.layout.flat(net.layout.view(theta) | {"head.weight": weight * torch.arange(1, 7).double()[:, None]})
+    assert (net(longer, x) - net(theta, x)).abs().max() < 1e-12
+
+
 def test_features_of_a_convolution_that_is_the_head():
     class Pooled(nn.Module):
         def __init__(self, outputs):
