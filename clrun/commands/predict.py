@@ -1,15 +1,16 @@
-"""The command `clrun-predict RUN_DIR PICTURE ...`: the final network of a run classifies pictures.
+"""The command `clrun-predict RUN_DIR FILE ...`: the final network of a run classifies pictures, or rows.
 
-The network is in the run's network.safetensors (key keep_checkpoint); the run's data set is not needed. PICTURE is a
-file, or a folder of which all pictures are taken. The output is a CSV: file, class, probability (softmax over the
-outputs that may answer).
+The network is in the run's network.safetensors (key keep_checkpoint); the run's data set is not needed. FILE is a
+picture, or a folder of which all pictures are taken; or new rows for a run on arrays (.npz or .safetensors with an
+array x) or on a table (.csv, .tsv or .parquet with its columns). The output is a CSV: file, class, probability (softmax
+over the outputs that may answer), and the number of the row, from 1.
 """
 
 import argparse
 import csv
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +25,7 @@ from clrun.system.messages import announce
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clrun.data.new_rows import Wanted
     from clrun.runs.checkpoint import Checkpoint
     from clrun.runs.network_file import DeployedNetwork
     from clrun.runs.prepared import Prepared
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
 # The file of a run's network: `clrun.runs.network_file.NAME`, which is not imported for refusals.
 NETWORK = "network.safetensors"
 
-HEAD_BY_RANK = ["file", "rank", "class", "probability"]
+# Endings of files that hold rows: `clrun.data.new_rows.SUFFIXES`, which is not imported for refusals.
+ROWS = (".csv", ".tsv", ".parquet", ".npz", ".safetensors")
 
-# Pictures that are read and classified at once.
+# Samples that are read and classified at once.
 AT_ONCE = 256
 
 
@@ -49,28 +52,39 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--version", action="version", version=f"clrun {__version__}")
     flags.add_argument("run", type=Path, metavar="RUN_DIR", help="outputs/runs/<strategy>/<run>, or the file in it")
-    flags.add_argument("pictures", nargs="+", metavar="PICTURE")
+    flags.add_argument("files", nargs="+", metavar="FILE", help="pictures, folders of pictures, or files of rows")
     flags.add_argument("--task", type=int, help="number of the task, from 1, where the answer depends on it")
-    flags.add_argument("--top", type=int, metavar="K", help="print the K likeliest classes of each picture, by rank")
+    flags.add_argument("--top", type=int, metavar="K", help="print the K likeliest classes of each sample, by rank")
     flags.add_argument("--data-dir", help="folder of the data set of a run without network.safetensors")
     flags.add_argument("--config-dir", type=Path, help="folder of the strategy of such a run, if it is your own")
     return flags
 
 
 def command(argv: Sequence[str]) -> None:
-    """Print the class of every picture. Raise UsageError if there is no network, or a file is no picture."""
+    """Print the class of every picture or row. Raise UsageError if there is no network, or a file is neither."""
     arguments = parser().parse_args(list(argv))
     if arguments.top is not None and arguments.top < 1:
         raise UsageError(f"--top {arguments.top}: type how many classes to print, at least 1.")
-    paths = picture_files(arguments.pictures)
+    rows = of_rows(arguments.files)
+    paths = arguments.files if rows else picture_files(arguments.files)
     network = network_of(arguments.run, arguments.config_dir, arguments.data_dir)
     task = chosen_task(network, arguments.task)
+    samples = samples_of_rows(paths, network) if rows else samples_of_pictures(paths, network)
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["file", "class", "probability"] if arguments.top is None else HEAD_BY_RANK)
-    for path, answers in classify(network, paths, task, arguments.top or 1):
+    head = ["file", *(["row"] if rows else []), *([] if arguments.top is None else ["rank"]), "class", "probability"]
+    table.writerow(head)
+    for place, answers in classify(network, samples, task, arguments.top or 1):
         for rank, (name, probability) in enumerate(answers, 1):
-            cells = [path, name, f"{probability:.4f}"]
-            table.writerow(cells if arguments.top is None else [path, rank, *cells[1:]])
+            table.writerow([*place, *([] if arguments.top is None else [rank]), name, f"{probability:.4f}"])
+
+
+def of_rows(typed: Sequence[str]) -> bool:
+    """Return whether the files hold rows. Raise UsageError where some do and others hold pictures."""
+    rows = [path for path in typed if path.lower().endswith(ROWS)]
+    others = [path for path in typed if path not in rows]
+    if rows and others:
+        raise UsageError(f"{rows[0]} holds rows and {others[0]} does not; name files of rows alone, or pictures alone.")
+    return bool(rows)
 
 
 def picture_files(typed: Sequence[str]) -> list[str]:
@@ -170,10 +184,13 @@ def chosen_task(network: "DeployedNetwork", typed: int | None) -> int:
     return (typed or 1) - 1
 
 
+Place = tuple[str, ...] | tuple[str, int]  # what a sample is called: the file, and the number of the row
+
+
 def classify(
-    network: "DeployedNetwork", paths: Sequence[str], task: int, top: int
-) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """Yield every path with the `top` likeliest (class, probability) of its picture. Raise UsageError."""
+    network: "DeployedNetwork", samples: "Iterable[tuple[list[Place], Tensor]]", task: int, top: int
+) -> Iterator[tuple[Place, list[tuple[str, float]]]]:
+    """Yield the place of every sample with its `top` likeliest (class, probability). Raise UsageError."""
     import torch
 
     from clrun.runs.answering import answering
@@ -184,12 +201,49 @@ def classify(
     except InvalidCheckpoint as error:
         raise UsageError(f"the network of run {network.identity} cannot be used: {error}.") from None
     names = [network.names[output] for output in answer.answers]
+    for places, x in samples:
+        with torch.no_grad():
+            likeliest = answer(x).softmax(-1).topk(min(top, len(names)))
+        for place, values, outputs in zip(places, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
+            yield place, [(names[o], p) for o, p in zip(outputs, values, strict=True)]
+
+
+def samples_of_pictures(paths: Sequence[str], network: "DeployedNetwork") -> "Iterator[tuple[list[Place], Tensor]]":
+    """Yield pictures, some at a time, with their places."""
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
-        with torch.no_grad():
-            likeliest = answer(pictures(some, network)).softmax(-1).topk(min(top, len(names)))
-        for path, values, outputs in zip(some, likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
-            yield path, [(names[o], p) for o, p in zip(outputs, values, strict=True)]
+        yield [(path,) for path in some], pictures(some, network)
+
+
+def samples_of_rows(paths: Sequence[str], network: "DeployedNetwork") -> "list[tuple[list[Place], Tensor]]":
+    """Return the rows of all files, some at a time, with their places: a mistake in one is said before any answer."""
+    import torch
+
+    from clrun.data import new_rows
+
+    wanted, found = wanted_rows(network), list[tuple[list[Place], "Tensor"]]()
+    for path in paths:
+        x = torch.from_numpy(new_rows.read(path, wanted))
+        for start in range(0, len(x), AT_ONCE):
+            some = x[start : start + AT_ONCE]
+            found.append(([(path, start + i + 1) for i in range(len(some))], some))
+    return found
+
+
+def wanted_rows(network: "DeployedNetwork") -> "Wanted":
+    """Return what the samples of a network are. Raise UsageError where a run on a table keeps no columns."""
+    from clrun.data.new_rows import Wanted
+
+    settings, pad = network.settings, 0 if network.floats else network.settings.get("dataset.pad", 0)
+    if settings["dataset"] == "table" and not network.columns:
+        raise UsageError(
+            f"the network of run {network.identity} was kept by an earlier version of clrun, without the columns of "
+            "its table; type the run's command again with rerun=true."
+        )
+    shape = (*network.shape[:-2], *(side - 2 * pad for side in network.shape[-2:])) if pad else network.shape
+    typed = (settings.get(f"dataset.{key}", None) for key in ("missing", "separator", "decimal"))
+    stated = (value or default for value, default in zip(typed, ("refuse", "comma", "point"), strict=True))
+    return Wanted(shape, network.floats, network.columns, *stated)
 
 
 def network_of_checkpoint(directory: Path, settings: Settings) -> "DeployedNetwork":
@@ -243,10 +297,14 @@ def pictures(paths: Sequence[str], network: "DeployedNetwork") -> "Tensor":
     from clrun.data.decoding import Whites, decode
     from clrun.data.samples import refuse_unless_pictures
 
-    refuse_unless_pictures(network.shape, "clrun-predict", "name a run that was trained on pictures")
+    instead = "name new rows in a file, .csv or .npz, or a run that was trained on pictures"
+    refuse_unless_pictures(network.shape, f"{paths[0]} is no file of rows: clrun-predict", instead)
     channels, height, width = network.shape
     if network.floats:
-        raise UsageError("the run's data set has floats, and files have pictures; name a run that learnt pictures.")
+        raise UsageError(
+            "the run's data set has floats, and files have pictures; name a run that learnt pictures, or new samples "
+            "in a file, new.npz with an array x."
+        )
     if height != width:
         raise UsageError(
             f"the run's pictures are of {width} x {height} pixels; only square ones can be read from files."

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from clrun.data.check_parts import wrong
+from clrun.data.column_rules import ColumnRule
 from clrun.system.machine import refuse_if_too_large
 
 # Categories of a column beyond which it is refused where most training rows have one of their own: an id, a free text.
@@ -28,10 +29,16 @@ class Column(NamedTuple):
     missing: np.ndarray  # (N,) bool
 
 
-def numbers(
-    frame: pd.DataFrame, train: np.ndarray, categories: Collection[str], missing: str, source: str
-) -> tuple[np.ndarray, list[str]]:
-    """Return the inputs (N, F) float32 and sentences on what was done to missing and unseen values.
+class Inputs(NamedTuple):
+    """A table as inputs of a network."""
+
+    x: np.ndarray  # (N, F) float32
+    rules: tuple[ColumnRule, ...]  # what was learnt from the training rows, a column each
+    notes: list[str]  # sentences on what was done to missing and unseen values
+
+
+def numbers(frame: pd.DataFrame, train: np.ndarray, categories: Collection[str], missing: str, source: str) -> Inputs:
+    """Return a table as inputs.
 
     train: (N,) bool, the training rows. categories: the columns of numbers that are categories. missing: "refuse", or
     "mean". Raise UsageError for whatever cannot become numbers, and for missing values that are refused.
@@ -40,16 +47,37 @@ def numbers(
     notes = missing_values(found, missing, source)
     for column in found:
         refuse_empty(column, train, source)
-    seen = {column.name: seen_categories(column, train, source) for column in found if column.kind == "category"}
-    width = sum(len(seen.get(column.name, "1")) for column in found)
-    refuse_if_too_large(8 * len(frame) * width, f"{source} ({width} inputs)", "fewer categories or rows")
-    blocks = []
-    for column in found:
-        if column.kind == "category":
-            block, unseen = one_hot(column, seen[column.name])
+    rules = tuple(learnt(column, train, source) for column in found)
+    x, unseen = applied(found, rules, len(frame), source)
+    return Inputs(x, rules, notes + unseen)
+
+
+def learnt(column: Column, train: np.ndarray, source: str) -> ColumnRule:
+    """Return what the training rows say about a column. train: (N,) bool. Raise UsageError for too many categories."""
+    if column.kind == "category":
+        return ColumnRule(column.name, "category", categories=tuple(seen_categories(column, train, source)))
+    known = column.values[train & ~column.missing]
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = 1.0 if column.kind == "bool" else known.std() if known.max() > known.min() else 0.0
+        return ColumnRule(column.name, column.kind, float(known.mean()), float(deviation))
+
+
+def applied(
+    found: Sequence[Column], rules: Sequence[ColumnRule], rows: int, source: str, which: str = "test "
+) -> tuple[np.ndarray, list[str]]:
+    """Return columns as inputs (N, F) float32 by what was learnt about each, and sentences on unseen categories.
+
+    which: what the rows are that may have such, "test " or "". Raise UsageError for numbers that are too large.
+    """
+    width = sum(rule.inputs for rule in rules)
+    refuse_if_too_large(8 * rows * width, f"{source} ({width} inputs)", "fewer categories or rows")
+    blocks, notes = [], []
+    for column, rule in zip(found, rules, strict=True):
+        if rule.kind == "category":
+            block, unseen = one_hot(column, rule.categories, which)
             notes += [unseen] if unseen else []
         else:
-            block = standardised(column, train, source)[:, None]
+            block = standardised(column, rule, source)[:, None]
         blocks.append(block.astype(np.float32))
     return np.concatenate(blocks, 1), notes
 
@@ -163,8 +191,18 @@ def refuse_damaged_numbers(name: str, values: np.ndarray, missing: np.ndarray, s
 # ---------------------------------------------------------------- missing values
 
 
-def missing_values(found: Sequence[Column], missing: str, source: str) -> list[str]:
-    """Return a sentence on the missing values of all columns, if any. Raise UsageError where they are refused."""
+# What to do about missing values in a table to train on.
+ADVICE = (
+    "fill them in, or type dataset.missing=mean, by which a number becomes the mean of the training rows and a missing "
+    "text a category of its own"
+)
+
+
+def missing_values(found: Sequence[Column], missing: str, source: str, advice: str = ADVICE) -> list[str]:
+    """Return a sentence on the missing values of all columns, if any. Raise UsageError where they are refused.
+
+    advice: what to do about them.
+    """
     with_some = [column for column in found if column.missing.any()]
     if not with_some:
         return []
@@ -175,8 +213,7 @@ def missing_values(found: Sequence[Column], missing: str, source: str) -> list[s
         raise wrong(
             source,
             f"{count} {'value is' if count == 1 else 'values are'} missing, the first in column {names[0]}, row {row} "
-            f"(columns: {where}); fill them in, or type dataset.missing=mean, by which a number becomes the mean of "
-            "the training rows and a missing text a category of its own",
+            f"(columns: {where}); {advice}",
         )
     return [
         f"{count} missing {'value' if count == 1 else 'values'} replaced (columns: {where}): numbers by the mean of "
@@ -196,20 +233,17 @@ def refuse_empty(column: Column, train: np.ndarray, source: str) -> None:
 # ---------------------------------------------------------------- numbers
 
 
-def standardised(column: Column, train: np.ndarray, source: str) -> np.ndarray:
+def standardised(column: Column, rule: ColumnRule, source: str) -> np.ndarray:
     """Return numbers (N,) float64 with mean 0 and deviation 1 over the training rows, those of one value 0.
 
     Booleans are 0 and 1. A missing value is the mean. Raise UsageError where numbers are too large for that.
     """
-    known = column.values[train & ~column.missing]
+    if rule.kind == "bool":
+        return np.where(column.missing, rule.mean, column.values)
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = known.mean()
-        if column.kind == "bool":
-            return np.where(column.missing, mean, column.values)
-        deviation = known.std() if known.max() > known.min() else 0.0
-        centred = np.where(column.missing, 0.0, column.values - mean)
-        scaled = centred / deviation if deviation > 0 else np.zeros_like(centred)
-        fits = np.isfinite(scaled.astype(np.float32)).all() and np.isfinite(deviation)
+        centred = np.where(column.missing, 0.0, column.values - rule.mean)
+        scaled = centred / rule.deviation if rule.deviation > 0 else np.zeros_like(centred)
+        fits = np.isfinite(scaled.astype(np.float32)).all() and np.isfinite([rule.mean, rule.deviation]).all()
     if not fits:
         largest = column.values[np.nanargmax(np.abs(column.values))]
         raise wrong(source, f"column {column.name} has a number too large to train on, {largest:.6g}; correct it")
@@ -232,9 +266,9 @@ def seen_categories(column: Column, train: np.ndarray, source: str) -> list[str 
     return [*sorted(known), *([None] if column.missing[train].any() else [])]
 
 
-def one_hot(column: Column, seen: Sequence[str | None]) -> tuple[np.ndarray, str]:
+def one_hot(column: Column, seen: Sequence[str | None], which: str) -> tuple[np.ndarray, str]:
     """Return (N, categories) bool, 1 at a row's category, and a sentence on those that no training row has ("" for
-    none): such a row has zeros alone."""
+    none): such a row has zeros alone. which: what rows these are."""
     number = {category: k for k, category in enumerate(seen)}
     codes = np.array([number.get(value, -1) for value in column.values])
     unseen = sorted({"(missing)" if value is None else value for value in column.values[codes < 0]})
@@ -245,6 +279,6 @@ def one_hot(column: Column, seen: Sequence[str | None]) -> tuple[np.ndarray, str
     rows = int((codes < 0).sum())
     return (
         block,
-        f"column {column.name}: {rows} test {'row has' if rows == 1 else 'rows have'} a value that no "
+        f"column {column.name}: {rows} {which}{'row has' if rows == 1 else 'rows have'} a value that no "
         f"training row has ({some}); all categories of such a row are 0",
     )

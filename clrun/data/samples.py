@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from clrun.data.column_rules import ColumnRule
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
 
@@ -42,6 +43,7 @@ class Samples:
     domains: tuple[str, ...] = ()  # names of the domains
     standardised: bool = False  # whether the numbers are inputs as they are, and are not to be normalised again
     folder: FolderRecord | None = None  # what is known of the pictures' files, where they are the user's own
+    columns: tuple[ColumnRule, ...] = ()  # of a table: how its columns became the numbers
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,6 +87,7 @@ class Arrays(NamedTuple):
     standardised: bool = False  # whether the numbers are inputs as they are
     fingerprint: str | None = None  # None: it follows from what is above
     folder: FolderRecord | None = None
+    columns: tuple[ColumnRule, ...] = ()
 
 
 def to_samples(arrays: Arrays, pad: int) -> Samples:
@@ -103,6 +106,7 @@ def to_samples(arrays: Arrays, pad: int) -> Samples:
         domains=tuple(arrays.domains),
         standardised=arrays.standardised,
         folder=arrays.folder,
+        columns=arrays.columns,
     )
 
 

@@ -70,12 +70,14 @@ def read(typed: Typed) -> Arrays:
     refuse_absent(label, held, classes, f"class {{}} of column {typed.label}", source)
     if domain is not None:
         refuse_absent(domain, held, domains, f"domain {{}} of column {typed.domain}", source)
-    x, notes = columns.numbers(frame[inputs], ~held, typed.categories, typed.missing, source)
+    x, rules, notes = columns.numbers(frame[inputs], ~held, typed.categories, typed.missing, source)
     for note in notes:
         print(f"table: {note}", file=sys.stderr)
     order = np.concatenate([np.flatnonzero(~held), np.flatnonzero(held)])
     domain = None if domain is None else domain[order]
-    return Arrays(x[order], label[order], int((~held).sum()), classes, domain, domains, standardised=True)
+    return Arrays(
+        x[order], label[order], int((~held).sum()), classes, domain, domains, standardised=True, columns=rules
+    )
 
 
 # ---------------------------------------------------------------- the file
@@ -110,9 +112,12 @@ def from_parquet(path: Path, source: str) -> pd.DataFrame:
     return with_columns(frame.reset_index(drop=True), list(frame.columns), source)
 
 
-def from_csv(path: Path, typed: Typed, source: str) -> pd.DataFrame:
-    """Return the table in a CSV file. Raise UsageError for another separator, rows of other lengths, and no text."""
-    refuse_other_separator(first_line(path, source), typed.separator, source)
+def from_csv(path: Path, typed: Typed, source: str, wanted: str = "") -> pd.DataFrame:
+    """Return the table in a CSV file. Raise UsageError for another separator, rows of other lengths, and no text.
+
+    wanted: why the separator is to be this one, where it cannot be typed.
+    """
+    refuse_other_separator(first_line(path, source), typed.separator, source, wanted)
     sep = SEPARATORS[typed.separator]
     spaces = sep != "\t"
     try:
@@ -156,11 +161,14 @@ def first_line(path: Path, source: str) -> str:
     return text
 
 
-def refuse_other_separator(line: str, typed: str, source: str) -> None:
-    """Raise UsageError where the names in the first line stand between other separators than is typed."""
+def refuse_other_separator(line: str, typed: str, source: str, wanted: str) -> None:
+    """Raise UsageError where the names in the first line stand between other separators than is typed. wanted: as of
+    `from_csv`."""
     if SEPARATORS[typed] in line:
         return
     other = [name for name, text in SEPARATORS.items() if text in line]
+    if other and wanted:
+        raise wrong(source, f"its first line has no {typed}, {wanted}, but {other[0]}s between the names; change them")
     if other:
         raise wrong(
             source,

@@ -65,6 +65,7 @@ def deployed(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> D
             "permutation": tables.permutation,
             "angle": tables.angle,
         },
+        columns=prepared.images.columns,
     )
 
 

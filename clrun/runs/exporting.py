@@ -53,10 +53,12 @@ def description(network: DeployedNetwork, task: int, from_unit: bool) -> dict[st
     """Return what a user of an exported network must know, as JSON."""
     pad = 0 if network.floats else network.settings.get("dataset.pad", 0)
     shape = [*network.shape[:-2], *(side - 2 * pad for side in network.shape[-2:])] if pad else [*network.shape]
-    kind = "numbers as in the data set" if network.floats else "a picture of whole numbers from 0 to 255"
+    numbers = "the inputs that columns become" if network.columns else "numbers as in the data set"
+    kind = numbers if network.floats else "a picture of whole numbers from 0 to 255"
     values = "a picture of numbers from 0 to 1" if from_unit else kind
     active = network.input["active"][task].nonzero()[:, 0].tolist()
-    return {
+    columns = {"columns": [rule._asdict() for rule in network.columns]} if network.columns else {}
+    return columns | {
         "run": network.identity,
         "input": {"shape": ["N", *shape], "type": "float32" if network.floats or from_unit else "uint8", "is": values},
         "output": {"shape": ["N", len(active)], "is": "the probability of each class"},

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from clrun.config.settings import Settings
+from clrun.data.column_rules import ColumnRule
 from clrun.runs.checkpoint import InvalidCheckpoint, checksum, open_tensors, save_tensors
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
@@ -49,6 +50,7 @@ class DeployedNetwork:
     state: Mapping[str, Tensor]  # the leaves of the strategy's state that its answers read, by their path
     fixed: Mapping[str, Tensor]  # what the network reads besides theta: see `Network.fixed_tensors`
     input: Mapping[str, Tensor]  # "scale", "shift", "active" (T, C), "permutation" and "angle", as in `TaskTables`
+    columns: tuple[ColumnRule, ...] = ()  # of a table: how the columns of a row become a sample
 
     @property
     def tasks(self) -> int:
@@ -81,7 +83,7 @@ def notes_of(network: DeployedNetwork) -> dict[str, Any]:
     settings = {field.name: getattr(network.settings, field.name) for field in fields(Settings)}
     sets = {name: sorted(v) for name, v in settings.items() if isinstance(v, frozenset)}
     plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in settings.items()}
-    own = ("names", "shape", "floats", "class_count", "white", "folders")
+    own = ("names", "shape", "floats", "class_count", "white", "folders", "columns")
     return {name: getattr(network, name) for name in own} | {"settings": plain | sets, "order": [*network.weights]}
 
 
@@ -107,8 +109,15 @@ def read(path: Path) -> DeployedNetwork:
         class_count=notes["class_count"],
         white=None if notes["white"] is None else tuple(notes["white"]),
         folders=notes["folders"],
+        columns=tuple(rule_of(rule) for rule in notes.get("columns", ())),  # files of earlier versions have none
         **parts,
     )
+
+
+def rule_of(values: Sequence[Any]) -> ColumnRule:
+    """Return the rule of a column from the list that JSON makes of it."""
+    rule = ColumnRule(*values)
+    return rule._replace(categories=tuple(rule.categories))
 
 
 def header_of(metadata: Mapping[str, str] | None) -> dict[str, Any]:

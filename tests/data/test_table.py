@@ -330,7 +330,7 @@ WRONG_TABLES = {
         holding("dataset.test=test", "dataset.domain=place", place=np.where(np.arange(48) < 5, "sea", "lab")),
         "domain sea of column place has no test row",
     ),
-    "no domains": (holding("dataset.test=test", "split=domains"), "or by dataset.domain=COLUMN of dataset=table"),
+    "no domains": (holding("dataset.test=test", "split=domains"), "by dataset.domain=COLUMN of dataset=table"),
     "rotated": (holding("dataset.test=test", "split=rotated"), "split=rotated needs pictures"),
     "another missing": (holding("dataset.test=test", "dataset.missing=median"), "must be one of refuse, mean"),
 }
