@@ -65,7 +65,7 @@ def command(argv: Sequence[str], wants_trace: bool = False) -> None:
     if arguments.help:
         from clrun.config import help
 
-        help.show(catalog)
+        help.show(catalog, arguments.overrides)
         return
     refuse_together(arguments)
     if not (arguments.shell_completion or arguments.hydra_help):

@@ -31,7 +31,10 @@ LARGEST = {
 
 
 # The groups of which every run chooses one option.
-GROUPS = ("dataset", "split", "model", "optimizer", "strategy")
+GROUPS = ("dataset", "split", "features", "model", "optimizer", "strategy")
+
+# The option of `features` that stands for none: a run without features has no such key, as before there was one.
+NO_FEATURES = "none"
 
 # A group of which nothing is chosen by default, and which is no part of a run.
 CLUSTER = "cluster"

@@ -11,12 +11,26 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from clrun.config import interpolations
-from clrun.config.catalog import CLUSTER, GROUPS, Catalog, DatasetOption, KeySpec, Option, StrategyOption, read
+from clrun.config.catalog import (
+    CLUSTER,
+    GROUPS,
+    NO_FEATURES,
+    Catalog,
+    DatasetOption,
+    KeySpec,
+    Option,
+    StrategyOption,
+    read,
+)
 from clrun.config.messages import first_line, refusal, unsupported
 from clrun.config.settings import Settings
 from clrun.config.typed_texts import with_current_keys
 from clrun.data import split
 from clrun.system.errors import UsageError
+
+# Data sets of clrun's that never have pictures, and networks that take nothing else.
+WITHOUT_PICTURES = ("table",)
+OF_PICTURES = ("cnn", "resnet18", "torchvision", "timm")
 
 
 def check(
@@ -154,6 +168,8 @@ def ordered(values: Mapping[str, Any], catalog: Catalog, names: tuple[str, ...])
     """Return the values in the order of the columns: each option before its keys, then the keys of every run."""
     tree: dict[str, Any] = {}
     for group, name in zip(GROUPS, names, strict=True):
+        if (group, name) == ("features", NO_FEATURES):
+            continue  # no key of it is part of a run, as before there were features
         tree["optimizer.name" if group == "optimizer" else group] = name  # the name of the column in results.csv
         tree |= {key: values[key] for key in catalog.knobs(group, name)}
     return tree | dict(values)
@@ -201,6 +217,9 @@ def chosen_cluster(
 def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[str, Option]) -> dict[str, Any]:
     """Return the values with what follows from other values in place of null."""
     values = dict(values)
+    of_folder = values["dataset"] == "image_folder" and "dataset.size" not in given
+    if of_folder and values.get("features.size") is not None:
+        values["dataset.size"] = values["features.size"]  # pictures are read from their files as the network sees them
     if values["lr"] is None:
         values["lr"] = stated_default("lr", chosen["optimizer"])
     if values["epochs"] is None and values["iterations"] is None:
@@ -258,7 +277,40 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
     longest = max(Path(values["outputs"]).parts, key=len, default="")
     if len(os.fsencode(longest)) > 255:
         raise UsageError(f"outputs: {longest[:20]}... is longer than the 255 bytes that a folder's name may have.")
+    refuse_against_features(values)
     refuse_device(values)
+
+
+def refuse_against_features(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for what needs pictures, where the network learns from features of them."""
+    if "features" not in values:
+        return
+    typed = f"features={values['features']}"
+    if values["dataset"] in WITHOUT_PICTURES:
+        raise UsageError(
+            f"{typed} needs pictures, and dataset={values['dataset']} has none; leave features out, or type a data set "
+            "of pictures, such as dataset=image_folder."
+        )
+    if values["augment"] != "none":
+        raise UsageError(
+            f"augment={values['augment']} needs pictures, and with {typed} the network learns from features that are "
+            "computed once; leave augment out."
+        )
+    if values["split"] == "rotated":
+        raise UsageError(
+            f"split=rotated turns pictures, and with {typed} the network learns from features that are computed once; "
+            "type split=classes or split=permuted."
+        )
+    if values.get("dataset.pad"):
+        raise UsageError(
+            f"dataset.pad={values['dataset.pad']} adds a border to pictures as the network sees them, and with {typed} "
+            "it sees features; leave dataset.pad out, and type features.size=PIXELS for larger pictures."
+        )
+    if values["model"] in OF_PICTURES:
+        raise UsageError(
+            f"model={values['model']} needs pictures, and with {typed} it would be given features; type model=linear "
+            "or model=mlp, or leave features out."
+        )
 
 
 def refuse_device(values: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """The text of `clrun --help`, from the yaml files in conf/ alone."""
 
+import difflib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.cells import cell_len
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, StrategyOption, parse
+from clrun.system.errors import UsageError
 from clrun.system.text import format_value
 
 EXAMPLES = {
@@ -27,6 +29,7 @@ EXAMPLES = {
 MEANING = 30  # characters that the second of two columns needs
 
 FLAGS = {
+    "--help WORD": "only what a group or an option is, as --help features or --help ewc",
     "-m, --multirun": "sweep: every combination of the values that are listed with commas or as range(...)",
     "--config-dir DIR": "a folder with strategies, datasets or experiments of your own",
     "--check": "check the settings of the run, or with -m of all runs; load no data, train nothing",
@@ -37,17 +40,21 @@ FLAGS = {
 }
 
 
-def show(catalog: Catalog) -> None:
-    """Print the help of clrun."""
+def show(catalog: Catalog, words: Sequence[str] = ()) -> None:
+    """Print the help of clrun, or of the groups and options that are named, such as features, ewc or strategy=ewc.
+
+    Raise UsageError for a word that names neither.
+    """
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)  # a pipe has no width
+    if words:
+        for group, names in [named for word in words for named in meant(word, catalog)]:
+            print_group(console, catalog, group, names)
+        return
     console.print("Continual-learning experiments: [bold]clrun key=value ...[/bold]\n")
     section(console, "Examples", EXAMPLES)
-    for group in GROUPS:
-        console.print(f"[bold]{group}[/bold]=... (by default {catalog.defaults[group]})")
-        console.print(rows(options(catalog, group), console.width))
-    console.print(f"[bold]{CLUSTER}[/bold]=... trains on other machines (by default here)")
-    console.print(rows(options(catalog, CLUSTER), console.width))
+    for group in (*GROUPS, CLUSTER):
+        print_group(console, catalog, group, list(catalog.options[group]))
     section(console, "Experiments", {f"+experiment={name}": remark(path) for name, path in catalog.experiments.items()})
     console.print("[bold]Keys of every run[/bold], with their defaults")
     console.print(rows((key_line(*item) for item in catalog.root.items()), console.width))
@@ -55,6 +62,32 @@ def show(catalog: Catalog) -> None:
     console.print(
         "Results are written to outputs/. A value with commas, brackets or spaces wants quotes: 'lambda=1,2'."
     )
+
+
+def meant(word: str, catalog: Catalog) -> list[tuple[str, list[str]]]:
+    """Return the group that a word names, with all its options, or each group with an option of that name. Raise
+    UsageError if there is none."""
+    group, _, name = word.rpartition("=")
+    if word in catalog.options:
+        return [(word, list(catalog.options[word]))]
+    found = [(one, [name]) for one, names in catalog.options.items() if name in names and group in ("", one)]
+    if not found:
+        words = [*catalog.options, *(name for names in catalog.options.values() for name in names)]
+        near = difflib.get_close_matches(name, words, 1)
+        raise UsageError(
+            f"--help {word}: there is no such group and no such option{f'; did you mean {near[0]}?' if near else '.'} "
+            f"The groups are {', '.join(catalog.options)}."
+        )
+    return found
+
+
+def print_group(console: Console, catalog: Catalog, group: str, names: Sequence[str]) -> None:
+    """Print some options of a group and their keys."""
+    default = (
+        f"(by default {catalog.defaults[group]})" if group != CLUSTER else "trains on other machines (by default here)"
+    )
+    console.print(f"[bold]{group}[/bold]=... {default}")
+    console.print(rows(options(catalog, group, names), console.width))
 
 
 def section(console: Console, title: str, lines: Mapping[str, str]) -> None:
@@ -85,10 +118,11 @@ def rows(lines: Iterable[tuple[str, str]], width: int) -> Table:
     return table
 
 
-def options(catalog: Catalog, group: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a group's options and their keys; a key that several options share is explained once."""
+def options(catalog: Catalog, group: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of some options of a group and their keys; a key that several options share is explained once."""
     explained: dict[str, KeySpec] = {}
-    for name, option in catalog.options[group].items():
+    for name in names:
+        option = catalog.options[group][name]
         yield name, headline(option)
         knobs = catalog.knobs(group, name)
         new = ((key, spec) for key, spec in knobs.items() if explained.get(key) != spec)

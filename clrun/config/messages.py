@@ -74,12 +74,15 @@ SYNONYMS = {
 def unknown_key(key: str, catalog: Catalog) -> str:
     """Return the refusal of a key that no option takes."""
     keys = catalog.all_keys()
-    last = key.rpartition(".")[2]
+    group, _, last = key.rpartition(".")
     same = [other for other in keys if other.rpartition(".")[2] == last]
+    named = SYNONYMS.get(last, [])
+    in_group = [f"{group}.{other.rpartition('.')[2]}" for other in named]
     near = (
         SYNONYMS.get(key)
         or same
-        or SYNONYMS.get(last)
+        or [other for other in in_group if other in keys]
+        or named
         or difflib.get_close_matches(key, keys, 1)
         or difflib.get_close_matches(last, keys, 1)
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from clrun.data.downloads import TORCHVISION, obtain
+from clrun.data.features import ExtractorOf, with_features
 from clrun.data.samples import Arrays, Samples, to_samples
 from clrun.data.values import Values
 from clrun.system.errors import UsageError
@@ -40,19 +41,26 @@ Images = Samples  # the former name
 CHECKED_BY_READER = ("arrays", "table", "torch", "torchvision")
 
 
-def load(settings: Values, own: partial[object] | None = None) -> Samples:
+def load(settings: Values, own: partial[object] | None = None, extractor_of: ExtractorOf | None = None) -> Samples:
     """Return the data set `settings["dataset"]`, downloaded or decoded where it has to be, with zeros padded on.
 
     Besides `dataset`, the keys `data_dir` (a folder or None) and those of the data set are read. `own` is the function
-    of a data set of the user's, with its arguments. Raise UsageError where the files are missing or
-    damaged.
+    of a data set of the user's, with its arguments. With `extractor_of`, features take the place of pictures. Raise
+    UsageError where the files are missing or damaged.
     """
     if settings["data_dir"] is not None:
         data_folder(settings["data_dir"])  # refused where it is none, even by data that need no folder
     name = settings["dataset"]
-    arrays = _reader(name)(settings) if own is None else _own(name, own)
+    if own is None and name == "image_folder":  # of which there may be too many for memory
+        arrays = _image_folder(settings, extractor_of)
+    else:
+        arrays = _reader(name)(settings) if own is None else _own(name, own)
     if own is None and name not in CHECKED_BY_READER:
         _check(name, arrays)
+    if extractor_of is not None and name != "image_folder":
+        arrays = with_features(
+            arrays, extractor_of, cache_folder() / "clrun" / "features", f"features={settings['features']}"
+        )
     return to_samples(arrays, settings.get("dataset.pad", 0))
 
 
@@ -137,13 +145,14 @@ def _alphabets(settings: Values) -> Arrays:
 # ---------------------------------------------------------------- images of the user's own
 
 
-def _image_folder(settings: Values) -> Arrays:
-    """Return the images below `dataset.root`. The cache is not in the data folder, which may be shared or read-only."""
+def _image_folder(settings: Values, extractor_of: ExtractorOf | None = None) -> Arrays:
+    """Return the images below `dataset.root`, or their features. The cache is not in the data folder, which may be
+    shared or read-only."""
     from clrun.data import image_folder  # only for this data set
 
     keys = ("root", "size", "test_fraction", "white", "skip_broken")
     root, size, test_fraction, white, skip_broken = (settings[f"dataset.{key}"] for key in keys)
-    read = image_folder.read(root, size, test_fraction, cache_folder() / "clrun", white, skip_broken)
+    read = image_folder.read(root, size, test_fraction, cache_folder() / "clrun", white, skip_broken, extractor_of)
     x, y, train, classes, fingerprint, record, domain, domains = read
     return Arrays(x, y, train, classes, domain, domains, fingerprint=fingerprint, folder=record)
 

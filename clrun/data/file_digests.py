@@ -116,10 +116,10 @@ def _digest_or_zeros(path: str) -> bytes:
 # ---------------------------------------------------------------- cache files
 
 
-def read_arrays(path: Path, dataset: str = "image_folder") -> dict[str, np.ndarray] | None:
+def read_arrays(path: Path, dataset: str = "image_folder", again: str = "reading the pictures again") -> dict[str, np.ndarray] | None:
     """Return the arrays in a cache file; None where there is none or it is damaged (every .npz carries checksums).
 
-    dataset: which reader says so.
+    dataset: which reader says so. again: what it does then.
     """
     if not os.path.isfile(path):
         return None
@@ -127,7 +127,7 @@ def read_arrays(path: Path, dataset: str = "image_folder") -> dict[str, np.ndarr
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except DAMAGE_ERRORS as error:
-        print(f"{dataset}: {path} is torn ({error}): reading the pictures again", file=sys.stderr)
+        print(f"{dataset}: {path} is torn ({error}): {again}", file=sys.stderr)
         return None
 
 

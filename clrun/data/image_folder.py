@@ -13,16 +13,17 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clrun.data.class_folders import VALIDATION, FolderLayout, Picture, pictures_in, some_of, strays
 from clrun.data.decoding import RULE, BrokenPicture, Deep, Whites, decode_bytes, white_of
+from clrun.data.features import AT_ONCE, PART, Extractor, ExtractorOf, Part, extracted, features_of, stacked
 from clrun.data.file_digests import digest_of, digests, read_arrays, write_arrays
 from clrun.data.folder_layouts import find
 from clrun.data.progress import print_seconds, progress_bar
@@ -56,7 +57,7 @@ class FolderRecord(NamedTuple):
 class Folder(NamedTuple):
     """A folder of images that was read."""
 
-    x: np.ndarray  # (N, 3, size, size) uint8, training images first
+    x: np.ndarray  # (N, 3, size, size) uint8, or features (N, F) float32, training images first
     y: np.ndarray  # (N,) int64
     train: int  # number of training images
     classes: tuple[str, ...]
@@ -69,7 +70,7 @@ class Folder(NamedTuple):
 class Decoded(NamedTuple):
     """The pixels of a folder's pictures and what is to be said of them."""
 
-    x: np.ndarray  # (N, 3, size, size) uint8, of the pictures that are not broken
+    x: np.ndarray  # (N, 3, size, size) uint8, or features (N, F) float32, of the pictures that are not broken
     broken: dict[int, str]  # number of a picture -> why it cannot be read
     deep: int  # number of pictures of more than 8 bits
     whites: Whites
@@ -83,20 +84,25 @@ def read(
     cache: Path,
     white: float | None = None,
     skip_broken: bool = False,
+    extractor_of: ExtractorOf | None = None,
+    features_at_once: int = PART,
 ) -> Folder:
     """Return a folder of images at `size` x `size` pixels, as they lie there or in a file below the folder `cache`.
 
     white: the value that becomes 255 in pictures of more than 8 bits; None: the largest value of as many bits as the
-    brightest training picture has. skip_broken: whether broken pictures are left out. Raise UsageError.
+    brightest training picture has. skip_broken: whether broken pictures are left out. extractor_of: of a network whose
+    features take the place of the pictures. features_at_once: as `at_once` of `extracted`. Raise UsageError.
     """
     layout = find(root, test_fraction)
     ignored = strays(layout)
     train = pictures_in(layout.train_folders, ignored)
     test = pictures_in(layout.test_folders, ignored)
     pictures = train + test
-    refuse_if_too_large(
-        len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
-    )
+    extractor = None if extractor_of is None else extractor_of((3, size, size))
+    if extractor is None:
+        refuse_if_too_large(
+            len(pictures) * 3 * size**2, f"dataset.size={size} for {len(pictures)} pictures", "a smaller one"
+        )
     name = hashlib.blake2b(os.fsencode(os.path.abspath(layout.root)), digest_size=10).hexdigest()
     memory = cache / "file_digests" / f"{name}.npz"
     found = digests([picture.path for picture in pictures], [picture.state for picture in pictures], memory)
@@ -104,8 +110,12 @@ def read(
     cells = np.array([cell_of(picture, layout) for picture in pictures], np.int64)
     parts = Division(layout, cells, len(train), test_fraction)
     parts.order(np.ones(len(pictures), bool))  # refuses what would be refused after decoding
-    stated = json.dumps([RULE, size, white])
-    decoded = _cached(parts, pictures, marks, cache / "image_folder", stated, size, white, skip_broken)
+    stated = json.dumps([RULE, size, white, *([] if extractor is None else [extractor.digest])])
+    if extractor is None:
+        decoded = _cached(parts, pictures, marks, cache / "image_folder", stated, size, white, skip_broken)
+    else:
+        features = FolderFeatures(parts, pictures, marks, cache / "features", stated, size, white, skip_broken)
+        decoded = features.read(extractor, features_at_once)
     found.remember(memory)
     kept = _kept(decoded, len(pictures))
     order, count = parts.order(kept)
@@ -306,13 +316,19 @@ def _decode(parts: Division, pictures: Sequence[Picture], marks: np.ndarray, siz
     kept[list(broken)] = False
     whites = Whites(0.0, 0.0)
     if deep:
-        order, count = parts.order(kept)
-        trained = set(np.flatnonzero(kept)[order[:count]].tolist())
-        whites = whites_of([one for row, one in deep.items() if row in trained], white)
+        whites = _whites(parts, kept, deep, white)
         rows = sorted(deep)
         again, _ = decode_all(parts.layout.root, [paths[row] for row in rows], marks[rows], size, whites)
         x[rows] = again
     return Decoded(x if not broken else x[kept], broken, len(deep), whites, version("pillow"))
+
+
+def _whites(parts: Division, kept: np.ndarray, deep: Mapping[int, Deep], white: float | None) -> Whites:
+    """Return what becomes white in pictures of more than 8 bits. kept: (N,) bool, the pictures that are not broken.
+    deep: row -> range."""
+    order, count = parts.order(kept)
+    trained = set(np.flatnonzero(kept)[order[:count]].tolist())
+    return whites_of([one for row, one in deep.items() if row in trained], white)
 
 
 def whites_of(trained: Sequence[Deep], white: float | None) -> Whites:
@@ -393,3 +409,120 @@ def _pixels_or_reason(path: str, mark: bytes, size: int, whites: Whites | None) 
         return str(error.strerror)
     except BrokenPicture as error:
         return str(error)
+
+
+# ---------------------------------------------------------------- features in place of pictures
+
+
+class FolderFeatures(NamedTuple):
+    """The pictures of a folder, of which a frozen network is to make features. What is kept in the cache has the same
+    names as for decoded pictures."""
+
+    parts: Division
+    pictures: Sequence[Picture]
+    marks: np.ndarray  # (N, WIDTH) uint8
+    folder: Path  # of the cache
+    stated: str
+    size: int
+    white: float | None
+    skip_broken: bool
+
+    def read(self, extractor: Extractor, at_once: int = PART) -> Decoded:
+        """Return the features of all pictures that are not broken. Raise UsageError for broken ones.
+
+        Those of more than 8 bits are known when the brightest training picture is, and have a cache file of their own.
+        at_once: as of `extracted`.
+        """
+        text = f"{self.stated} {self.parts.train} {self.parts.test_fraction}"
+        name = _digest(text, self.marks, self.parts.labels, 10)
+        rows = np.arange(len(self.pictures))
+        x, others, pillow_version = self.of_rows(rows, extractor, self.folder / f"{name}.npz", None, at_once)
+        broken = {row: other for row, other in others.items() if isinstance(other, str)}
+        deep = {row: other for row, other in others.items() if isinstance(other, Deep)}
+        kept = np.ones(len(rows), bool)
+        kept[list(broken)] = False
+        whites = Whites(0.0, 0.0)
+        if deep:
+            whites = _whites(self.parts, kept, deep, self.white)
+            again, _, _ = self.of_rows(
+                np.array(sorted(deep)), extractor, self.folder / f"{name}-deep.npz", whites, at_once
+            )
+            x = x if x.shape[1] else np.zeros((len(rows), again.shape[1]), np.float32)
+            x[sorted(deep)] = again
+        return Decoded(x if not broken else x[kept], broken, len(deep), whites, pillow_version)
+
+    def of_rows(
+        self, rows: np.ndarray, extractor: Extractor, path: Path, whites: Whites | None, at_once: int
+    ) -> tuple[np.ndarray, dict[int, Deep | str], str]:
+        """Return the features (n, F) of the pictures at some rows, zeros for those that have none yet, what is to be
+        said of these, as `decode_all` does, and the version of Pillow. path: of the cache file."""
+
+        def make(start: int, stop: int, advance: Callable[[int], object]) -> Part:
+            return self.part(rows[start:stop], extractor, whites, advance)
+
+        def join(abouts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+            joined = {row: other for about in abouts for row, other in about["others"].items()}
+            self.refuse_broken(joined)
+            return {"others": joined, "pillow": abouts[-1]["pillow"]}
+
+        title = f"features of {len(rows)} pictures of {self.parts.layout.root} at {self.size} x {self.size} by "
+        whole = extracted(path, len(rows), make, title + extractor.about, join, at_once)
+        found: dict[str, Any] = whole.about["others"]
+        self.refuse_broken(found)
+        others = {int(row): other if isinstance(other, str) else Deep(*other) for row, other in found.items()}
+        return whole.x, others, whole.about["pillow"]
+
+    def refuse_broken(self, others: Mapping[str, Any]) -> None:
+        """Raise UsageError for pictures that are broken, row -> reason, unless they are to be left out."""
+        broken = {self.pictures[int(row)].path: other for row, other in others.items() if isinstance(other, str)}
+        if broken and not self.skip_broken:
+            raise broken_error(broken)
+
+    def part(
+        self, rows: np.ndarray, extractor: Extractor, whites: Whites | None, advance: Callable[[int], object]
+    ) -> Part:
+        """Return the features of some rows, and row -> what is to be said of a picture that has none yet."""
+        features: list[np.ndarray] = []
+        others: dict[str, Deep | str] = {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # of large pictures and damaged metadata
+            for some, found in self.decoded(rows, whites):
+                whole = [isinstance(pixels, np.ndarray) for pixels in found]
+                pairs = zip(some.tolist(), found, strict=True)
+                others |= {str(row): other for row, other in pairs if not isinstance(other, np.ndarray)}
+                of_some = np.zeros((len(some), 0), np.float32)
+                if any(whole):
+                    names = [self.pictures[row].path for row in some[whole].tolist()]
+                    pixels = np.stack([one for one in found if isinstance(one, np.ndarray)])
+                    made = features_of(extractor, pixels, names.__getitem__)
+                    of_some = np.zeros((len(some), made.shape[1]), np.float32)
+                    of_some[whole] = made
+                features.append(of_some)
+                advance(len(some))
+        return Part(stacked(features), {"others": others, "pillow": version("pillow")})
+
+    def decoded(
+        self,
+        rows: np.ndarray,
+        whites: Whites | None,
+        threads: int | None = os.cpu_count(),
+        at_once: int = AT_ONCE,
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray | Deep | str]]]:
+        """Yield some rows at a time with their pixels, or what `_pixels_or_reason` says of them. Threads decode the
+        next ones meanwhile, and no more, so that memory holds few pictures."""
+        from PIL import Image
+
+        Image.init()  # once, not in every thread
+        pool = ThreadPoolExecutor(threads)
+
+        def submit(start: int) -> list[Any]:
+            ahead = ((self.pictures[row].path, self.marks[row].tobytes()) for row in rows[start : start + at_once])
+            return [pool.submit(_pixels_or_reason, path, mark, self.size, whites) for path, mark in ahead]
+
+        try:
+            ahead = submit(0)
+            for start in range(0, len(rows), at_once):
+                now, ahead = ahead, submit(start + at_once)
+                yield rows[start : start + at_once], [future.result() for future in now]
+        finally:
+            pool.shutdown(cancel_futures=True)

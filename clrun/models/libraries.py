@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clrun.models.making import called
 from clrun.models.module import ModuleNetwork
 from clrun.models.weights_file import digest_of_file
 from clrun.system.errors import UsageError
@@ -28,19 +29,56 @@ class LibraryNetwork(ModuleNetwork):
         self, inputs: Sequence[int], outputs: int, arch: str | None, args: Mapping[str, Any] | None,
         weights: str | None, train: str,
     ):  # fmt: skip
-        if arch is None:
-            raise UsageError(f"model={self.library} needs a network: type model.arch=..., such as {self.smallest()}.")
-        if arch not in self.names():
-            near = difflib.get_close_matches(arch, self.names(), 1)
-            meant = f"; did you mean {near[0]}?" if near else f", such as {self.smallest()}."
-            raise UsageError(f"model.arch={arch}: {self.library} has no classification network of that name{meant}")
-        self.where, self.channels = f"model.arch={arch}", int(dict(args or {}).get("in_chans", 3))
-        module = self.called(lambda: self.made_by_library(arch, outputs, dict(args or {})))
-        values: str | Mapping[str, Tensor] | None = self.own_weights(arch) if weights == DEFAULT else weights
+        library = LIBRARIES[self.library]
+        name = library.known(arch, "model")
+        self.where, self.channels = f"model.arch={name}", channels_of(args)
+        module = called(lambda: library.make(name, {"num_classes": outputs} | dict(args or {})), self.where)
+        values: str | Mapping[str, Tensor] | None = (
+            library.own_weights(name, "model") if weights == DEFAULT else weights
+        )
         self.adopt(module, inputs, outputs, values, train, "auto")
 
-    def made_by_library(self, arch: str, outputs: int, args: dict[str, Any]) -> nn.Module:
-        """Return the module, with random weights."""
+
+class TorchvisionNetwork(LibraryNetwork):
+    """A classification network of torchvision."""
+
+    library = "torchvision"
+
+
+class TimmNetwork(LibraryNetwork):
+    """A network of timm (Wightman, "PyTorch Image Models")."""
+
+    library = "timm"
+
+
+def channels_of(args: Mapping[str, Any] | None) -> int:
+    """Return the channels of the pictures that a library's network takes."""
+    return int(dict(args or {}).get("in_chans", 3))
+
+
+# ---------------------------------------------------------------- the libraries
+
+
+class Library:
+    """A library of networks for pictures. group: `model` or `features`, whose keys messages name."""
+
+    name: str
+
+    @classmethod
+    def known(cls, arch: str | None, group: str) -> str:
+        """Return the name of a network. Raise UsageError if the library has none of that name."""
+        if arch is None:
+            raise UsageError(f"{group}={cls.name} needs a network: type {group}.arch=..., such as {cls.smallest()}.")
+        names = cls.names()
+        if arch not in names:
+            near = difflib.get_close_matches(arch, names, 1)
+            meant = f"; did you mean {near[0]}?" if near else f", such as {cls.smallest()}."
+            raise UsageError(f"{group}.arch={arch}: {cls.name} has no classification network of that name{meant}")
+        return arch
+
+    @classmethod
+    def make(cls, arch: str, args: Mapping[str, Any]) -> nn.Module:
+        """Return a network with random weights."""
         raise NotImplementedError
 
     @classmethod
@@ -54,8 +92,9 @@ class LibraryNetwork(ModuleNetwork):
         raise NotImplementedError
 
     @classmethod
-    def own_weights(cls, arch: str) -> Mapping[str, Tensor]:
-        """Return the weights that the library has for a network, downloaded where they are not there."""
+    def own_weights(cls, arch: str, group: str) -> Mapping[str, Tensor]:
+        """Return the weights that the library has for a network, downloaded where they are not there. Raise UsageError
+        if that fails."""
         raise NotImplementedError
 
     @classmethod
@@ -64,17 +103,16 @@ class LibraryNetwork(ModuleNetwork):
         raise NotImplementedError
 
 
-class TorchvisionNetwork(LibraryNetwork):
-    """A classification network of torchvision."""
+class Torchvision(Library):
+    """torchvision and its classification networks."""
 
-    library = "torchvision"
+    name = "torchvision"
 
-    def made_by_library(self, arch: str, outputs: int, args: dict[str, Any]) -> nn.Module:
+    @classmethod
+    def make(cls, arch: str, args: Mapping[str, Any]) -> nn.Module:
         import torchvision
 
-        return torchvision.models.get_model(
-            arch, weights=None, **({"num_classes": outputs} | ONE_OUTPUT.get(arch, {}) | args)
-        )
+        return torchvision.models.get_model(arch, weights=None, **(ONE_OUTPUT.get(arch, {}) | dict(args)))
 
     @classmethod
     def names(cls) -> Sequence[str]:
@@ -87,8 +125,8 @@ class TorchvisionNetwork(LibraryNetwork):
         return "resnet18, mobilenet_v3_small or vit_b_16"
 
     @classmethod
-    def own_weights(cls, arch: str) -> Mapping[str, Tensor]:
-        return downloaded(arch, lambda: torchvision_weights(arch).get_state_dict(progress=True, check_hash=True))
+    def own_weights(cls, arch: str, group: str) -> Mapping[str, Tensor]:
+        return downloaded(arch, group, lambda: torchvision_weights(arch).get_state_dict(progress=True, check_hash=True))
 
     @classmethod
     def source_of_weights(cls, arch: str) -> str:
@@ -102,13 +140,14 @@ def torchvision_weights(arch: str) -> Any:
     return torchvision.models.get_model_weights(arch).DEFAULT
 
 
-class TimmNetwork(LibraryNetwork):
-    """A network of timm (Wightman, "PyTorch Image Models")."""
+class Timm(Library):
+    """timm and its networks."""
 
-    library = "timm"
+    name = "timm"
 
-    def made_by_library(self, arch: str, outputs: int, args: dict[str, Any]) -> nn.Module:
-        return timm().create_model(arch, pretrained=False, **({"num_classes": outputs} | args))
+    @classmethod
+    def make(cls, arch: str, args: Mapping[str, Any]) -> nn.Module:
+        return timm().create_model(arch, pretrained=False, **args)
 
     @classmethod
     def names(cls) -> Sequence[str]:
@@ -119,8 +158,8 @@ class TimmNetwork(LibraryNetwork):
         return "resnet18 or mobilenetv3_small_050"
 
     @classmethod
-    def own_weights(cls, arch: str) -> Mapping[str, Tensor]:
-        return downloaded(arch, lambda: timm().create_model(arch, pretrained=True).state_dict())
+    def own_weights(cls, arch: str, group: str) -> Mapping[str, Tensor]:
+        return downloaded(arch, group, lambda: timm().create_model(arch, pretrained=True).state_dict())
 
     @classmethod
     def source_of_weights(cls, arch: str) -> str:
@@ -133,7 +172,7 @@ def timm() -> ModuleType:
     try:
         import timm as library
     except ModuleNotFoundError:
-        raise UsageError("model=timm needs the library timm: pip install 'clrun[timm]'.") from None
+        raise UsageError("networks of timm need the library timm: pip install 'clrun[timm]'.") from None
     return library
 
 
@@ -143,31 +182,34 @@ def timm_names() -> list[str]:
     return timm().list_models()
 
 
-def downloaded(arch: str, load: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+def downloaded(arch: str, group: str, load: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
     """Return what `load` returns. Raise UsageError if it fails, as without a network or without such weights."""
     try:
         return load()
     except Exception as error:  # libraries raise a dozen kinds for a failed download
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"model.weights=DEFAULT: the weights of {arch} cannot be loaded ({type(error).__name__}: {reason}); try "
-            "again with a network, or name a file of weights: model.weights=FILE."
+            f"{group}.weights=DEFAULT: the weights of {arch} cannot be loaded ({type(error).__name__}: {reason}); try "
+            f"again with a network, or name a file of weights: {group}.weights=FILE."
         ) from None
 
 
-LIBRARIES: dict[str, type[LibraryNetwork]] = {kind.library: kind for kind in (TorchvisionNetwork, TimmNetwork)}
+LIBRARIES: dict[str, type[Library]] = {kind.name: kind for kind in (Torchvision, Timm)}
 
 
-def source_of_weights(model: str, arch: str | None, weights: str) -> str:
-    """Return what identifies the weights of a network: a digest of a file, or their name in a library."""
-    if weights == DEFAULT and model in LIBRARIES and arch is not None:
+def source_of_weights(option: str, arch: str | None, weights: str, group: str = "model") -> str:
+    """Return what identifies the weights of a network: a digest of a file, or their name in a library.
+
+    option: of the group `model` or `features`. Raise UsageError if the file cannot be read.
+    """
+    if weights == DEFAULT and option in LIBRARIES and arch is not None:
         try:
-            return LIBRARIES[model].source_of_weights(arch)
+            return LIBRARIES[option].source_of_weights(arch)
         except (ValueError, KeyError):  # there is no such network, which is refused where it is made
             return DEFAULT
-    return DEFAULT if weights == DEFAULT else digest_of_file(weights)
+    return DEFAULT if weights == DEFAULT else digest_of_file(weights, f"{group}.weights")
 
 
-def source_of_library(model: str) -> str | None:
+def source_of_library(option: str | None) -> str | None:
     """Return name and version of a library that defines networks and may define them otherwise in another version."""
-    return f"timm {version('timm')}" if model == "timm" and timm() else None
+    return f"timm {version('timm')}" if option == "timm" and timm() else None

@@ -12,7 +12,6 @@ The module keeps its forward pass. What changes:
 Shapes: B samples.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -25,11 +24,11 @@ from torch import Tensor, nn
 from clrun.models import hidden_layers
 from clrun.models.batch_norm import BatchNormMode, RunningStatistics, initial_statistics
 from clrun.models.layers import BatchNorm, Connection, Dropout, Pass, connect
+from clrun.models.making import made_by
 from clrun.models.network import RUNNING, Network, Tap, Weights, identity_tap
 from clrun.models.probing import example, guessed, is_meta, probed
 from clrun.models.weights_file import load_weights
 from clrun.system.errors import UsageError
-from clrun.system.imports import named_object
 
 # Rows of noise of a probing pass, as many as `clrun.data.seeding.DRAWS`.
 PROBE_NOISE = 6
@@ -67,32 +66,8 @@ class ModuleNetwork(Network):
         if weights == "DEFAULT":
             raise UsageError("model.weights=DEFAULT: only model=torchvision and model=timm have any; name a file.")
         self.where = f"model.target={target}"
-        self.adopt(self.made(target, dict(args or {}), inputs, outputs), inputs, outputs, weights, train, head)
-
-    def made(self, target: str, args: dict[str, Any], inputs: Sequence[int], outputs: int) -> nn.Module:
-        """Return the module. Raise UsageError if there is none, or if it cannot be made."""
-        maker = named_object(target, self.where) if "." in target else None
-        if not callable(maker):
-            raise UsageError(f"{self.where}: there is no such class; type package.Class of a torch.nn.Module.")
         offered = {"outputs": outputs, "num_classes": outputs, "inputs": tuple(inputs)}
-        try:
-            taken = set(inspect.signature(maker).parameters)
-        except ValueError:  # a class written in C has no signature
-            taken = set()
-        arguments = {name: value for name, value in offered.items() if name in taken} | args
-        return self.called(lambda: maker(**arguments))
-
-    def called(self, make: Callable[[], Any]) -> nn.Module:
-        """Return the module that `make` returns. Raise UsageError if it fails or returns none."""
-        try:
-            module = make()
-        except Exception as error:  # any: it is the user's code that runs here
-            if is_meta():
-                raise NotImplementedError(f"{self.where} cannot be made without values.") from error
-            raise UsageError(f"{self.where} cannot be made: {type(error).__name__}: {error}.") from error
-        if not isinstance(module, nn.Module):
-            raise UsageError(f"{self.where} makes a {type(module).__name__}; name a class of a torch.nn.Module.")
-        return module
+        self.adopt(made_by(target, offered, args or {}, self.where), inputs, outputs, weights, train, head)
 
     # ---------------------------------------------------------------- from a module to a network
 

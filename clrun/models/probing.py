@@ -15,6 +15,12 @@ from clrun.system.errors import UsageError
 
 SAMPLES = 2  # of the probing pass: batch norm needs more than one
 
+# What to do where a network does not take the pictures.
+ADVICE = (
+    "Change the network (model.args={...}), or the pictures: dataset.size=224 makes those of dataset=image_folder "
+    "larger, dataset.pad=2 adds a border."
+)
+
 
 @dataclass
 class LayerCalls:
@@ -59,11 +65,11 @@ def guessed(module: nn.Module) -> LayerCalls:
     return LayerCalls(list[tuple[str, nn.Module, Tensor]](calls), 0, calls[0][1].out_features if calls else 1)
 
 
-def probed(module: nn.Module, x: Tensor, where: str, inputs: Sequence[int]) -> LayerCalls:
+def probed(module: nn.Module, x: Tensor, where: str, inputs: Sequence[int], advice: str = ADVICE) -> LayerCalls:
     """Return what a pass of x (B, ...) through the module has called.
 
     Raise UsageError, which begins with `where`, if the module does not take such inputs, or returns something else than
-    a tensor (B, width).
+    a tensor (B, width). advice: what to do then, as a sentence.
     """
     found = LayerCalls()
 
@@ -84,8 +90,7 @@ def probed(module: nn.Module, x: Tensor, where: str, inputs: Sequence[int]) -> L
         reason = " ".join(str(error).split())
         raise UsageError(
             f"{where} does not take these pictures, {' x '.join(map(str, inputs))} (channels, height, width): "
-            f"{type(error).__name__}: {reason}. Change the network (model.args={{...}}), or the pictures: "
-            "dataset.size=224 makes those of dataset=image_folder larger, dataset.pad=2 adds a border."
+            f"{type(error).__name__}: {reason}. {advice}"
         ) from error
     finally:
         for handle in handles:

@@ -21,13 +21,13 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 PREFIX = "module."  # of every name, where the weights were saved from nn.DataParallel
 
 
-def digest_of_file(path: str) -> str:
-    """Return 16 hexadecimal digits of a file's bytes. Raise UsageError if it cannot be read."""
+def digest_of_file(path: str, key: str = "model.weights") -> str:
+    """Return 16 hexadecimal digits of a file's bytes. Raise UsageError if it cannot be read. key: that names it."""
     try:
         stat = Path(path).stat()
         return digest_of_version(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
-        raise UsageError(f"model.weights={path} cannot be read: {error.strerror}.") from None
+        raise UsageError(f"{key}={path} cannot be read: {error.strerror}.") from None
 
 
 @lru_cache(maxsize=4)
@@ -37,15 +37,24 @@ def digest_of_version(path: str, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def read_weights(path: str, key: str) -> dict[str, Tensor]:
+    """Return {name: tensor} of a file of weights. Raise UsageError if it is none. key: that names it."""
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise UsageError(f"{key}={path} cannot be read: {error.strerror}.") from None
+    return weights_of_version(path, key, stat.st_size, stat.st_mtime_ns)
+
+
 @lru_cache(maxsize=1)
-def read_weights(path: str) -> dict[str, Tensor]:
-    """Return {name: tensor} of a file of weights. Raise UsageError if it is none."""
+def weights_of_version(path: str, key: str, size: int, changed: int) -> dict[str, Tensor]:
+    """Return what `read_weights` does, for a file that was last changed at a time; it is read once."""
     try:
         content = read_any(Path(path))
     except Exception as error:  # libraries raise a dozen kinds for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"model.weights={path} is no file of weights ({type(error).__name__}: {reason}); save a module by "
+            f"{key}={path} is no file of weights ({type(error).__name__}: {reason}); save a module by "
             "torch.save(module.state_dict(), FILE), or by safetensors."
         ) from None
     for wrapper in WRAPPERS:
@@ -53,7 +62,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UsageError(
-            f"model.weights={path} holds something else than weights by name; save a module by "
+            f"{key}={path} holds something else than weights by name; save a module by "
             "torch.save(module.state_dict(), FILE), or by safetensors."
         )
     prefixed = all(name.startswith(PREFIX) for name in content)
@@ -69,13 +78,15 @@ def read_any(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_weights(module: nn.Module, weights: str | Mapping[str, Tensor], head: str | None, where: str) -> None:
+def load_weights(
+    module: nn.Module, weights: str | Mapping[str, Tensor], head: str | None, where: str, key: str = "model.weights"
+) -> None:
     """Write the weights of a file, or {name: tensor}, into the module.
 
     The head at path `head` keeps its own values where the file has others' shapes or none. Raise UsageError if other
-    names or shapes differ.
+    names or shapes differ. key: that names the weights.
     """
-    read = read_weights(weights) if isinstance(weights, str) else weights
+    read = read_weights(weights, key) if isinstance(weights, str) else weights
     wanted = module.state_dict()
     of_head = [name for name in wanted if head is not None and name.rpartition(".")[0] == head]
     fits = all(name in read and read[name].shape == wanted[name].shape for name in of_head)
@@ -87,6 +98,6 @@ def load_weights(module: nn.Module, weights: str | Mapping[str, Tensor], head: s
     problems += [f"it has {unknown[0]}, which the network has not"] if unknown else []
     problems += [f"{n} is {tuple(read[n].shape)} there and {tuple(wanted[n].shape)} in the network" for n in shapes[:1]]
     if problems:
-        named = f"model.weights={weights}" if isinstance(weights, str) else "model.weights=DEFAULT"
+        named = f"{key}={weights}" if isinstance(weights, str) else f"{key}=DEFAULT"
         raise UsageError(f"{named} does not fit {where}: {'; '.join(problems)}.")
     module.load_state_dict({n: v for n, v in read.items() if n in wanted and n not in kept}, strict=False)

@@ -234,7 +234,10 @@ TIMED_FILES = ("summary.csv", "costs.csv")  # files of a run that hold times; eq
 
 # Keys that hold a digest of the user's file in which a class is defined, or a package's version, and a digest of the
 # initial weights; absent for clrun's own classes and for random weights.
-SOURCES = ("source", "model.source", "optimizer.source", "model.weights_source")
+SOURCES = (
+    "source", "model.source", "optimizer.source", "features.source",
+    "model.weights_source", "features.weights_source",
+)  # fmt: skip
 
 # Columns that are read as text, although "0012345678" and "12e4567890" look like numbers.
 HASH_COLUMNS = ("run", "group", "stream", "commit", *SOURCES)

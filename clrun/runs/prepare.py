@@ -15,12 +15,14 @@ from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.data.datasets import load
 from clrun.data.domains import number_of_domains
+from clrun.data.features import ExtractorOf
 from clrun.data.sampler import EpochSampler
 from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import TaskStream, make_tasks
 from clrun.models import Layout, Net, Network, normalises_one_sample
 from clrun.runs.build import budget, choices, initialize, uninitialized_network
+from clrun.runs.features import extractor_maker
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import own_dataset, strategy_class, with_sources
 from clrun.strategy import Strategy
@@ -29,11 +31,16 @@ from clrun.system.machine import refuse_if_too_large
 from clrun.system.text import format_value
 
 
-def prepare(settings: Settings) -> Prepared:
-    """Load the data of a run and check everything that depends on them. Raise UsageError; write nothing."""
+def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepared:
+    """Load the data of a run and check everything that depends on them. Raise UsageError; write nothing of the run.
+
+    shared: the data sets in memory; by default those of the process.
+    """
     strategy = strategy_class(settings)
     settings = with_sources(settings)
-    images = SHARED.load(image_settings(settings), own_dataset(settings))
+    images = (SHARED if shared is None else shared).load(
+        image_settings(settings), own_dataset(settings), extractor_maker(settings)
+    )
     settings = with_domains(with_listed_names(settings, images.classes), images)
     stream = make_tasks(images, settings.values)
     refuse_large(strategy, images, stream, settings)
@@ -46,8 +53,10 @@ def prepare(settings: Settings) -> Prepared:
 
 
 def image_settings(settings: Settings) -> dict[str, Any]:
-    """Return the settings on which the images depend."""
-    return {k: v for k, v in settings.values.items() if k in ("dataset", "data_dir") or k.startswith("dataset.")}
+    """Return the settings on which the images, or the features in their place, depend."""
+    groups = ("dataset.", "features.")
+    named = ("dataset", "data_dir", "features")
+    return {k: v for k, v in settings.values.items() if k in named or k.startswith(groups)}
 
 
 class SharedImages:
@@ -59,13 +68,17 @@ class SharedImages:
         self.last: Samples | None = None
         self.by_settings: WeakValueDictionary[tuple[Any, ...], Samples] = WeakValueDictionary()
 
-    def load(self, settings: dict[str, Any], own: Callable[..., object] | None = None) -> Samples:
-        """Return the images that these settings name. own: the function of a data set of the user's."""
-        key = (repr(settings), own, stamp(settings))  # a list, such as [1,2], has no hash
+    def load(
+        self, settings: dict[str, Any], own: Callable[..., object] | None = None, features: ExtractorOf | None = None
+    ) -> Samples:
+        """Return the images that these settings name. own: the function of a data set of the user's. features: what
+        makes the frozen network whose features take the place of pictures."""
+        # a list, such as [1,2], has no hash
+        key = (repr(settings), own, stamp(settings, "dataset.file"), stamp(settings, "features.weights"))
         images = self.by_settings.get(key)
         if images is None:
             self.last = None  # before another is read, unless a run refers to it
-            images = self.equal_to(self.read(settings, *own_arguments(settings, own)))
+            images = self.equal_to(self.read(settings, own_function(settings, own), features))
             self.by_settings[key] = images
         self.last = images
         return images
@@ -81,19 +94,19 @@ class SharedImages:
 SHARED = SharedImages()
 
 
-def own_arguments(settings: dict[str, Any], own: Callable[..., object] | None) -> list[partial[object]]:
+def own_function(settings: dict[str, Any], own: Callable[..., object] | None) -> partial[object] | None:
     """Return the function of a data set of the user's with the keys of its yaml as arguments, but for `normalize` and
-    `pad`, which mean the same for every data set; nothing for a data set of clrun's."""
+    `pad`, which mean the same for every data set; None for a data set of clrun's."""
     if own is None:
-        return []
+        return None
     names = {key: key.removeprefix("dataset.") for key in settings if key.startswith("dataset.")}
-    return [partial(own, **{name: settings[key] for key, name in names.items() if name not in ("normalize", "pad")})]
+    return partial(own, **{name: settings[key] for key, name in names.items() if name not in ("normalize", "pad")})
 
 
-def stamp(settings: dict[str, Any]) -> tuple[int, int] | None:
-    """Return size and time of change of the file that the key `dataset.file` names; None where there is no such key or
-    no such file. A file that was written again is read again."""
-    file = settings.get("dataset.file")
+def stamp(settings: dict[str, Any], key: str) -> tuple[int, int] | None:
+    """Return size and time of change of the file that a key names; None where there is no such key or no such file. A
+    file that was written again is read again."""
+    file = settings.get(key)
     if file is None or not os.path.isfile(file):
         return None
     found = os.stat(file)

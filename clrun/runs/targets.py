@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from clrun.config.settings import Settings
 from clrun.models import Network
+from clrun.models.frozen import FrozenNetwork
 from clrun.models.libraries import source_of_library, source_of_weights
 from clrun.optimizers import Optimizer
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
@@ -18,7 +19,10 @@ from clrun.strategy import Strategy
 from clrun.system.errors import UsageError
 from clrun.system.imports import folder_of, named_object
 
-BASES = {"strategy": Strategy, "model": Network, "optimizer": Optimizer}
+BASES = {"strategy": Strategy, "model": Network, "optimizer": Optimizer, "features": FrozenNetwork}
+
+# The groups whose keys may name a module and its weights.
+WITH_MODULES = ("model", "features")
 Base = TypeVar("Base")
 
 
@@ -62,8 +66,9 @@ def stated_object(settings: Settings, group: str) -> Any:
 
 
 def folders_of_users(settings: Settings) -> list[str]:
-    """Return the folders in which the user's own strategy and network were found, which are imported already."""
-    targets = [settings.targets.get("strategy"), settings.targets.get("model"), settings.values.get("model.target")]
+    """Return the folders in which the user's own strategy and networks were found, which are imported already."""
+    targets = [settings.targets.get(group) for group in ("strategy", *WITH_MODULES)]
+    targets += [settings.values.get(f"{group}.target") for group in WITH_MODULES]
     modules = [target.rpartition(".")[0] for target in targets if target is not None]
     found = [folder_of(module) for module in modules if module.partition(".")[0] != "clrun"]
     return list(dict.fromkeys(folder for folder in found if folder is not None))
@@ -78,7 +83,8 @@ def with_sources(settings: Settings) -> Settings:
     # a data set of the user's is known by its fingerprint, whatever function made it
     users = [g for g, target in settings.targets.items() if g in BASES and not target.startswith("clrun.")]
     digests = {source_key(group): digest(named_class(settings, group, BASES[group])) for group in users}
-    digests |= sources_of_module(settings)
+    for group in WITH_MODULES:
+        digests |= sources_of_module(settings, group)
     sources = {key: value for key, value in digests.items() if value}
     edited = [key for key, value in sources.items() if settings.values.get(key, value) != value]
     if edited:
@@ -91,18 +97,18 @@ def source_key(group: str) -> str:
     return "source" if group == "strategy" else f"{group}.source"
 
 
-def sources_of_module(settings: Settings) -> dict[str, str | None]:
-    """Return what identifies the module and the weights that the keys of the network name, under keys of `SOURCES`."""
+def sources_of_module(settings: Settings, group: str) -> dict[str, str | None]:
+    """Return what identifies the module and the weights that the keys of a group name, under keys of `SOURCES`."""
     values, sources = settings.values, dict[str, str | None]()
-    target = values.get("model.target")
+    target, weights = values.get(f"{group}.target"), values.get(f"{group}.weights")
     if target is not None:
-        named = named_object(target, f"model.target={target}") if "." in target else None
-        sources["model.source"] = None if named is None else digest_or_version(named)
-    elif (library := source_of_library(values["model"])) is not None:
-        sources["model.source"] = library
-    if values.get("model.weights") is not None:
-        sources["model.weights_source"] = source_of_weights(
-            values["model"], values.get("model.arch"), values["model.weights"]
+        named = named_object(target, f"{group}.target={target}") if "." in target else None
+        sources[f"{group}.source"] = None if named is None else digest_or_version(named)
+    elif (library := source_of_library(values.get(group))) is not None:
+        sources[f"{group}.source"] = library
+    if weights is not None:
+        sources[f"{group}.weights_source"] = source_of_weights(
+            values[group], values.get(f"{group}.arch"), weights, group
         )
     return sources
 

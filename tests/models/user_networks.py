@@ -125,3 +125,46 @@ class Deciding(Features):
     def forward(self, x):
         h = super().forward(x)
         return h + 1 if h.sum() > 1e9 else h
+
+
+class Eyes(nn.Module):
+    """Features of pictures of any size from 6 x 6, with batch norm and dropout, which do nothing new in evaluation."""
+
+    def __init__(self, channels=3, width=7):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, width, 6, stride=2), nn.BatchNorm2d(width)
+        self.drop, self.last = nn.Dropout(0.5), nn.Linear(width, width)
+
+    def forward(self, x):
+        h = self.norm(self.conv(x)).relu()
+        return self.last(self.drop(torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)[:, ::2]))
+
+
+class Holes(Eyes):
+    """A feature is not a number for a picture that is bright."""
+
+    def forward(self, x):
+        return super().forward(x) / (x.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] < 0.7)
+
+
+class Chance(Features):
+    """Dropout from PyTorch's global generator, in evaluation too."""
+
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.5, True)
+
+
+class Company(Eyes):
+    """A picture's features depend on the others."""
+
+    def forward(self, x):
+        h = super().forward(x)
+        return h - h.mean(0)
+
+
+class Fails(nn.Module):
+    """A class that cannot be made."""
+
+    def __init__(self):
+        super().__init__()
+        raise RuntimeError("no such thing\nat all")

@@ -16,7 +16,7 @@ class Disk:
     def __init__(self) -> None:
         self.read: list[str] = []
 
-    def __call__(self, settings) -> Images:
+    def __call__(self, settings, own=None, features=None) -> Images:
         self.read.append(settings["dataset"])
         pad, fingerprint = settings.get("dataset.pad", 0), settings["dataset"].partition(" ")[0]
         x = torch.zeros(2, 1, 2 + 2 * pad, 2 + 2 * pad, dtype=torch.uint8)
@@ -59,7 +59,7 @@ def test_what_no_run_needs_is_let_go_but_for_the_last():
 def test_a_data_set_is_let_go_before_another_is_read():
     first: list[weakref.ref] = []
 
-    def read(settings) -> Images:
+    def read(settings, own=None, features=None) -> Images:
         gc.collect()
         assert all(one() is None for one in first), "two at once are twice the memory"
         return Disk()(settings)
