@@ -116,7 +116,9 @@ def _digest_or_zeros(path: str) -> bytes:
 # ---------------------------------------------------------------- cache files
 
 
-def read_arrays(path: Path, dataset: str = "image_folder", again: str = "reading the pictures again") -> dict[str, np.ndarray] | None:
+def read_arrays(
+    path: Path, dataset: str = "image_folder", again: str = "reading the pictures again"
+) -> dict[str, np.ndarray] | None:
     """Return the arrays in a cache file; None where there is none or it is damaged (every .npz carries checksums).
 
     dataset: which reader says so. again: what it does then.

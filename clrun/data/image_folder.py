@@ -25,7 +25,6 @@ from clrun.data.class_folders import VALIDATION, FolderLayout, Picture, pictures
 from clrun.data.decoding import RULE, BrokenPicture, Deep, Whites, decode_bytes, white_of
 from clrun.data.features import AT_ONCE, PART, Extractor, ExtractorOf, Part, extracted, features_of, stacked
 from clrun.data.file_digests import digest_of, digests, read_arrays, write_arrays
-from clrun.data.folder_layouts import find
 from clrun.data.progress import print_seconds, progress_bar
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
@@ -37,6 +36,7 @@ CHUNK = 64
 NAMED = 10
 
 
+<<<<<<< HEAD
 class ClassRecord(NamedTuple):
     """The pictures of a class in one part."""
 
@@ -54,6 +54,8 @@ class FolderRecord(NamedTuple):
     whites: Whites | None  # what became white in pictures of more than 8 bits; None where there are none
 
 
+=======
+>>>>>>> 29daeec (Guide: features of a frozen network; what is known of a folder has a module of its own)
 class Folder(NamedTuple):
     """A folder of images that was read."""
 
@@ -434,7 +436,7 @@ class FolderFeatures(NamedTuple):
         at_once: as of `extracted`.
         """
         text = f"{self.stated} {self.parts.train} {self.parts.test_fraction}"
-        name = _digest(text, self.marks, self.parts.labels, 10)
+        name = _digest(text, self.marks, self.parts.cells, 10)
         rows = np.arange(len(self.pictures))
         x, others, pillow_version = self.of_rows(rows, extractor, self.folder / f"{name}.npz", None, at_once)
         broken = {row: other for row, other in others.items() if isinstance(other, str)}

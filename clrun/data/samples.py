@@ -24,7 +24,7 @@ from clrun.system.machine import refuse_if_too_large
 if TYPE_CHECKING:
     import torch
 
-    from clrun.data.image_folder import FolderRecord
+    from clrun.data.folder_record import FolderRecord
 
 # Numbers that are summed at once in float64: 32 MB.
 SUMMED_AT_ONCE = 2**22

@@ -15,6 +15,7 @@ HEADER = ("key", "default", "value", "meaning", "in the identity")
 GROUP_TITLES = {
     "dataset": "The data set",
     "split": "How the data become tasks",
+    "features": "Features of a frozen network",
     "model": "The network",
     "optimizer": "The optimizer",
     "strategy": "The strategy",

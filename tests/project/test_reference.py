@@ -54,7 +54,7 @@ def test_every_key_is_listed(generated):
     for key, spec in catalog.root.items():
         assert f"| `{key}` |" in generated["keys"], key
         assert spec.about.split()[0] in generated["keys"]
-    for group in ("dataset", "split", "model", "optimizer", "cluster"):
+    for group in ("dataset", "split", "features", "model", "optimizer", "cluster"):
         for name in catalog.options[group]:
             assert f"`{group}={name}`" in generated["keys"]
             for key in catalog.knobs(group, name):
