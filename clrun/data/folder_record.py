@@ -9,7 +9,7 @@ class ClassRecord(NamedTuple):
     """The pictures of a class in one part."""
 
     part: str  # train or test
-    name: str  # of the class
+    name: str  # of the class; "<domain>/<class>" where there are domains
     pictures: int  # number of pictures
     digest: str  # of their bytes: 16 hexadecimal digits
 

@@ -25,6 +25,8 @@ from clrun.data.class_folders import VALIDATION, FolderLayout, Picture, pictures
 from clrun.data.decoding import RULE, BrokenPicture, Deep, Whites, decode_bytes, white_of
 from clrun.data.features import AT_ONCE, PART, Extractor, ExtractorOf, Part, extracted, features_of, stacked
 from clrun.data.file_digests import digest_of, digests, read_arrays, write_arrays
+from clrun.data.folder_layouts import find
+from clrun.data.folder_record import ClassRecord, FolderRecord
 from clrun.data.progress import print_seconds, progress_bar
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
@@ -36,26 +38,6 @@ CHUNK = 64
 NAMED = 10
 
 
-<<<<<<< HEAD
-class ClassRecord(NamedTuple):
-    """The pictures of a class in one part."""
-
-    part: str  # train or test
-    name: str  # of the class; "<domain>/<class>" where there are domains
-    pictures: int  # number of pictures
-    digest: str  # of their bytes: 16 hexadecimal digits
-
-
-class FolderRecord(NamedTuple):
-    """What is known of a folder of images that was read."""
-
-    classes: tuple[ClassRecord, ...]
-    pillow_version: str  # which decoded the pictures
-    whites: Whites | None  # what became white in pictures of more than 8 bits; None where there are none
-
-
-=======
->>>>>>> 29daeec (Guide: features of a frozen network; what is known of a folder has a module of its own)
 class Folder(NamedTuple):
     """A folder of images that was read."""
 

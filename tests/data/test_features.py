@@ -14,8 +14,9 @@ from PIL import Image
 from test_image_folder import TWO, make_folder, noise
 
 from clrun.data import datasets, features, image_folder
-from clrun.data.class_folders import find, pictures_in
+from clrun.data.class_folders import pictures_in
 from clrun.data.file_digests import digest_of
+from clrun.data.folder_layouts import find
 from clrun.data.samples import Arrays
 from clrun.system.errors import UsageError
 
@@ -233,7 +234,7 @@ def test_decoding_stays_ahead_of_the_network_by_one_batch(tmp_path):
     """Memory holds the pictures of two batches, however slow the network is: the third is not opened before."""
     many(tmp_path, 40)
     layout = find(str(tmp_path), None)
-    pictures = pictures_in(layout.train, layout.train_folders, [])
+    pictures = pictures_in(layout.train_folders, [])
     marks = np.array([np.frombuffer(digest_of(Path(one.path).read_bytes()), np.uint8) for one in pictures])
     division = image_folder.Division(layout, np.zeros(40, np.int64), 40, None)
     folder = image_folder.FolderFeatures(division, pictures, marks, tmp_path, "", 8, None, False)

@@ -21,7 +21,7 @@ from clrun.system.errors import UsageError
 pytestmark = pytest.mark.usefixtures("cache_home")
 
 DIGITS = ("features=module", "features.target=user_networks.Features", "features.normalize=none")
-SMALL = ("device=cpu", "iterations=20", "pictures=false")
+SMALL = ("device=cpu", "iterations=20", "plots=false")
 
 
 @pytest.fixture
