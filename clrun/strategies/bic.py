@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clrun.strategy import (
@@ -37,11 +36,13 @@ from clrun.strategy import (
     log_softmax,
     losses,
     named,
+    one_hot,
 )
 
 RIDGE = 1e-3
 NEWTON_STEPS = 20
-HALVINGS = 12  # of a step, the best of which is taken
+HALVINGS = 12  # of a step: the longest is taken that does not raise the loss
+ROUNDING = 1e-12  # a loss that is larger by no more than this share is not larger
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,11 @@ def least_biased(z: Tensor, y: Tensor, active: Tensor, own: Tensor, weight: Tens
     ab = start
     for _ in range(NEWTON_STEPS):
         step = newton_step(changed(ab), z, y, active & own, active, mean_weight, ab - start)
-        candidates = [ab, *(ab - length * step for length in lengths)]
+        candidates = torch.stack([ab - length * step for length in lengths])
         values = torch.stack([loss(candidate) for candidate in candidates])
-        ab = torch.stack(candidates).index_select(0, values.argmin()[None])[0]
+        lower = values <= loss(ab) * (1 + ROUNDING)
+        longest = lower.long().argmax()[None]  # the first one that is lower; none is where ab is the minimum
+        ab = torch.where(lower.any(), candidates.index_select(0, longest)[0], ab)
     return ab
 
 
@@ -186,7 +189,7 @@ def newton_step(
     own (n, C) bool are the outputs that alpha and beta change.
     """
     p = log_softmax(changed, active).exp() * own
-    error = p - F.one_hot(y, z.shape[1]).to(z) * own
+    error = p - one_hot(y, z.shape[1]).to(z) * own
     g = torch.stack([(error * z).sum(1) @ mean_weight, error.sum(1) @ mean_weight]) + RIDGE * away
     s0, s1, s2 = p.sum(1), (p * z).sum(1), (p * z.square()).sum(1)
     aa = (s2 - s1.square()) @ mean_weight + RIDGE

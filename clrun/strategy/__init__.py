@@ -8,7 +8,7 @@ from clrun.strategy.exemplars import Exemplars, Past, distillation
 from clrun.strategy.fisher_information import diagonal_fisher
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.herding import class_means
-from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses
+from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses, one_hot
 from clrun.strategy.multitask import MultiTask
 from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_samples
 from clrun.strategy.quadratic import Gaussian, Quadratic
@@ -75,6 +75,7 @@ __all__ = [
     "named",
     "nearest_mean",
     "network_mask",
+    "one_hot",
     "solved",
     "sum_over_samples",
     "uniform",

@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clrun.strategy.loss import one_hot
+
 
 def class_means(features: Tensor, y: Tensor, weight: Tensor, classes: int) -> Tensor:
     """Return the means (K, D) of features (n, D) over the samples of each class y (n,), 0 for a class without any.
 
     Samples of weight (n,) 0 are left out.
     """
-    member = F.one_hot(y, classes).to(features) * weight[:, None]  # (n, K)
+    member = one_hot(y, classes).to(features) * weight[:, None]  # (n, K)
     return member.T @ features / member.sum(0).clamp(min=1)[:, None]
 
 
@@ -31,7 +33,7 @@ def herding_keys(features: Tensor, y: Tensor, weight: Tensor, classes: int, coun
     """
     phi = F.normalize(features, dim=1)
     mean = class_means(phi, y, weight, classes)
-    of_class = F.one_hot(y, classes).T.bool() & (weight > 0)  # (K, n)
+    of_class = one_hot(y, classes).T & (weight > 0)  # (K, n)
     at_mean = (phi @ mean.T).gather(1, y[:, None])[:, 0]  # mu . phi(x)
     square = phi.square().sum(1)
     keys = count + (phi - mean.index_select(0, y)).square().sum(1).double()
@@ -39,7 +41,7 @@ def herding_keys(features: Tensor, y: Tensor, weight: Tensor, classes: int, coun
     for r in range(1, count + 1):
         distance = (2 * at_chosen + square) / r**2 - 2 * at_mean / r
         best, chosen = torch.where(left, distance, torch.inf).min(1)  # (K,)
-        mine = F.one_hot(chosen, len(y)).bool() & best.isfinite()[:, None]
+        mine = one_hot(chosen, len(y)) & best.isfinite()[:, None]
         keys = torch.where(mine.any(0), r - 1, keys)
         left = left & ~mine
         at_chosen = at_chosen + (phi @ phi.index_select(0, chosen).T).gather(1, y[:, None])[:, 0]

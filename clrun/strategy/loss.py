@@ -9,6 +9,14 @@ from clrun.data.batches import Batch
 BARRED = -1e9  # the logit of an output that may not answer
 
 
+def one_hot(y: Tensor, outputs: int) -> Tensor:
+    """Return, for labels y (B,), the mask (B, outputs) bool of each sample's output.
+
+    Unlike torch.nn.functional.one_hot it reads no value on the host, and works inside gradients of stacked runs.
+    """
+    return y[:, None] == torch.arange(outputs, device=y.device)
+
+
 def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
     """Return log probabilities (B, C) of logits (B, C), with a softmax over the outputs in `active` (B, C) bool."""
     return torch.where(active, logits, BARRED).log_softmax(-1)

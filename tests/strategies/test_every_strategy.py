@@ -31,7 +31,10 @@ def same(a, b):
 
 
 def distance(a, b):
-    return max(((x - y).abs().max().item() for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)), default=0.0)
+    return max(
+        ((x.double() - y.double()).abs().max().item() for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)),
+        default=0.0,
+    )
 
 
 def second_task(stack):
