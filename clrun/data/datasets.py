@@ -38,7 +38,7 @@ IDX_FILES = {
 Images = Samples  # the former name
 
 # Data sets whose reader refuses wrong labels itself.
-CHECKED_BY_READER = ("arrays", "table", "torch", "torchvision")
+CHECKED_BY_READER = ("arrays", "table", "torch", "torchvision", "several")
 
 
 def load(settings: Values, own: partial[object] | None = None, extractor_of: ExtractorOf | None = None) -> Samples:
@@ -91,7 +91,7 @@ def data_folder(named: str | os.PathLike | None) -> Path:
 def _reader(name: str) -> Callable[[Values], Arrays]:
     readers = {"digits": _digits, "image_folder": _image_folder, "cifar10": _cifar, "cifar100": _cifar}
     readers |= {"arrays": _arrays, "table": _table, "torch": _torch, "torchvision": _torchvision}
-    readers |= {"alphabets": _alphabets}
+    readers |= {"alphabets": _alphabets, "several": _several}
     readers |= dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), _idx)
     if name not in readers:
         raise UsageError(f"dataset={name} is not known: use one of {', '.join(sorted(readers))}.")
@@ -167,6 +167,27 @@ def _torchvision(settings: Values) -> Arrays:
     keys = torchvision_sets.Typed._fields
     typed = torchvision_sets.Typed(**{key: settings[f"dataset.{key}"] for key in keys})
     return torchvision_sets.read(typed, data_folder(settings["data_dir"]), cache_folder() / "clrun")
+
+
+def _several(settings: Values) -> Arrays:
+    """Return the data sets that `dataset.names` lists, one after another."""
+    from clrun.data import several  # only for this data set
+
+    keys = ("names", "size", "channels")
+    return several.read(*(settings[f"dataset.{key}"] for key in keys), partial(_one_of_several, settings))
+
+
+def _one_of_several(settings: Values, name: str) -> Arrays:
+    """Return one of several data sets, by a name of clrun's or of torchvision's."""
+    from clrun.data import several
+
+    if name in several.BUILT_IN:
+        arrays = _reader(name)({"dataset": name, "data_dir": settings["data_dir"]})
+        _check(name, arrays)
+        return arrays
+    values = {f"dataset.{key}": None for key in ("args", "test_fraction")}
+    values |= {"dataset.set": name, "dataset.size": settings["dataset.size"], "data_dir": settings["data_dir"]}
+    return _torchvision(values)
 
 
 # ---------------------------------------------------------------- data of the user's own

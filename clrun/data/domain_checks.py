@@ -7,6 +7,10 @@ import numpy as np
 
 from clrun.system.errors import UsageError
 
+# Data sets whose domains have classes of their own, by design. With scenario=domain, the first class of each shares an
+# output, and so on; of any other data set that would be a mistake in the names of classes.
+OF_OWN_CLASSES = ("several",)
+
 
 class Cells(NamedTuple):
     """Which classes the domains have in each part."""
@@ -34,7 +38,9 @@ def checked_number(cells: Cells | None, dataset: str, scenario: str, tasks: int 
         )
     if first_tasks is not None and first_tasks > count:
         raise UsageError(f"first_tasks={first_tasks}: the stream has {count} tasks; type at most as many.")
-    if scenario == "domain":
+    if scenario == "domain" and dataset in OF_OWN_CLASSES:
+        refuse_unequal_domains(cells)
+    elif scenario == "domain":
         refuse_missing_classes(cells)
     else:
         refuse_one_part(cells)
@@ -54,6 +60,18 @@ def refuse_missing_classes(cells: Cells) -> None:
                 "domain needs all classes in both parts. Add some, leave the class or the domain out of the data, or "
                 "type scenario=class or scenario=task, for which a domain may have classes of its own."
             )
+
+
+def refuse_unequal_domains(cells: Cells) -> None:
+    """Raise UsageError where domains that have classes of their own have not equally many to share outputs."""
+    counts = cells.train.sum(1).tolist()
+    other = next((k for k, count in enumerate(counts) if count != counts[0]), None)
+    if other is not None:
+        raise UsageError(
+            f"scenario=domain: tasks share their outputs, and {cells.domains[0]} has {counts[0]} classes but "
+            f"{cells.domains[other]} has {counts[other]}; leave one of them out, or type scenario=class or "
+            "scenario=task."
+        )
 
 
 def refuse_one_part(cells: Cells) -> None:

@@ -137,10 +137,10 @@ def label_tables(groups: Sequence[Sequence[int]], classes: int, settings: Values
 
 def output_names(groups: Sequence[Sequence[int]], classes: Sequence[str], settings: Values) -> list[str]:
     """Return what each output stands for: a class or, where tasks share outputs, a class of every task ("cat/dog")."""
-    shared = settings["scenario"] == "domain"
-    if shared and settings["split"] == "classes":
-        return ["/".join(classes[k] for k in output) for output in zip(*groups, strict=True)]
-    return [classes[k] for group in (groups[:1] if shared else groups) for k in group]
+    if settings["scenario"] == "domain":
+        shared = (dict.fromkeys(classes[k] for k in output) for output in zip(*groups, strict=True))
+        return ["/".join(names) for names in shared]
+    return [classes[k] for group in groups for k in group]
 
 
 def pixel_orders(images: Samples, settings: Values) -> Tensor:

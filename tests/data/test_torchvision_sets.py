@@ -96,7 +96,7 @@ STL10_NAMES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey
 
 def usps() -> tuple[np.ndarray, np.ndarray]:
     """Lines of LIBSVM's format: labels from 1, and pixels from -1 to 1."""
-    Path("data").mkdir()
+    Path("data").mkdir(exist_ok=True)
     x, y = pixels(30, 16, 16), np.arange(30) % 10
     for file, rows in (("usps.bz2", slice(20)), ("usps.t.bz2", slice(20, 30))):
         lines = [
