@@ -14,6 +14,7 @@ everywhere=finetune,joint,cumulative,scratch,ewc,si,mas,lwf,imm,er,mir,er_ace,ag
 new_outputs=icarl,wa,bic  # which tell old outputs from new ones
 told=amn,hat,packnet,separate
 everywhere+=,ncm,slda,fecam,ranpac  # heads in closed form, without gradients
+everywhere+=,l2_init,shrink_perturb,upgd,cbp  # against the loss of plasticity
 clrun -m "${stream[@]}" scenario=task strategy=$everywhere,$new_outputs,$told outputs="$outputs"
 clrun -m "${stream[@]}" scenario=domain,class strategy=$everywhere outputs="$outputs"
 clrun -m "${stream[@]}" scenario=class strategy=$new_outputs outputs="$outputs"

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from clrun.data.batches import StepContext
 from clrun.strategy import Memory
 from clrun.system import locks
 
@@ -61,3 +62,13 @@ def hold(directory: Path, process: subprocess.Popen) -> None:
     owner = replace(locks.this_process(), pid=process.pid, started=locks.start_time(process.pid))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / locks.NAME).write_text(json.dumps(asdict(owner)))
+
+
+def second_task(stack):
+    """A stack of one after its first task, and what a step of the second takes."""
+    run, _ = stack.learn(stack.initialize(), 0)
+    pool = stack.pool(0, "train", torch.float64)
+    rows = stack.strategy.data.rows(stack.streams[0].train[1], 1)[:8]
+    when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.tensor(0), pool.noise[:, :8].float())
+    draw = stack.strategy.data.index(stack.tables, rows, torch.ones(8, dtype=torch.float64))
+    return run, (stack.lr, stack.hp, stack.tables, draw, when)

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
 from clrun.engine.state import QUADRATIC, Signals, TrainState
-from clrun.engine.step import signals_of
+from clrun.engine.step import renewed_state, signals_of
 from clrun.engine.steppers import Block, counting
 from clrun.models import BatchNormRecord, SplitTheta, updated_statistics
 from clrun.optimizers import Cut, Optimizer
@@ -35,8 +35,10 @@ class InPlaceStepper:
     def __init__(
         self, strategy: Strategy, optimizer: Optimizer, current: TrainState, lr: Tensor, hp: Any, tables: TaskTables
     ):
+        self.optimizer = optimizer
         self.strategy, self.current, self.lr, self.hp, self.tables = strategy, copied(current), lr, hp, tables
         self.restricts, self.watches_moves = overrides(strategy, "restrict"), overrides(strategy, "after_move")
+        self.renews = overrides(strategy, "renew")
         self.by_leaf = not (self.restricts or overrides(strategy, "gradient"))
         layout, theta = strategy.net.layout, self.current.theta
         self.split: Cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
@@ -73,15 +75,28 @@ class InPlaceStepper:
             g = self.penalty.add_gradient(g, in_place=self.by_leaf)
             aux = aux | {QUADRATIC: self.penalty.value() if monitored else self.not_monitored}
         before = theta.clone() if self.restricts or self.watches_moves else theta
+        renewal_due = self.renews and bool(strategy.renewal_due(state, self.hp))
+        renewed = strategy.renew(theta, state, self.hp, batch) if renewal_due else None
         self.move(g, self.lr)
         if self.restricts:
             theta.copy_(before + strategy.restrict(theta - before, g[0], before, state, self.hp, batch))
+        if renewed is not None:
+            self.write_renewed(*renewed)
         new = strategy.after_step(state, self.hp, batch, aux)
         new = unaliased(strategy.after_move(new, before, theta, aux), theta) if self.watches_moves else new
         self.current = self.current._replace(stats=updated_statistics(self.current.stats, passes), state=new)
         if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
         return signals_of(loss, norm_of(g) if monitored else self.not_monitored, aux)
+
+    def write_renewed(self, mask: Tensor, values: Tensor) -> None:
+        """Write new values over theta where mask (P,) is set, and the optimizer's initial state over its own."""
+        theta = self.current.theta
+        theta.copy_(torch.where(mask, values, theta))
+        fresh = renewed_state(self.current.opt, self.optimizer.init(theta), mask)
+        for old, new in zip(tree_leaves(self.current.opt), tree_leaves(fresh), strict=True):
+            if new is not old:
+                old.copy_(new)
 
     def gradient(self, strategy: Strategy, batch: Batch) -> tuple[Pieces, Tensor, dict[str, Tensor]]:
         """Return the gradient of the loss, split as theta is, the loss () and aux."""

@@ -13,6 +13,7 @@ Where to find what:
     schedule.py     which samples a run sees, and when
     vectorize.py    functions and values of one run as those of R runs
     evaluation.py   accuracy and confusion
+    plasticity.py   how able the network still is to learn
     health.py       means over a stage's steps, divergence
     state.py        the run, and what a stage reports
     listener.py     who is informed on the way
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from functools import partial as bound
 from time import perf_counter
 from typing import Any
 
@@ -39,8 +41,9 @@ from clrun.engine.blocks import BLOCK_SECONDS, BLOCK_STEPS, BlockSizes
 from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.evaluation import Evaluator
 from clrun.engine.health import diagnose
-from clrun.engine.in_place import InPlaceStepper
+from clrun.engine.in_place import InPlaceStepper, overrides
 from clrun.engine.listener import TrainingListener
+from clrun.engine.plasticity import plasticity
 from clrun.engine.schedule import SampleSchedule
 from clrun.engine.state import PartialStage, Signals, StageReport, TrainState
 from clrun.engine.step import Step, make_step, skipping_empty_batches
@@ -79,6 +82,7 @@ class Stack:
     reset: bool  # whether every task begins with a fresh state of the optimizer
     evaluate_every: int = 0  # steps between evaluations within a task; 0: none
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
+    plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
     use_graph: bool = False  # whether steps are taken by the GraphStepper
     compile: bool = False  # whether the step is compiled first
     block_steps: int = BLOCK_STEPS  # steps taken at once, at most
@@ -107,7 +111,7 @@ class Stack:
 
     def initialize(self, stage: int = 0) -> TrainState:
         """Return the runs as they are before any training; for a strategy that restarts, before any of a stage."""
-        theta, stats = self.vectorizer.stack_trees([initializer(stage) for initializer in self.initializers])
+        theta, stats = self.fresh_parameters(stage)
         state = self.vectorizer.vectorize(self.strategy.init_from)(theta, self.vectorizer.stack_trees(self.drawn))
         # The state gets tensors of its own: a strategy may have put theta itself into it.
         return TrainState(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state))
@@ -117,8 +121,15 @@ class Stack:
         return self.vectorizer.vectorize(self.optimizer.init)(theta)
 
     def begin_stage(self, current: TrainState, stage: int) -> TrainState:
-        """Return the runs with what a stage starts afresh: nothing, the optimizer, or the whole network."""
-        if stage == 0 or not (self.reset or self.strategy.restart):
+        """Return the runs with what a stage starts afresh: nothing, the optimizer, what the strategy renews, or the
+        whole network."""
+        if stage == 0:
+            return current
+        if overrides(self.strategy, "begin_stage"):
+            begin = self.vectorizer.vectorize(self.strategy.begin_stage)
+            theta, state = begin(current.theta, current.state, self.hp, self.fresh_parameters(stage)[0])
+            current = current._replace(theta=theta, state=tree_map(torch.clone, state))
+        if not (self.reset or self.strategy.restart):
             return current
         fresh = self.initialize(stage) if self.strategy.restart else current
         return current._replace(theta=fresh.theta, stats=fresh.stats, opt=self.fresh_optimizer(fresh.theta))
@@ -128,6 +139,11 @@ class Stack:
         if self.alone:
             return [current.state]
         return [tree_map(lambda v, r=r: v[r], current.state) for r in range(len(self.seeds))]
+
+    def fresh_parameters(self, stage: int) -> tuple[Tensor, RunningStatistics]:
+        """Return theta (R, P) and running statistics of new networks, others at every stage."""
+        theta, stats = self.vectorizer.stack_trees([initializer(stage) for initializer in self.initializers])
+        return theta, stats
 
     def resume_at(self, step: int) -> None:
         """Continue to count from a run's step `step`, which an earlier process has reached."""
@@ -172,6 +188,8 @@ class Stack:
         report = partial.report
         diagnoses = diagnose(self.strategy, self.vectorizer, current, self.hp, partial.signals)
         report.health = [diagnosis.health for diagnosis in diagnoses]
+        if self.plasticity and self.strategy.visible(stage):
+            self.measure_plasticity(current, report)
         report.divergence = [diagnosis.divergence for diagnosis in diagnoses]
         self.evaluate(current, self.schedule.horizon(stage), report)
         report.step = self.step
@@ -195,6 +213,16 @@ class Stack:
             report.correct, report.confusion = self.evaluator.evaluate(current, horizon, "test")
             if self.validate:
                 report.validation = self.evaluator.evaluate(current, horizon, "validation").correct
+
+    def measure_plasticity(self, current: TrainState, report: StageReport) -> None:
+        """Add the columns on the network's ability to learn to the health of a stage."""
+        with self.timed(report, "eval"), torch.no_grad():
+            pool = self.pool(report.stage, self.strategy.phases[-1], current.theta.dtype)
+            measure = self.vectorizer.vectorize(bound(plasticity, self.strategy), CONSOLIDATION_DIMS)
+            columns = measure(current, self.hp, pool)
+        for name, values in columns.items():
+            for health, value in zip(report.health, self.vectorizer.unstack_to_host(values).tolist(), strict=True):
+                health[name] = value
 
     @contextmanager
     def timed(self, report: StageReport, activity: str) -> Iterator[None]:

@@ -38,11 +38,24 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
         g, loss, aux = whole_gradient(training, current.theta, current.state, hp, batch)
         delta, opt = optimizer.update(g, current.opt, lr, current.theta)
         theta = current.theta + training.restrict(delta, g, current.theta, current.state, hp, batch)
+        renewed = training.renew(current.theta, current.state, hp, batch)
+        if renewed is not None:
+            mask, values = renewed
+            initial = optimizer.init(current.theta)
+            theta, opt = torch.where(mask, values, theta), renewed_state(opt, initial, mask)
         state = training.after_move(training.after_step(current.state, hp, batch, aux), current.theta, theta, aux)
         stats = updated_statistics(current.stats, passes)
         return TrainState(theta, opt, stats, state), signals_of(loss, (g @ g).sqrt(), aux)
 
     return step
+
+
+def renewed_state(opt: Tree, initial: Tree, mask: Tensor) -> Tree:
+    """Return the optimizer's state with initial values where mask (P,) is set.
+
+    What has another shape, such as a counter, stays as it is.
+    """
+    return tree_map(lambda v, new: torch.where(mask, new, v) if v.shape == mask.shape else v, opt, initial)
 
 
 def whole_gradient(

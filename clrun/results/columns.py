@@ -178,6 +178,11 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "steps_not_finite": "steps at which the loss or the norm of the gradient was not finite",
         "loss": "training loss including the penalties of the strategy, mean over the steps",
         "gradient_norm": "Euclidean norm of the gradient, mean over the steps (from those at which it is computed)",
+        "dead_share": "with measure=plasticity: share of the hidden units (of convolutions: channels) whose activation "
+        "is the same for all of 512 training samples of the task, after the task; with ReLU that is 0",
+        "effective_rank": "with measure=plasticity: how many directions the features of the last hidden layer use on "
+        "these samples: exp(entropy of the singular values divided by their sum) (Roy & Vetterli 2007)",
+        "weight_norm": "with measure=plasticity: Euclidean norm of the weights of the network, after the task",
     },
     "costs.csv": TASK_COST_MEANINGS,
     "tasks.csv": {

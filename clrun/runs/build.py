@@ -51,6 +51,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         initializers=[initializer(run, layout, data, dtype) for run in runs],
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
+        plasticity=settings["measure"] == "plasticity",
         use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto",
         compile=settings["compile"] and device.type == "cuda",
         block_steps=block_steps,

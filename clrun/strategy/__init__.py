@@ -17,7 +17,7 @@ from clrun.strategy.ranked import AnyMemory, RankedMemory
 from clrun.strategy.regularization import QuadraticPenalty
 from clrun.strategy.replay import Replay, buffer_stats
 from clrun.strategy.reservoir import Memory, named, write_slots
-from clrun.strategy.uniform import uniform
+from clrun.strategy.uniform import normal, uniform
 from clrun.strategy.walk import Walk
 from clrun.system.text import format_value
 
@@ -75,6 +75,7 @@ __all__ = [
     "named",
     "nearest_mean",
     "network_mask",
+    "normal",
     "one_hot",
     "solved",
     "sum_over_samples",

@@ -170,6 +170,13 @@ class Strategy:
         """
         return self.init(theta)
 
+    def begin_stage(self, theta: Tensor, state: Tree, hp: Any, fresh: Tensor) -> tuple[Tensor, Tree]:
+        """Return theta (P,) and the state at the beginning of a stage; by default both as they are.
+
+        It is called before every stage but the first. fresh (P,) are new initial parameters, others at every stage.
+        """
+        return theta, state
+
     def logits(self, theta: Tensor, state: Tree, hp: Any, x: Tensor, t: Tensor) -> Tensor:
         """Return the logits (B, outputs) of images x (B, C, H, W) of tasks t (B,); by default net(theta, x).
 
@@ -215,6 +222,22 @@ class Strategy:
         weight decay too. g (P,) is the gradient and theta (P,) the parameters before the step.
         """
         return delta
+
+    def renewal_due(self, state: Tree, hp: Any) -> Tensor | bool:
+        """Return whether `renew` has anything to say in this step; by default always.
+
+        Where a run is trained alone on a CPU, `renew` is called only then, to save time: its mask must otherwise be
+        False everywhere.
+        """
+        return True
+
+    def renew(self, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Return which parameters (P,) bool begin anew in this step, and their new values (P,); by default None.
+
+        It is called with theta (P,) and the state before the step. These parameters then have the new values after the
+        step, and the optimizer's state for them is as before training.
+        """
+        return None
 
     def after_step(self, state: Tree, hp: Any, batch: Batch, aux: Aux) -> Tree:
         """Return the state after a step on this batch, with the aux of its loss; by default the state as it is."""

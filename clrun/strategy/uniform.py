@@ -22,3 +22,9 @@ def uniform(noise: Tensor, n: int) -> Tensor:
         key = mixed(key * GOLDEN ^ (number * 2**BITS).to(torch.int32))
     counter = mixed(torch.arange(n, dtype=torch.int32, device=noise.device) * GOLDEN)
     return (mixed(key ^ counter) & (2**BITS - 1)).to(torch.float32) / 2**BITS
+
+
+def normal(noise: Tensor, n: int) -> Tensor:
+    """Return n numbers from N(0, 1), from numbers (K,) uniform in [0, 1): (n,) float64 between -5.5 and 5.5."""
+    centred = uniform(noise, n).double() + 2.0 ** -(BITS + 1)  # in the middle of its 2^-24, so never 0 or 1
+    return torch.special.ndtri(centred)

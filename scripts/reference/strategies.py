@@ -20,6 +20,7 @@ ORDER = (
     *("er", "mir", "er_ace", "der", "derpp", "fdr", "agem", "gem", "gdumb", "icarl", "wa", "bic"),
     *("ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
     *("ncm", "slda", "fecam", "ranpac"),  # heads in closed form, without gradients
+    *("l2_init", "shrink_perturb", "upgd", "cbp"),  # against the loss of plasticity
 )
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import SCENARIOS, STRATEGIES, live
+from helpers import second_task
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.config.catalog import read
-from clrun.data.batches import StepContext
 from clrun.engine.step import make_step
 from clrun.system.errors import UsageError
 
@@ -35,16 +35,6 @@ def distance(a, b):
         ((x.double() - y.double()).abs().max().item() for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)),
         default=0.0,
     )
-
-
-def second_task(stack):
-    """A stack of one after its first task, and what a step of the second takes."""
-    run, _ = stack.learn(stack.initialize(), 0)
-    pool = stack.pool(0, "train", torch.float64)
-    rows = stack.strategy.data.rows(stack.streams[0].train[1], 1)[:8]
-    when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.tensor(0), pool.noise[:, :8].float())
-    draw = stack.strategy.data.index(stack.tables, rows, torch.ones(8, dtype=torch.float64))
-    return run, (stack.lr, stack.hp, stack.tables, draw, when)
 
 
 @pytest.mark.parametrize(("strategy", "scenario"), COMBINATIONS)

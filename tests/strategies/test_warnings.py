@@ -19,7 +19,7 @@ from clrun.strategies.amn import AMN
 from clrun.strategies.gdumb import GDumb
 from clrun.strategies.lwf import LwF
 from clrun.strategies.packnet import PackNet
-from clrun.strategy import Gaussian, gradient_of
+from clrun.strategy import Gaussian, Quadratic, gradient_of
 
 SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]", "plots=false")
 EMPTY = "the memory stayed empty, so nothing was replayed: this is finetuning"
@@ -88,6 +88,14 @@ def sums_of_the_first_task(self, state, features, targets, place):
         type(self).__mro__[1].absorb(self, state, features, targets, place),
         state,
     )
+
+
+def no_unit(self, layer, hp):
+    return torch.zeros_like(layer.age, dtype=torch.bool), layer.due
+
+
+def pull_of_nothing(self, state, hp):
+    return Quadratic(hp.lambda_, state.initial, 0 * state.initial)
 
 
 CLOSED_FORM = [
@@ -163,6 +171,7 @@ BREAKS = {
         ("past_gradient", no_past_gradient, "never had a loss above 1e-12"),
         ("past_gradient", along_the_batch, "no gradient ever had to be projected"),
     ],
+    "cbp": [("chosen", no_unit, "no unit was ever replaced")],
     "ewc": [("after_phase", zero_fisher, "EWC found no weight important (its fisher is all zero)")],
     "fecam": CLOSED_FORM,
     "finetune": [],
@@ -176,6 +185,7 @@ BREAKS = {
     ],
     "imm": [("after_phase", last_task_alone, "never differed from the last task's")],
     "joint": [("visible", own_task, ALONE)],
+    "l2_init": [("quadratic", pull_of_nothing, "never passed 1e-12 of the loss")],
     "lwf": [
         (
             "divergence",
@@ -197,11 +207,17 @@ BREAKS = {
     "scratch": [("visible", own_task, ALONE)],
     "separate": [("networks", one_for_all, "two tasks have one and the same network")],
     "slda": CLOSED_FORM,
+    "shrink_perturb": [
+        ("begin_stage", lambda self, theta, state, hp, fresh: (theta, state), "never shrunk or perturbed")
+    ],
     "si": [("after_move", as_it_was, "SI found no weight important")],
     "wa": [
         ("offer_task", lambda self, memory, pool, theta: memory, "the memory stayed empty, so WA had no exemplars"),
         ("trained_rows", own_samples, "no exemplar was ever trained on"),
         ("aligned", lambda self, theta, past: (theta, torch.ones_like(theta[0])), "no weight was ever aligned"),
+    ],
+    "upgd": [
+        ("next_utility", lambda self, theta, g, state, hp: 0 * state.utility, "no weight ever had a positive utility")
     ],
 }
 CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
