@@ -15,6 +15,9 @@ new_outputs=icarl,wa,bic  # which tell old outputs from new ones
 told=amn,hat,packnet,separate
 everywhere+=,ncm,slda,fecam,ranpac  # heads in closed form, without gradients
 everywhere+=,l2_init,shrink_perturb,upgd,cbp  # against the loss of plasticity
+everywhere+=,rwalk  # penalties on the weights, merging of weights
+told+=,xdg  # parts of the network per task
+everywhere+=,gpm  # projection of steps
 clrun -m "${stream[@]}" scenario=task strategy=$everywhere,$new_outputs,$told outputs="$outputs"
 clrun -m "${stream[@]}" scenario=domain,class strategy=$everywhere outputs="$outputs"
 clrun -m "${stream[@]}" scenario=class strategy=$new_outputs outputs="$outputs"

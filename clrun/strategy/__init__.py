@@ -1,7 +1,7 @@
 """What strategies are built from; the strategies themselves are in clrun.strategies."""
 
 from clrun.data.batches import Batch, Data, Pool
-from clrun.models import BatchNormMode, Network, RunningStatistics, Weights
+from clrun.models import BatchNormMode, Network, RunningStatistics, Weights, Window
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.closed_form import ROUNDING, ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
 from clrun.strategy.exemplars import Exemplars, Past, distillation
@@ -57,6 +57,7 @@ __all__ = [
     "Tree",
     "Walk",
     "Weights",
+    "Window",
     "bounded_minimum",
     "buffer_stats",
     "class_means",

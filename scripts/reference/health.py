@@ -52,6 +52,11 @@ MEANINGS: dict[str, str] = {
     "protection_max": "largest share of a step that a weight does not take, after the task",
     "replaced_units": "number of hidden units that began anew, since the start of the run",
     "useless_share": "share of the hidden units whose utility is 0, after the task",
+    "open_units_share": "share of the hidden units that a task has open",
+    "gate_overlap": "share of the open units of a task that another task has open too, mean over pairs of tasks",
+    "memory_share": "share of the directions of a layer's inputs that its memory holds, mean over layers",
+    "fullest_memory": "this share in the layer where it is largest, after the task",
+    "emptiest_memory": "this share in the layer where it is smallest, after the task",
     "push_rms": "how much memory units add to a hidden unit: the root of the mean square",
 }
 
@@ -77,6 +82,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "finetune": (),
     "gdumb": _MEMORY,
     "gem": ("projected_share", "replay_loss", "projections", *_MEMORY),
+    "gpm": ("memory_share", "fullest_memory", "emptiest_memory"),
     "hat": ("open_share", "used_share", "undecided_share"),
     "icarl": ("distillation", "exemplar_share", "means", *_MEMORY),
     "imm": ("penalty", "merge_distance", "precision_sum"),
@@ -88,6 +94,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "ncm": ("summed_samples", "summed_outputs"),
     "packnet": ("taken_share", "free_share"),
     "ranpac": ("summed_samples", "summed_outputs", "ridge_used"),
+    "rwalk": (*_PENALTY, *_IMPORTANCE),
     "scratch": ("others_share",),
     "separate": ("networks", "nearest_network"),
     "shrink_perturb": ("reset_distance",),
@@ -95,4 +102,5 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "slda": ("summed_samples", "summed_outputs", "shrinkage_used"),
     "upgd": ("protection_mean", "protection_max"),
     "wa": ("distillation", "exemplar_share", "gamma", *_MEMORY),
+    "xdg": ("open_units_share", "gate_overlap"),
 }

@@ -21,6 +21,9 @@ ORDER = (
     *("ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
     *("ncm", "slda", "fecam", "ranpac"),  # heads in closed form, without gradients
     *("l2_init", "shrink_perturb", "upgd", "cbp"),  # against the loss of plasticity
+    *("rwalk",),  # penalties on the weights, merging of weights
+    *("xdg",),  # parts of the network per task
+    *("gpm",),  # projection of steps
 )
 
 

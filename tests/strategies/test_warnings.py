@@ -90,6 +90,11 @@ def sums_of_the_first_task(self, state, features, targets, place):
     )
 
 
+def every_direction(self, phase, theta, state, hp, pool):
+    full = {name: torch.eye(len(p), dtype=p.dtype) for name, p in state.projections.items()}
+    return theta, self.State(full, state.learnt + 1)
+
+
 def no_unit(self, layer, hp):
     return torch.zeros_like(layer.age, dtype=torch.bool), layer.due
 
@@ -175,6 +180,10 @@ BREAKS = {
     "ewc": [("after_phase", zero_fisher, "EWC found no weight important (its fisher is all zero)")],
     "fecam": CLOSED_FORM,
     "finetune": [],
+    "gpm": [
+        ("after_phase", theta_and_state, "no direction entered GPM's memory"),
+        ("after_phase", every_direction, "the memory held every direction after task 1"),
+    ],
     "hat": [
         ("final_gates", gates(1.0), "every unit was in use after task 1"),
         ("final_gates", gates(0.0), "no gate opened"),
@@ -204,6 +213,7 @@ BREAKS = {
         ("after_phase", keep_share(1.0), "no weight was free after task 1"),
         ("after_phase", keep_share(0.0), "a task kept no weight"),
     ],
+    "rwalk": [("after_move", as_it_was, "RWalk found no weight important")],
     "scratch": [("visible", own_task, ALONE)],
     "separate": [("networks", one_for_all, "two tasks have one and the same network")],
     "slda": CLOSED_FORM,
@@ -218,6 +228,9 @@ BREAKS = {
     ],
     "upgd": [
         ("next_utility", lambda self, theta, g, state, hp: 0 * state.utility, "no weight ever had a positive utility")
+    ],
+    "xdg": [
+        ("drawn_gates", lambda self, width: torch.ones(self.data.tasks, width) > 0, "all tasks have the same gates")
     ],
 }
 CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
