@@ -232,9 +232,39 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
     if lists is not None:
         refuse_against_lists(given, len(lists))
         values |= {"tasks": len(lists), "split.order": "fixed"}
+    names = getattr(chosen["dataset"], "class_names", None)
+    values = with_sizes(values, "tasks" in given, None if names is None else len(names))
     if values["first_tasks"] == values["tasks"] and values["split"] != "domains":  # whose number the data say
         values["first_tasks"] = None
     return values
+
+
+def with_sizes(values: dict[str, Any], tasks_typed: bool, classes: int | None) -> dict[str, Any]:
+    """Return the values with the number of tasks that follows from the sizes in split.sizes, or from split.first and
+    split.step.
+
+    classes: how many there are; None where that is not known yet, so that the number of tasks that follows from
+    split.step is not either: it is None then. Steps are written as the sizes that they give, and equal sizes as
+    `tasks` alone, so that one stream has one identity. Raise UsageError for keys that contradict each other.
+    """
+    step, sizes = values.get("split.step"), values.get("split.sizes")
+    split.refuse_contradicting_sizes(values)
+    if step is not None:
+        if classes is None:
+            return values | {"tasks": values["tasks"] if tasks_typed else None}
+        sizes = split.stepped_sizes(classes, values["split.first"], step)
+    if sizes is None:
+        return values
+    if tasks_typed and values["tasks"] != len(sizes):
+        key = "split.sizes" if step is None else "split.step"
+        raise UsageError(f"tasks={values['tasks']}: {key} gives {len(sizes)} tasks; leave tasks out.")
+    even = len(set(sizes)) == 1 and sum(sizes) == classes
+    return values | {
+        "tasks": len(sizes),
+        "split.sizes": None if even else sizes,
+        "split.first": None,
+        "split.step": None,
+    }
 
 
 def stated_default(key: str, option: Option) -> Any:
@@ -268,7 +298,7 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
     if values["scenario"] in strategy.refuses:
         reason = strategy.refuses[values["scenario"]]
         raise UsageError(f"strategy={strategy.name} cannot work with scenario={values['scenario']}: {reason}.")
-    if values["split"] != "domains" and (values["first_tasks"] or 0) > values["tasks"]:
+    if values["split"] != "domains" and values["tasks"] is not None and (values["first_tasks"] or 0) > values["tasks"]:
         raise UsageError(
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )

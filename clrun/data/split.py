@@ -12,17 +12,19 @@ from clrun.system.errors import UsageError
 
 
 def assign_classes(names: Sequence[str], settings: Values) -> list[list[int]] | None:
-    """Return the class numbers of each task: those of the lists in `split.classes`, or an even split in order.
+    """Return the class numbers of each task: those of the lists in `split.classes`, or the classes in order, cut into
+    tasks of equal size or of those sizes that are typed.
 
-    None for permuted and rotated splits, in which all tasks have all classes. The order of an even split is the data
-    set's here; `clrun.data.tasks` draws it from the seed. Raise UsageError where the tasks do not divide the classes,
-    for an unknown or repeated class, and for a task that is too small or too large for the scenario.
+    None for permuted and rotated splits, in which all tasks have all classes. The order of classes that are not listed
+    is the data set's here; `clrun.data.tasks` draws it from the seed. Raise UsageError where the sizes do not add up to
+    the number of classes, for an unknown or repeated class, and for a task that is too small or too large for the
+    scenario.
     """
     if settings["split"] != "classes":
         return None
     lists = settings["split.classes"]
     if lists is None:
-        tasks = even(names, settings["tasks"])
+        tasks = cut(sizes_of_tasks(names, settings))
     else:
         tasks = [[class_number(given, names) for given in task] for task in lists]
     refuse_repeated(tasks, names)
@@ -31,8 +33,25 @@ def assign_classes(names: Sequence[str], settings: Values) -> list[list[int]] | 
     return tasks
 
 
-def even(names: Sequence[str], tasks: int) -> list[list[int]]:
-    """Return the class numbers in order, cut into equal parts. Raise UsageError where that is impossible."""
+def sizes_of_tasks(names: Sequence[str], settings: Values) -> list[int]:
+    """Return the number of classes of each task, where the classes are not listed. Raise UsageError where they do not
+    add up to the number of classes."""
+    sizes, step = settings.get("split.sizes", None), settings.get("split.step", None)
+    if sizes is not None:
+        return checked_sizes(sizes, len(names))
+    if step is not None:
+        return stepped_sizes(len(names), settings["split.first"], step)
+    return even_sizes(names, settings["tasks"])
+
+
+def cut(sizes: Sequence[int]) -> list[list[int]]:
+    """Return the numbers 0, 1, 2 ... in order, cut into parts of these sizes."""
+    starts = [sum(sizes[:t]) for t in range(len(sizes))]
+    return [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
+
+
+def even_sizes(names: Sequence[str], tasks: int) -> list[int]:
+    """Return the number of classes of each of so many equal tasks. Raise UsageError where that is impossible."""
     if len(names) % tasks:
         fitting = [str(n) for n in range(1, len(names) + 1) if len(names) % n == 0]
         unequal = unequal_example(names, tasks)
@@ -41,8 +60,37 @@ def even(names: Sequence[str], tasks: int) -> list[list[int]]:
             f"tasks={tasks}: {len(names)} classes do not divide into {tasks} equal tasks; "
             f"type tasks={listed(fitting, 'or')}{otherwise}."
         )
-    size = len(names) // tasks
-    return [list(range(start, start + size)) for start in range(0, len(names), size)]
+    return [len(names) // tasks] * tasks
+
+
+def stepped_sizes(classes: int, first: int | None, step: int) -> list[int]:
+    """Return the number of classes of each task: `first` (by default `step`) in the first, `step` in each other one.
+
+    This is the protocol B50-inc10 of the literature with first=50 and step=10, and B0-inc10 with step=10 alone. Raise
+    UsageError where they do not add up to the number of classes.
+    """
+    begin = step if first is None else first
+    if begin > classes:
+        raise UsageError(f"split.first={begin}: there are {classes} classes; type a smaller number.")
+    later, rest = divmod(classes - begin, step)
+    if rest:
+        fitting = [str(n) for n in range(1, classes - begin + 1) if (classes - begin) % n == 0]
+        sizes = shlex.quote(f"split.sizes=[{','.join(map(str, [begin, *[step] * later, rest]))}]")
+        raise UsageError(
+            f"split.step={step}: after {begin} of {classes} classes, {classes - begin} are left, which do not divide "
+            f"into steps of {step}; type split.step={listed(fitting, 'or')}, or {sizes}."
+        )
+    return [begin] + [step] * later
+
+
+def checked_sizes(sizes: Sequence[int], classes: int) -> list[int]:
+    """Return the sizes. Raise UsageError where they do not add up to the number of classes."""
+    if sum(sizes) != classes:
+        raise UsageError(
+            f"split.sizes={list(sizes)}: together {sum(sizes)} classes, and there are {classes}; change a number, or "
+            "list the classes in split.classes, which may leave some out."
+        )
+    return list(sizes)
 
 
 def unequal_example(names: Sequence[str], tasks: int) -> str:
@@ -186,6 +234,18 @@ def refuse_repeated(tasks: Sequence[Sequence[int]], names: Sequence[str]) -> Non
         )
 
 
+def refuse_contradicting_sizes(settings: Values) -> None:
+    """Raise UsageError where two keys say how many classes each task has."""
+    keys = ("split.classes", "split.sizes", "split.step")
+    typed = [key for key in keys if settings.get(key, None) is not None]
+    if len(typed) > 1:
+        raise UsageError(f"{typed[0]} and {typed[1]} both say which classes each task has; leave one of them out.")
+    if settings.get("split.first", None) is not None and "split.step" not in typed:
+        raise UsageError(
+            "split.first is the number of classes of the first task; type split.step too, that of every other task."
+        )
+
+
 def refuse_small(tasks: Sequence[Sequence[int]], names: Sequence[str], scenario: str) -> None:
     """Raise UsageError where only one output may answer, so that a network has nothing to learn."""
     if sum(map(len, tasks)) < 2:
@@ -205,7 +265,7 @@ def refuse_unequal(tasks: Sequence[Sequence[int]], scenario: str) -> None:
         raise UsageError(
             f"scenario=domain: tasks share their outputs, so they need equally many classes, "
             f"not {listed(sizes, 'and')}; "
-            f"list equally many in split.classes, or type scenario=task or scenario=class."
+            f"give each task equally many, or type scenario=task or scenario=class."
         )
 
 

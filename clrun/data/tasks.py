@@ -9,6 +9,7 @@ Shapes: T tasks, K classes in the data set, C outputs of the network.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,7 +94,7 @@ def classes_of_tasks(images: Samples, settings: Values) -> list[list[int]]:
     """Return the class numbers of each task: all where the split is permuted or rotated, those of a domain by domains.
 
     `clrun.config.check_values` has assigned the classes before, to refuse what does not fit without reading an image;
-    only here is the order of an even split drawn from the seed.
+    only here is the order of classes that are not listed drawn.
     """
     groups = split.assign_classes(images.classes, settings)
     if settings["split"] == "domains":
@@ -101,13 +102,18 @@ def classes_of_tasks(images: Samples, settings: Values) -> list[list[int]]:
         return [of_domains[k] for k in domain_order(images, settings)]
     if groups is None:
         return [list(range(len(images.classes)))] * settings["tasks"]
-    if settings["split.order"] != "seed":
-        return groups
-    classes = torch.tensor([k for group in groups for k in group])
-    random = generator(split_seed(settings), "class order")
-    drawn = classes[torch.randperm(len(classes), generator=random)].tolist()
-    size = len(groups[0])
-    return [drawn[i : i + size] for i in range(0, len(drawn), size)]
+    order = class_order(len(images.classes), settings)
+    return groups if order is None else [[order[k] for k in group] for group in groups]
+
+
+def class_order(classes: int, settings: Values) -> list[int] | None:
+    """Return the numbers of the classes in the order in which tasks take them; None where that is the data set's or
+    the one that was listed."""
+    if settings["split.order"] == "fixed":
+        return None
+    if settings["split.order"] == "seed1993":  # by NumPy's generator, as in the code of Hou et al. 2019 and since
+        return np.random.RandomState(1993).permutation(classes).tolist()
+    return torch.randperm(classes, generator=generator(split_seed(settings), "class order")).tolist()
 
 
 def label_tables(groups: Sequence[Sequence[int]], classes: int, settings: Values) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch.utils._pytree import tree_leaves
 
-from clrun.config.check_values import listed_by_name
+from clrun.config.check_values import listed_by_name, with_sizes
 from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.data.datasets import load
@@ -41,7 +41,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     images = (SHARED if shared is None else shared).load(
         image_settings(settings), own_dataset(settings), extractor_maker(settings)
     )
-    settings = with_domains(with_listed_names(settings, images.classes), images)
+    settings = with_domains(with_steps(with_listed_names(settings, images.classes), images.classes), images)
     stream = make_tasks(images, settings.values)
     refuse_large(strategy, images, stream, settings)
     network = initialize(settings, images.x.shape[1:], len(stream.names))
@@ -121,6 +121,21 @@ def with_listed_names(settings: Settings, classes: Sequence[str]) -> Settings:
         return settings
     changed = {"split.classes": lists}
     return replace(settings, values={**settings.values, **changed}, not_default={**settings.not_default, **changed})
+
+
+def with_steps(settings: Settings, classes: Sequence[str]) -> Settings:
+    """Return the settings with as many tasks as split.step gives, where the classes were not known before."""
+    if settings.get("split.step", None) is None:
+        return settings
+    values = with_sizes(dict(settings.values), settings["tasks"] is not None, len(classes))
+    first, tasks = values["first_tasks"], values["tasks"]
+    if (first or 0) > tasks:
+        raise UsageError(f"first_tasks={first}: the stream has {tasks} tasks; type at most as many.")
+    values["first_tasks"] = None if first == tasks else first
+    changed = {"tasks", "first_tasks", "split.sizes", "split.first", "split.step"}
+    stated = {key: value for key, value in settings.not_default.items() if key not in changed}
+    stated |= {key: values[key] for key in ("tasks", "first_tasks", "split.sizes") if values[key] is not None}
+    return replace(settings, values=values, not_default=stated)
 
 
 def with_domains(settings: Settings, images: Samples) -> Settings:

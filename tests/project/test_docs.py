@@ -23,12 +23,20 @@ EXAMPLES = {
     "strategy": "decay",
     "network": "strided",
     "data": "waves",
-}  # of the pages your-own-*.md: first yaml, first python block
+}  # of the pages your-own-*.md: the blocks after the names of these files
 needs_checkout = pytest.mark.skipif(not README.is_file(), reason="README.md lies in a checkout alone")
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+
+
+def block_of(page: Path, file: str) -> str:
+    """The first block after the name of a file."""
+    text = page.read_text(encoding="utf-8")
+    found = re.search(r"```(?:python|yaml)\n(.*?)```", text[text.index(f"{file}`") :], re.S)
+    assert found is not None
+    return found[1]
 
 
 def named(page: Path) -> str:
@@ -58,8 +66,8 @@ def workshop(tmp_path, monkeypatch):
         page = GUIDES / f"your-own-{group}.md"
         folder = tmp_path / "my" / {"network": "model", "data": "dataset"}.get(group, group)
         folder.mkdir(parents=True)
-        (folder / f"{name}.yaml").write_text(blocks(page, "yaml")[0])
-        (tmp_path / f"{name}.py").write_text(blocks(page, "python")[0])
+        (folder / f"{name}.yaml").write_text(block_of(page, f"{name}.yaml"))
+        (tmp_path / f"{name}.py").write_text(block_of(page, f"{name}.py"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLRUN_DATA_DIR", raising=False)
     yield tmp_path
