@@ -58,7 +58,7 @@ def command(argv: Sequence[str]) -> None:
     if arguments.to == "state_dict" and (arguments.task is not None or arguments.input != "uint8"):
         raise UsageError("--to state_dict writes the weights alone; leave --task and --input out.")
     network = network_of(arguments.run, arguments.config_dir, arguments.data_dir)
-    if network.floats and arguments.input != "uint8":
+    if network.takes_floats and arguments.input != "uint8":
         raise UsageError("--input is for pictures, and this run's samples are numbers; leave it out.")
     from clrun.runs import exporting
     from clrun.runs.checkpoint import InvalidCheckpoint

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from clrun import __version__
 from clrun.commands import console
-from clrun.config.catalog import GROUPS, parse, with_folder
+from clrun.config.catalog import GROUPS, NO_FEATURES, parse, with_folder
 from clrun.config.check_values import check
 from clrun.config.settings import Settings
 from clrun.system.errors import UsageError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clrun.data.new_rows import Wanted
+    from clrun.runs.answering import Answering, AnsweringPictures
     from clrun.runs.checkpoint import Checkpoint
     from clrun.runs.network_file import DeployedNetwork
     from clrun.runs.prepared import Prepared
@@ -38,6 +39,7 @@ ROWS = (".csv", ".tsv", ".parquet", ".npz", ".safetensors")
 
 # Samples that are read and classified at once.
 AT_ONCE = 256
+AT_ONCE_BY_FEATURES = 16  # where they go through a frozen network: see clrun/models/frozen.py
 
 
 def main() -> NoReturn:
@@ -70,10 +72,11 @@ def command(argv: Sequence[str]) -> None:
     network = network_of(arguments.run, arguments.config_dir, arguments.data_dir)
     task = chosen_task(network, arguments.task)
     samples = samples_of_rows(paths, network) if rows else samples_of_pictures(paths, network)
+    answer = answerer(network, task)
     table = csv.writer(sys.stdout, lineterminator="\n")
     head = ["file", *(["row"] if rows else []), *([] if arguments.top is None else ["rank"]), "class", "probability"]
     table.writerow(head)
-    for place, answers in classify(network, samples, task, arguments.top or 1):
+    for place, answers in classify(network, answer, samples, arguments.top or 1):
         for rank, (name, probability) in enumerate(answers, 1):
             table.writerow([*place, *([] if arguments.top is None else [rank]), name, f"{probability:.4f}"])
 
@@ -156,7 +159,7 @@ def config_of(directory: Path) -> dict[str, Any]:
     path = directory / "config.yaml"
     if not path.is_file():
         raise UsageError(f"{directory} is not the directory of a run: there is no config.yaml in it.")
-    config = parse(path)
+    config = {"features": {"name": NO_FEATURES}} | parse(path)  # a run without features states none
     groups = [group for group in GROUPS if group != "strategy"]
     missing = [group for group in groups if not isinstance(config.get(group), dict) or "name" not in config[group]]
     missing += [group for group in groups if group not in missing and not isinstance(config[group]["name"], str)]
@@ -187,19 +190,26 @@ def chosen_task(network: "DeployedNetwork", typed: int | None) -> int:
 Place = tuple[str, ...] | tuple[str, int]  # what a sample is called: the file, and the number of the row
 
 
-def classify(
-    network: "DeployedNetwork", samples: "Iterable[tuple[list[Place], Tensor]]", task: int, top: int
-) -> Iterator[tuple[Place, list[tuple[str, float]]]]:
-    """Yield the place of every sample with its `top` likeliest (class, probability). Raise UsageError."""
-    import torch
-
+def answerer(network: "DeployedNetwork", task: int) -> "Answering | AnsweringPictures":
+    """Return the module that answers. Raise UsageError where the network cannot be used."""
     from clrun.runs.answering import answering
     from clrun.runs.checkpoint import InvalidCheckpoint
 
     try:
-        answer = answering(network, task)
+        return answering(network, task)
     except InvalidCheckpoint as error:
         raise UsageError(f"the network of run {network.identity} cannot be used: {error}.") from None
+
+
+def classify(
+    network: "DeployedNetwork",
+    answer: "Answering | AnsweringPictures",
+    samples: "Iterable[tuple[list[Place], Tensor]]",
+    top: int,
+) -> Iterator[tuple[Place, list[tuple[str, float]]]]:
+    """Yield the place of every sample with its `top` likeliest (class, probability). Raise UsageError."""
+    import torch
+
     names = [network.names[output] for output in answer.answers]
     for places, x in samples:
         with torch.no_grad():
@@ -208,10 +218,16 @@ def classify(
             yield place, [(names[o], p) for o, p in zip(outputs, values, strict=True)]
 
 
+def at_once_of(network: "DeployedNetwork") -> int:
+    """Return how many samples are read and classified at once."""
+    return AT_ONCE if network.features is None else AT_ONCE_BY_FEATURES
+
+
 def samples_of_pictures(paths: Sequence[str], network: "DeployedNetwork") -> "Iterator[tuple[list[Place], Tensor]]":
     """Yield pictures, some at a time, with their places."""
-    for start in range(0, len(paths), AT_ONCE):
-        some = paths[start : start + AT_ONCE]
+    at_once = at_once_of(network)
+    for start in range(0, len(paths), at_once):
+        some = paths[start : start + at_once]
         yield [(path,) for path in some], pictures(some, network)
 
 
@@ -224,8 +240,8 @@ def samples_of_rows(paths: Sequence[str], network: "DeployedNetwork") -> "list[t
     wanted, found = wanted_rows(network), list[tuple[list[Place], "Tensor"]]()
     for path in paths:
         x = torch.from_numpy(new_rows.read(path, wanted))
-        for start in range(0, len(x), AT_ONCE):
-            some = x[start : start + AT_ONCE]
+        for start in range(0, len(x), at_once_of(network)):
+            some = x[start : start + at_once_of(network)]
             found.append(([(path, start + i + 1) for i in range(len(some))], some))
     return found
 
@@ -234,16 +250,15 @@ def wanted_rows(network: "DeployedNetwork") -> "Wanted":
     """Return what the samples of a network are. Raise UsageError where a run on a table keeps no columns."""
     from clrun.data.new_rows import Wanted
 
-    settings, pad = network.settings, 0 if network.floats else network.settings.get("dataset.pad", 0)
+    settings = network.settings
     if settings["dataset"] == "table" and not network.columns:
         raise UsageError(
             f"the network of run {network.identity} was kept by an earlier version of clrun, without the columns of "
             "its table; type the run's command again with rerun=true."
         )
-    shape = (*network.shape[:-2], *(side - 2 * pad for side in network.shape[-2:])) if pad else network.shape
     typed = (settings.get(f"dataset.{key}", None) for key in ("missing", "separator", "decimal"))
     stated = (value or default for value, default in zip(typed, ("refuse", "comma", "point"), strict=True))
-    return Wanted(shape, network.floats, network.columns, *stated)
+    return Wanted(network.shape_of_new, network.takes_floats, network.columns, *stated)
 
 
 def network_of_checkpoint(directory: Path, settings: Settings) -> "DeployedNetwork":
@@ -298,9 +313,10 @@ def pictures(paths: Sequence[str], network: "DeployedNetwork") -> "Tensor":
     from clrun.data.samples import refuse_unless_pictures
 
     instead = "name new rows in a file, .csv or .npz, or a run that was trained on pictures"
-    refuse_unless_pictures(network.shape, f"{paths[0]} is no file of rows: clrun-predict", instead)
-    channels, height, width = network.shape
-    if network.floats:
+    shape = network.shape_of_new
+    refuse_unless_pictures(shape, f"{paths[0]} is no file of rows: clrun-predict", instead)
+    channels, height, width = shape
+    if network.takes_floats:
         raise UsageError(
             "the run's data set has floats, and files have pictures; name a run that learnt pictures, or new samples "
             "in a file, new.npz with an array x."
@@ -309,9 +325,8 @@ def pictures(paths: Sequence[str], network: "DeployedNetwork") -> "Tensor":
         raise UsageError(
             f"the run's pictures are of {width} x {height} pixels; only square ones can be read from files."
         )
-    pad = network.settings.get("dataset.pad", 0)
     whites = None if network.white is None else Whites(*network.white)
-    decoded = [decode(path, height - 2 * pad, whites) for path in paths]
+    decoded = [decode(path, height, whites) for path in paths]
     if channels == 1:
         decoded = [np.asarray(Image.fromarray(x.transpose(1, 2, 0)).convert("L"))[None] for x in decoded]
     return torch.from_numpy(np.stack(decoded))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from clrun.data.feature_record import FeatureRecord
 from clrun.data.file_digests import read_arrays, write_arrays
 from clrun.data.progress import progress_bar
 from clrun.data.samples import Arrays, fingerprint, shape_text
@@ -45,6 +46,10 @@ class Extractor(Protocol):
     @property
     def about(self) -> str:
         """What the network is, as typed, such as "features.arch=resnet18"."""
+
+    @property
+    def record(self) -> FeatureRecord:
+        """What is to be known of it when the pictures are gone."""
 
     def __call__(self, pictures: np.ndarray, /) -> np.ndarray:
         """Return the features (n, F) float32 of pictures (n, C, H, W) uint8."""
@@ -85,7 +90,7 @@ def with_features(arrays: Arrays, extractor_of: ExtractorOf, cache: Path, typed:
 
     title = f"features of {len(arrays.x)} pictures by {extractor.about}"
     made = extracted(cache / f"{stated}.npz", len(arrays.x), part, title)
-    return arrays._replace(x=made.x, fingerprint=stated[:10])
+    return arrays._replace(x=made.x, fingerprint=stated[:10], features=extractor.record)
 
 
 def features_of(extractor: Extractor, pictures: np.ndarray, name_of: Callable[[int], str]) -> np.ndarray:

@@ -23,6 +23,7 @@ import numpy as np
 
 from clrun.data.class_folders import VALIDATION, FolderLayout, Picture, pictures_in, some_of, strays
 from clrun.data.decoding import RULE, BrokenPicture, Deep, Whites, decode_bytes, white_of
+from clrun.data.feature_record import FeatureRecord
 from clrun.data.features import AT_ONCE, PART, Extractor, ExtractorOf, Part, extracted, features_of, stacked
 from clrun.data.file_digests import digest_of, digests, read_arrays, write_arrays
 from clrun.data.folder_layouts import find
@@ -49,6 +50,7 @@ class Folder(NamedTuple):
     record: FolderRecord
     domain: np.ndarray | None  # (N,) int64, where there are domains
     domains: tuple[str, ...]
+    features: FeatureRecord | None = None  # what made the features, where x holds such
 
 
 class Decoded(NamedTuple):
@@ -114,7 +116,8 @@ def read(
     x = decoded.x if np.array_equal(order, np.arange(len(order))) else decoded.x[order]
     domain, labels = np.divmod(cells, len(layout.classes))
     stated_domain = domain if layout.domains else None
-    return Folder(x, labels, count, layout.classes, fingerprint, record, stated_domain, layout.domains)
+    features_record = None if extractor is None else extractor.record
+    return Folder(x, labels, count, layout.classes, fingerprint, record, stated_domain, layout.domains, features_record)
 
 
 def cell_of(picture: Picture, layout: FolderLayout) -> int:

@@ -24,6 +24,7 @@ from clrun.system.machine import refuse_if_too_large
 if TYPE_CHECKING:
     import torch
 
+    from clrun.data.feature_record import FeatureRecord
     from clrun.data.folder_record import FolderRecord
 
 # Numbers that are summed at once in float64: 32 MB.
@@ -44,6 +45,7 @@ class Samples:
     standardised: bool = False  # whether the numbers are inputs as they are, and are not to be normalised again
     folder: FolderRecord | None = None  # what is known of the pictures' files, where they are the user's own
     columns: tuple[ColumnRule, ...] = ()  # of a table: how its columns became the numbers
+    features: FeatureRecord | None = None  # what made features of pictures, where there are such
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,6 +90,7 @@ class Arrays(NamedTuple):
     fingerprint: str | None = None  # None: it follows from what is above
     folder: FolderRecord | None = None
     columns: tuple[ColumnRule, ...] = ()
+    features: FeatureRecord | None = None
 
 
 def to_samples(arrays: Arrays, pad: int) -> Samples:
@@ -107,6 +110,7 @@ def to_samples(arrays: Arrays, pad: int) -> Samples:
         standardised=arrays.standardised,
         folder=arrays.folder,
         columns=arrays.columns,
+        features=arrays.features,
     )
 
 

@@ -17,19 +17,22 @@ from clrun.data.tasks import TaskTables
 from clrun.engine.stack import Stack
 from clrun.engine.state import TrainState
 from clrun.models import Layout, Net
+from clrun.models.frozen import FrozenNetwork
 from clrun.results.columns import SOURCES
 from clrun.runs import network_file
 from clrun.runs.build import AUTOCAST, choices, drawn_numbers, hyper, initialize
 from clrun.runs.checkpoint import InvalidCheckpoint
+from clrun.runs.features import frozen_network
 from clrun.runs.network_file import DeployedNetwork
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import folders_of_users, strategy_class, with_sources
 from clrun.strategy import Strategy, Tree
+from clrun.system.errors import UsageError
 from clrun.system.imports import search_folders
 from clrun.system.messages import announce
 
 # The groups of options that an answer depends on.
-ANSWERING = ("strategy", "model")
+ANSWERING = ("strategy", "model", "features")
 
 
 # ---------------------------------------------------------------- from a trained run
@@ -66,6 +69,7 @@ def deployed(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> D
             "angle": tables.angle,
         },
         columns=prepared.images.columns,
+        features=prepared.images.features,
     )
 
 
@@ -173,9 +177,11 @@ def answering_settings(network: DeployedNetwork) -> Settings:
     targets = {group: target for group, target in network.settings.targets.items() if group in ANSWERING}
     before = network.settings.values
     values = {key: None if key == "model.weights" else v for key, v in before.items() if key not in SOURCES}
+    if network.features is not None and network.features.file is not None:
+        values["features.weights"] = network.features.file
     settings = replace(network.settings, targets=targets, values=values)
     now = with_sources(settings)
-    edited = [key for key in ("source", "model.source") if now.get(key, None) != before.get(key)]
+    edited = [key for key in ("source", "model.source", "features.source") if now.get(key, None) != before.get(key)]
     if edited:
         announce(f"{edited[0]}: the code is not that of the run's training any more; its answers may have changed.")
     return settings
@@ -213,9 +219,52 @@ def initial_state(
     return initial, structure
 
 
-def answering(network: DeployedNetwork, task: int) -> Answering:
-    """Return a module that answers as the run did when it was measured, in its precision. Raise InvalidCheckpoint."""
-    return Answering(network, task, AUTOCAST[network.settings["precision"]]).eval()
+class AnsweringPictures(nn.Module):
+    """A deployed network that learnt from features, behind the frozen network that makes them: pictures -> logits.
+
+    Raise InvalidCheckpoint and UsageError, the latter where the frozen network is not there any more.
+    """
+
+    def __init__(self, network: DeployedNetwork, task: int, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.answer = Answering(network, task, autocast)
+        self.answers = self.answer.answers
+        frozen = frozen_again(network)
+        self.preparation, self.frozen = frozen.preparation, frozen.module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, K) of the K outputs that may answer, for pictures x (N, C, H, W)."""
+        return self.answer(self.frozen(self.preparation(x)).float())
+
+
+def frozen_again(network: DeployedNetwork) -> FrozenNetwork:
+    """Return the frozen network of a run, on the CPU. Raise UsageError where it cannot be made, or has other weights
+    than those that the run learnt from."""
+    assert network.features is not None
+    settings = answering_settings(network)
+    settings = replace(settings, values={**settings.values, "device": "cpu"})
+    frozen = frozen_network(settings, network.features.shape)
+    if frozen.digest != network.features.weights:
+        raise UsageError(
+            f"{frozen.where}: its weights are not those whose features run {network.identity} has learnt from; put "
+            "back the file, or the version of the package, that the run was trained with."
+        )
+    return frozen
+
+
+def answering_in(network: DeployedNetwork, task: int, autocast: torch.dtype | None) -> Answering | AnsweringPictures:
+    """Return a module that answers to new samples, with matrix products of the type `autocast` (None: of the weights).
+
+    Raise InvalidCheckpoint and UsageError.
+    """
+    kind = Answering if network.features is None else AnsweringPictures
+    return kind(network, task, autocast).eval()
+
+
+def answering(network: DeployedNetwork, task: int) -> Answering | AnsweringPictures:
+    """Return a module that answers as the run did when it was measured, in its precision. Raise InvalidCheckpoint and
+    UsageError."""
+    return answering_in(network, task, AUTOCAST[network.settings["precision"]])
 
 
 def network_in(path: Path) -> DeployedNetwork | None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clrun.models import Layout
-from clrun.runs.answering import Answering, answering_settings, rebuilt
+from clrun.runs.answering import Answering, AnsweringPictures, answering_in, answering_settings, rebuilt
 from clrun.runs.checkpoint import save_tensors
 from clrun.runs.network_file import DeployedNetwork
 from clrun.strategy import Strategy
@@ -38,7 +38,7 @@ class Exported(nn.Module):
     from_unit: whether pictures are floats from 0 to 1 in place of whole numbers from 0 to 255.
     """
 
-    def __init__(self, answer: Answering, from_unit: bool) -> None:
+    def __init__(self, answer: Answering | AnsweringPictures, from_unit: bool) -> None:
         super().__init__()
         self.answer, self.from_unit = answer, from_unit
 
@@ -51,16 +51,15 @@ class Exported(nn.Module):
 
 def description(network: DeployedNetwork, task: int, from_unit: bool) -> dict[str, Any]:
     """Return what a user of an exported network must know, as JSON."""
-    pad = 0 if network.floats else network.settings.get("dataset.pad", 0)
-    shape = [*network.shape[:-2], *(side - 2 * pad for side in network.shape[-2:])] if pad else [*network.shape]
+    shape, floats = [*network.shape_of_new], network.takes_floats
     numbers = "the inputs that columns become" if network.columns else "numbers as in the data set"
-    kind = numbers if network.floats else "a picture of whole numbers from 0 to 255"
+    kind = numbers if floats else "a picture of whole numbers from 0 to 255"
     values = "a picture of numbers from 0 to 1" if from_unit else kind
     active = network.input["active"][task].nonzero()[:, 0].tolist()
     columns = {"columns": [rule._asdict() for rule in network.columns]} if network.columns else {}
     return columns | {
         "run": network.identity,
-        "input": {"shape": ["N", *shape], "type": "float32" if network.floats or from_unit else "uint8", "is": values},
+        "input": {"shape": ["N", *shape], "type": "float32" if floats or from_unit else "uint8", "is": values},
         "output": {"shape": ["N", len(active)], "is": "the probability of each class"},
         "classes": [network.names[output] for output in active],
         "task": task + 1,
@@ -71,7 +70,7 @@ def samples_like(network: DeployedNetwork, shape: list[int], from_unit: bool, n:
     """Return n samples of this shape, of the type that the exported network takes; no random number is drawn."""
     values = torch.arange(n * int(torch.Size(shape).numel()), dtype=torch.float64).mul(12.9898).sin()
     x = values.view(n, *shape)
-    if network.floats:
+    if network.takes_floats:
         return x.float()
     return ((x + 1) / 2).float() if from_unit else ((x + 1) * 127.5).to(torch.uint8)
 
@@ -85,7 +84,7 @@ def write_graph(network: DeployedNetwork, task: int, kind: str, from_unit: bool,
     about = description(network, task, from_unit)
     shape = about["input"]["shape"][1:]
     # in the precision of the weights: runtimes have no bfloat16 on a CPU
-    module = Exported(Answering(network, task), from_unit).eval()
+    module = Exported(answering_in(network, task, None), from_unit).eval()
     program = traced(module, samples_like(network, shape, from_unit, TRACED), kind)
     with replacing(path) as temporary:
         answer = writer(program, samples_like(network, shape, from_unit, TRACED), json.dumps(about), temporary)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from clrun.config.settings import Settings
+from clrun.data.feature_record import FeatureRecord
 from clrun.models.frozen import FrozenNetwork
+from clrun.models.libraries import DEFAULT
 from clrun.runs.build import resolve_device, settings_of_group
 from clrun.runs.targets import named_class
 
@@ -23,6 +26,7 @@ class RunExtractor:
 
     network: FrozenNetwork
     digest: str  # 20 hexadecimal digits
+    record: FeatureRecord
 
     @property
     def about(self) -> str:
@@ -44,7 +48,10 @@ class ExtractorMaker:
         """Return the frozen network for pictures of a shape (C, H, W). Raise UsageError if there can be none."""
         network = frozen_network(self.settings, shape)
         stated = json.dumps([RULE, network.digest, identifying(self.settings.values, self.settings.outside_identity)])
-        return RunExtractor(network, hashlib.blake2b(stated.encode(), digest_size=10).hexdigest())
+        digest = hashlib.blake2b(stated.encode(), digest_size=10).hexdigest()
+        return RunExtractor(
+            network, digest, FeatureRecord(tuple(shape), network.digest, file_of_weights(self.settings))
+        )
 
 
 def identifying(values: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
@@ -60,6 +67,12 @@ def is_key(key: str) -> bool:
 def extractor_maker(settings: Settings) -> ExtractorMaker | None:
     """Return the maker of a run's frozen network; None for a run that learns from the samples as they are."""
     return ExtractorMaker(settings) if settings.get("features", None) is not None else None
+
+
+def file_of_weights(settings: Settings) -> str | None:
+    """Return the file of the frozen network's weights, as an absolute path; None where they are no file's."""
+    weights = settings.get("features.weights", None)
+    return None if weights in (None, DEFAULT) else os.path.abspath(weights)
 
 
 def frozen_network(settings: Settings, shape: Sequence[int]) -> FrozenNetwork:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from clrun.config.settings import Settings
 from clrun.data.column_rules import ColumnRule
+from clrun.data.feature_record import FeatureRecord
 from clrun.runs.checkpoint import InvalidCheckpoint, checksum, open_tensors, save_tensors
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
@@ -51,6 +52,20 @@ class DeployedNetwork:
     fixed: Mapping[str, Tensor]  # what the network reads besides theta: see `Network.fixed_tensors`
     input: Mapping[str, Tensor]  # "scale", "shift", "active" (T, C), "permutation" and "angle", as in `TaskTables`
     columns: tuple[ColumnRule, ...] = ()  # of a table: how the columns of a row become a sample
+    features: FeatureRecord | None = None  # of pictures whose features are the samples: what made them
+
+    @property
+    def shape_of_new(self) -> tuple[int, ...]:
+        """The shape of a new sample before it is padded or goes through a frozen network: of a picture or a row."""
+        if self.features is not None:
+            return self.features.shape
+        pad = 0 if self.floats else self.settings.get("dataset.pad", 0)
+        return (*self.shape[:-2], *(side - 2 * pad for side in self.shape[-2:])) if pad else self.shape
+
+    @property
+    def takes_floats(self) -> bool:
+        """Whether a new sample has floats; else it is a picture of whole numbers from 0 to 255."""
+        return self.floats and self.features is None
 
     @property
     def tasks(self) -> int:
@@ -83,7 +98,7 @@ def notes_of(network: DeployedNetwork) -> dict[str, Any]:
     settings = {field.name: getattr(network.settings, field.name) for field in fields(Settings)}
     sets = {name: sorted(v) for name, v in settings.items() if isinstance(v, frozenset)}
     plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in settings.items()}
-    own = ("names", "shape", "floats", "class_count", "white", "folders", "columns")
+    own = ("names", "shape", "floats", "class_count", "white", "folders", "columns", "features")
     return {name: getattr(network, name) for name in own} | {"settings": plain | sets, "order": [*network.weights]}
 
 
@@ -110,8 +125,14 @@ def read(path: Path) -> DeployedNetwork:
         white=None if notes["white"] is None else tuple(notes["white"]),
         folders=notes["folders"],
         columns=tuple(rule_of(rule) for rule in notes.get("columns", ())),  # files of earlier versions have none
+        features=record_of(notes.get("features")),
         **parts,
     )
+
+
+def record_of(values: Sequence[Any] | None) -> FeatureRecord | None:
+    """Return what made the features from the list that JSON makes of it."""
+    return None if values is None else FeatureRecord(tuple(values[0]), *values[1:])
 
 
 def rule_of(values: Sequence[Any]) -> ColumnRule:

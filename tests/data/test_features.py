@@ -15,6 +15,7 @@ from test_image_folder import TWO, make_folder, noise
 
 from clrun.data import datasets, features, image_folder
 from clrun.data.class_folders import pictures_in
+from clrun.data.feature_record import FeatureRecord
 from clrun.data.file_digests import digest_of
 from clrun.data.folder_layouts import find
 from clrun.data.samples import Arrays
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("cache_home")
 class Means:
     """An extractor without a network: the means of the quarters of a picture, and which pictures it was shown."""
 
-    about = "features.target=tests.Means"
+    about, record = "features.target=tests.Means", FeatureRecord((3, 8, 8), "weights", None)
 
     def __init__(self, digest="00", width=4, fails_after=None):
         self.digest, self.width, self.fails_after = digest, width, fails_after
