@@ -290,6 +290,8 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
     """Raise UsageError for values that are legal each, but not together or not on this machine."""
     if values.get("optimizer.nesterov") and not values["optimizer.momentum"]:
         raise UsageError("optimizer.nesterov=true needs a momentum; e.g. optimizer.momentum=0.9.")
+    if values["average_decay"] is not None and values["average"] is None:
+        raise UsageError("average_decay is read by average=ema alone; type average=ema as well, or no average_decay.")
     if strategy.needs_task_id and values["scenario"] != "task" and not values["task_id_at_test"]:
         raise UsageError(
             f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "

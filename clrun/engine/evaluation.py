@@ -92,6 +92,6 @@ def deployed_logits(
     start = torch.zeros((), device=rows.device)
     context = StepContext(horizon, horizon, start, torch.zeros_like(horizon), noise)
     batch = evaluated.data.batch(tables, rows, torch.ones_like(rows), context, augment=False)
-    theta = evaluated.deploy(current.theta, current.state, hp)
+    theta = evaluated.deploy(current.evaluated, current.state, hp)
     scores = evaluated.scores(theta, current.state, hp, batch.x, batch.t)
     return scores.masked_fill(~batch.active, BARRED), batch.y

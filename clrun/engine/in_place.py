@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
-from clrun.engine.state import QUADRATIC, Signals, TrainState
+from clrun.engine.state import QUADRATIC, Average, Signals, TrainState
 from clrun.engine.step import renewed_state, signals_of
 from clrun.engine.steppers import Block, counting
 from clrun.models import BatchNormRecord, SplitTheta, updated_statistics
@@ -33,9 +33,10 @@ class InPlaceStepper:
     """A stepper for one run alone. It works on a copy of the run that it is given."""
 
     def __init__(
-        self, strategy: Strategy, optimizer: Optimizer, current: TrainState, lr: Tensor, hp: Any, tables: TaskTables
-    ):
-        self.optimizer = optimizer
+        self, strategy: Strategy, optimizer: Optimizer, current: TrainState, lr: Tensor, hp: Any, tables: TaskTables,
+        decay: float | None = None,
+    ):  # fmt: skip
+        self.optimizer, self.decay = optimizer, decay  # of the average of theta; None: there is none
         self.strategy, self.current, self.lr, self.hp, self.tables = strategy, copied(current), lr, hp, tables
         self.restricts, self.watches_moves = overrides(strategy, "restrict"), overrides(strategy, "after_move")
         self.renews = overrides(strategy, "renew")
@@ -82,12 +83,21 @@ class InPlaceStepper:
             theta.copy_(before + strategy.restrict(theta - before, g[0], before, state, self.hp, batch))
         if renewed is not None:
             self.write_renewed(*renewed)
+        if self.decay is not None:
+            self.average(self.decay)
         new = strategy.after_step(state, self.hp, batch, aux)
         new = unaliased(strategy.after_move(new, before, theta, aux), theta) if self.watches_moves else new
         self.current = self.current._replace(stats=updated_statistics(self.current.stats, passes), state=new)
         if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
         return signals_of(loss, norm_of(g) if monitored else self.not_monitored, aux)
+
+    def average(self, decay: float) -> None:
+        """Write the average after a step over the one before."""
+        average = self.current.average
+        assert isinstance(average, Average)
+        average.theta.lerp_(self.current.theta, average.weight(decay))
+        average.steps.add_(1)
 
     def write_renewed(self, mask: Tensor, values: Tensor) -> None:
         """Write new values over theta where mask (P,) is set, and the optimizer's initial state over its own."""
@@ -152,7 +162,8 @@ def norm_of(g: Pieces) -> Tensor:
 
 def copied(current: TrainState) -> TrainState:
     """Return the run with a copy of what steps write over; its state and statistics are exchanged, never changed."""
-    return current._replace(theta=current.theta.clone(), opt=tree_map(torch.clone, current.opt))
+    average = tree_map(torch.clone, current.average)
+    return current._replace(theta=current.theta.clone(), opt=tree_map(torch.clone, current.opt), average=average)
 
 
 def overrides(strategy: Strategy, hook: str) -> bool:

@@ -27,7 +27,7 @@ CHUNK_SAMPLES = 64
 def plasticity(strategy: Strategy, current: TrainState, hp: Any, pool: Pool) -> dict[str, Tensor]:
     """Return the columns of one run, each (); not a number where the network has no hidden layer."""
     evaluated = strategy.eval_mode(current.stats)
-    theta = evaluated.deploy(current.theta, current.state, hp)
+    theta = evaluated.deploy(current.evaluated, current.state, hp)
     least: list[Tensor] = []
     largest: list[Tensor] = []
     features, weights = [], []

@@ -45,7 +45,7 @@ from clrun.engine.in_place import InPlaceStepper, overrides
 from clrun.engine.listener import TrainingListener
 from clrun.engine.plasticity import plasticity
 from clrun.engine.schedule import SampleSchedule
-from clrun.engine.state import PartialStage, Signals, StageReport, TrainState
+from clrun.engine.state import Average, PartialStage, Signals, StageReport, TrainState
 from clrun.engine.step import Step, make_step, skipping_empty_batches
 from clrun.engine.steppers import Block, EagerStepper, Stepper
 from clrun.engine.vectorize import Vectorizer
@@ -83,6 +83,7 @@ class Stack:
     evaluate_every: int = 0  # steps between evaluations within a task; 0: none
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
     plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
+    decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
     use_graph: bool = False  # whether steps are taken by the GraphStepper
     compile: bool = False  # whether the step is compiled first
     block_steps: int = BLOCK_STEPS  # steps taken at once, at most
@@ -114,7 +115,8 @@ class Stack:
         theta, stats = self.fresh_parameters(stage)
         state = self.vectorizer.vectorize(self.strategy.init_from)(theta, self.vectorizer.stack_trees(self.drawn))
         # The state gets tensors of its own: a strategy may have put theta itself into it.
-        return TrainState(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state))
+        average = () if self.decay is None else Average.begin(theta)
+        return TrainState(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state), average)
 
     def fresh_optimizer(self, theta: Tensor) -> Any:
         """Return the optimizer's state before its first step."""
@@ -128,11 +130,12 @@ class Stack:
         if overrides(self.strategy, "begin_stage"):
             begin = self.vectorizer.vectorize(self.strategy.begin_stage)
             theta, state = begin(current.theta, current.state, self.hp, self.fresh_parameters(stage)[0])
-            current = current._replace(theta=theta, state=tree_map(torch.clone, state))
+            current = with_theta(current, theta)._replace(state=tree_map(torch.clone, state))
         if not (self.reset or self.strategy.restart):
             return current
         fresh = self.initialize(stage) if self.strategy.restart else current
-        return current._replace(theta=fresh.theta, stats=fresh.stats, opt=self.fresh_optimizer(fresh.theta))
+        begun = with_theta(current, fresh.theta)
+        return begun._replace(stats=fresh.stats, opt=self.fresh_optimizer(fresh.theta))
 
     def states(self, current: TrainState) -> list[Any]:
         """Return the strategy's state [r] of each run."""
@@ -188,6 +191,8 @@ class Stack:
         report = partial.report
         diagnoses = diagnose(self.strategy, self.vectorizer, current, self.hp, partial.signals)
         report.health = [diagnosis.health for diagnosis in diagnoses]
+        if isinstance(current.average, Average):
+            self.report_average(current.average, current.theta, report)
         if self.plasticity and self.strategy.visible(stage):
             self.measure_plasticity(current, report)
         report.divergence = [diagnosis.divergence for diagnosis in diagnoses]
@@ -213,6 +218,12 @@ class Stack:
             report.correct, report.confusion = self.evaluator.evaluate(current, horizon, "test")
             if self.validate:
                 report.validation = self.evaluator.evaluate(current, horizon, "validation").correct
+
+    def report_average(self, average: Average, theta: Tensor, report: StageReport) -> None:
+        """Add how far the average of theta is from it to the health of a stage."""
+        distance = (average.theta - theta).norm(dim=-1) / theta.norm(dim=-1)
+        for health, value in zip(report.health, self.vectorizer.unstack_to_host(distance).tolist(), strict=True):
+            health["average_distance"] = value
 
     def measure_plasticity(self, current: TrainState, report: StageReport) -> None:
         """Add the columns on the network's ability to learn to the health of a stage."""
@@ -307,7 +318,7 @@ class Stack:
         """Return what takes the steps of a pass, starting from `current`, which itself stays as it is."""
         values = self.lr, self.hp, self.tables
         if self.alone and not (self.use_graph or self.compile):
-            return InPlaceStepper(self.strategy, self.optimizer, current, *values)
+            return InPlaceStepper(self.strategy, self.optimizer, current, *values, self.decay)
         unequal = not self.alone and len({(sampler.steps, sampler.epoch_steps) for sampler in samplers}) > 1
         step = self.step_of_unequal_tasks if unequal else self.step_of_equal_tasks
         return (
@@ -317,12 +328,12 @@ class Stack:
     @cached_property  # so that it is compiled once, not once per stage
     def step_of_equal_tasks(self) -> Step:
         """The step of all runs, where none of them is done before the others."""
-        return self.compiled(self.vectorizer.vectorize(make_step(self.strategy, self.optimizer), STEP_DIMS))
+        return self.compiled(self.vectorizer.vectorize(make_step(self.strategy, self.optimizer, self.decay), STEP_DIMS))
 
     @cached_property
     def step_of_unequal_tasks(self) -> Step:
         """The step of all runs, where some of them may be done before the others."""
-        step = skipping_empty_batches(make_step(self.strategy, self.optimizer))
+        step = skipping_empty_batches(make_step(self.strategy, self.optimizer, self.decay))
         return self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
 
     def compiled(self, step: Step) -> Step:
@@ -351,7 +362,7 @@ class Stack:
         with self.timed(partial.report, "consolidate"):
             pool = self.pool(partial.report.stage, phase, current.theta.dtype)
             theta, state = self.vectorizer.vectorize(after_phase, CONSOLIDATION_DIMS)(current, self.hp, pool)
-        return current._replace(theta=theta, state=tree_map(torch.clone, state))
+        return with_theta(current, theta)._replace(state=tree_map(torch.clone, state))
 
     def pool(self, stage: int, phase: str, dtype: torch.dtype) -> Pool:
         """Return all samples that the runs saw in a pass, in random order. dtype: of their weights."""
@@ -359,3 +370,10 @@ class Stack:
         per_run = list(zip(rows, weight.to(dtype), noise, strict=True))
         rows, weight, noise = self.vectorizer.stack_trees(per_run)
         return Pool(rows, weight, noise, *self.stage_and_horizon(stage), self.tables)
+
+
+def with_theta(current: TrainState, theta: Tensor) -> TrainState:
+    """Return runs whose theta was changed by something else than a step, and with it their average."""
+    average = current.average
+    changed = average.after_change(current.theta, theta) if isinstance(average, Average) else average
+    return current._replace(theta=theta, average=changed)

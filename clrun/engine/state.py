@@ -17,6 +17,35 @@ MONITORED = (NORM, QUADRATIC)
 Signals = dict[str, Tensor]  # what the steps of a pass report: {name: (R, S)}; of a single step of one run {name: ()}
 
 
+class Average(NamedTuple):
+    """An exponential moving average of theta, which is evaluated in its place (average=ema).
+
+        average <- d average + (1 - d) theta      after every step, d = min(decay, (1 + n) / (10 + n)) at step n
+
+    As d grows from 0.1 to `decay`, the first average is not that of the initial parameters.
+    """
+
+    theta: Tensor  # (P,)
+    steps: Tensor  # () n
+
+    @classmethod
+    def begin(cls, theta: Tensor) -> "Average":
+        """Return the average at parameters theta (P,) that no step has changed yet."""
+        return cls(theta.clone(), torch.zeros_like(theta[..., 0]))
+
+    def weight(self, decay: float) -> Tensor:
+        """Return 1 - d () of the next step."""
+        return 1 - ((1 + self.steps) / (10 + self.steps)).clamp(max=decay)
+
+    def after(self, theta: Tensor, decay: float) -> "Average":
+        """Return the average after a step to theta (P,)."""
+        return Average(self.theta.lerp(theta, self.weight(decay)), self.steps + 1)
+
+    def after_change(self, before: Tensor, after: Tensor) -> "Average":
+        """Return the average where something else than a step has changed parameters: there, the new ones."""
+        return self._replace(theta=torch.where(after == before, self.theta, after))
+
+
 class TrainState(NamedTuple):
     """All that changes while a run is trained. In a stack of R > 1 runs every tensor has a leading axis R."""
 
@@ -24,6 +53,12 @@ class TrainState(NamedTuple):
     opt: Tree  # the optimizer's state
     stats: RunningStatistics  # batch norm's running statistics
     state: Tree  # the strategy's state
+    average: Average | tuple[()] = ()  # an average of theta; () where there is none
+
+    @property
+    def evaluated(self) -> Tensor:
+        """The parameters (P,) that the strategy is asked to deploy: the average of theta, or theta."""
+        return self.average.theta if isinstance(self.average, Average) else self.theta
 
 
 class Divergence(NamedTuple):

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from clrun.data.batches import Batch, SampleIndex, StepContext
 from clrun.data.tasks import TaskTables
-from clrun.engine.state import NORM, QUADRATIC, Signals, TrainState
+from clrun.engine.state import NORM, QUADRATIC, Average, Signals, TrainState
 from clrun.models import BatchNormRecord, updated_statistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy, Tree
@@ -26,8 +26,11 @@ StepValues = tuple[Tensor, Any, TaskTables]  # lr (R,), the strategy's Hyper, th
 Step = Callable[[TrainState, Tensor, Any, TaskTables, SampleIndex, StepContext], tuple[TrainState, Signals]]
 
 
-def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
-    """Return the step of one run. It changes none of its arguments."""
+def make_step(strategy: Strategy, optimizer: Optimizer, decay: float | None = None) -> Step:
+    """Return the step of one run. It changes none of its arguments.
+
+    decay: of the average of theta; None: there is none.
+    """
 
     def step(
         current: TrainState, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
@@ -45,7 +48,10 @@ def make_step(strategy: Strategy, optimizer: Optimizer) -> Step:
             theta, opt = torch.where(mask, values, theta), renewed_state(opt, initial, mask)
         state = training.after_move(training.after_step(current.state, hp, batch, aux), current.theta, theta, aux)
         stats = updated_statistics(current.stats, passes)
-        return TrainState(theta, opt, stats, state), signals_of(loss, (g @ g).sqrt(), aux)
+        average = current.average
+        if isinstance(average, Average) and decay is not None:
+            average = average.after(theta, decay)
+        return TrainState(theta, opt, stats, state, average), signals_of(loss, (g @ g).sqrt(), aux)
 
     return step
 

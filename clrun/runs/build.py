@@ -20,6 +20,9 @@ from clrun.runs.prepared import Prepared
 from clrun.runs.targets import named_class, python_name
 from clrun.strategy import Strategy
 
+# The decay of an average of theta, where average_decay is not typed; the key's `about` states it.
+DECAY = 0.99
+
 # The type of matrix products by the key `precision`; None: that of the parameters.
 AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16}
 
@@ -52,6 +55,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
         plasticity=settings["measure"] == "plasticity",
+        decay=decay_of_average(settings),
         use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto",
         compile=settings["compile"] and device.type == "cuda",
         block_steps=block_steps,
@@ -136,6 +140,13 @@ def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:
 def budget(settings: Settings) -> Budget:
     """Return how long a task is trained."""
     return Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"])
+
+
+def decay_of_average(settings: Settings) -> float | None:
+    """Return the decay of the average of theta that is evaluated; None where theta itself is."""
+    if settings["average"] is None:
+        return None
+    return DECAY if settings["average_decay"] is None else settings["average_decay"]
 
 
 def optimizer_settings(settings: Settings) -> dict[str, Any]:

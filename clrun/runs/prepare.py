@@ -49,6 +49,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     incompatibility = strategy.incompatibility(network, settings["optimizer.name"], settings.knobs)
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
+    refuse_average(strategy, stream, network, images, settings)
     return Prepared(settings, images, stream, strategy, network.fixed())
 
 
@@ -148,6 +149,27 @@ def with_domains(settings: Settings, images: Samples) -> Settings:
     stated = {key: value for key, value in settings.not_default.items() if key not in changed}
     stated |= {key: value for key, value in changed.items() if value is not None}
     return replace(settings, values={**settings.values, **changed}, not_default=stated)
+
+
+def refuse_average(
+    strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
+) -> None:
+    """Raise UsageError where an average of the weights is asked for and there is none, or none that can answer."""
+    if settings["average"] is None:
+        return
+    if network.statistics():
+        raise UsageError(
+            "average=ema: batch norm's running statistics are those of the weights, not of their average; type "
+            "model.norm=group, or leave average out."
+        )
+    tasks = len(stream.train)
+    data = data_without_images(tasks, len(stream.names), images.x.shape[1:])
+    unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
+    if not any(unbuilt.takes_steps(stage) for stage in range(tasks)):
+        raise UsageError(
+            f"average=ema: strategy={settings['strategy']} trains no weights by steps, so there is nothing to average; "
+            "leave average out."
+        )
 
 
 def refuse_batch_of_one(

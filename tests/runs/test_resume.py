@@ -9,8 +9,10 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -55,7 +57,8 @@ def test_every_strategy_ends_with_the_same_bytes(prepared_of, capsys, strategy):
     options = (f"strategy={strategy}", *SMALL, "checkpoint_every=1e-9", "evaluate_every=5", "validation=0.1")
     prepared = prepared_of(*options)
     whole = uninterrupted(prepared)
-    for lives in (5, 7, 3):
+    steps = pd.read_csv(BytesIO(whole["health"]))["steps"].sum()
+    for lives in (5, 7, 3) if steps else (1,):  # without steps a task has one report, at its end
         try:
             train.train_runs([prepared], progress=InterruptingProgress(lives, Killed), trainer=SHORT_BLOCKS)
         except Killed:
@@ -75,6 +78,7 @@ def test_every_strategy_ends_with_the_same_bytes(prepared_of, capsys, strategy):
         ("augment=crop_flip", "scenario=class"),
         ("split=permuted", "scenario=domain"),
         ("strategy=packnet",),
+        ("average=ema", "strategy=er"),
         ("strategy=derpp", "scenario=class", "memory_size=20"),
     ],
     ids=" ".join,
