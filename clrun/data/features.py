@@ -88,8 +88,7 @@ def with_features(arrays: Arrays, extractor_of: ExtractorOf, cache: Path, typed:
             advance(len(rows))
         return Part(stacked(found), None)
 
-    title = f"features of {len(arrays.x)} pictures by {extractor.about}"
-    made = extracted(cache / f"{stated}.npz", len(arrays.x), part, title)
+    made = extracted(cache / f"{stated}.npz", len(arrays.x), part, f" by {extractor.about}")
     return arrays._replace(x=made.x, fingerprint=stated[:10], features=extractor.record)
 
 
@@ -116,19 +115,21 @@ def extracted(
     path: Path,
     count: int,
     make: Callable[[int, int, Callable[[int], object]], Part],
-    title: str,
+    of_what: str,
     join: Callable[[list[Any]], Any] = lambda abouts: None,
     at_once: int = PART,
 ) -> Part:
     """Return the features of `count` pictures from a cache file, or make them and write one.
 
     make: (start, stop, advance) -> the features of these pictures; it calls `advance` with a number of pictures that
-    are done. join: what is to be known of all pictures, from what is to be known of each part. at_once: pictures of a
-    part that is kept while others are still to come.
+    are done. of_what: the pictures and the network, as in " of FOLDER by NETWORK". join: what is to be known of all
+    pictures, from what is to be known of each part. at_once: pictures of a part that is kept while others are still to
+    come.
     """
     whole = read_part(path, count)
     if whole is not None:
         return whole
+    title = f"features of {count} pictures"  # short, so that a narrow terminal has room for the bar
     began, parts, files = time.monotonic(), list[Part](), list[Path]()
     with progress_bar(title, count) as advance:
         for start in range(0, count, at_once):
@@ -141,7 +142,9 @@ def extracted(
                     write_part(file, kept)
             else:
                 advance(stop - start)
-            refuse_if_too_large(4 * count * kept.x.shape[1], title, "fewer pictures, or a network of fewer features")
+            refuse_if_too_large(
+                4 * count * kept.x.shape[1], title + of_what, "fewer pictures, or a network of fewer features"
+            )
             parts.append(kept)
             files.append(file)
     whole = Part(stacked([part.x for part in parts]), join([part.about for part in parts]))
@@ -149,7 +152,7 @@ def extracted(
     for file in files if count > at_once else []:
         file.unlink(missing_ok=True)
     # on a terminal too, whose bar is gone then: it may have been minutes, and will not be again
-    announce(f"{title} took {time.monotonic() - began:.1f} s; the next command finds them.")
+    announce(f"{title}{of_what} took {time.monotonic() - began:.1f} s; the next command finds them.")
     return whole
 
 

@@ -452,8 +452,8 @@ class FolderFeatures(NamedTuple):
             self.refuse_broken(joined)
             return {"others": joined, "pillow": abouts[-1]["pillow"]}
 
-        title = f"features of {len(rows)} pictures of {self.parts.layout.root} at {self.size} x {self.size} by "
-        whole = extracted(path, len(rows), make, title + extractor.about, join, at_once)
+        of_what = f" of {self.parts.layout.root} at {self.size} x {self.size} by {extractor.about}"
+        whole = extracted(path, len(rows), make, of_what, join, at_once)
         found: dict[str, Any] = whole.about["others"]
         self.refuse_broken(found)
         others = {int(row): other if isinstance(other, str) else Deep(*other) for row, other in found.items()}

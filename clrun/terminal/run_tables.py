@@ -52,14 +52,18 @@ def warnings_of(summary: pd.Series) -> list[str]:
 
 
 def heading(summary: pd.Series, knobs: Collection[str]) -> str:
-    """Return 'ewc lambda=400 · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu (...)'."""
+    """Return 'ewc lambda=400 · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu (...)', with 'mlp on
+    features of resnet18' in place of 'mlp' where there is a frozen network."""
     shown = [f"{key}={format_cell(summary[key])}" for key in knobs if key in summary and not pd.isna(summary[key])]
     tasks = f"{summary['tasks']} task{'s' if summary['tasks'] != 1 else ''}"
     if not pd.isna(summary.get("first_tasks")):
         tasks = f"the first {format_cell(summary['first_tasks'])} of {tasks}"
     stream = f"{summary['dataset']}, {summary['split']}, {tasks}, scenario {summary['scenario']}"
     method = " ".join([str(summary["strategy"]), *shown])
-    return " · ".join([method, stream, str(summary["model"]), f"seed {summary['seed']}", f"{summary['device']}"])
+    frozen = [summary.get(f"features.{key}") for key in ("arch", "target")]
+    named = [f" on features of {name}" for name in frozen if not pd.isna(name)]
+    network = f"{summary['model']}{named[0] if named else ''}"
+    return " · ".join([method, stream, network, f"seed {summary['seed']}", f"{summary['device']}"])
 
 
 def task_names(directory: Path) -> dict[int, str]:

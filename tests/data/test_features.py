@@ -249,6 +249,15 @@ def test_decoding_stays_ahead_of_the_network_by_one_batch(tmp_path):
     assert later[1:] == [["No such file or directory"] * 10] * 2
 
 
+def test_a_terminal_sees_a_bar(tmp_path, cache_home, monkeypatch, capsys):
+    make_folder(tmp_path, TWO)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    load(tmp_path, Means())
+    said = capsys.readouterr().err
+    assert "features of 10 pictures" in said and "100%" in said
+    assert "clrun: features of 10 pictures" in said.splitlines()[-1], "the seconds stay when the bar is gone"
+
+
 TWO_PROCESSES = """
 import json, sys, time
 from pathlib import Path

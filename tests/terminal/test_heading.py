@@ -27,3 +27,11 @@ def test_the_heading_prints_a_value_as_it_is_typed(value, text):
     assert heading(summary, ["lambda"]) == (
         f"ewc lambda={text} · digits, classes, 5 tasks, scenario task · mlp · seed 0 · cpu"
     )
+
+
+@pytest.mark.parametrize("key", ["features.arch", "features.target"])
+def test_the_heading_names_the_frozen_network(key):
+    summary = pd.Series(SUMMARY | {"features": "any", key: "my.Net"}, dtype=object)
+    assert heading(summary, []) == (
+        "ewc · digits, classes, 5 tasks, scenario task · mlp on features of my.Net · seed 0 · cpu"
+    )
