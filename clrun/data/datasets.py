@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -173,8 +174,8 @@ def _several(settings: Values) -> Arrays:
     """Return the data sets that `dataset.names` lists, one after another."""
     from clrun.data import several  # only for this data set
 
-    keys = ("names", "size", "channels")
-    return several.read(*(settings[f"dataset.{key}"] for key in keys), partial(_one_of_several, settings))
+    names, size, channels = (settings[f"dataset.{key}"] for key in ("names", "size", "channels"))
+    return several.read(names, size, channels, partial(_one_of_several, settings))
 
 
 def _one_of_several(settings: Values, name: str) -> Arrays:
@@ -185,7 +186,7 @@ def _one_of_several(settings: Values, name: str) -> Arrays:
         arrays = _reader(name)({"dataset": name, "data_dir": settings["data_dir"]})
         _check(name, arrays)
         return arrays
-    values = {f"dataset.{key}": None for key in ("args", "test_fraction")}
+    values: dict[str, Any] = {f"dataset.{key}": None for key in ("args", "test_fraction")}
     values |= {"dataset.set": name, "dataset.size": settings["dataset.size"], "data_dir": settings["data_dir"]}
     return _torchvision(values)
 

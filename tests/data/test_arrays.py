@@ -334,31 +334,117 @@ def test_a_function_of_the_users(clrun, mine):
     assert len(list(Path("outputs").glob("runs/*/*/summary.csv"))) == 5  # another count is another run
 
 
-@pytest.mark.parametrize(
-    "yaml, code, said",
-    [
-        (YAML.replace("_target_: waves_of_the_user.load\n", ""), CODE, "the field _target_ is missing: write _target_"),
-        (YAML, CODE.replace("def load", "def other"), "waves_of_the_user.load, which is no function"),
-        (YAML, "import nothing_there\n" + CODE, "but there is no module nothing_there"),
-        (YAML, "1 / 0\n" + CODE, "whose module cannot be imported: ZeroDivisionError"),
-        (YAML, CODE.replace("    t,", "    1 / 0\n    t,"), "waves_of_the_user.load has failed: ZeroDivisionError"),
-        (YAML, CODE.replace("load(count)", "load()"), "has failed: TypeError"),
-        (YAML, CODE.replace("return Parts", "return dict"), "has failed: TypeError"),
-        (
-            YAML,
-            CODE.replace("return Parts(x, y, x[::-1]", "return (x, y, x[::-1]").replace("names=", ""),
-            "returned tuple in place",
-        ),
-        (YAML, CODE.replace("Parts(x, y,", "Parts(x * np.nan, y,"), "dataset=mine: x_train[0, 0] is nan"),
-        (YAML, CODE.replace('"c", "d"', '"c"'), "dataset=mine: there is the label 3 but names has 3 entries"),
-        (YAML.replace("name: mine", "name: digits"), CODE, "its name must be that of the file: write name: mine"),
-        (YAML.replace("count:", "size: {default: 1}\n  count:"), CODE, "knobs.size.type is missing"),
-    ],
-)
+LAST = "    return Parts(x, y, x[::-1], y[::-1], names"
+
+WRONG_FUNCTIONS = {
+    "no target": (
+        YAML.replace("_target_: waves_of_the_user.load\n", ""),
+        CODE,
+        "the field _target_ is missing: write _target_",
+    ),
+    "no module in the target": (
+        YAML.replace("waves_of_the_user.load", "load"),
+        CODE,
+        "_target_: String should match pattern",
+    ),
+    "another module": (
+        YAML.replace("waves_of_the_user.load", "waves_of_nobody.load"),
+        CODE,
+        "there is no module waves_of_nobody",
+    ),
+    "another name": (YAML, CODE.replace("def load", "def other"), "waves_of_the_user.load, which is no function"),
+    "a number": (YAML, CODE + "load = 3", "waves_of_the_user.load, which is no function"),
+    "a module that is not there": (YAML, "import nothing_there\n" + CODE, "but there is no module nothing_there"),
+    "a module that fails": (YAML, "1 / 0\n" + CODE, "whose module cannot be imported: ZeroDivisionError"),
+    "no Python": (YAML, "def load(:\n", "whose module cannot be imported: SyntaxError"),
+    "it fails": (
+        YAML,
+        CODE.replace("    t,", "    1 / 0\n    t,"),
+        "waves_of_the_user.load has failed: ZeroDivisionError",
+    ),
+    "no arguments": (YAML, CODE.replace("load(count)", "load()"), "has failed: TypeError"),
+    "another argument": (
+        YAML,
+        CODE.replace("load(count)", "load(count, noise)"),
+        "missing 1 required positional argument",
+    ),
+    "an error of its own": (
+        YAML,
+        CODE.replace("    t,", "    raise ValueError('two\\nlines')\n    t,"),
+        "ValueError: two lines",
+    ),
+    "a dictionary": (YAML, CODE.replace("return Parts", "return dict"), "has failed: TypeError"),
+    "a tuple": (
+        YAML,
+        CODE.replace("return Parts(x, y, x[::-1]", "return (x, y, x[::-1]").replace("names=", ""),
+        "returned tuple in place",
+    ),
+    "nothing": (YAML, CODE.replace("return Parts", "Parts"), "returned NoneType in place of clrun.data.Parts"),
+    "a part missing": (YAML, CODE.replace(LAST, "    return Parts(x, y, x[::-1], names"), "has failed: TypeError"),
+    "NaN": (YAML, CODE.replace("Parts(x, y,", "Parts(x * np.nan, y,"), "dataset=mine: x_train[0, 0] is nan"),
+    "few names": (YAML, CODE.replace('"c", "d"', '"c"'), "dataset=mine: there is the label 3 but names has 3 entries"),
+    "texts": (YAML, CODE.replace("Parts(x, y,", "Parts(x.astype(str), y,"), "dataset=mine: x_train holds text"),
+    "other lengths": (
+        YAML,
+        CODE.replace("Parts(x, y,", "Parts(x, y[1:],"),
+        "dataset=mine: y_train has 23 labels for 24 samples",
+    ),
+    "other shapes": (
+        YAML,
+        CODE.replace("Parts(x, y, x[::-1]", "Parts(x, y, x[:, 1:]"),
+        "(20,) in x_train and (19,) in x_test",
+    ),
+    "ragged": (YAML, CODE.replace("Parts(x, y,", "Parts([[1.0], [1.0, 2.0]], y,"), "dataset=mine: x_train is no array"),
+    "labels that are floats": (
+        YAML,
+        CODE.replace("Parts(x, y,", "Parts(x, y / 2,"),
+        "y_train holds float64 in place of whole",
+    ),
+    "one class": (YAML, CODE.replace("% 4", "% 1").replace(', "b", "c", "d"', ""), "there is one class only"),
+    "an untested class": (YAML, CODE.replace("y[::-1], names", "y * 0, names"), "y_test has no test sample of class b"),
+    "domains of one part": (YAML, CODE.replace('"d"])', '"d"], task_train=y)'), "task_test is not there"),
+    "another name in the yaml": (
+        YAML.replace("name: mine", "name: digits"),
+        CODE,
+        "its name must be that of the file: write name: mine",
+    ),
+    "a key without a type": (
+        YAML.replace("count:", "size: {default: 1}\n  count:"),
+        CODE,
+        "knobs.size.type is missing",
+    ),
+    "a default of another type": (
+        YAML.replace("default: 24", "default: many"),
+        CODE,
+        "the default 'many' must be a whole number",
+    ),
+    "a field that is none": (YAML + "classes: 4\n", CODE, "there is no field classes"),
+}
+
+
+@pytest.mark.parametrize("yaml, code, said", WRONG_FUNCTIONS.values(), ids=WRONG_FUNCTIONS)
 def test_wrong_functions(clrun, mine, yaml, code, said):
     typed = mine(yaml, code)
     sys.dont_write_bytecode, before = True, written()
     refused(clrun(*typed), said, before)
+
+
+@pytest.mark.parametrize(
+    "typed, said",
+    [
+        ("dataset.count=0", "dataset.count=0: must be a whole number, at least 1"),
+        ("dataset.count=many", "dataset.count=many: must be a whole number"),
+        ("dataset.counts=3", "did you mean dataset.count?"),
+        ("dataset.pad=1", "dataset=mine takes no dataset.pad"),
+        ("split.classes=[[a,b],[c,e]]", "split.classes: there is no class e"),
+        ("split=domains", "split=domains: dataset=mine states no domains"),
+        ("split=rotated", "split=rotated needs pictures"),
+    ],
+)
+def test_keys_that_do_not_fit_a_function(clrun, mine, typed, said):
+    given = mine()
+    sys.dont_write_bytecode, before = True, written()
+    refused(clrun(*[text for text in given if typed != "split=domains" or text != "tasks=2"], typed), said, before)
 
 
 def test_a_split_cannot_be_added(clrun, mine):
