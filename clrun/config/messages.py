@@ -8,6 +8,9 @@ from typing import Any
 from clrun.config.catalog import GROUPS, LARGEST, Catalog, KeySpec
 from clrun.system.text import format_value
 
+# Keys that name a column, and what is typed for a share in their place.
+SHARES = {"dataset.test": "dataset.test_fraction"}
+
 
 def refusal(key: str, value: Any, spec: KeySpec) -> str:
     """Return what is wrong with a value, and what to type instead."""
@@ -30,6 +33,8 @@ def advice(key: str, value: Any, spec: KeySpec) -> str:
         return f"numbers end at {LARGEST[spec.type]:.0e} here"
     if spec.type == "int" and isinstance(value, float) and value.is_integer():
         return f"type {key}={value:.0f}"
+    if key in SHARES and isinstance(value, float):
+        return f"for a share type {SHARES[key]}={format_value(value)}"
     if spec.type in ("path", "str") and not isinstance(value, str):
         typed = format_value(value)
         return f"type {key}=./{typed}" if spec.type == "path" else f"type {key}='\"{typed}\"'"

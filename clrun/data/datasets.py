@@ -155,7 +155,10 @@ def _image_folder(settings: Values, extractor_of: ExtractorOf | None = None) -> 
     root, size, test_fraction, white, skip_broken = (settings[f"dataset.{key}"] for key in keys)
     read = image_folder.read(root, size, test_fraction, cache_folder() / "clrun", white, skip_broken, extractor_of)
     x, y, train, classes, fingerprint, record, domain, domains, features = read
-    return Arrays(x, y, train, classes, domain, domains, fingerprint=fingerprint, folder=record, features=features)
+    return Arrays(
+        x, y, train, classes, domain, domains,
+        fingerprint=fingerprint, folder=record, features=features, pillow_version=record.pillow_version,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- torchvision

@@ -46,6 +46,7 @@ class Samples:
     folder: FolderRecord | None = None  # what is known of the pictures' files, where they are the user's own
     columns: tuple[ColumnRule, ...] = ()  # of a table: how its columns became the numbers
     features: FeatureRecord | None = None  # what made features of pictures, where there are such
+    pillow_version: str | None = None  # which decoded picture files; None where there are none
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,6 +92,7 @@ class Arrays(NamedTuple):
     folder: FolderRecord | None = None
     columns: tuple[ColumnRule, ...] = ()
     features: FeatureRecord | None = None
+    pillow_version: str | None = None
 
 
 def to_samples(arrays: Arrays, pad: int) -> Samples:
@@ -111,6 +113,7 @@ def to_samples(arrays: Arrays, pad: int) -> Samples:
         folder=arrays.folder,
         columns=arrays.columns,
         features=arrays.features,
+        pillow_version=arrays.pillow_version,
     )
 
 

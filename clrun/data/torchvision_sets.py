@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Mapping
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -134,6 +135,7 @@ class Loaded(NamedTuple):
     y: np.ndarray  # (N,) int64, as torchvision numbers the classes
     train: int  # number of training samples; all where torchvision has no test part
     names: list[str] | None
+    pillow_version: str | None = None  # which decoded them; None where they lie decoded in memory
 
 
 def read(typed: Typed, folder: Path, cache: Path) -> Arrays:
@@ -153,10 +155,11 @@ def read(typed: Typed, folder: Path, cache: Path) -> Arrays:
     arrays = to_arrays(divided(loaded, typed, rule, source), source)
     if held is None:  # and nothing is refused
         print_seconds("torchvision", f"reading {len(loaded.x)} pictures of {typed.set}", start, WORTH_SAYING)
-        about = np.frombuffer(json.dumps([loaded.train, loaded.names]).encode(), np.uint8)
+        about = np.frombuffer(json.dumps([loaded.train, loaded.names, loaded.pillow_version]).encode(), np.uint8)
         write_arrays(files.path, "torchvision", x=loaded.x, y=loaded.y, about=about)
     files.digests.remember(files.memory)
-    return arrays._replace(fingerprint=digest(files.mark, typed.test_fraction)[:10])
+    mark = digest(files.mark, typed.test_fraction)[:10]
+    return arrays._replace(fingerprint=mark, pillow_version=loaded.pillow_version)
 
 
 def from_memory(typed: Typed, rule: SetRule, train: Any, test: Any, source: str) -> Arrays:
@@ -349,8 +352,8 @@ def cached(path: Path) -> Loaded | None:
     arrays = read_arrays(path, "torchvision")
     if arrays is None or not {"x", "y", "about"} <= set(arrays):
         return None
-    train, names = json.loads(arrays["about"].tobytes())
-    return Loaded(arrays["x"], arrays["y"], train, names)
+    train, names, pillow_version = json.loads(arrays["about"].tobytes())
+    return Loaded(arrays["x"], arrays["y"], train, names, pillow_version)
 
 
 def decoded(typed: Typed, rule: SetRule, train: Any, test: Any, source: str) -> Loaded:
@@ -362,7 +365,7 @@ def decoded(typed: Typed, rule: SetRule, train: Any, test: Any, source: str) -> 
     with progress_bar(f"reading {count} pictures of {typed.set}", count) as advance:
         blocks = [map_style.collect(part, name, source, convert, advance, threads) for name, part in parts.items()]
     x, y = (np.concatenate(arrays) for arrays in zip(*blocks, strict=True))
-    return Loaded(x, y, len(train), class_names(train, source))
+    return Loaded(x, y, len(train), class_names(train, source), version("pillow"))
 
 
 def picture(image: Any, where: str, size: int | None, grey: bool) -> np.ndarray:

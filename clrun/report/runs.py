@@ -200,13 +200,14 @@ def guessing_accuracy(run: Path) -> float:
     UnreadableFile.
     """
     outputs = round(len(read_table(run / "confusion.csv")) ** 0.5)
-    summary = run_files.summary_of(run)
+    summary, tasks = run_files.summary_of(run), run / "tasks.csv"
+    # runs of earlier versions have no tasks.csv with split=domains
+    by_class = summary["split"] == "classes" or (summary["split"] == "domains" and tasks.is_file())
     if summary["scenario"] == "class" and summary["active"] == "seen" and not pd.isna(summary.get("first_tasks")):
-        by_class = summary["split"] == "classes"
-        seen = len(read_table(run / "tasks.csv")) if by_class else outputs * summary["first_tasks"] / summary["tasks"]
+        seen = len(read_table(tasks)) if by_class else outputs * summary["first_tasks"] / summary["tasks"]
         return 1 / seen
     if summary["scenario"] != "task":
         return 1 / outputs
-    if summary["split"] != "classes":
+    if not by_class:
         return summary["tasks"] / outputs
-    return float((1 / read_table(run / "tasks.csv").groupby("task").size()).mean())
+    return float((1 / read_table(tasks).groupby("task").size()).mean())

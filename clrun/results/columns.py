@@ -86,7 +86,7 @@ PROVENANCE_MEANINGS = {
     "device": "kind of the device and its model name",
     "torch_version": "version of PyTorch",
     "clrun_version": "version of clrun",
-    "pillow_version": "version of Pillow that decoded the user's own pictures; empty for other data sets",
+    "pillow_version": "version of Pillow that decoded picture files, yours or torchvision's; empty for other data sets",
     "commit": "commit of clrun's checkout, with `+` if files differ from it; empty if clrun was installed as a wheel",
 }
 
@@ -190,6 +190,7 @@ FILES: Mapping[str, Mapping[str, str]] = {
     "tasks.csv": {
         "task": "number of the task, from 1",
         "class": "name of one of its classes, in the order of the outputs; where tasks differ by their classes",
+        "domain": "its domain; with `split=domains`",
         "angle": "rotation of its images in degrees, counter-clockwise; where tasks differ by their rotation",
     },
     "pictures.csv": {

@@ -54,9 +54,10 @@ class Outcome:
     forward_transfer_defined: bool = True
     forgetting_defined: bool = True  # False for joint training, which has no order in which to forget
     task_classes: Sequence[Sequence[str]] | None = None  # the classes of each task, where tasks differ by them
+    task_domains: Sequence[str] | None = None  # the domain of each task, where tasks are domains
     task_angles: Sequence[float] | None = None  # degrees, where tasks differ by the rotation of their images
     sample_count: int | None = None  # of the data set, for training and testing
-    pillow_version: str | None = None  # which decoded the user's own pictures
+    pillow_version: str | None = None  # which decoded picture files
     device: str = "cpu"  # as PyTorch names it: "cpu", "cuda", "cuda:0"
     guard: Guard = UNGUARDED  # what must allow that its files are written
     written_at: float = -math.inf  # seconds of time.monotonic() at which its tables were last written

@@ -59,7 +59,7 @@ LAYOUTS = {
     # names of classes may stand several times: with split=permuted, each task has outputs of its own for them
     "confusion.csv": Layout(("true_class", "predicted_class", "count"), (), ("true_class", "predicted_class")),
     "costs.csv": Layout(("task",), ("task",)),
-    "tasks.csv": Layout(("task",), (), ("class",)),
+    "tasks.csv": Layout(("task",), (), ("class", "domain")),
 }
 
 

@@ -82,7 +82,7 @@ def write_progress(outcome: Outcome) -> None:
     write_table(directory / "health.csv", tables.health_table(outcome.health), guard)
     write_table(directory / "costs.csv", tables.objects(outcome.task_costs, list(FILES["costs.csv"])), guard)
     if outcome.task_classes is not None:
-        write_table(directory / "tasks.csv", tables.classes_table(outcome.task_classes), guard)
+        write_table(directory / "tasks.csv", tables.classes_table(outcome.task_classes, outcome.task_domains), guard)
     if outcome.task_angles is not None:
         write_table(directory / "tasks.csv", tables.angles_table(outcome.task_angles), guard)
     if outcome.over_training is not None:

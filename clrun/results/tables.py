@@ -72,10 +72,15 @@ def health_table(health: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return objects(rows) if rows else pd.DataFrame(columns=["task"])
 
 
-def classes_table(task_classes: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """Return tasks.csv of tasks that differ by their classes: one row per class, in the order of the outputs."""
-    pairs = [{"task": task, "class": name} for task, names in enumerate(task_classes, start=1) for name in names]
-    return objects(pairs, ["task", "class"])
+def classes_table(task_classes: Sequence[Sequence[str]], domains: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return tasks.csv of tasks that differ by their classes, or are domains: one row per class, in the order of the
+    outputs."""
+    pairs = [(task, name) for task, names in enumerate(task_classes, start=1) for name in names]
+    rows = [
+        {"task": task, "class": name} | ({} if domains is None else {"domain": domains[task - 1]})
+        for task, name in pairs
+    ]
+    return objects(rows, ["task", "class"] if domains is None else ["task", "class", "domain"])
 
 
 def angles_table(task_angles: Sequence[float]) -> pd.DataFrame:

@@ -67,17 +67,18 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
         task_classes=task_classes(prepared),
+        task_domains=task_domains(prepared),
         task_angles=task_angles(prepared),
         sample_count=len(prepared.images.x),
-        pillow_version=None if prepared.images.folder is None else prepared.images.folder.pillow_version,
+        pillow_version=prepared.images.pillow_version,
         device=str(stack.device),
         guard=prepared.guard,
     )
 
 
 def task_classes(prepared: Prepared) -> list[list[str]] | None:
-    """Return the classes of each task, in the order of its outputs; None where tasks do not differ by their classes."""
-    if prepared.settings["split"] != "classes":
+    """Return the classes of each task, in the order of its outputs; None where tasks differ by other things."""
+    if prepared.settings["split"] not in ("classes", "domains"):
         return None
     labels, names, outputs = prepared.images.y, prepared.images.classes, prepared.stream.tables.label.tolist()
 
@@ -85,6 +86,14 @@ def task_classes(prepared: Prepared) -> list[list[str]] | None:
         return [names[k] for k in sorted(labels[pool].unique().tolist(), key=lambda k: outputs[task][k])]
 
     return [classes_of(task, pool) for task, pool in enumerate(prepared.stream.train)]
+
+
+def task_domains(prepared: Prepared) -> list[str] | None:
+    """Return the domain of each task; None where tasks are not domains."""
+    domain = prepared.images.domain
+    if prepared.settings["split"] != "domains" or domain is None:
+        return None
+    return [prepared.images.domains[int(domain[pool[0]])] for pool in prepared.stream.train]
 
 
 def task_angles(prepared: Prepared) -> list[float] | None:

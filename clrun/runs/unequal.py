@@ -11,7 +11,7 @@ def unequal_tasks(prepared: Prepared) -> list[str]:
     """Return the warning due before training, if the tasks of a class-incremental run differ in their number of classes
     or, by a factor of UNEQUAL or more, of test samples; else nothing."""
     settings, pools = prepared.settings, prepared.stream.test
-    if settings["scenario"] != "class" or settings["split"] != "classes":
+    if settings["scenario"] != "class" or settings["split"] not in ("classes", "domains"):
         return []
     samples = [len(pool) for pool in pools]
     classes = [len(prepared.images.y[pool].unique()) for pool in pools]

@@ -67,9 +67,10 @@ def heading(summary: pd.Series, knobs: Collection[str]) -> str:
 
 
 def task_names(directory: Path) -> dict[int, str]:
-    """Return the name of each task from tasks.csv: its classes, such as 'cat, dog', or its rotation, such as '30°'.
+    """Return the name of each task from tasks.csv: its classes, such as 'cat, dog', its domain, or its rotation, such
+    as '30°'.
 
-    The result is empty where tasks differ neither by classes nor by rotation. Raise UnreadableFile.
+    The result is empty where tasks differ by none of these. Raise UnreadableFile.
     """
     path = directory / "tasks.csv"
     if not path.exists():
@@ -77,6 +78,8 @@ def task_names(directory: Path) -> dict[int, str]:
     table = read_table(path)
     if "angle" in table:
         return {int(task): f"{angle:.0f}°" for task, angle in zip(table["task"], table["angle"], strict=True)}
+    if "domain" in table:
+        return {int(task): str(domain) for task, domain in zip(table["task"], table["domain"], strict=True)}
     names: dict[int, list[str]] = {}
     for task, name in zip(table["task"], table["class"], strict=True):
         names.setdefault(int(task), []).append(name)

@@ -244,6 +244,10 @@ ROWS = "a,animal\n" + "1,cat\n2,dog\n" * 4
 WORDS = np.array([f"n{k}" for k in range(48)])
 
 WRONG_TABLES = {
+    "a share as a column": (
+        holding("dataset.test=0.2"),
+        "dataset.test=0.2: must be a text; for a share type dataset.test_fraction=0.2",
+    ),
     "none named": (lambda: ("dataset=table",), "dataset=table needs your file and the column of the classes"),
     "absent": (lambda: HELD, "dataset.file=my.csv does not exist; name your file, .csv or .parquet"),
     "a folder": (folder, "dataset.file=my.csv is a folder; name a file in it"),

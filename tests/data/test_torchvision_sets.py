@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 import torchvision
@@ -184,7 +185,7 @@ def test_pictures_of_other_sizes(prepared_of, monkeypatch, cache_home, capfd):
     capfd.readouterr()
     again = torchvision_sets.read(Typed("Flowers102", size=16), Path("data"), cache_home / "clrun")
     assert capfd.readouterr().err == "" and np.array_equal(again.x, first.x.numpy())  # from the cache
-    assert again.fingerprint == first.fingerprint
+    assert again.fingerprint == first.fingerprint and again.pillow_version == first.pillow_version == PIL.__version__
     shutil.copytree("data", "elsewhere", dirs_exist_ok=True)
     assert prepared_of(*typed[:2], "data_dir=elsewhere", *typed[3:]).id == run.id
     Image.new("RGB", (30, 30), "red").save(folder / "jpg" / "image_00001.jpg")
