@@ -100,7 +100,7 @@ WRONG = {
     "--cfg job --info": "type one of them",
     "--resolve": "type --cfg job --resolve",
     "--info nothing": "invalid choice",
-    "-m strategy=glob(x*)": "fits none of",
+    "-m strategy=glob(zz*)": "fits none of",
     "-m lambda=glob(*)": "list the values",
     "+hydra.sweeper.params.seed=5": "is typed by itself, with -m",
     "strategy=hat model.widths=[]": "type model.widths=[100,100]",

@@ -22,6 +22,8 @@ from clrun.strategies.packnet import PackNet
 from clrun.strategy import Gaussian, Quadratic, gradient_of
 
 SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]", "plots=false")
+# What a method needs to do anything in so short a run.
+SHORT_OF = {"cbp": ("replacement=0.01", "maturity=10")}
 EMPTY = "the memory stayed empty, so nothing was replayed: this is finetuning"
 EMPTY_OF_TASKS = "the memory stayed empty, so no past task constrained a step: this is finetuning"
 ALONE = "never saw a sample of another task than the one being learnt"
@@ -241,7 +243,7 @@ def warnings_of(prepared_of):
     """warnings_of("ewc", visible=f) -> the warnings of a short run of a class whose method is replaced, and the run."""
 
     def trained(strategy: str, **methods) -> tuple[str, Prepared]:
-        prepared = prepared_of(f"strategy={strategy}", *SHORT)
+        prepared = prepared_of(f"strategy={strategy}", *SHORT, *SHORT_OF.get(strategy, ()))
         cls = prepared.strategy
         prepared = replace(prepared, strategy=type(cls.__name__, (cls,), methods))
         train.train_run(prepared, quiet=True)
