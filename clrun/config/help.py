@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -26,10 +27,11 @@ EXAMPLES = {
 }
 
 
+MARGINS = 6  # characters before, between and behind two columns
 MEANING = 30  # characters that the second of two columns needs
 
 FLAGS = {
-    "--help WORD": "only what a group or an option is, as --help features or --help ewc",
+    "--help WORD": "all of a group, an option or a key, as --help features, --help ewc or --help lambda",
     "-m, --multirun": "sweep: every combination of the values that are listed with commas or as range(...)",
     "--config-dir DIR": "a folder with strategies, datasets or experiments of your own",
     "--check": "check the settings of the run, or with -m of all runs; load no data, train nothing",
@@ -41,65 +43,102 @@ FLAGS = {
 
 
 def show(catalog: Catalog, words: Sequence[str] = ()) -> None:
-    """Print the help of clrun, or of the groups and options that are named, such as features, ewc or strategy=ewc.
+    """Print the help of clrun: a line for each option and each key of every run. Given words, print all there is on the
+    groups, options and keys that they name, such as features, ewc, strategy=ewc or lambda.
 
-    Raise UsageError for a word that names neither.
+    Raise UsageError for a word that names none of them.
     """
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=160)  # a pipe has no width
     if words:
-        for group, names in [named for word in words for named in meant(word, catalog)]:
-            print_group(console, catalog, group, names)
+        for named in [meant(word, catalog) for word in words]:
+            print_meant(console, catalog, named)
         return
     console.print("Continual-learning experiments: [bold]clrun key=value ...[/bold]\n")
     section(console, "Examples", EXAMPLES)
     for group in (*GROUPS, CLUSTER):
-        print_group(console, catalog, group, list(catalog.options[group]))
+        console.print(group_title(catalog, group))
+        lines = ((name, headline(option)) for name, option in catalog.options[group].items())
+        console.print(rows(lines, console.width, cut=True))
     section(console, "Experiments", {f"+experiment={name}": remark(path) for name, path in catalog.experiments.items()})
     console.print("[bold]Keys of every run[/bold], with their defaults")
-    console.print(rows((key_line(*item) for item in catalog.root.items()), console.width))
+    console.print(rows((key_line(*item) for item in catalog.root.items()), console.width, cut=True))
+    console.print(
+        "An option has keys of its own: [bold]clrun --help ewc[/bold] shows those of strategy=ewc, and "
+        "[bold]clrun --help lambda[/bold] all that there is on a key.\n"
+    )
     section(console, "Flags", FLAGS)
     console.print(
         "Results are written to outputs/. A value with commas, brackets or spaces wants quotes: 'lambda=1,2'."
     )
 
 
-def meant(word: str, catalog: Catalog) -> list[tuple[str, list[str]]]:
-    """Return the group that a word names, with all its options, or each group with an option of that name. Raise
-    UsageError if there is none."""
+class Meant(NamedTuple):
+    """What a word of `clrun --help WORD` names."""
+
+    options: list[tuple[str, list[str]]]  # groups, each with names of its options
+    keys: list[str]  # keys as they are typed
+
+
+def meant(word: str, catalog: Catalog) -> Meant:
+    """Return what a word names: a group with all its options, each option of that name, or a key. Raise UsageError if
+    there is nothing of that name."""
     group, _, name = word.rpartition("=")
     if word in catalog.options:
-        return [(word, list(catalog.options[word]))]
+        return Meant([(word, list(catalog.options[word]))], [])
     found = [(one, [name]) for one, names in catalog.options.items() if name in names and group in ("", one)]
-    if not found:
-        words = [*catalog.options, *(name for names in catalog.options.values() for name in names)]
+    keys = [key for key in catalog.all_keys() if key == word and key not in catalog.options]
+    if not (found or keys):
+        words = [*catalog.all_keys(), *(name for names in catalog.options.values() for name in names)]
         near = difflib.get_close_matches(name, words, 1)
         raise UsageError(
-            f"--help {word}: there is no such group and no such option{f'; did you mean {near[0]}?' if near else '.'} "
-            f"The groups are {', '.join(catalog.options)}."
+            f"--help {word}: there is no such group, option or key{f'; did you mean {near[0]}?' if near else '.'} "
+            f"The groups are {', '.join(catalog.options)}; clrun --help lists the rest."
         )
-    return found
+    return Meant(found, keys)
 
 
-def print_group(console: Console, catalog: Catalog, group: str, names: Sequence[str]) -> None:
-    """Print some options of a group and their keys."""
-    default = (
-        f"(by default {catalog.defaults[group]})" if group != CLUSTER else "trains on other machines (by default here)"
-    )
-    console.print(f"[bold]{group}[/bold]=... {default}")
-    console.print(rows(options(catalog, group, names), console.width))
+def print_meant(console: Console, catalog: Catalog, named: Meant) -> None:
+    """Print all that there is on what a word names."""
+    for group, names in named.options:
+        console.print(group_title(catalog, group))
+        console.print(rows(options(catalog, group, names), console.width))
+    for key in named.keys:
+        console.print(f"[bold]{key}[/bold]")
+        console.print(rows(key_entries(catalog, key), console.width))
+
+
+def key_entries(catalog: Catalog, key: str) -> Iterator[tuple[str, str]]:
+    """Yield a line for each meaning of a key, with those who take it: every run, or some options of a group."""
+    if key in catalog.root:
+        left, right = key_line(key, catalog.root[key])
+        yield left, f"{right} - a key of every run"
+    meanings: dict[tuple[str, str], list[str]] = {}
+    for group, name in catalog.takers(key):
+        meanings.setdefault(key_line(key, catalog.knobs(group, name)[key]), []).append(f"{group}={name}")
+    yield from ((left, f"{right} - {', '.join(takers)}") for (left, right), takers in meanings.items())
+
+
+def group_title(catalog: Catalog, group: str) -> str:
+    """Return the heading of a group."""
+    if group == CLUSTER:
+        return f"[bold]{group}[/bold]=... trains on other machines (by default here)"
+    return f"[bold]{group}[/bold]=... (by default {catalog.defaults[group]})"
 
 
 def section(console: Console, title: str, lines: Mapping[str, str]) -> None:
     """Print a title and two columns; nothing if there are no lines."""
     if lines:
         console.print(f"[bold]{title}[/bold]")
-        console.print(rows(lines.items(), console.width))
+        console.print(rows(lines.items(), console.width, cut=True))
 
 
-def rows(lines: Iterable[tuple[str, str]], width: int) -> Table:
+def rows(lines: Iterable[tuple[str, str]], width: int, cut: bool = False) -> Table:
     """Return a table of two columns for a terminal of this width: what is typed, and what it means. Where that leaves
-    less than MEANING to the second, it stands below the first."""
+    less than MEANING to the second, it stands below the first.
+
+    cut: whether a meaning is cut to one line, with three dots for the rest.
+    """
     pairs = list(lines)
     left_width = max((cell_len(left) for left, _ in pairs), default=0)
     beside = left_width + MEANING <= width
@@ -109,6 +148,8 @@ def rows(lines: Iterable[tuple[str, str]], width: int) -> Table:
         table.add_column(overflow="fold")
     for left, right in pairs:
         typed, meaning = Text(left, "" if left.startswith(" ") else "cyan"), Text(right)
+        if beside and cut:
+            meaning.truncate(width - left_width - MARGINS, overflow="ellipsis")
         if beside:
             table.add_row(typed, meaning)
         else:
