@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -57,11 +58,13 @@ def words(command: str) -> list[str]:
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    """A folder with what the pages expect of the user: PICTURES, and the examples in my/."""
+    """A folder with what the pages expect of the user: PICTURES, ANIMALS in two domains, and the examples in my/."""
     for part in ("train", "test"):
         for name in ("cat", "dog", "deer"):
             (tmp_path / "PICTURES" / part / name).mkdir(parents=True)
             Image.new("RGB", (8, 8)).save(tmp_path / "PICTURES" / part / name / "0.png")
+    for domain in ("photo", "sketch"):
+        shutil.copytree(tmp_path / "PICTURES", tmp_path / "ANIMALS" / domain)
     for group, name in EXAMPLES.items():
         page = GUIDES / f"your-own-{group}.md"
         folder = tmp_path / "my" / {"network": "model", "data": "dataset"}.get(group, group)
@@ -150,6 +153,16 @@ def test_the_example_strategy_runs(workshop, monkeypatch):
 def test_the_example_data_set_runs(workshop, monkeypatch):
     assert answer(monkeypatch, "clrun --config-dir my dataset=waves dataset.count=40 tasks=2 iterations=3") == 0
     assert len(list(workshop.glob("outputs/runs/ewc/waves-*/summary.csv"))) == 1
+
+
+@needs_checkout
+def test_the_example_of_two_data_sets_of_pytorch_runs(workshop, monkeypatch):
+    page = GUIDES / "your-own-data.md"
+    (workshop / "photos.py").write_text(block_of(page, "photos.py"))
+    (command,) = [line for _, line in commands("clrun") if "photos.load" in line]
+    assert answer(monkeypatch, f"{command} iterations=3") == 0
+    assert len(list(workshop.glob("outputs/runs/ewc/torch-*/summary.csv"))) == 1
+    sys.modules.pop("photos", None)
 
 
 @needs_checkout
