@@ -189,7 +189,8 @@ class Stack:
         if self.strategy.visible(stage):
             current, partial = self.run_phases(current, partial, listener)
         report = partial.report
-        diagnoses = diagnose(self.strategy, self.vectorizer, current, self.hp, partial.signals)
+        signals = [of_pass for of_pass in partial.signals if of_pass]
+        diagnoses = diagnose(self.strategy, self.vectorizer, current, self.hp, signals)
         report.health = [diagnosis.health for diagnosis in diagnoses]
         if isinstance(current.average, Average):
             self.report_average(current.average, current.theta, report)

@@ -92,7 +92,8 @@ class PartialStage:
     report: StageReport
     phase: int = 0  # index in `strategy.phases` of the pass that is under way
     start: int = 0  # steps of that pass that are done
-    signals: list[Signals] = field(default_factory=list)  # of each pass so far, "present" (R, S) bool among them
+    # of each pass so far, "present" (R, S) bool among them; {} of a pass that took no step
+    signals: list[Signals] = field(default_factory=list)
 
     def extended(self, signals: Signals, steps: int) -> "PartialStage":
         """Return this stage after `steps` more steps with the given signals {name: (R, steps)}."""
@@ -102,7 +103,8 @@ class PartialStage:
 
     def next_phase(self) -> "PartialStage":
         """Return this stage at the beginning of its next pass."""
-        return replace(self, phase=self.phase + 1, start=0)
+        signals = self.signals if len(self.signals) > self.phase else [*self.signals, {}]
+        return replace(self, phase=self.phase + 1, start=0, signals=signals)
 
     def all_diverged(self) -> bool:
         """Return whether the last loss of the current pass is not finite in any run."""

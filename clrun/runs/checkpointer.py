@@ -207,7 +207,7 @@ class Checkpointer:
 
     def within_task(self, start: ResumePoint, current: TrainState, partial: PartialStage) -> ResumePoint:
         """Return a point within a task. What the outcomes have measured is as it was at the start of the task."""
-        passes = tuple(signals["loss"].shape[1] for signals in partial.signals)
+        passes = tuple(signals["loss"].shape[1] if signals else 0 for signals in partial.signals)
         shares = partial_stage_notes(partial, len(self.outcomes))
         notes = [{**n, "half": share} for n, share in zip(start.notes, shares, strict=True)]
         return ResumePoint(Position(start.position.stage, passes, self.stack.step), current, notes, partial)
