@@ -28,6 +28,9 @@ from clrun.config.typed_texts import with_current_keys
 from clrun.data import split
 from clrun.system.errors import UsageError
 
+# Keys from whose values the defaults of others follow.
+FOLLOWED = {"features.size"}
+
 # Data sets of clrun's that never have pictures, and networks that take nothing else.
 WITHOUT_PICTURES = ("table",)
 OF_PICTURES = ("cnn", "resnet18", "torchvision", "timm")
@@ -56,7 +59,7 @@ def check(
     given = {key: value for key, value in flat(tree, chosen).items() if key in specs or key not in drop}
     given = one_budget(interpolations.typed(given, cfg, specs), typed)
     values = resolved(validated(given, catalog, names), given, chosen)
-    defaults = resolved(validated({}, catalog, names), {}, chosen)
+    defaults = resolved(validated({}, catalog, names) | {key: values[key] for key in FOLLOWED & {*values}}, {}, chosen)
     refuse_contradictions(values, given, strategy)
     lists = assigned_classes(values, dataset)
     values |= {"split.classes": lists} if lists else {}
@@ -67,7 +70,7 @@ def check(
         about=strategy.about,
         warns={str(scenario): reason for scenario, reason in strategy.warns.items()},
         needs_task_id=strategy.needs_task_id,
-        not_default={key: v for key, v in values.items() if v is not None and v != defaults[key]},
+        not_default={key: v for key, v in values.items() if v is not None and (key in FOLLOWED or v != defaults[key])},
         outside_identity=frozenset(key for key, spec in specs.items() if not spec.identity),
         later=frozenset(key for key, spec in specs.items() if spec.later),
     )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from clrun.data.feature_record import FeatureRecord
-from clrun.data.file_digests import read_arrays, write_arrays
+from clrun.data.file_digests import read_arrays, remove_files, write_arrays
 from clrun.data.progress import progress_bar
 from clrun.data.samples import Arrays, fingerprint, shape_text
 from clrun.system.errors import UsageError
@@ -75,7 +75,7 @@ def with_features(arrays: Arrays, extractor_of: ExtractorOf, cache: Path, typed:
         found = f"{shape_text(arrays.x.shape[1:])} of the type {arrays.x.dtype}"
         raise UsageError(
             f"{typed} needs pictures (channels, height, width) of bytes from 0 to 255, and a sample of this data set "
-            f"is {found}; leave features out, or give x_train and x_test as uint8 pictures."
+            f"is {found}; leave features out, or give its samples as uint8 pictures."
         )
     extractor = extractor_of(arrays.x.shape[1:])
     stated = hashlib.blake2b(json.dumps([fingerprint(arrays), extractor.digest]).encode(), digest_size=10).hexdigest()
@@ -131,26 +131,27 @@ def extracted(
         return whole
     title = f"features of {count} pictures"  # short, so that a narrow terminal has room for the bar
     began, parts, files = time.monotonic(), list[Part](), list[Path]()
+    keeps = count > at_once  # until a part cannot be written, which is said once
     with progress_bar(title, count) as advance:
         for start in range(0, count, at_once):
             stop = min(count, start + at_once)
+            whole = read_part(path, count) if parts else None
+            if whole is not None:  # another process has made them meanwhile
+                return whole
             file = path.with_name(f"{path.stem}-{start}.npz")
-            kept = read_part(file, stop - start) if count > at_once else None
-            if kept is None:
-                kept = make(start, stop, advance)
-                if count > at_once:
-                    write_part(file, kept)
+            part = read_part(file, stop - start) if keeps else None
+            if part is None:
+                part = make(start, stop, advance)
+                keeps = keeps and write_part(file, part)
             else:
                 advance(stop - start)
-            refuse_if_too_large(
-                4 * count * kept.x.shape[1], title + of_what, "fewer pictures, or a network of fewer features"
-            )
-            parts.append(kept)
+            needed = 4 * count * part.x.shape[1]
+            refuse_if_too_large(needed, title + of_what, "fewer pictures, or a network of fewer features")
+            parts.append(part)
             files.append(file)
     whole = Part(stacked([part.x for part in parts]), join([part.about for part in parts]))
-    write_part(path, whole)
-    for file in files if count > at_once else []:
-        file.unlink(missing_ok=True)
+    if write_part(path, whole) and count > at_once:  # else parts are what the next command finds
+        remove_files(files)
     # on a terminal too, whose bar is gone then: it may have been minutes, and will not be again
     announce(f"{title}{of_what} took {time.monotonic() - began:.1f} s; the next command finds them.")
     return whole
@@ -173,7 +174,7 @@ def read_part(path: Path, count: int) -> Part | None:
     return Part(x, json.loads(arrays["about"].tobytes()))
 
 
-def write_part(path: Path, part: Part) -> None:
-    """Write a cache file; print a line where the folder cannot be written."""
+def write_part(path: Path, part: Part) -> bool:
+    """Write a cache file, and return whether it is there; print a line where the folder cannot be written."""
     about = np.frombuffer(json.dumps(part.about).encode(), np.uint8)
-    write_arrays(path, "features", x=part.x, about=about)
+    return write_arrays(path, "features", x=part.x, about=about)

@@ -128,13 +128,16 @@ def read_arrays(
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
+    except FileNotFoundError:  # another process has removed it since
+        return None
     except DAMAGE_ERRORS as error:
         print(f"{dataset}: {path} is torn ({error}): {again}", file=sys.stderr)
         return None
 
 
-def write_arrays(path: Path, dataset: str = "image_folder", **arrays: np.ndarray) -> None:
-    """Write a cache file under another name, then rename it; print a line where the folder cannot be written.
+def write_arrays(path: Path, dataset: str = "image_folder", **arrays: np.ndarray) -> bool:
+    """Write a cache file under another name, then rename it, and return whether it is there; print a line where the
+    folder cannot be written.
 
     dataset: which reader prints it.
     """
@@ -144,8 +147,19 @@ def write_arrays(path: Path, dataset: str = "image_folder", **arrays: np.ndarray
         with open(part, "xb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the names of the arrays are given
         os.replace(part, path)
+        return True
     except OSError as error:
         print(f"{dataset}: {path.parent} cannot be written ({error.strerror}): nothing cached", file=sys.stderr)
+        return False
     finally:
         if os.path.exists(part):
             part.unlink()
+
+
+def remove_files(paths: Sequence[Path]) -> None:
+    """Remove cache files that are of no use any more; a file that cannot be removed is left and said."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            print(f"{path} cannot be removed ({error.strerror}): it is of no use any more", file=sys.stderr)

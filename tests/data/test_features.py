@@ -195,6 +195,44 @@ def test_what_was_interrupted_goes_on(tmp_path):
     assert len(tree(tmp_path / "cache" / "features")) == 2, "parts are gone when the whole is there"
 
 
+def test_a_disk_that_is_full_is_said_twice(tmp_path, capsys):
+    """Of the first part and of the whole, and not of the parts between."""
+    many(tmp_path)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "features").touch()
+    assert len(whole(tmp_path, Means(), 10)) == 42
+    assert capsys.readouterr().err.count("features: ") == 2
+
+
+def test_parts_stay_where_the_whole_cannot_be_written(tmp_path):
+    """As on a disk that is full when the whole comes: the next command finds the parts."""
+    many(tmp_path)
+
+    class FillsTheDisk(Means):
+        def __call__(self, pictures):
+            if len(self.calls) == 4:
+                names = [path.stem.rpartition("-")[0] for path in (tmp_path / "cache" / "features").iterdir()]
+                (tmp_path / "cache" / "features" / f"{names[0]}.npz").mkdir()
+            return super().__call__(pictures)
+
+    made = whole(tmp_path, FillsTheDisk(), 10)
+    np.testing.assert_array_equal(whole(tmp_path, never := Means(), 10), made)
+    assert never.calls == []
+
+
+def test_what_another_process_has_finished_is_not_made_again(tmp_path):
+    many(tmp_path)
+
+    class Overtaken(Means):
+        def __call__(self, pictures):
+            if not self.calls:
+                whole(tmp_path, Means(), 10)
+            return super().__call__(pictures)
+
+    np.testing.assert_array_equal(whole(tmp_path, slow := Overtaken(), 10), whole(tmp_path, Means("01"), 1000))
+    assert slow.calls == [10], "its first part"
+
+
 def test_a_damaged_part_is_made_anew(tmp_path):
     many(tmp_path)
     expected = whole(tmp_path, Means("whole"), 1000)

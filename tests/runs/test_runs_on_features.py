@@ -198,7 +198,9 @@ def folder(tmp_path):
 
 def test_pictures_of_a_folder_are_read_as_the_network_sees_them(settings_of, folder):
     typed = (*EYES, "dataset=image_folder", f"dataset.root={folder}", "scenario=class", "tasks=2")
-    assert settings_of(*typed, "features.size=12")["dataset.size"] == 12
+    settings = settings_of(*typed, "features.size=12")
+    assert settings["dataset.size"] == 12
+    assert "features.size" in settings.not_default and "dataset.size" not in settings.not_default, "it is named once"
     assert settings_of(*typed, "features.size=12", "dataset.size=6")["dataset.size"] == 6
     assert settings_of(*typed)["dataset.size"] == 32
 
