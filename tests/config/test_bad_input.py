@@ -216,8 +216,8 @@ def beyond(said: catalog.KeySpec) -> list[float]:
 def test_every_knob_refuses_what_is_out_of_range_or_of_another_type(group, name, key):
     """Empty, text, nan, infinite, huge, negative, a list, a mapping: the sentence names the knob and what it takes."""
     known = catalog.read()
-    chosen = {"dataset": "digits", "split": "classes", "model": "mlp", "optimizer": "adam", "strategy": "finetune"}
-    names = tuple((chosen | {group: name}).get(g) for g in catalog.GROUPS)
+    chosen = {**known.defaults, "strategy": "finetune", group: name}
+    names = tuple(chosen.get(g) for g in catalog.GROUPS)
     spec = check_values.accepted(known, names)[key]
     wrong = [*WRONG_VALUES[spec.type], *beyond(spec)]
     assert len(wrong) >= 5
