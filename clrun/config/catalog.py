@@ -132,7 +132,9 @@ def annotation(kind: str, bounds: tuple[tuple[str, float], ...], choices: tuple[
 
 def type_of(kind: str, bounds: dict[str, Any], choices: tuple[str, ...]) -> Any:
     """Return the type of values that are not null."""
-    whole = Annotated[int, Field(**bounds)]
+    whole: Any = Annotated[int, Field(**bounds)]
+    one_of: Any = Literal[choices]
+    decimal: Any = number(bounds)
     text = Annotated[str, Field(min_length=1)]
     match kind:
         case "int":
@@ -140,15 +142,15 @@ def type_of(kind: str, bounds: dict[str, Any], choices: tuple[str, ...]) -> Any:
         case "ints":
             return list[whole]
         case "count":
-            return Literal[choices] | whole
+            return one_of | whole
         case "float":
-            return number(bounds)
+            return decimal
         case "floats":
-            return list[number(bounds)]
+            return list[decimal]
         case "bool":
-            return Literal[choices] | bool if choices else bool
+            return one_of | bool if choices else bool
         case "choice":
-            return Literal[choices]
+            return one_of
         case "str":
             return text
         case "path":

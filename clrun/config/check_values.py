@@ -36,6 +36,11 @@ WITHOUT_PICTURES = ("table",)
 OF_PICTURES = ("cnn", "resnet18", "torchvision", "timm")
 
 
+# Of schedule=multistep, where they are not typed.
+MILESTONES = (0.5, 0.75)
+DECAY = 0.1
+
+
 def check(
     cfg: DictConfig, drop: Collection[str] = (), catalog: Catalog | None = None, typed: Collection[str] = ()
 ) -> Settings:
@@ -227,6 +232,7 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
         values["lr"] = stated_default("lr", chosen["optimizer"])
     if values["epochs"] is None and values["iterations"] is None:
         values["epochs"] = stated_default("epochs", chosen["dataset"])
+    values |= with_schedule(values, given)
     if values["data_dir"] is None:
         values["data_dir"] = os.environ.get("CLRUN_DATA_DIR") or None
     if values["split"] == "domains" and "tasks" not in given:
@@ -268,6 +274,26 @@ def with_sizes(values: dict[str, Any], tasks_typed: bool, classes: int | None) -
         "split.first": None,
         "split.step": None,
     }
+
+
+def with_schedule(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of the learning rate's schedule with what follows from each other; what is the same as without a
+    key is null, so that one run has one identity. Raise UsageError for a key that has no effect."""
+    kind = None if values["schedule"] == "constant" else values["schedule"]
+    for key in ("schedule_milestones", "schedule_decay"):
+        if key in given and kind != "multistep":
+            raise UsageError(f"{key} belongs to schedule=multistep; type that too, or leave {key} out.")
+    if "schedule_over" in given and kind is None and values["warmup"] is None:
+        raise UsageError("schedule_over has no effect without a schedule; type e.g. schedule=cosine, or leave it out.")
+    made: dict[str, Any] = {
+        "schedule": kind,
+        "schedule_over": "stream" if values["schedule_over"] == "stream" else None,
+    }
+    if kind == "multistep":
+        milestones, decay = values["schedule_milestones"], values["schedule_decay"]
+        made["schedule_milestones"] = sorted(set(MILESTONES if milestones is None else milestones))
+        made["schedule_decay"] = DECAY if decay is None else decay
+    return made
 
 
 def stated_default(key: str, option: Option) -> Any:

@@ -26,6 +26,10 @@ from clrun.data.values import Values
 PIXELS_AT_ONCE = 2**17
 
 
+# The learning rate where there is no schedule, and where no step is taken.
+WHOLE_RATE = torch.ones(())
+
+
 class StepContext(NamedTuple):
     """What a step knows besides its samples: where in the stream it happens, and its random numbers."""
 
@@ -34,6 +38,7 @@ class StepContext(NamedTuple):
     progress: Tensor  # () in [0, 1): the part of the epoch that lies behind
     epoch: Tensor  # () int64: the epochs of the pass that lie behind
     noise: Tensor  # (6, B) uniform in [0, 1), new at every step
+    rate: Tensor = WHOLE_RATE  # () what the schedule makes of the learning rate, as a part of it
 
 
 class SampleIndex(NamedTuple):
@@ -221,9 +226,10 @@ class Data:
 def split_steps(index: SampleIndex, context: StepContext) -> Iterator[tuple[SampleIndex, StepContext]]:
     """Yield the index and the context of each of K steps, from leaves with an axis K behind R."""
     per_step = zip(*(v.unbind(-2) for v in index), strict=True)
-    when = zip(context.progress.unbind(-1), context.epoch.unbind(-1), context.noise.unbind(-3), strict=True)
-    for samples, (progress, epoch, noise) in zip(per_step, when, strict=True):
-        yield SampleIndex(*samples), StepContext(context.stage, context.horizon, progress, epoch, noise)
+    rates = context.rate.expand_as(context.progress)
+    numbers = (context.progress.unbind(-1), context.epoch.unbind(-1), context.noise.unbind(-3), rates.unbind(-1))
+    for samples, of_step in zip(per_step, zip(*numbers, strict=True), strict=True):
+        yield SampleIndex(*samples), StepContext(context.stage, context.horizon, *of_step)
 
 
 def unbind_batch(batch: Batch) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
 from clrun.engine.state import QUADRATIC, Average, Signals, TrainState
-from clrun.engine.step import renewed_state, signals_of
+from clrun.engine.step import clip_scale, renewed_state, signals_of
 from clrun.engine.steppers import Block, counting
 from clrun.models import BatchNormRecord, SplitTheta, updated_statistics
 from clrun.optimizers import Cut, Optimizer
@@ -34,9 +34,10 @@ class InPlaceStepper:
 
     def __init__(
         self, strategy: Strategy, optimizer: Optimizer, current: TrainState, lr: Tensor, hp: Any, tables: TaskTables,
-        decay: float | None = None,
+        decay: float | None = None, clip_norm: float | None = None,
     ):  # fmt: skip
-        self.optimizer, self.decay = optimizer, decay  # of the average of theta; None: there is none
+        self.optimizer, self.clip_norm = optimizer, clip_norm
+        self.decay = decay  # of the average of theta; None: there is none
         self.strategy, self.current, self.lr, self.hp, self.tables = strategy, copied(current), lr, hp, tables
         self.restricts, self.watches_moves = overrides(strategy, "restrict"), overrides(strategy, "after_move")
         self.renews = overrides(strategy, "renew")
@@ -53,16 +54,19 @@ class InPlaceStepper:
         size, full = block.samples.rows.shape
         sizes = block.sizes or [full] * size
         batches, log = self.strategy.data.batches(self.tables, block.samples, block.context), []
+        rates = (self.lr * block.context.rate).expand(size).unbind()
         for k in counting(range(size), on_steps):
             monitored = is_monitored(block.start + k + 1)
-            # No variable holds the batch: its memory must be free before the next ones are gathered.
-            log.append(self.take_step(next(batches) if sizes[k] == full else next(batches).first(sizes[k]), monitored))
+            # The batch is let go of after the step: its memory must be free before the next ones are gathered.
+            batch = next(batches) if sizes[k] == full else next(batches).first(sizes[k])
+            log.append(self.take_step(batch, rates[k], monitored))
+            del batch
         return {name: torch.stack([signals[name] for signals in log]) for name in log[0]}
 
     def snapshot(self) -> TrainState:
         return copied(self.current)
 
-    def take_step(self, batch: Batch, monitored: bool) -> Signals:
+    def take_step(self, batch: Batch, lr: Tensor, monitored: bool) -> Signals:
         """Take one step and return its signals {name: ()}; those in `MONITORED` are nan unless `monitored`."""
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
         # Batches are cut to their size, so that all their samples are there.
@@ -78,7 +82,11 @@ class InPlaceStepper:
         before = theta.clone() if self.restricts or self.watches_moves else theta
         renewal_due = self.renews and bool(strategy.renewal_due(state, self.hp))
         renewed = strategy.renew(theta, state, self.hp, batch) if renewal_due else None
-        self.move(g, self.lr)
+        norm = norm_of(g) if monitored or self.clip_norm is not None else self.not_monitored
+        if self.clip_norm is not None:
+            scale = clip_scale(norm, self.clip_norm)
+            g = [v * scale for v in g]
+        self.move(g, lr)
         if self.restricts:
             theta.copy_(before + strategy.restrict(theta - before, g[0], before, state, self.hp, batch))
         if renewed is not None:
@@ -90,7 +98,7 @@ class InPlaceStepper:
         self.current = self.current._replace(stats=updated_statistics(self.current.stats, passes), state=new)
         if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
-        return signals_of(loss, norm_of(g) if monitored else self.not_monitored, aux)
+        return signals_of(loss, norm if monitored else self.not_monitored, aux)
 
     def average(self, decay: float) -> None:
         """Write the average after a step over the one before."""

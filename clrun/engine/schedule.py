@@ -29,6 +29,11 @@ class SampleSchedule:
         joint training that see later tasks early."""
         return max(task for s in range(stage + 1) for task in self.strategy.visible(s))
 
+    def stages_before(self, stage: int) -> tuple[int, int]:
+        """Return how many stages that train anything lie before this one, and how many there are."""
+        trains = [bool(self.strategy.visible(s)) for s in range(self.strategy.data.tasks)]
+        return sum(trains[:stage]), sum(trains)
+
     def rows(self, r: int, stage: int) -> list[Tensor]:
         """Return the rows (n,) of each task whose samples feed a stage of run r."""
         return [self.strategy.data.rows(self.streams[r].train[task], task) for task in self.strategy.visible(stage)]

@@ -13,6 +13,7 @@ Where to find what:
     schedule.py     which samples a run sees, and when
     vectorize.py    functions and values of one run as those of R runs
     evaluation.py   accuracy and confusion
+    rates.py        the learning rate from step to step
     plasticity.py   how able the network still is to learn
     health.py       means over a stage's steps, divergence
     state.py        the run, and what a stage reports
@@ -44,6 +45,7 @@ from clrun.engine.health import diagnose
 from clrun.engine.in_place import InPlaceStepper, overrides
 from clrun.engine.listener import TrainingListener
 from clrun.engine.plasticity import plasticity
+from clrun.engine.rates import RateSchedule
 from clrun.engine.schedule import SampleSchedule
 from clrun.engine.state import Average, PartialStage, Signals, StageReport, TrainState
 from clrun.engine.step import Step, make_step, skipping_empty_batches
@@ -57,7 +59,7 @@ SILENT = TrainingListener()  # a listener that ignores everything
 
 # The axes over which the arguments of a step and of a consolidation are vectorized. Stage and horizon, None, are the
 # same for all runs.
-STEP_DIMS = (0, 0, 0, 0, 0, StepContext._make((None, None, 0, 0, 0)))
+STEP_DIMS = (0, 0, 0, 0, 0, StepContext._make((None, None, 0, 0, 0, 0)))
 CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0)))
 
 
@@ -80,6 +82,8 @@ class Stack:
     budget: Budget  # of a task
     balanced: bool  # where several tasks are visible, every batch holds equally many samples of each
     reset: bool  # whether every task begins with a fresh state of the optimizer
+    rate_schedule: RateSchedule  # of the learning rate
+    clip_norm: float | None = None  # the largest norm of a gradient; None: any
     evaluate_every: int = 0  # steps between evaluations within a task; 0: none
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
     plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
@@ -291,9 +295,10 @@ class Stack:
             partial.report.samples += int(batch_sizes.sum())
             rows, weight, progress, epoch, noise = self.vectorizer.stack_trees(taken)
             index = self.vectorizer.vectorize(self.strategy.data.index)
+            rate = self.vectorizer.stack_trees(self.rates(samplers, partial, size))
             block = Block(
                 index(self.tables, rows, weight.to(self.lr.dtype)),
-                StepContext(*self.stage_and_horizon(partial.report.stage), progress, epoch, noise),
+                StepContext(*self.stage_and_horizon(partial.report.stage), progress, epoch, noise, rate),
                 partial.start,
                 batch_sizes[0].tolist() if self.cuts_batches else None,
             )
@@ -301,6 +306,12 @@ class Stack:
             signals = {name: self.vectorizer.unstack_to_host(v) for name, v in signals.items()}
         self.seconds_per_step = (perf_counter() - began) / size
         return signals | {"present": batch_sizes > 0}
+
+    def rates(self, samplers: Sequence[EpochSampler], partial: PartialStage, size: int) -> list[Tensor]:
+        """Return [r] the parts (size,) of its learning rate that each run uses in the next steps of a pass."""
+        done, of = self.schedule.stages_before(partial.report.stage)
+        of_runs = [self.rate_schedule.factors(partial.start, size, each.steps, done, of) for each in samplers]
+        return [factors.to(self.lr.dtype) for factors in of_runs]
 
     @property
     def cuts_batches(self) -> bool:
@@ -319,7 +330,7 @@ class Stack:
         """Return what takes the steps of a pass, starting from `current`, which itself stays as it is."""
         values = self.lr, self.hp, self.tables
         if self.alone and not (self.use_graph or self.compile):
-            return InPlaceStepper(self.strategy, self.optimizer, current, *values, self.decay)
+            return InPlaceStepper(self.strategy, self.optimizer, current, *values, self.decay, self.clip_norm)
         unequal = not self.alone and len({(sampler.steps, sampler.epoch_steps) for sampler in samplers}) > 1
         step = self.step_of_unequal_tasks if unequal else self.step_of_equal_tasks
         return (
@@ -329,12 +340,13 @@ class Stack:
     @cached_property  # so that it is compiled once, not once per stage
     def step_of_equal_tasks(self) -> Step:
         """The step of all runs, where none of them is done before the others."""
-        return self.compiled(self.vectorizer.vectorize(make_step(self.strategy, self.optimizer, self.decay), STEP_DIMS))
+        step = make_step(self.strategy, self.optimizer, self.decay, self.clip_norm)
+        return self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
 
     @cached_property
     def step_of_unequal_tasks(self) -> Step:
         """The step of all runs, where some of them may be done before the others."""
-        step = skipping_empty_batches(make_step(self.strategy, self.optimizer, self.decay))
+        step = skipping_empty_batches(make_step(self.strategy, self.optimizer, self.decay, self.clip_norm))
         return self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
 
     def compiled(self, step: Step) -> Step:

@@ -1,6 +1,6 @@
 """The training step of one run, as a pure function of tensors.
 
-    g = gradient(theta)      delta = optimizer(g)      theta <- theta + restrict(delta)
+    g = clip(gradient(theta))      delta = optimizer(g, lr * rate)      theta <- theta + restrict(delta)
 
 `make_step` is that equation. It is what stacked runs and runs on a GPU execute. A run that is trained alone on a CPU
 executes `in_place.InPlaceStepper` instead: the same equation, written over the memory of theta.
@@ -26,10 +26,13 @@ StepValues = tuple[Tensor, Any, TaskTables]  # lr (R,), the strategy's Hyper, th
 Step = Callable[[TrainState, Tensor, Any, TaskTables, SampleIndex, StepContext], tuple[TrainState, Signals]]
 
 
-def make_step(strategy: Strategy, optimizer: Optimizer, decay: float | None = None) -> Step:
+def make_step(
+    strategy: Strategy, optimizer: Optimizer, decay: float | None = None, clip_norm: float | None = None
+) -> Step:
     """Return the step of one run. It changes none of its arguments.
 
-    decay: of the average of theta; None: there is none.
+    decay: of the average of theta; None: there is none. clip_norm: the largest norm of the gradient that is handed to
+    the optimizer; None: any.
     """
 
     def step(
@@ -39,7 +42,9 @@ def make_step(strategy: Strategy, optimizer: Optimizer, decay: float | None = No
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
         training = strategy.train_mode(batch.weight, passes, batch.noise)
         g, loss, aux = whole_gradient(training, current.theta, current.state, hp, batch)
-        delta, opt = optimizer.update(g, current.opt, lr, current.theta)
+        norm = (g @ g).sqrt()
+        g = g if clip_norm is None else clip_scale(norm, clip_norm) * g
+        delta, opt = optimizer.update(g, current.opt, lr * context.rate, current.theta)
         theta = current.theta + training.restrict(delta, g, current.theta, current.state, hp, batch)
         renewed = training.renew(current.theta, current.state, hp, batch)
         if renewed is not None:
@@ -51,9 +56,15 @@ def make_step(strategy: Strategy, optimizer: Optimizer, decay: float | None = No
         average = current.average
         if isinstance(average, Average) and decay is not None:
             average = average.after(theta, decay)
-        return TrainState(theta, opt, stats, state, average), signals_of(loss, (g @ g).sqrt(), aux)
+        return TrainState(theta, opt, stats, state, average), signals_of(loss, norm, aux)
 
     return step
+
+
+def clip_scale(norm: Tensor, largest: float) -> Tensor:
+    """Return the factor () of a gradient of this norm () that makes it no longer than `largest`, as in
+    `torch.nn.utils.clip_grad_norm_` (Pascanu et al. 2013, algorithm 1)."""
+    return (largest / (norm + 1e-6)).clamp(max=1)
 
 
 def renewed_state(opt: Tree, initial: Tree, mask: Tensor) -> Tree:

@@ -11,6 +11,7 @@ from clrun.data.batches import Data, make_data
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
 from clrun.engine.blocks import BLOCK_STEPS
+from clrun.engine.rates import RateSchedule
 from clrun.engine.stack import Stack
 from clrun.engine.vectorize import Vectorizer
 from clrun.models import Layout, Net, Network, RunningStatistics, initialize_network
@@ -46,6 +47,8 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         budget=budget(settings),
         balanced=settings["scenario"] == "task",
         reset=settings["optimizer.reset"],
+        rate_schedule=rate_schedule(settings),
+        clip_norm=settings["clip_norm"],
         seeds=[run.settings["seed"] for run in runs],
         streams=[run.stream for run in runs],
         hp=vectorizer.stack_trees([hyper(run.strategy, run.settings, dtype) for run in runs]),
@@ -147,6 +150,17 @@ def decay_of_average(settings: Settings) -> float | None:
     if settings["average"] is None:
         return None
     return DECAY if settings["average_decay"] is None else settings["average_decay"]
+
+
+def rate_schedule(settings: Settings) -> RateSchedule:
+    """Return how the learning rate changes from step to step."""
+    return RateSchedule(
+        kind=settings["schedule"] or "constant",
+        over_stream=settings["schedule_over"] == "stream",
+        milestones=settings["schedule_milestones"] or (),
+        decay=settings["schedule_decay"] or 1.0,
+        warmup=settings["warmup"] or 0.0,
+    )
 
 
 def optimizer_settings(settings: Settings) -> dict[str, Any]:

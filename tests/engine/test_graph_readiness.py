@@ -48,9 +48,8 @@ def on_meta(stack, batch_size=8):
     draws = stack.vectorizer.vectorize(stack.strategy.data.index)(
         stack.tables, rows, torch.ones_like(rows, dtype=torch.float64)
     )
-    when = StepContext(
-        torch.tensor(1), torch.tensor(1), torch.zeros(R), torch.zeros(R).long(), torch.zeros(*R, 6, batch_size)
-    )
+    one, noise = torch.tensor(1), torch.zeros(*R, 6, batch_size)
+    when = StepContext(one, one, torch.zeros(R), torch.zeros(R).long(), noise, torch.ones(R))
     return (
         strategy,
         elsewhere(stack.initialize()),
