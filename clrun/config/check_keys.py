@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clrun.config.typed_texts import CLASSES, as_typed
+from clrun.config.typed_texts import CLASSES, ORIGIN, as_typed
 from clrun.system.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from clrun.config.catalog import Catalog
 
 # The other commands, which may be typed with a blank in place of the dash.
-COMMANDS = ("report", "predict", "tune", "verify")
+COMMANDS = ("report", "predict", "export", "tune", "verify")
 
 # Pairs of brackets that a value may open and must close.
 BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))
@@ -176,7 +176,8 @@ def refuse_sweep(override: "Override", sweeps: bool, basic: bool) -> None:
 def refuse_idle_sweep(override: "Override", catalog: "Catalog") -> None:
     """Raise UsageError for several values of a key that is no part of a run's identity."""
     spec = catalog.root.get(override.key_or_group)
-    if spec is not None and not spec.identity and override.key_or_group != "data_dir":
+    named = ("data_dir", ORIGIN)  # what lies there is part of the identity
+    if spec is not None and not spec.identity and override.key_or_group not in named:
         raise UsageError(
             f"{override.input_line}: runs that differ in {override.key_or_group} alone are one run, which is trained "
             f"once; type one value."

@@ -1,5 +1,6 @@
 """The check of a composed configuration: what is typed becomes the settings of a run, or is refused. No torch."""
 
+import glob
 import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
@@ -241,8 +242,12 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
     if lists is not None:
         refuse_against_lists(given, len(lists))
         values |= {"tasks": len(lists), "split.order": "fixed"}
-    names = getattr(chosen["dataset"], "class_names", None)
+    names = None if values["init_from"] is not None else getattr(chosen["dataset"], "class_names", None)
     values = with_sizes(values, "tasks" in given, None if names is None else len(names))
+    values["init_from"] = the_one_path(values["init_from"])
+    cut = lists is not None or values.get("split.sizes") is not None or values.get("split.step") is not None
+    if values["init_from"] is not None and not cut and values["split"] != "domains" and "tasks" not in given:
+        values["tasks"] = 1
     if values["first_tasks"] == values["tasks"] and values["split"] != "domains":  # whose number the data say
         values["first_tasks"] = None
     return values
@@ -333,6 +338,7 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
         raise UsageError(
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )
+    refuse_origin(values["init_from"])
     if os.path.exists(values["outputs"]) and not os.path.isdir(values["outputs"]):  # False for a name that is too long
         raise UsageError(f"outputs={values['outputs']} is a file; name a folder, e.g. outputs=outputs.")
     longest = max(Path(values["outputs"]).parts, key=len, default="")
@@ -374,6 +380,34 @@ def refuse_against_features(values: Mapping[str, Any]) -> None:
         )
 
 
+def the_one_path(pattern: str | None) -> str | None:
+    """Return the path that fits a pattern with *, such as of the run of one seed; another path as it is. Raise
+    UsageError where none or several do."""
+    if pattern is None or "*" not in pattern or os.path.exists(pattern):
+        return pattern
+    found = sorted(glob.glob(pattern))
+    if len(found) != 1:
+        several = "; ".join(found[:3]) + ("; ..." if len(found) > 3 else "")
+        raise UsageError(
+            f"init_from={pattern} fits {'no path' if not found else f'{len(found)} paths ({several})'}; a run goes on "
+            "from one; with a seed for each, type '*-seed=${seed}-*'."
+        )
+    return found[0]
+
+
+def refuse_origin(path: str | None) -> None:
+    """Raise UsageError where `init_from` names nothing to go on from."""
+    if path is None:
+        return
+    if not os.path.exists(path):
+        raise UsageError(f"init_from={path}: there is no such folder or file; name that of a finished run.")
+    if os.path.isdir(path) and not os.path.isfile(os.path.join(path, "network.safetensors")):
+        raise UsageError(
+            f"init_from={path} has no network.safetensors: it is no folder of a run, the run is not finished, or its "
+            "network was not kept; type the command of that run again with rerun=true keep_checkpoint=true."
+        )
+
+
 def refuse_device(values: Mapping[str, Any]) -> None:
     """Raise UsageError where the device cannot be used, or not with this precision."""
     if values["device"] == "cpu" and values["precision"] == "tf32":
@@ -396,6 +430,8 @@ def assigned_classes(values: Mapping[str, Any], dataset: DatasetOption) -> list[
     if values["data_dir"] is not None:
         datasets.data_folder(values["data_dir"])
     names = dataset.class_names
+    if values["init_from"] is not None:
+        return None  # which classes that run has learnt is known when its network has been read
     if names is None and dataset.name != "image_folder":
         return None  # known when the data set has been read: `clrun.runs.prepare` looks then
     if names is None:
@@ -405,12 +441,15 @@ def assigned_classes(values: Mapping[str, Any], dataset: DatasetOption) -> list[
     return listed_by_name(names, values)
 
 
-def listed_by_name(names: Sequence[str], values: Mapping[str, Any]) -> list[list[str]] | None:
-    """Return the classes of each task by name, in the order listed; None if they are not listed.
+def listed_by_name(
+    names: Sequence[str], values: Mapping[str, Any], learnt: Collection[str] = ()
+) -> list[list[str]] | None:
+    """Return the classes of each task by name, in the order listed; None if they are not listed. learnt: the classes
+    of an earlier run, from which this one goes on.
 
     Raise UsageError where the split does not fit the classes.
     """
-    tasks = split.assign_classes(names, values)
+    tasks = split.assign_classes(names, values, learnt)
     if tasks is None or not values.get("split.classes"):
         return None
     return [[names[k] for k in task] for task in tasks]

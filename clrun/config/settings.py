@@ -82,8 +82,9 @@ class Settings:
         return self._digest(fingerprint, [], self.targets)
 
     def group(self, fingerprint: str) -> str:
-        """Return 10 hex digits that are equal for runs that differ in nothing but `seed`."""
-        return self._digest(fingerprint, ["seed"], self.targets)
+        """Return 10 hex digits that are equal for runs that differ in nothing but `seed`. Where they go on from others,
+        these differ in nothing else, either."""
+        return self._digest(fingerprint, ["seed", "init_source"], self.targets)
 
     def stream(self, fingerprint: str) -> str:
         """Return 10 hex digits that are equal for runs on the same tasks.
@@ -92,7 +93,9 @@ class Settings:
         """
         targets = {group: target for group, target in self.targets.items() if group != "strategy"}
         plain = replace(self, values={**self.values, "evaluate_every": 0})
-        return plain._digest(fingerprint, ["seed", "strategy", "source", *self.knobs], targets)
+        return plain._digest(
+            fingerprint, ["seed", "strategy", "source", "init_source", "init_group", *self.knobs], targets
+        )
 
     def _digest(self, fingerprint: str, without: Collection[str], targets: Mapping[str, str]) -> str:
         """Return 10 hex digits of the fingerprint, the targets and the values, those of some keys left out."""

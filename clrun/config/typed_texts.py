@@ -1,28 +1,38 @@
 """What is typed, in the form that Hydra takes: the names of classes in quotes, the former name of a key as the new one.
 
 Hydra's grammar reads 1.0, 1e3, 2021_05, true and null as values of other types, and takes neither R&B nor x(1) nor a=b
-as a text. So each name of a class is put into quotes before Hydra sees it, and keeps the text that was typed.
+as a text. So each name of a class is put into quotes before Hydra sees it, and keeps the text that was typed. So is the
+folder of a run, whose name has = in it.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from clrun.data.split import quoted_name, read_lists, typed_lists
 
 CLASSES = "split.classes"
+ORIGIN = "init_from"
+
+# One or more paths with commas between them, which are not in quotes and call no function of Hydra's. References to
+# other keys, such as ${seed}, are replaced within quotes too.
+PATHS = r"(?:[^'\"\[\](){}$]|\$\{[\w.]+\})+"
 
 # Keys that had another name in the last release: former name -> name.
 RENAMED = {"pictures": "plots"}
 
 
 def as_typed(text: str) -> str:
-    """Return an override with the name that its key has now, and with every name of split.classes in quotes."""
+    """Return an override with the name that its key has now, and with every name of split.classes, and every path of
+    init_from, in quotes."""
     typed, equals, value = text.partition("=")
     sign = typed[: len(typed) - len(typed.lstrip("+~"))]
     key = RENAMED.get(typed[len(sign) :], typed[len(sign) :])
     lists = read_lists(value) if key == CLASSES else None
     if lists is not None:
         value = ",".join(typed_lists(each, quoted_name) for each in lists)
+    if key == ORIGIN and value != "null" and re.fullmatch(PATHS, value):
+        value = ",".join(map(quoted_name, value.split(",")))
     return f"{sign}{key}{equals}{value}"
 
 

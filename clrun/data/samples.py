@@ -47,6 +47,7 @@ class Samples:
     columns: tuple[ColumnRule, ...] = ()  # of a table: how its columns became the numbers
     features: FeatureRecord | None = None  # what made features of pictures, where there are such
     pillow_version: str | None = None  # which decoded picture files; None where there are none
+    carried: int = 0  # number of samples at the end that are in neither part: the memory of an earlier run
 
     @property
     def shape(self) -> tuple[int, ...]:

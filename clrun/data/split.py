@@ -5,16 +5,17 @@ import re
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from clrun.data.values import Values
 from clrun.system.errors import UsageError
 
 
-def assign_classes(names: Sequence[str], settings: Values) -> list[list[int]] | None:
+def assign_classes(names: Sequence[str], settings: Values, learnt: Collection[str] = ()) -> list[list[int]] | None:
     """Return the class numbers of each task: those of the lists in `split.classes`, or the classes in order, cut into
     tasks of equal size or of those sizes that are typed.
 
+    learnt: the classes that an earlier run has learnt, from which this one goes on, and which are cut into no tasks.
     None for permuted and rotated splits, in which all tasks have all classes. The order of classes that are not listed
     is the data set's here; `clrun.data.tasks` draws it from the seed. Raise UsageError where the sizes do not add up to
     the number of classes, for an unknown or repeated class, and for a task that is too small or too large for the
@@ -24,11 +25,17 @@ def assign_classes(names: Sequence[str], settings: Values) -> list[list[int]] | 
         return None
     lists = settings["split.classes"]
     if lists is None:
-        tasks = cut(sizes_of_tasks(names, settings))
+        new = [k for k, name in enumerate(names) if name not in learnt]
+        if learnt and not new:
+            raise UsageError(
+                "init_from: that run has learnt all classes of these data; type which ones come again, as in "
+                f"{shlex.quote(f'split.classes={typed_lists([names[:2]])}')}."
+            )
+        tasks = [[new[k] for k in task] for task in cut(sizes_of_tasks([names[k] for k in new], settings))]
     else:
         tasks = [[class_number(given, names) for given in task] for task in lists]
     refuse_repeated(tasks, names)
-    refuse_small(tasks, names, settings["scenario"])
+    refuse_small(tasks, names, settings["scenario"], bool(learnt))
     refuse_unequal(tasks, settings["scenario"])
     return tasks
 
@@ -246,9 +253,10 @@ def refuse_contradicting_sizes(settings: Values) -> None:
         )
 
 
-def refuse_small(tasks: Sequence[Sequence[int]], names: Sequence[str], scenario: str) -> None:
-    """Raise UsageError where only one output may answer, so that a network has nothing to learn."""
-    if sum(map(len, tasks)) < 2:
+def refuse_small(tasks: Sequence[Sequence[int]], names: Sequence[str], scenario: str, goes_on: bool = False) -> None:
+    """Raise UsageError where only one output may answer, so that a network has nothing to learn. goes_on: whether an
+    earlier run has learnt other classes."""
+    if sum(map(len, tasks)) < 2 and not goes_on:
         raise UsageError("split.classes: one class leaves nothing to tell apart; list two or more.")
     single = next((task for task in tasks if len(task) == 1), None)
     if single is not None and scenario != "class":

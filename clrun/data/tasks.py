@@ -40,34 +40,67 @@ class TaskStream(NamedTuple):
     validation: list[Tensor]  # [task] (n,) int64
     test: list[Tensor]  # [task] (n,) int64
     names: list[str]  # of the outputs
+    groups: list[list[int]]  # [task] the class numbers, in the order of the outputs
+    learnt: int = 0  # number of tasks, the first ones, that an earlier run has learnt
+
+    @property
+    def labels(self) -> list[dict[int, int]]:
+        """The output of each class of each task, by the number of the class."""
+        return [{k: int(label[k]) for k in group} for label, group in zip(self.tables.label, self.groups, strict=True)]
 
     def first(self, k: int) -> "TaskStream":
         """Return the first k tasks with the outputs of the whole stream, and so for the same network."""
         label, active, unlearnt, permutation, angle = self.tables
         tables = TaskTables(label[:k], active[:k, :k], unlearnt[:k], permutation[:k], angle[:k])
-        return TaskStream(tables, self.train[:k], self.validation[:k], self.test[:k], self.names)
+        pools = self.train[:k], self.validation[:k], self.test[:k]
+        return TaskStream(tables, *pools, self.names, self.groups[:k], self.learnt)
 
 
-def make_tasks(images: Samples, settings: Values) -> TaskStream:
-    """Return one run's tasks. Raise UsageError where a task would have no image, or where its images cannot be turned
-    or augmented."""
+class EarlierTasks(NamedTuple):
+    """The k tasks that an earlier run has learnt, from which a run goes on."""
+
+    labels: list[dict[str, int]]  # [task] class name -> output
+    names: list[str]  # of the outputs, some of which may not be learnt yet
+    permutation: Tensor  # (k, H * W), (k, F) or (k, 0): as in `TaskTables`
+    angle: Tensor  # (k,) or (0,)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of all classes that were learnt, in the order of their outputs."""
+        return list(dict.fromkeys(name for task in self.labels for name in task))
+
+
+NO_TASKS = EarlierTasks([], [], torch.zeros(0, 0, dtype=torch.long), torch.zeros(0))
+
+
+def make_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TASKS) -> TaskStream:
+    """Return one run's tasks: those that an earlier run has learnt, if there are any, and its own.
+
+    The classes of earlier tasks are among those of `images`, of which there need not be a sample. Raise UsageError
+    where a task of the run's own would have no image, or where its images cannot be turned or augmented.
+    """
     refuse_other_than_pictures(images, settings)
     refuse_many_tasks(images, settings)
-    groups = classes_of_tasks(images, settings)
-    label, active, unlearnt = label_tables(groups, len(images.classes), settings)
-    tables = TaskTables(label, active, unlearnt, pixel_orders(images, settings), angles(settings))
+    new, k = classes_of_tasks(images, settings, earlier), len(earlier.labels)
+    numbers = {name: number for number, name in enumerate(images.classes)}
+    groups = [[numbers[name] for name in task] for task in earlier.labels] + new
+    names, outputs = outputs_of_tasks(new, images.classes, settings, earlier)
+    label, active, unlearnt = label_tables(groups, outputs, len(names), len(images.classes), settings)
+    tables = TaskTables(label, active, unlearnt, pixel_orders(images, settings, earlier), angles(settings, earlier))
     random = generator(split_seed(settings), "validation")
     train, validation = hold_out(torch.arange(images.train), images.y, settings["validation"], random)
-    test = torch.arange(images.train, len(images.y))
+    test = torch.arange(images.train, len(images.y) - images.carried)
     stream = TaskStream(
         tables,
         pools(train, images, groups, settings),
         pools(validation, images, groups, settings),
         pools(test, images, groups, settings),
-        output_names(groups, images.classes, settings),
+        names,
+        groups,
+        k,
     )
     refuse_empty(stream, settings)
-    return stream if settings["first_tasks"] is None else stream.first(settings["first_tasks"])
+    return stream if settings["first_tasks"] is None else stream.first(k + settings["first_tasks"])
 
 
 def pools(numbers: Tensor, images: Samples, groups: Sequence[Sequence[int]], settings: Values) -> list[Tensor]:
@@ -90,20 +123,25 @@ def split_seed(settings: Values) -> int:
     return settings["seed"] if settings["split.seed"] is None else settings["split.seed"]
 
 
-def classes_of_tasks(images: Samples, settings: Values) -> list[list[int]]:
-    """Return the class numbers of each task: all where the split is permuted or rotated, those of a domain by domains.
+def classes_of_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TASKS) -> list[list[int]]:
+    """Return the class numbers of each task of the run's own: all where the split is permuted or rotated, those of a
+    domain by domains.
 
     `clrun.config.check_values` has assigned the classes before, to refuse what does not fit without reading an image;
     only here is the order of classes that are not listed drawn.
     """
-    groups = split.assign_classes(images.classes, settings)
+    groups = split.assign_classes(images.classes, settings, earlier.classes)
     if settings["split"] == "domains":
         of_domains = classes_of_domains(images)
         return [of_domains[k] for k in domain_order(images, settings)]
     if groups is None:
         return [list(range(len(images.classes)))] * settings["tasks"]
     order = class_order(len(images.classes), settings)
-    return groups if order is None else [[order[k] for k in group] for group in groups]
+    if order is None:
+        return groups
+    new = sorted(k for group in groups for k in group)  # all classes, but for those that an earlier run has learnt
+    drawn = dict(zip(new, (k for k in order if k in {*new}), strict=True))
+    return [[drawn[k] for k in group] for group in groups]
 
 
 def class_order(classes: int, settings: Values) -> list[int] | None:
@@ -116,7 +154,52 @@ def class_order(classes: int, settings: Values) -> list[int] | None:
     return torch.randperm(classes, generator=generator(split_seed(settings), "class order")).tolist()
 
 
-def label_tables(groups: Sequence[Sequence[int]], classes: int, settings: Values) -> tuple[Tensor, Tensor, Tensor]:
+def outputs_of_tasks(
+    groups: Sequence[Sequence[int]], classes: Sequence[str], settings: Values, earlier: EarlierTasks
+) -> tuple[list[str], list[list[int]]]:
+    """Return what each output stands for, and the outputs of each task, first the earlier ones, in the order of its
+    classes. groups: the class numbers of each task of the run's own.
+
+    This is the one place that gives outputs to classes. task: a task has outputs of its own. domain: all tasks share
+    the outputs. class: a class has one output; where the tasks of a split have the same classes, one for each task. An
+    output that the earlier run has for a class, and has not learnt, is that of the class.
+    """
+    names, outputs = list(earlier.names), [list(task.values()) for task in earlier.labels]
+    if settings["scenario"] == "domain":
+        outputs += [list(range(len(group))) for group in groups]
+        return shared_names(groups, classes, settings, earlier), outputs
+    shares = settings["scenario"] == "class" and settings["split"] == "classes"
+    for group in groups:
+        taken = set() if shares else {output for task in outputs for output in task}
+        free = {name: o for o, name in reversed([*enumerate(names)]) if o not in taken} if earlier.names else {}
+        new = [classes[k] for k in group if classes[k] not in free]
+        free |= {name: len(names) + i for i, name in enumerate(new)}
+        names += new
+        outputs.append([free[classes[k]] for k in group])
+    return names, outputs
+
+
+def shared_names(
+    groups: Sequence[Sequence[int]], classes: Sequence[str], settings: Values, earlier: EarlierTasks
+) -> list[str]:
+    """Return what each output stands for where tasks share outputs: a class of every task ("cat/dog"), or the one class
+    that it is in all of them. Raise UsageError where a task has not as many classes as the earlier ones."""
+    sizes = {len(group) for group in groups} | {len(task) for task in earlier.labels}
+    if len(sizes) > 1:
+        raise UsageError(
+            f"scenario=domain: tasks share their outputs, and the earlier run has {len(earlier.names)}; list as many "
+            "classes a task in split.classes."
+        )
+    if settings["split"] != "classes" and earlier.names:
+        return earlier.names
+    former = [[name] for name in earlier.names] or [[] for _ in groups[0]]
+    shared = [[*before, *(classes[group[i]] for group in groups)] for i, before in enumerate(former)]
+    return ["/".join(dict.fromkeys(names)) for names in shared]
+
+
+def label_tables(
+    groups: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]], C: int, classes: int, settings: Values
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return label (T, K), active (T, T, C) and unlearnt (T, C).
 
     This is the one place that distinguishes task-, domain- and class-incremental streams.
@@ -124,15 +207,12 @@ def label_tables(groups: Sequence[Sequence[int]], classes: int, settings: Values
     task: the outputs of a task alone answer for it. domain: all tasks share the outputs. class: the outputs of all
     classes seen so far answer, or those of all classes (key `active`).
     """
-    shared = settings["scenario"] == "domain"
-    T, sizes = len(groups), [len(group) for group in groups]
-    starts = [0 if shared else sum(sizes[:t]) for t in range(T)]
-    C = max(sizes) if shared else sum(sizes)
+    T = len(groups)
     label = torch.zeros(T, classes, dtype=torch.long)
     of_task = torch.zeros(T, C, dtype=torch.bool)
-    for t, group in enumerate(groups):
-        label[t, list(group)] = torch.arange(starts[t], starts[t] + len(group))
-        of_task[t, starts[t] : starts[t] + len(group)] = True
+    for t, (group, of_group) in enumerate(zip(groups, outputs, strict=True)):
+        label[t, list(group)] = torch.tensor(of_group)
+        of_task[t, list(of_group)] = True
     seen = torch.stack([of_task[: s + 1].any(0) for s in range(T)])[:, None].expand(T, T, C)
     everything = torch.ones(T, T, C, dtype=torch.bool)
     by_scenario = {"task": of_task.expand(T, T, C), "domain": everything}
@@ -141,38 +221,33 @@ def label_tables(groups: Sequence[Sequence[int]], classes: int, settings: Values
     return label, active, active[0] | of_task
 
 
-def output_names(groups: Sequence[Sequence[int]], classes: Sequence[str], settings: Values) -> list[str]:
-    """Return what each output stands for: a class or, where tasks share outputs, a class of every task ("cat/dog")."""
-    if settings["scenario"] == "domain":
-        shared = (dict.fromkeys(classes[k] for k in output) for output in zip(*groups, strict=True))
-        return ["/".join(names) for names in shared]
-    return [classes[k] for group in groups for k in group]
-
-
-def pixel_orders(images: Samples, settings: Values) -> Tensor:
+def pixel_orders(images: Samples, settings: Values, earlier: EarlierTasks = NO_TASKS) -> Tensor:
     """Return the order of the pixels in each task (T, H * W), the first task's as they are; (T, 0) if not permuted.
 
     What is permuted of samples of another shape are the features (T, F) or the steps of a series (T, L).
     """
-    tasks, pixels = settings["tasks"], images.positions
+    tasks, pixels = len(earlier.labels) + settings["tasks"], images.positions
     if settings["split"] != "permuted":
         return torch.zeros(tasks, 0, dtype=torch.long)
     random = generator(split_seed(settings), "permutations")
     drawn = [torch.randperm(pixels, generator=random) for _ in range(tasks - 1)]
-    return torch.stack([torch.arange(pixels), *drawn])
+    orders = torch.stack([torch.arange(pixels), *drawn])
+    return torch.cat([earlier.permutation, orders[len(earlier.labels) :]]) if earlier.labels else orders
 
 
-def angles(settings: Values) -> Tensor:
+def angles(settings: Values, earlier: EarlierTasks = NO_TASKS) -> Tensor:
     """Return the angle of each task (T,) in radians; (0,) if not rotated.
 
     Angles are uniform in [0, max_angle) (Buzzega et al. 2020) or, with split.order=fixed, evenly spaced from 0.
     """
     if settings["split"] != "rotated":
         return torch.zeros(0)
-    tasks, largest = settings["tasks"], settings["split.max_angle"] * torch.pi / 180
+    tasks, largest = len(earlier.labels) + settings["tasks"], settings["split.max_angle"] * torch.pi / 180
     if settings["split.order"] == "fixed":
-        return torch.arange(tasks) * (largest / tasks)
-    return torch.rand(tasks, generator=generator(split_seed(settings), "angles")) * largest
+        drawn = torch.arange(tasks) * (largest / tasks)
+    else:
+        drawn = torch.rand(tasks, generator=generator(split_seed(settings), "angles")) * largest
+    return torch.cat([earlier.angle, drawn[len(earlier.labels) :]])
 
 
 def hold_out(numbers: Tensor, labels: Tensor, share: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -218,7 +293,8 @@ def refuse_many_tasks(images: Samples, settings: Values) -> None:
 
 def refuse_empty(stream: TaskStream, settings: Values) -> None:
     """Raise UsageError where a task has no image for training, testing or validation, or less than a batch."""
-    for t, (train, test, validation) in enumerate(zip(stream.train, stream.test, stream.validation, strict=True), 1):
+    pools = list(zip(stream.train, stream.test, stream.validation, strict=True))
+    for t, (train, test, validation) in list(enumerate(pools, 1))[stream.learnt :]:
         if not len(train) or not len(test):
             kind = "training" if not len(train) else "test"
             raise UsageError(

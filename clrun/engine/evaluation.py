@@ -59,6 +59,9 @@ class Evaluator:
         for task in range(last + 1):
             images = [getattr(stream, part)[task] for stream in self.streams]
             padded, valid = pad_rows([self.strategy.data.rows(pool, task) for pool in images])
+            if padded.shape[1] == 0:  # a task of an earlier run, of which the data have no sample
+                yield padded, padded, valid.bool()
+                continue
             rows = self.vectorizer.stack_trees(list(padded))
             chunks = [predict(current, self.hp, tables, chunk, seen) for chunk in rows.split(self.chunk_size, -1)]
             predicted, labels = (self.vectorizer.unstack_to_host(torch.cat(v, -1)) for v in zip(*chunks, strict=True))

@@ -175,10 +175,15 @@ class Stack:
         """Return a stage of which nothing is done yet."""
         return PartialStage(self.blank_report(stage))
 
+    @property
+    def learnt(self) -> int:
+        """The number of tasks that an earlier run has learnt, from which these go on."""
+        return self.streams[0].learnt
+
     def evaluate_untrained(self, current: TrainState) -> StageReport:
-        """Return the report of stage -1: accuracies before any training."""
+        """Return the report of stage -1: accuracies before any training by these runs."""
         report = self.blank_report(-1)
-        self.evaluate(current, None, report)
+        self.evaluate(current, self.learnt - 1 if self.learnt else None, report)
         return report
 
     def learn(

@@ -40,13 +40,31 @@ def accuracy_matrix(correct: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(correct, counts, out=np.full(correct.shape, np.nan), where=measured)
 
 
-def averages_so_far(accuracy: np.ndarray, at_once: bool = False) -> np.ndarray:
+def from_start(accuracy: np.ndarray, learnt: int) -> np.ndarray:
+    """Return R of a run that goes on from an earlier one, with the rows before its beginning as at its beginning.
+
+    learnt: the tasks, the first ones, that the earlier run has learnt. R[learnt] is before any training by the run. So
+    these tasks count as learnt there, and their forgetting is what the run itself has forgotten.
+    """
+    filled = accuracy.copy()
+    filled[:learnt] = accuracy[learnt]
+    return filled
+
+
+def of_tasks(accuracy: np.ndarray, tasks: np.ndarray) -> np.ndarray:
+    """Return R of some tasks alone; tasks: a mask (T,) bool. The rows after other tasks are left out, too."""
+    return accuracy[np.concatenate([[True], tasks])][:, tasks]
+
+
+def averages_so_far(accuracy: np.ndarray, at_once: bool = False, counted: np.ndarray | None = None) -> np.ndarray:
     """Return (T+1,): A_k = 1/k sum_{j<=k} R[k, j], the mean over the tasks learnt so far; A_0 is over all tasks.
 
-    at_once: the first stage learns all tasks (joint training), so that every A_k is a mean over all tasks.
+    at_once: the first stage learns all tasks (joint training), so that every A_k is a mean over all tasks. counted: a
+    mask (T,) bool of the tasks that count; None: all.
     """
-    learnt = [mean(row if at_once else row[:k]) for k, row in enumerate(accuracy[1:], 1)]
-    return np.array([mean(accuracy[0]), *learnt])
+    counted = np.ones(accuracy.shape[1], bool) if counted is None else counted
+    learnt = [mean(row[counted] if at_once else row[:k][counted[:k]]) for k, row in enumerate(accuracy[1:], 1)]
+    return np.array([mean(accuracy[0][counted]), *learnt])
 
 
 def average_accuracy(accuracy: np.ndarray) -> float:
@@ -61,9 +79,10 @@ def overall_accuracy(correct: np.ndarray, counts: np.ndarray) -> float:
     return float(last.sum() / np.sum(counts)) if (last >= 0).all() and np.sum(counts) > 0 else math.nan
 
 
-def average_incremental_accuracy(accuracy: np.ndarray) -> float:
-    """Return 1/T sum_k A_k with A_k = 1/k sum_{j<=k} R[k, j] (Rebuffi 2017). Row 0 does not count."""
-    return mean(averages_so_far(accuracy)[1:])
+def average_incremental_accuracy(accuracy: np.ndarray, learnt: int = 0) -> float:
+    """Return 1/T sum_k A_k with A_k = 1/k sum_{j<=k} R[k, j] (Rebuffi 2017). Row 0 does not count, and neither do the
+    rows before a run's beginning; learnt: as of `from_start`."""
+    return mean(averages_so_far(accuracy)[max(1, learnt) :])
 
 
 def learning_accuracy(accuracy: np.ndarray) -> float:
@@ -143,9 +162,9 @@ def forgetting_table(
 
 
 def summary_metrics(
-    accuracy: np.ndarray, forgetting_defined: bool = True, forward_transfer_defined: bool = True
+    accuracy: np.ndarray, forgetting_defined: bool = True, forward_transfer_defined: bool = True, learnt: int = 0
 ) -> dict[str, float]:
-    """Return the columns SUMMARY_METRICS by name.
+    """Return the columns SUMMARY_METRICS by name. learnt: as of `from_start`, which has filled the matrix.
 
     Forgetting and backward transfer are means over all tasks but the last, forward transfer over all but the first; a
     mean is nan where one of its cells was not measured. Where forgetting is not defined (joint training, of one stage),
@@ -154,7 +173,7 @@ def summary_metrics(
     nan = float("nan")
     return {
         "average_accuracy": average_accuracy(accuracy),
-        "average_incremental_accuracy": average_incremental_accuracy(accuracy) if forgetting_defined else nan,
+        "average_incremental_accuracy": average_incremental_accuracy(accuracy, learnt) if forgetting_defined else nan,
         "learning_accuracy": learning_accuracy(accuracy),
         "forgetting": mean(forgetting(accuracy)[:-1]) if forgetting_defined else nan,
         "backward_transfer": mean(backward_transfer(accuracy)[:-1]) if forgetting_defined else nan,
@@ -217,16 +236,17 @@ def stability_gaps(accuracy: np.ndarray, over_training: OverTraining) -> np.ndar
     return gaps
 
 
-def stability_gap(accuracy: np.ndarray, over_training: OverTraining) -> float:
-    """Return the mean over the T-1 switches of the mean over the old tasks of `stability_gaps`. Undefined for T = 1."""
+def stability_gap(accuracy: np.ndarray, over_training: OverTraining, learnt: int = 0) -> float:
+    """Return the mean over the T-1 switches of the mean over the old tasks of `stability_gaps`. Undefined for T = 1.
+    learnt: as of `from_start`; the switches between those tasks do not count."""
     gaps = stability_gaps(accuracy, over_training)
-    return mean(np.array([mean(gaps[k, :k]) for k in range(1, len(gaps))]))
+    return mean(np.array([mean(gaps[k, :k]) for k in range(max(1, learnt), len(gaps))]))
 
 
-def continual_metrics(accuracy: np.ndarray, over_training: OverTraining) -> dict[str, float]:
-    """Return the columns CONTINUAL_METRICS by name."""
+def continual_metrics(accuracy: np.ndarray, over_training: OverTraining, learnt: int = 0) -> dict[str, float]:
+    """Return the columns CONTINUAL_METRICS by name. learnt: as of `from_start`, which has filled the matrix."""
     return {
         "min_accuracy": min_accuracy(accuracy, over_training),
         "worst_case_accuracy": worst_case_accuracy(accuracy, over_training),
-        "stability_gap": stability_gap(accuracy, over_training),
+        "stability_gap": stability_gap(accuracy, over_training, learnt),
     }

@@ -8,10 +8,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
 
+import numpy as np
 import pandas as pd
 import yaml
 
-from clrun.results import metrics, reading, tables
+from clrun.results import reading, tables
 from clrun.results.columns import FILES, TEXT_COLUMNS
 from clrun.results.outcome import Outcome
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing, write_text
@@ -70,14 +71,13 @@ def write_progress(outcome: Outcome) -> None:
     costs.csv, and tasks.csv and accuracy_over_training.csv where the run has such values."""
     directory, at_once, guard = outcome.directory, not outcome.forgetting_defined, outcome.guard
     empty = tables.unanswerable(outcome)
-    write_table(directory / "accuracy_matrix.csv", tables.matrix_table(outcome.accuracy, at_once, empty), guard)
+    matrix = tables.matrix_table(outcome.accuracy, at_once, empty, np.asarray(outcome.counts) > 0)
+    write_table(directory / "accuracy_matrix.csv", matrix, guard)
     if outcome.validation is not None:
-        validation = tables.matrix_table(outcome.validation, at_once, empty)
+        held_out = np.asarray(outcome.validation_counts) > 0
+        validation = tables.matrix_table(outcome.validation, at_once, empty, held_out)
         write_table(directory / "validation_matrix.csv", validation, guard)
-    forgetting = metrics.forgetting_table(
-        outcome.accuracy, outcome.forgetting_defined, outcome.forward_transfer_defined
-    )
-    write_table(directory / "forgetting.csv", forgetting, guard)
+    write_table(directory / "forgetting.csv", tables.forgetting_table(outcome), guard)
     write_table(directory / "accuracy.csv", tables.accuracy_table(outcome), guard)
     write_table(directory / "health.csv", tables.health_table(outcome.health), guard)
     write_table(directory / "costs.csv", tables.objects(outcome.task_costs, list(FILES["costs.csv"])), guard)

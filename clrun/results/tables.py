@@ -28,18 +28,22 @@ def unanswerable(outcome: Outcome) -> np.ndarray:
     return np.asarray((after > 0) & (task >= after))
 
 
-def matrix_table(accuracy: np.ndarray, at_once: bool = False, empty: np.ndarray | None = None) -> pd.DataFrame:
+def matrix_table(
+    accuracy: np.ndarray, at_once: bool = False, empty: np.ndarray | None = None, counted: np.ndarray | None = None
+) -> pd.DataFrame:
     """Return accuracy_matrix.csv from accuracies (T+1, T). at_once: the first stage learns all tasks (joint training),
-    so that every average is over all tasks. empty: a mask (T+1, T) of the cells that stay empty."""
+    so that every average is over all tasks. empty: a mask (T+1, T) of the cells that stay empty. counted: a mask (T,)
+    of the tasks over which averages are; None: all."""
     cells = accuracy if empty is None else np.where(empty, np.nan, accuracy)
     table = pd.DataFrame(cells, columns=[f"task_{j + 1}" for j in range(accuracy.shape[1])])
     table.insert(0, "after_task", range(len(accuracy)))
-    return table.assign(average=metrics.averages_so_far(accuracy, at_once))
+    return table.assign(average=metrics.averages_so_far(accuracy, at_once, counted))
 
 
 def accuracy_table(outcome: Outcome) -> pd.DataFrame:
     """Return accuracy.csv: one row for each cell of the accuracy matrix that was measured and is not `unanswerable`."""
-    after, task = np.nonzero((np.asarray(outcome.correct) >= 0) & ~unanswerable(outcome))
+    there = (np.asarray(outcome.correct) >= 0) & (np.asarray(outcome.counts) > 0)
+    after, task = np.nonzero(there & ~unanswerable(outcome))
     identity = {"run": outcome.run, "strategy": outcome.values["strategy"], "seed": outcome.values["seed"]}
     measured = {
         "after_task": after,
@@ -49,6 +53,19 @@ def accuracy_table(outcome: Outcome) -> pd.DataFrame:
         "accuracy": outcome.accuracy[after, task],
     }
     return pd.DataFrame(measured).assign(**identity)[list(FILES["accuracy.csv"])]
+
+
+def forgetting_table(outcome: Outcome) -> pd.DataFrame:
+    """Return forgetting.csv. Tasks that an earlier run has learnt count as learnt at the beginning of this one, for
+    which no accuracy of an untrained network and no forward transfer is known."""
+    forward = outcome.forward_transfer_defined and outcome.learnt == 0
+    accuracy = metrics.from_start(outcome.accuracy, outcome.learnt)
+    table = metrics.forgetting_table(accuracy, outcome.forgetting_defined, forward)
+    if outcome.learnt:
+        measured = metrics.of_tasks(accuracy, np.asarray(outcome.counts) > 0)
+        table.loc[len(table) - 1, "accuracy_when_learned"] = metrics.learning_accuracy(measured)
+        table["accuracy_untrained"] = np.nan
+    return table
 
 
 def confusion_table(class_names: Sequence[str], confusion: np.ndarray) -> pd.DataFrame:
@@ -114,12 +131,16 @@ def summary_row(outcome: Outcome) -> dict[str, Any]:
 
 def metrics_of(outcome: Outcome) -> dict[str, float]:
     """Return the metrics of summary.csv by name; a metric that was not measured is missing or nan."""
-    values = metrics.summary_metrics(outcome.accuracy, outcome.forgetting_defined, outcome.forward_transfer_defined)
+    tasks, forward = np.asarray(outcome.counts) > 0, outcome.forward_transfer_defined and outcome.learnt == 0
+    learnt = int(tasks[: outcome.learnt].sum())  # of which there are samples
+    accuracy = metrics.of_tasks(metrics.from_start(outcome.accuracy, outcome.learnt), tasks)
+    values = metrics.summary_metrics(accuracy, outcome.forgetting_defined, forward, learnt)
     values["overall_accuracy"] = metrics.overall_accuracy(outcome.correct, outcome.counts)
     if outcome.validation is not None:
-        values["validation_accuracy"] = metrics.average_accuracy(outcome.validation)
-    if outcome.over_training is not None and outcome.forgetting_defined:
-        values |= metrics.continual_metrics(outcome.accuracy, outcome.over_training)
+        held_out = np.asarray(outcome.validation_counts) > 0
+        values["validation_accuracy"] = metrics.mean(outcome.validation[-1][held_out])
+    if outcome.over_training is not None and outcome.forgetting_defined and tasks.all():
+        values |= metrics.continual_metrics(accuracy, outcome.over_training, learnt)
     return values
 
 

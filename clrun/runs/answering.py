@@ -27,6 +27,7 @@ from clrun.runs.network_file import DeployedNetwork
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import folders_of_users, strategy_class, with_sources
 from clrun.strategy import Strategy, Tree
+from clrun.strategy.base import memories
 from clrun.system.errors import UsageError
 from clrun.system.imports import search_folders
 from clrun.system.messages import announce
@@ -70,7 +71,22 @@ def deployed(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> D
         },
         columns=prepared.images.columns,
         features=prepared.images.features,
+        labels=[{prepared.images.classes[k]: o for k, o in task.items()} for task in prepared.stream.labels],
+        classes=prepared.images.classes,
+        memory=remembered(run.state, data) if prepared.settings["keep_checkpoint"] is True else {},
     )
+
+
+def remembered(state: Tree, data: Data) -> dict[str, Tensor]:
+    """Return the samples in the replay memories of one run: their row numbers (m,), in order, numbers (m, ...), classes
+    (m,) and tasks (m,); nothing where there is no memory."""
+    held = [memory.rows[: int(memory.held)] for memory in memories(state)]
+    if not held:
+        return {}
+    rows = torch.cat(held).unique()
+    image, task = rows % len(data.images), rows // len(data.images)
+    x, y = data.images.index_select(0, image), data.labels.index_select(0, image)
+    return {"rows": rows, "x": x, "y": y, "task": task}
 
 
 def white_of(prepared: Prepared) -> tuple[float, float] | None:
@@ -176,7 +192,9 @@ def answering_settings(network: DeployedNetwork) -> Settings:
     search_folders(network.folders)
     targets = {group: target for group, target in network.settings.targets.items() if group in ANSWERING}
     before = network.settings.values
-    values = {key: None if key == "model.weights" else v for key, v in before.items() if key not in SOURCES}
+    values = {
+        key: None if key in ("model.weights", "init_from") else v for key, v in before.items() if key not in SOURCES
+    }
     if network.features is not None and network.features.file is not None:
         values["features.weights"] = network.features.file
     settings = replace(network.settings, targets=targets, values=values)

@@ -1,6 +1,7 @@
 """From prepared runs to the engine's stack: the network, the data on the device, the strategy and its strengths."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
     device = resolve_device(settings["device"])
     tasks, outputs = first.stream.tables.active.shape[1:]
     data = make_data(first.images, settings.values, tasks, outputs, device, dtype)
+    if first.origin is not None:  # the network knows its inputs as they were normalised there
+        scale, shift = (first.origin.network.input[name].to(device, dtype) for name in ("scale", "shift"))
+        data = replace(data, scale=scale, shift=shift)
     network = initialize(settings, first.images.x.shape[1:], outputs)
     network.place(device, dtype)
     leaves = network.parameters() | strategy_leaves(first, network, tasks)

@@ -2,13 +2,14 @@
 
 The data set of the run is not needed. The file holds, as tensors: the weights that the strategy deploys, by layer; the
 running statistics of batch norm; the part of the strategy's state that its answers read, such as the masks of PackNet;
-and what is done to a sample before the network sees it. All else is JSON in the tensor `notes`: the settings, the names
-of the outputs and the shape of a sample. Neither the optimizer's state nor memories are in it, and nothing is code.
+what is done to a sample before the network sees it; and with keep_checkpoint=true the samples of a replay memory, for
+runs that go on from this one. All else is JSON in the tensor `notes`: the settings, the names of the outputs, the
+classes of the tasks and the shape of a sample. The optimizer's state is not in it, and nothing is code.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,15 @@ FORMAT = 1
 LIMIT = 20_000_000
 
 # Names of tensors begin with the part of the network that they belong to.
-PARTS = ("weights", "statistics", "state", "fixed", "input")
+PARTS = ("weights", "statistics", "state", "fixed", "input", "memory")
+
+# Notes that are fields of a network as they are.
+PLAIN = (
+    "names", "shape", "floats", "class_count", "white", "folders", "columns", "features", "labels", "classes",
+)  # fmt: skip
+
+# Notes that came later, and what stands for them where they are missing: nothing goes on from such a network.
+LATER: Mapping[str, Any] = {"labels": None, "classes": []}
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,9 @@ class DeployedNetwork:
     state: Mapping[str, Tensor]  # the leaves of the strategy's state that its answers read, by their path
     fixed: Mapping[str, Tensor]  # what the network reads besides theta: see `Network.fixed_tensors`
     input: Mapping[str, Tensor]  # "scale", "shift", "active" (T, C), "permutation" and "angle", as in `TaskTables`
+    labels: Sequence[Mapping[str, int]] | None = None  # [task] class name -> output; None: not known
+    classes: Sequence[str] = ()  # the names of the data set's classes
+    memory: Mapping[str, Tensor] = field(default_factory=dict)  # of samples that it kept: see `answering.remembered`
     columns: tuple[ColumnRule, ...] = ()  # of a table: how the columns of a row become a sample
     features: FeatureRecord | None = None  # of pictures whose features are the samples: what made them
 
@@ -95,11 +107,10 @@ def write(directory: Path, network: DeployedNetwork, guard: Guard = UNGUARDED) -
 
 def notes_of(network: DeployedNetwork) -> dict[str, Any]:
     """Return all of a network that is no tensor, as JSON."""
-    settings = {field.name: getattr(network.settings, field.name) for field in fields(Settings)}
+    settings = {one.name: getattr(network.settings, one.name) for one in fields(Settings)}
     sets = {name: sorted(v) for name, v in settings.items() if isinstance(v, frozenset)}
     plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in settings.items()}
-    own = ("names", "shape", "floats", "class_count", "white", "folders", "columns", "features")
-    return {name: getattr(network, name) for name in own} | {"settings": plain | sets, "order": [*network.weights]}
+    return {name: getattr(network, name) for name in PLAIN} | {"settings": plain | sets, "order": [*network.weights]}
 
 
 def read(path: Path) -> DeployedNetwork:
@@ -109,7 +120,7 @@ def read(path: Path) -> DeployedNetwork:
         header = header_of(file.metadata())
     if checksum(tensors) != header["checksum"]:
         raise InvalidCheckpoint("it is damaged: its checksum is wrong")
-    notes = json.loads(tensors.pop("notes").numpy().tobytes())
+    notes = {**LATER, **json.loads(tensors.pop("notes").numpy().tobytes())}
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for name, v in tensors.items():
         part, _, rest = name.partition(".")
@@ -126,6 +137,8 @@ def read(path: Path) -> DeployedNetwork:
         folders=notes["folders"],
         columns=tuple(rule_of(rule) for rule in notes.get("columns", ())),  # files of earlier versions have none
         features=record_of(notes.get("features")),
+        labels=notes["labels"],
+        classes=notes["classes"],
         **parts,
     )
 
@@ -156,7 +169,7 @@ def header_of(metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 def settings_from(notes: Mapping[str, Any]) -> Settings:
     """Return the settings of a run from what `notes_of` has made of them. Raise InvalidCheckpoint."""
-    if {*notes} != {field.name for field in fields(Settings)}:
+    if {*notes} != {one.name for one in fields(Settings)}:
         raise InvalidCheckpoint("its settings are not as the code wants them: another version of clrun wrote it")
     sets = {name: frozenset(notes[name]) for name in ("outside_identity", "later")}
     return Settings(**{**notes, **sets})

@@ -19,10 +19,20 @@ from clrun.data.features import ExtractorOf
 from clrun.data.sampler import EpochSampler
 from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
-from clrun.data.tasks import TaskStream, make_tasks
+from clrun.data.tasks import NO_TASKS, TaskStream, make_tasks
+from clrun.engine.state import TrainState
 from clrun.models import Layout, Net, Network, normalises_one_sample
 from clrun.runs.build import budget, choices, initialize, uninitialized_network
 from clrun.runs.features import extractor_maker
+from clrun.runs.going_on import grown, with_carried
+from clrun.runs.origin import (
+    Origin,
+    origin_of,
+    refuse_missing_tasks,
+    refuse_other_data,
+    refuse_other_network,
+    refuse_other_strategy,
+)
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import own_dataset, strategy_class, with_sources
 from clrun.strategy import Strategy
@@ -41,8 +51,16 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     images = (SHARED if shared is None else shared).load(
         image_settings(settings), own_dataset(settings), extractor_maker(settings)
     )
-    settings = with_domains(with_steps(with_listed_names(settings, images.classes), images.classes), images)
-    stream = make_tasks(images, settings.values)
+    origin = origin_of(settings)
+    earlier = NO_TASKS if origin is None else origin.earlier
+    new = [name for name in images.classes if name not in earlier.classes]
+    listed = with_listed_names(settings, images.classes, earlier.classes)
+    settings = with_domains(with_steps(listed, new), images)
+    if origin is not None:
+        refuse_other_data(origin, images, settings)
+        refuse_other_strategy(origin, strategy, settings)
+        images = (SHARED if shared is None else shared).carrying(images, origin)
+    stream = make_tasks(images, settings.values, earlier)
     refuse_large(strategy, images, stream, settings)
     network = initialize(settings, images.x.shape[1:], len(stream.names))
     refuse_batch_of_one(strategy, stream, network, images, settings)
@@ -50,7 +68,9 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
     refuse_average(strategy, stream, network, images, settings)
-    return Prepared(settings, images, stream, strategy, network.fixed())
+    if origin is not None:
+        refuse_unfit(origin, strategy, network, stream, images, settings)
+    return Prepared(settings, images, stream, strategy, origin, network.fixed())
 
 
 def image_settings(settings: Settings) -> dict[str, Any]:
@@ -68,6 +88,7 @@ class SharedImages:
         self.read = load
         self.last: Samples | None = None
         self.by_settings: WeakValueDictionary[tuple[Any, ...], Samples] = WeakValueDictionary()
+        self.by_origin: WeakValueDictionary[tuple[Any, ...], Samples] = WeakValueDictionary()
 
     def load(
         self, settings: dict[str, Any], own: Callable[..., object] | None = None, features: ExtractorOf | None = None
@@ -83,6 +104,14 @@ class SharedImages:
             self.by_settings[key] = images
         self.last = images
         return images
+
+    def carrying(self, images: Samples, origin: Origin) -> Samples:
+        """Return the images with what comes from the run that is gone on from."""
+        key = images.fingerprint, tuple(images.x.shape), origin.digest
+        carrying = self.by_origin.get(key)
+        if carrying is None:
+            self.by_origin[key] = carrying = with_carried(images, origin)
+        return carrying
 
     def equal_to(self, images: Samples) -> Samples:
         """Return what is held already of these images, such as a copy in another folder; else the images."""
@@ -114,10 +143,10 @@ def stamp(settings: dict[str, Any], key: str) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def with_listed_names(settings: Settings, classes: Sequence[str]) -> Settings:
+def with_listed_names(settings: Settings, classes: Sequence[str], learnt: Sequence[str] = ()) -> Settings:
     """Return the settings with the classes of `split.classes` by name, where they are listed by number: both are one
     run. The names of some data sets are not known before they are read."""
-    lists = listed_by_name(classes, settings.values)
+    lists = listed_by_name(classes, settings.values, learnt)
     if lists is None:
         return settings
     changed = {"split.classes": lists}
@@ -181,7 +210,7 @@ def refuse_batch_of_one(
     # `visible` and `takes_steps` read data.tasks and fixed choices alone, so the strategy needs no network here
     data = data_without_images(len(stream.train), len(stream.names), images.x.shape[1:])
     unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
-    for stage in range(len(stream.train)):
+    for stage in range(stream.learnt, len(stream.train)):
         pools = [stream.train[task] for task in unbuilt.visible(stage)]
         even = settings["scenario"] == "task" and len(pools) > 1
         if not pools or not unbuilt.takes_steps(stage):
@@ -195,6 +224,31 @@ def refuse_batch_of_one(
             f"{settings['model']} shrinks a picture to one value a channel, which batch norm cannot normalise; type "
             "another batch_size" + (", or drop_last=true." if settings["batch_size"] > 1 else ".")
         )
+
+
+def refuse_unfit(
+    origin: Origin,
+    strategy: type[Strategy],
+    network: Network,
+    stream: TaskStream,
+    images: Samples,
+    settings: Settings,
+) -> None:
+    """Raise UsageError where the network or the strategy cannot go on from the run that `origin` is."""
+    refuse_other_network(origin, network, settings)
+    tasks = len(stream.train)
+    with torch.random.fork_rng(devices=[]):
+        leaves = network.parameters() | strategy.trainables(network, tasks, settings.knobs)
+        layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
+        data = data_without_images(tasks, len(stream.names), images.x.shape[1:])
+        if settings["scenario"] != "domain":
+            data = replace(data, class_count=len(stream.names))
+        unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
+        drawn = unbuilt.draws()
+    refuse_missing_tasks(origin, unbuilt, stream, images)
+    theta = layout.flat(leaves)
+    fresh = TrainState(theta, (), network.statistics(), unbuilt.init_from(theta, drawn))
+    grown(fresh, unbuilt, drawn, images, origin)
 
 
 def refuse_large(strategy: type[Strategy], images: Samples, stream: TaskStream, settings: Settings) -> None:

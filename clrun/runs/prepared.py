@@ -7,6 +7,7 @@ from clrun.config.settings import Settings
 from clrun.data.samples import Samples
 from clrun.data.tasks import TaskStream
 from clrun.results import run_files
+from clrun.runs.origin import Origin
 from clrun.strategy import Strategy
 from clrun.system.atomic_files import UNGUARDED, Guard
 
@@ -19,6 +20,7 @@ class Prepared:
     images: Samples
     stream: TaskStream
     strategy: type[Strategy]
+    origin: Origin | None = None  # what it goes on from
     fixed: str = ""  # a digest of what the network reads besides theta: see `Network.fixed`
     guard: Guard = UNGUARDED  # the lock of the run, once this process has claimed it
 

@@ -6,7 +6,6 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from clrun.config.settings import Settings
@@ -17,6 +16,7 @@ from clrun.results.costs import carbon, money
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs.prepared import Prepared
 from clrun.runs.unequal import unequal_tasks
+from clrun.strategy import Strategy
 from clrun.system.energy import Meter
 from clrun.system.peak_memory import peak_memory
 
@@ -63,13 +63,14 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         health=[],
         costs=dict.fromkeys(ACCUMULATED, 0.0),
         task_costs=[],
-        warnings=[*initial_warnings(settings), *unequal_tasks(prepared)],
+        warnings=[*initial_warnings(settings), *unequal_tasks(prepared), *lost_state(prepared)],
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
+        learnt=stack.learnt,
         task_classes=task_classes(prepared),
         task_domains=task_domains(prepared),
         task_angles=task_angles(prepared),
-        sample_count=len(prepared.images.x),
+        sample_count=len(prepared.images.x) - prepared.images.carried,
         pillow_version=prepared.images.pillow_version,
         device=str(stack.device),
         guard=prepared.guard,
@@ -80,12 +81,7 @@ def task_classes(prepared: Prepared) -> list[list[str]] | None:
     """Return the classes of each task, in the order of its outputs; None where tasks differ by other things."""
     if prepared.settings["split"] not in ("classes", "domains"):
         return None
-    labels, names, outputs = prepared.images.y, prepared.images.classes, prepared.stream.tables.label.tolist()
-
-    def classes_of(task: int, pool: Tensor) -> list[str]:
-        return [names[k] for k in sorted(labels[pool].unique().tolist(), key=lambda k: outputs[task][k])]
-
-    return [classes_of(task, pool) for task, pool in enumerate(prepared.stream.train)]
+    return [[prepared.images.classes[k] for k in group] for group in prepared.stream.groups]
 
 
 def task_domains(prepared: Prepared) -> list[str] | None:
@@ -110,6 +106,16 @@ def initial_warnings(settings: Settings) -> list[str]:
     return warnings
 
 
+def lost_state(prepared: Prepared) -> list[str]:
+    """Return the warning that a run goes on without the state that its strategy keeps of earlier tasks."""
+    origin, strategy = prepared.origin, prepared.strategy
+    if origin is None or origin.tensors is not None or strategy.init is Strategy.init:
+        return []
+    if strategy.adopt is not Strategy.adopt:  # it makes its state of the weights
+        return []
+    return [f"went on from the weights alone ({origin.reason}): the strategy knows nothing of the tasks before"]
+
+
 # ---------------------------------------------------------------- after a stage
 
 
@@ -125,7 +131,7 @@ def record_stage(report: StageReport, outcomes: Sequence[Outcome], costs: Proces
             record_divergence(outcome, divergence, report.stage + 1)
         record_costs(outcome, report, energy)
         if divergence is None or not divergence.diverged:
-            record_accuracy(outcome, report, r)
+            record_accuracy(outcome, report, r, outcome.learnt if report.stage < 0 else report.stage + 1)
         else:
             start = report.step - round(max(health["steps"] for health in report.health))
             record_over_training(outcome, report, r, before=start + divergence.step)
@@ -144,9 +150,8 @@ def record_divergence(outcome: Outcome, divergence: Divergence | None, task: int
         outcome.warnings.append(f"this run stopped learning at {where}: the optimiser's state overflowed")
 
 
-def record_accuracy(outcome: Outcome, report: StageReport, r: int) -> None:
-    """Record the accuracies of run r after a stage."""
-    row = report.stage + 1
+def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> None:
+    """Record the accuracies of run r after a stage, or before any training, in a row of the accuracy matrix."""
     outcome.correct[row] = report.correct[r].numpy()
     if outcome.validation_correct is not None:
         outcome.validation_correct[row] = report.validation[r].numpy()
@@ -166,6 +171,7 @@ def record_over_training(outcome: Outcome, report: StageReport, r: int, before: 
         for step, correct in evaluations.items()
         if before is None or step < before
         for task, right in enumerate(correct[r].tolist())
+        if outcome.counts[task] > 0
     )
 
 

@@ -23,6 +23,8 @@ def warn(runs: Sequence[Prepared]) -> None:
             print(f"Warning: strategy={strategy} scenario={scenario}: {warning}.")
     for text in dict.fromkeys(text for run in runs for text in unequal_tasks(run)):
         print(f"Warning: {text}.")
+    for sentence in dict.fromkeys(run.origin.sentence for run in runs if run.origin is not None):
+        print(sentence)
     for sentence in dict.fromkeys(filter(None, map(since_an_earlier_run, runs))):
         print(sentence)
 

@@ -15,6 +15,7 @@ from clrun.models.frozen import FrozenNetwork
 from clrun.models.libraries import source_of_library, source_of_weights
 from clrun.optimizers import Optimizer
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
+from clrun.runs.origin import origin_of
 from clrun.strategy import Strategy
 from clrun.system.errors import UsageError
 from clrun.system.imports import folder_of, named_object
@@ -76,7 +77,8 @@ def folders_of_users(settings: Settings) -> list[str]:
 
 def with_sources(settings: Settings) -> Settings:
     """Return the settings with a digest of each file that holds a class which is not clrun's own, and of the initial
-    weights, under the keys `SOURCES`: a run of an edited class, or with other weights, is another run.
+    weights, and of the run from which it goes on, under the keys `SOURCES`: a run of an edited class, or with other
+    weights, is another run.
 
     Raise UsageError where such a file was edited since another process has computed its digest.
     """
@@ -85,6 +87,8 @@ def with_sources(settings: Settings) -> Settings:
     digests = {source_key(group): digest(named_class(settings, group, BASES[group])) for group in users}
     for group in WITH_MODULES:
         digests |= sources_of_module(settings, group)
+    origin = origin_of(settings)
+    digests |= {} if origin is None else {"init_source": origin.digest, "init_group": origin.group}
     sources = {key: value for key, value in digests.items() if value}
     edited = [key for key, value in sources.items() if settings.values.get(key, value) != value]
     if edited:

@@ -29,6 +29,7 @@ from clrun.runs.changed_pictures import write_counts
 from clrun.runs.checkpoint import InvalidCheckpoint, Position
 from clrun.runs.checkpointer import Checkpointer, restore_outcome, restore_partial_stage, restore_run
 from clrun.runs.failures import disk_trouble, reason_written
+from clrun.runs.going_on import begun
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage, state_bytes
 from clrun.system import energy, locks
@@ -212,16 +213,16 @@ def resume_or_initialize(
 ) -> tuple[TrainState, int, PartialStage | None]:
     """Return the state of a stack, the stage to train next, and what that stage has gathered already: from the
     checkpoints of the runs, or newly initialised."""
-    current, first, partial = resumed(stack, runs, recorder.outcomes) or initialized(stack, recorder)
+    current, first, partial = resumed(stack, runs, recorder.outcomes) or initialized(stack, runs, recorder)
     recorder.checkpointer.start(current, first, partial)
     return current, first, partial
 
 
-def initialized(stack: Stack, recorder: "Recorder") -> tuple[TrainState, int, None]:
-    """Return the state of an untrained stack, whose accuracies are recorded."""
-    current = stack.initialize()
+def initialized(stack: Stack, runs: Sequence[Prepared], recorder: "Recorder") -> tuple[TrainState, int, None]:
+    """Return the state of a stack before any training by it, whose accuracies are recorded, and its first stage."""
+    current = begun(stack, runs)
     record_stage(stack.evaluate_untrained(current), recorder.outcomes, recorder.costs)
-    return current, 0, None
+    return current, stack.learnt, None
 
 
 def resumed(

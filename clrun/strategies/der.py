@@ -19,7 +19,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import AnyMemory, Aux, Batch, HealthRows, Knobs, Replay, buffer_stats, cross_entropy, write_slots
+from clrun.strategy import (
+    AnyMemory,
+    Aux,
+    Batch,
+    HealthRows,
+    Knobs,
+    Replay,
+    TaskTables,
+    buffer_stats,
+    cross_entropy,
+    write_slots,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,14 @@ class DER(Replay):
         renewed = (batch.noise[0] * (batch.epoch + 1) < 1).index_select(0, held.clamp(min=0))
         z_updates = torch.where((slot_updates < 0) & renewed, held, slot_updates)
         return self.State(memory, write_slots(state.z, aux["z"], z_updates))
+
+    def adopt(self, theta: Tensor, state: Any, hp: Any, added: Tensor, learnt: Tensor, tables: TaskTables) -> Any:
+        """Return the state with the present logits of new outputs for the samples in the memory, which have none."""
+        new = self.net.layout.view(added)["head.weight"].flatten(1).any(1)  # (C,)
+        index = self.data.index(tables, state.memory.rows, torch.ones_like(state.memory.rows))
+        x = self.data.inputs(tables, index.image, index.t)
+        z = self.logits(theta, state, hp, x, index.t)
+        return state._replace(z=torch.where(new & state.memory.used[:, None], z, state.z))
 
     def unused_bytes(self, state: Any) -> int:
         empty = state.memory.rows.shape[-1] - int(state.memory.held)

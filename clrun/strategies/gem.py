@@ -14,7 +14,7 @@ optimizer with momentum or Adam's scaling may still take a step against r_k.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class GEM(Strategy):
     and a counter of projections. The batch passes through the network first and the tasks' samples after it, each
     task's by itself, also for batch norm.
     """
+
+    goes_on: ClassVar[bool] = False
 
     memory_size: int = 200
 

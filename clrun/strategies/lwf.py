@@ -32,6 +32,7 @@ from clrun.strategy import (
     Pool,
     RunningStatistics,
     Strategy,
+    TaskTables,
     cross_entropy,
     format_value,
     log_softmax,
@@ -91,6 +92,11 @@ class LwF(Strategy):
         """Return theta, and the state with theta as the teacher of the next task."""
         assert self.net.statistics is not None  # the network is in evaluation mode
         return theta, self.State(theta, self.net.statistics)
+
+    def adopt(self, theta: Tensor, state: State, hp: Hyper, added: Tensor, learnt: Tensor, tables: TaskTables) -> State:
+        """Return the state with theta, the earlier run's network, as the teacher, which is all that it needs."""
+        assert self.net.statistics is not None  # the network is in evaluation mode
+        return self.State(theta, self.net.statistics)
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:

@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clrun.strategy import Batch, HealthRows, Knobs, Network, Pool, Strategy, format_value
+from clrun.strategy import Batch, HealthRows, Knobs, Network, Pool, Strategy, TaskTables, format_value
 
 
 class PackNet(Strategy):
@@ -69,6 +69,10 @@ class PackNet(Strategy):
         passed_on = self.net.layout.flat({name: mask for name, (mask, _) in released.items()})
         pruned = self.net.layout.flat({name: mask for name, (_, mask) in released.items()})
         return torch.where(pruned, 0, theta), self.State(state.owner + passed_on, pool.stage + 1)
+
+    def adopt(self, theta: Tensor, state: State, hp: Hyper, added: Tensor, learnt: Tensor, tables: TaskTables) -> State:
+        """Return the state in which the next task owns what is new: its outputs."""
+        return state._replace(owner=torch.where(added, learnt.to(state.owner.dtype), state.owner))
 
     def released(self, name: str, weight: Tensor, trained: Tensor, hp: Hyper, pool: Pool) -> tuple[Tensor, Tensor]:
         """Return masks of the entries of one parameter that pass on to the next task, and of those set to zero.

@@ -1,6 +1,7 @@
 """What strategies are built from; the strategies themselves are in clrun.strategies."""
 
 from clrun.data.batches import Batch, Data, Pool
+from clrun.data.tasks import TaskTables
 from clrun.models import BatchNormMode, Network, RunningStatistics, Weights, Window
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.closed_form import ROUNDING, ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
@@ -54,6 +55,7 @@ __all__ = [
     "Replay",
     "RunningStatistics",
     "Strategy",
+    "TaskTables",
     "Tree",
     "Walk",
     "Weights",

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from clrun.data.batches import Batch, Data, Pool
+from clrun.data.tasks import TaskTables
 from clrun.models import BatchNormRecord, Net, Network, RunningStatistics
 from clrun.strategy.gradients import Aux, gradient_of
 from clrun.strategy.loss import cross_entropy
@@ -54,6 +55,8 @@ class Strategy:
         reads_once: Whether `logits` reads the network exactly once and at theta itself, not at a masked or merged
             version of it. Then sums over samples (Fisher information) have a fast closed form. A class that
             overrides `logits` and does not state `reads_once` gets False.
+        goes_on: Whether a run may go on from the state of an earlier one (`init_from`), to which tasks and outputs are
+            added. A state that names samples does so by `Memory` or `RankedMemory` then.
         shares: The signals that are part of the loss; their share of it is reported as "<signal>_over_loss".
     """
 
@@ -64,6 +67,7 @@ class Strategy:
     restart: ClassVar[bool] = False
     reads_once: ClassVar[bool] = True
     shares: ClassVar[tuple[str, ...]] = ()
+    goes_on: ClassVar[bool] = True
 
     class Hyper(NamedTuple):
         """The strengths of the method, each a tensor (); plain fine-tuning has none."""
@@ -176,6 +180,16 @@ class Strategy:
         It is called before every stage but the first. fresh (P,) are new initial parameters, others at every stage.
         """
         return theta, state
+
+    def adopt(self, theta: Tensor, state: Tree, hp: Any, added: Tensor, learnt: Tensor, tables: TaskTables) -> Tree:
+        """Return the state with which a run goes on from an earlier one (`init_from`); by default the state itself.
+
+        It is called once, before any training. theta (P,) and the state are those of the earlier run where it had such
+        entries and are as `init` makes them where it had none, as those of new outputs; where its state is not there,
+        all of the state is. added (P,) bool: the entries of theta that are new. learnt () int64: the number of tasks
+        learnt so far. The network is in evaluation mode.
+        """
+        return state
 
     def logits(self, theta: Tensor, state: Tree, hp: Any, x: Tensor, t: Tensor) -> Tensor:
         """Return the logits (B, outputs) of images x (B, C, H, W) of tasks t (B,); by default net(theta, x).

@@ -90,11 +90,20 @@ def matrix_table(matrix: pd.DataFrame, names: dict[int, str]) -> Cells:
     """Return the accuracy matrix in percent: a column for each task, and the average."""
     tasks = range(1, matrix.shape[1] - 1)
     rows: list[list[str | Text]] = []
-    for after, row in enumerate(matrix.itertuples(index=False)):
+    start = rows_before_start(matrix)
+    for after, row in list(enumerate(matrix.itertuples(index=False)))[start:]:
         cells = [Text(percent(row[task]), emphasis(after, task)) for task in tasks]
-        rows.append(["untrained" if after == 0 else f"task {after}", *cells, percent(row[-1])])
+        name = "untrained" if after == 0 else "at start" if after == start else f"task {after}"
+        rows.append([name, *cells, percent(row[-1])])
     columns = [Column("after", text=True), *(Column(header(task, names)) for task in tasks), Column("average")]
     return Cells("accuracy in percent", columns, rows, labels=1, ends=1)
+
+
+def rows_before_start(matrix: pd.DataFrame) -> int:
+    """Return how many rows lie before the beginning of a run: those of the tasks that an earlier run has learnt, whose
+    cells are empty; 0 for a run that begins untrained, or was not measured at all."""
+    measured = matrix.iloc[:, 1:-1].notna().any(axis=1).to_numpy()
+    return int(measured.argmax())
 
 
 def header(task: int, names: dict[int, str]) -> str:

@@ -44,7 +44,7 @@ COMMANDS = {
     ),
     "clrun-export": Command(
         ("clrun.commands.export", "{run}", "--to", "state_dict", "--out", "{new}/weights.safetensors"),
-        ("{new}/weights.safetensors", "{new}/weights.safetensors.json"),
+        ("{new}/weights.safetensors.json",),
         "M\\xfcller",
     ),
     "clrun-tune": Command(

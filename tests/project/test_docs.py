@@ -65,6 +65,9 @@ def workshop(tmp_path, monkeypatch):
             Image.new("RGB", (8, 8)).save(tmp_path / "PICTURES" / part / name / "0.png")
     for domain in ("photo", "sketch"):
         shutil.copytree(tmp_path / "PICTURES", tmp_path / "ANIMALS" / domain)
+    for folder in ("FIRST_RUN", *(f"image_folder-split.classes=_a_-seed={seed}-0" for seed in range(5))):
+        (tmp_path / "outputs/runs/er" / folder).mkdir(parents=True)  # of runs that others go on from
+        (tmp_path / "outputs/runs/er" / folder / "network.safetensors").touch()
     for group, name in EXAMPLES.items():
         page = GUIDES / f"your-own-{group}.md"
         folder = tmp_path / "my" / {"network": "model", "data": "dataset"}.get(group, group)
