@@ -165,7 +165,7 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "step": "optimizer steps since the start of the run",
         "stage": "number of the task that is being learnt, from 1; 0 for the untrained network",
         "eval_task": "number of the task that was evaluated, from 1",
-        "accuracy": "test accuracy",
+        "accuracy": "test accuracy; empty where it is in the accuracy matrix, since no output of the task may answer",
     },
     "confusion.csv": {
         "true_class": "class of the test samples",

@@ -76,8 +76,10 @@ def confusion_table(class_names: Sequence[str], confusion: np.ndarray) -> pd.Dat
 
 
 def over_training_table(outcome: Outcome) -> pd.DataFrame:
-    """Return accuracy_over_training.csv."""
+    """Return accuracy_over_training.csv; cells that are `unanswerable` are empty."""
     rows = pd.DataFrame(outcome.over_training, columns=["step", "stage", "eval_task", "accuracy"])
+    empty = unanswerable(outcome)[rows["stage"].astype(int), rows["eval_task"].astype(int) - 1]
+    rows["accuracy"] = rows["accuracy"].mask(empty)
     rows.insert(0, "run", outcome.run)
     rows.insert(1, "seed", outcome.values["seed"])
     return rows

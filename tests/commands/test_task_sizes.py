@@ -29,7 +29,8 @@ def test_equal_tasks_and_other_scenarios_are_not_warned_of(clrun, tmp_path, type
 @pytest.mark.parametrize("validation", [0, 0.2])
 def test_what_may_not_be_answered_is_empty(clrun, tmp_path, validation):
     """scenario=class active=seen: a later task scores 0 by construction; row 0, of the untrained network, is there."""
-    clrun("scenario=class", "active=seen", "epochs=1", f"validation={validation}", f"outputs={tmp_path}")
+    typed = ("scenario=class", "active=seen", "epochs=1", "evaluate_every=5", f"validation={validation}")
+    clrun(*typed, f"outputs={tmp_path}")
     (folder,) = [path.parent for path in tmp_path.glob("runs/*/*/summary.csv")]
     for name in ["accuracy_matrix.csv", *(["validation_matrix.csv"] if validation else [])]:
         matrix = pd.read_csv(folder / name).drop(columns=["after_task", "average"]).to_numpy()
@@ -37,6 +38,17 @@ def test_what_may_not_be_answered_is_empty(clrun, tmp_path, validation):
         assert np.isnan(matrix[1:][later]).all()
         assert np.isfinite(matrix[0]).all() and np.isfinite(matrix[1:][~later]).all()
     assert len(pd.read_csv(folder / "accuracy.csv")) == 5 + 15
+    within = pd.read_csv(folder / "accuracy_over_training.csv")
+    barred = (within["stage"] >= 1) & (within["eval_task"] > within["stage"])
+    assert (within["accuracy"].isna() == barred).all() and barred.sum() > 10 and (within["stage"] == 0).sum() == 5
     assert (folder / "accuracy_matrix.png").is_file()
     forgetting = pd.read_csv(folder / "summary.csv").iloc[0]["forgetting"]
     assert forgetting == pytest.approx(pd.read_csv(folder / "forgetting.csv")["forgetting"].iloc[-1])
+
+
+@pytest.mark.parametrize("typed", [["active=all"], ["active=seen", "strategy=joint"]])
+def test_what_may_be_answered_is_there(clrun, tmp_path, typed):
+    """All outputs may answer from the start, and joint training has seen all tasks at its first evaluation."""
+    clrun("scenario=class", "epochs=1", "evaluate_every=5", *typed, f"outputs={tmp_path}")
+    (file,) = tmp_path.glob("runs/*/*/accuracy_over_training.csv")
+    assert pd.read_csv(file)["accuracy"].notna().all()
