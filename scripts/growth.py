@@ -6,8 +6,8 @@
 
 The finished runs are those of a sweep of EWC and SI on digits over their strengths and ten seeds, and of finetuning.
 One run of each strategy is trained; the folders of the others have its files, with their own settings, identities and
-seeds, and accuracies that are drawn. Files that do not differ are hard links. They lie in a temporary folder, which is
-removed, and take about 20 KB a run.
+seeds, and average accuracies that are drawn. Files that do not differ are hard links. They lie in a temporary folder,
+which is removed, and take about 20 KB a run.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from clrun.config.composition import compose
 from clrun.config.settings import Settings
-from clrun.results import run_files
+from clrun.results import collection
 from clrun.results.results_file import Lines
 from clrun.runs import prepare, train
 from clrun.runs.prepared import Prepared
@@ -71,7 +71,7 @@ def settings_of_many(models: Sequence[Prepared]) -> Iterator[tuple[Prepared, Set
             changed = {} if strength is None else {strength: float(step)}
             for seed in range(SEEDS):
                 values = {**model.settings.values, **changed, "seed": seed}
-                told = {**model.settings.not_default, **changed}
+                told = {**changed, **model.settings.not_default}  # in the order of clrun's folders
                 knobs = {key: values[key] for key in model.settings.knobs}
                 yield model, replace(model.settings, values=values, knobs=knobs, not_default=told)
 
@@ -100,9 +100,10 @@ def place(model: Prepared, settings: Settings, drawn: random.Random) -> None:
     for path in model.directory.iterdir():
         if path.name not in ("summary.csv", "accuracy_matrix.csv", "costs.csv"):
             os.link(path, directory / path.name)
-    for name in ("accuracy_matrix.csv", "costs.csv"):
-        shutil.copy(model.directory / name, directory / name)
-    row = dict(run_files.rows_of(model.directory / "summary.csv", (model.directory / "summary.csv").read_text())[0])
+    shutil.copy(model.directory / "costs.csv", directory / "costs.csv")
+    matrix = (model.directory / "accuracy_matrix.csv").read_text()
+    (directory / "accuracy_matrix.csv").write_text(f"{matrix.rstrip().rpartition(',')[0]},{accuracy}\n")
+    _, row = collection.stamp_and_row(model.directory / "summary.csv")
     row |= {key: str(settings[key]) for key in ("seed", *settings.knobs) if key in row}
     row |= {"run": settings.identity(fingerprint), "group": settings.group(fingerprint)}
     row |= {

@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from clrun.report.intervals import Statistic, statistic
 from clrun.report.rows import STREAM, Row, heading, references, streams, text
-from clrun.report.runs import REFERENCES, directory
-from clrun.results import plots
+from clrun.report.runs import REFERENCES
+from clrun.results import collection, plots
 from clrun.results.reading import UnreadableFile, read_table
 from clrun.results.tables import is_missing
 from clrun.system.arithmetic import ceil_div
@@ -74,18 +74,18 @@ def draw(folder: Path, rows: Sequence[Row]) -> None:
 
 def folder_name(row: Row) -> str:
     """Return the name of the folder of a stream, such as 'digits-classes-task-5tasks-<stream>'."""
-    dataset, split, scenario, tasks = (text(row.runs.iloc[0][key]) for key in STREAM)
+    dataset, split, scenario, tasks = (text(row.first[key]) for key in STREAM)
     return re.sub(r"[^\w.=+-]+", "_", f"{dataset}-{split}-{scenario}-{tasks}tasks-{row.stream}")
 
 
 def figure_data(folder: Path, rows: Sequence[Row]) -> FigureData:
     """Return the data of the figures of the rows of one stream."""
-    ended = [row for row in rows if len(row.done)]
+    ended = [row for row in rows if row.n]
     shown = ended[:CURVES]
     title = heading(rows)
     if len(ended) > CURVES:
         title += f"\nthe first {CURVES} of {len(ended)} rows; --sort says which come first"
-    if any(len(row.done) > 1 for row in shown):
+    if any(row.n > 1 for row in shown):
         title += f"\n{SHADED_NOTE}"
     return FigureData(
         rows=shown,
@@ -107,9 +107,10 @@ def tables_of(folder: Path, rows: Sequence[Row], file: str) -> dict[str, list[pd
     """Return this table of the runs of each group, where they have it; a group without any is left out, and so is a
     table that cannot be read, which is said."""
     tables: dict[str, list[pd.DataFrame]] = {}
+    runs = {row.group: row.done["run"].astype(str).tolist() for row in rows}
+    there = collection.folders(folder, [run for names in runs.values() for run in names])
     for row in rows:
-        directories = [directory(folder, run) for run in row.done["run"]]
-        paths = [path / file for path in directories if path is not None]
+        paths = [there[run] / file for run in runs[row.group] if run in there]
         found = [table for path in paths if (table := table_or_none(path)) is not None]
         if found:
             tables[row.group] = found
@@ -175,8 +176,8 @@ def draw_band(
     mean, low, high = (scale * np.array([getattr(point, name) for point in y]) for name in ("mean", "low", "high"))
     axes.plot(x, mean, label=label, **style)
     axes.fill_between(x, low, high, color=style["color"], linewidth=0)
-    for collection in axes.collections:
-        collection.set_alpha(min(0.15, 0.6 / len(axes.collections)))
+    for band in axes.collections:
+        band.set_alpha(min(0.15, 0.6 / len(axes.collections)))
 
 
 def label_tasks_axis(axes: Axes) -> None:

@@ -39,7 +39,27 @@ def statistic(values: pd.Series) -> Statistic:
     return Statistic(n, mean, sd, mean - half, mean + half)
 
 
-def half_width(n: np.ndarray | int, sd: float) -> np.ndarray:
+def statistics_of(values: np.ndarray, groups: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return, for the measures in the columns of `values` (N, M), the fields of `Statistic` as arrays (count, M): each
+    over the rows of a group that are not nan. groups: the number of the group of each row (N,), below `count`."""
+    present = ~np.isnan(values)
+    n = sums(present.astype(float), groups, count)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = sums(np.where(present, values, 0), groups, count) / n
+        squares = sums(np.where(present, (mean[groups] - values) ** 2, 0), groups, count)
+        sd = np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)
+        half = np.where(n > 1, half_width(n, sd), np.nan)
+    return [n, mean, sd, mean - half, mean + half]
+
+
+def sums(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """Return the sums (count, M) of the rows of values (N, M) of each group."""
+    totals = np.zeros((count, values.shape[1]))
+    np.add.at(totals, groups, values)
+    return totals
+
+
+def half_width(n: np.ndarray | int, sd: np.ndarray | float) -> np.ndarray:
     """Return half the width of the interval of the mean of n values with standard deviation `sd`."""
     return stdtrit(n - 1, (1 + LEVEL) / 2) * sd / np.sqrt(n)
 

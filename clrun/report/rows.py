@@ -3,16 +3,17 @@
 A diverged run has no accuracy: it is counted beside the mean, never in it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from clrun.report.intervals import Statistic, statistic
-from clrun.report.runs import MEASURES, REFERENCES, directory, guessing_accuracy, keys_of
-from clrun.results import tables
+from clrun.report.intervals import Statistic, statistic, statistics_of
+from clrun.report.runs import MEASURES, REFERENCES, guessing_accuracy, keys_of
+from clrun.results import collection
 from clrun.results.columns import SOURCES
 from clrun.results.outcome import RunStatus
 from clrun.results.reading import UnreadableFile
@@ -36,7 +37,17 @@ class Row:
     keys: Mapping[str, object]  # strategy, and all keys in which any groups differ
     stream_keys: Sequence[str]  # of these: strategy, and those in which the groups of this stream differ
     label_keys: Sequence[str]  # of these: those in which the groups of this strategy differ
-    runs: pd.DataFrame
+    source: pd.DataFrame  # the runs of a stream
+    places: np.ndarray | None = None  # of the row's runs in `source`; None for all
+
+    # What `measured` has computed of all rows of a stream at once; None: it is computed where it is asked for.
+    known: Mapping[str, Statistic] | None = None
+    ended: tuple[int, int] | None = None  # the numbers of runs that are done, and that have diverged
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The runs of the row."""
+        return self.source if self.places is None else self.source.iloc[self.places]
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -44,13 +55,37 @@ class Row:
         return self.runs[self.runs["status"] == RunStatus.DONE]
 
     @cached_property
+    def counts(self) -> tuple[int, int]:
+        """The numbers of runs that are done, and that have diverged."""
+        if self.ended is not None:
+            return self.ended
+        return len(self.done), int((self.runs["status"] == RunStatus.DIVERGED).sum())
+
+    @property
+    def n(self) -> int:
+        """The number of runs that are done."""
+        return self.counts[0]
+
+    @property
     def diverged(self) -> int:
         """The number of runs that have diverged."""
-        return int((self.runs["status"] == RunStatus.DIVERGED).sum())
+        return self.counts[1]
+
+    @property
+    def first_place(self) -> int:
+        """The place of the first run in `source`."""
+        return 0 if self.places is None else int(self.places[0])
+
+    @property
+    def first(self) -> pd.Series:
+        """The first run."""
+        return self.source.iloc[self.first_place]
 
     @cached_property
-    def statistics(self) -> dict[str, Statistic]:
+    def statistics(self) -> Mapping[str, Statistic]:
         """The statistic of every measure over the runs that are done."""
+        if self.known is not None:
+            return self.known
         return {measure: statistic(self.done[measure]) for measure in MEASURES}
 
     def __getitem__(self, measure: str) -> Statistic:
@@ -68,7 +103,8 @@ class Row:
     @property
     def words(self) -> set[str]:
         """Every word by which `--compare` may name the row."""
-        cells = {key: text(self.runs.iloc[0][key]) for key in keys_of(self.runs)}
+        first = self.first
+        cells = {key: text(first[key]) for key in keys_of(self.source)}
         return {self.strategy, *(f"{key}={cell or 'null'}" for key, cell in cells.items())}
 
     def text(self, key: str) -> str:
@@ -97,15 +133,40 @@ def rows_of_stream(name: str, stream: pd.DataFrame, keys: Sequence[str]) -> list
     """Return the rows of one stream. keys: those in which any groups differ."""
     stream_keys = differing_keys(stream)
     label_keys = {str(strategy): differing_keys(runs)[1:] for strategy, runs in stream.groupby("strategy")}
+    numbers, groups = pd.factorize(stream["group"])
+    firsts = stream.iloc[first_places(numbers)][list(keys)].astype(object)
+    values = [dict(zip(keys, cells, strict=True)) for cells in firsts.to_numpy().tolist()]
+    places = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
+    found = zip(groups, values, places, measured(stream, numbers, len(groups)), ended(stream, numbers), strict=True)
     return [
-        Row(name, str(group), values(runs, keys), stream_keys, label_keys[runs.iloc[0]["strategy"]], runs)
-        for group, runs in stream.groupby("group", sort=False)
+        Row(name, str(group), keyed, stream_keys, label_keys[str(keyed["strategy"])], stream, place, known, counts)
+        for group, keyed, place, known, counts in found
     ]
 
 
-def values(runs: pd.DataFrame, keys: Sequence[str]) -> dict[str, object]:
-    """Return the values of these keys, which are equal in all runs of a group."""
-    return {str(key): value for key, value in runs.iloc[0][list(keys)].to_dict().items()}
+def first_places(numbers: np.ndarray) -> np.ndarray:
+    """Return the place of the first row of each group. numbers: of the groups of the rows, in the order of groups."""
+    return np.unique(numbers, return_index=True)[1]
+
+
+def measured(stream: pd.DataFrame, numbers: np.ndarray, count: int) -> Iterator[dict[str, Statistic]]:
+    """Yield the statistics of every measure over the runs of each group that are done. numbers: of the group of each
+    run, below `count`."""
+    done = (stream["status"] == RunStatus.DONE).to_numpy(dtype=bool)
+    values = np.column_stack([stream[name].to_numpy(dtype=float, na_value=np.nan) for name in MEASURES])
+    n, *others = (field.tolist() for field in statistics_of(values[done], numbers[done], count))
+    for group in range(count):
+        fields = zip(map(int, n[group]), *(field[group] for field in others), strict=True)
+        yield {name: Statistic(*cells) for name, cells in zip(MEASURES, fields, strict=True)}
+
+
+def ended(stream: pd.DataFrame, numbers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield, for each group, how many of its runs are done, and how many have diverged."""
+    counts = [
+        np.bincount(numbers, weights=(stream["status"] == status).to_numpy(dtype=bool)).astype(int).tolist()
+        for status in (RunStatus.DONE, RunStatus.DIVERGED)
+    ]
+    yield from zip(*counts, strict=True)
 
 
 def differing_keys(runs: pd.DataFrame) -> list[str]:
@@ -130,7 +191,7 @@ def streams(rows: Sequence[Row]) -> list[list[Row]]:
 
 def heading(rows: Sequence[Row]) -> str:
     """Return a title of the rows of a stream: the keys of the stream, and those in which it differs from others."""
-    run = rows[0].runs.iloc[0]
+    run = rows[0].first
     parts = [text(run[key]) for key in STREAM[:2] if text(run[key])]
     parts += [f"{key} {text(run[key])}" for key in STREAM[2:] if text(run[key])]
     if text(run.get("first_tasks", "")):
@@ -143,10 +204,11 @@ def heading(rows: Sequence[Row]) -> str:
 def references(folder: Path, rows: Sequence[Row], say: Callable[[str], None] = announce) -> dict[str, float]:
     """Return the accuracies of joint, of finetune and of guessing (`chance`) on a stream, where they are known. say:
     prints which files of the runs cannot be read."""
-    means = {row.strategy: row["average_accuracy"].mean for row in rows if len(row.done)}
+    means = {row.strategy: row["average_accuracy"].mean for row in rows if row.n}
     accuracies = {name: means[name] for name in REFERENCES if name in means}
-    directories = (directory(folder, run) for row in rows for run in row.runs["run"][:1])
-    guess = first_guess((path for path in directories if path is not None), say)
+    named = [str(row.source["run"].iat[row.first_place]) for row in rows]
+    there = collection.folders(folder, named)
+    guess = first_guess((there[run] for run in named if run in there), say)
     return accuracies | ({} if guess is None else {"chance": guess})
 
 
@@ -198,11 +260,10 @@ def ordered(rows: Sequence[Row], by: str, reverse: bool) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
     """Return report.csv: a line per row and metric, and one for the share of the runs that have diverged."""
-    lines: list[dict[str, object]] = []
+    lines: list[list[object]] = []
     for row in rows:
-        head = {"group": row.group, **row.keys}
-        statistics = {measure: row[measure] for measure in MEASURES}
-        lines += [{**head, "metric": name, **values._asdict()} for name, values in statistics.items() if values.n]
-        ended = len(row.done) + row.diverged
-        lines.append({**head, "metric": "diverged", "n": ended, "mean": row.diverged / ended})
-    return tables.objects(lines, ["group", *rows[0].keys, "metric", *Statistic._fields])
+        head = [row.group, *row.keys.values()]
+        lines += [[*head, name, *row[name]] for name in MEASURES if row[name].n]
+        lines.append([*head, "diverged", sum(row.counts), row.diverged / sum(row.counts), None, None, None])
+    names = ["group", *rows[0].keys, "metric", *Statistic._fields]
+    return pd.DataFrame(dict(zip(names, zip(*lines, strict=True), strict=True)), dtype=object)

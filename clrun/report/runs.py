@@ -169,8 +169,8 @@ def gap_closed_by_run(rows: pd.DataFrame, joint: pd.Series, finetune: pd.Series)
     gaps, closed = upper - lower, pd.Series(np.nan, rows.index)
     if not shared.any():  # nothing to compare with, in however many groups
         return closed
-    for places in rows[shared].groupby("group").groups.values():
-        closed[places] = metrics.gap_closed(rows["average_accuracy"][places], lower[places], gaps[places].mean())
+    mean_gaps = gaps[shared].groupby(rows["group"][shared]).transform("mean")
+    closed[shared] = metrics.gap_closed(rows["average_accuracy"][shared], lower[shared], mean_gaps)
     return closed
 
 
@@ -186,11 +186,6 @@ def intransigence(rows: pd.DataFrame, joint: pd.Series) -> pd.Series:
 
 
 # ---------------------------------------------------------------- the files of a run
-
-
-def directory(folder: Path, run: str) -> Path | None:
-    """Return the directory of a run; None where only its row in results.csv is left."""
-    return next(folder.glob(f"runs/*/*-{run}"), None)
 
 
 def guessing_accuracy(run: Path) -> float:

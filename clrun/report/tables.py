@@ -12,6 +12,7 @@ from clrun.report.intervals import Statistic
 from clrun.report.rows import Row, heading
 from clrun.report.runs import KEPT
 from clrun.results import columns
+from clrun.results.outcome import RunStatus
 from clrun.terminal.console import print_line, warn, with_deviation
 from clrun.terminal.fitting import Cells, Column, print_table
 
@@ -49,6 +50,12 @@ COSTS = (
 
 # Fraction: the mean over the tasks and the accuracy over all samples differ where they are so far apart.
 UNEQUAL = 0.005
+
+# What stands in LaTeX for characters that mean something else there.
+LATEX = str.maketrans(
+    {character: "\\" + character for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+)
 
 DEVIATION_NOTE = "After ± stands the standard deviation over the seeds."
 
@@ -133,7 +140,15 @@ def markdown(lines: pd.DataFrame) -> str:
 
 def latex(lines: pd.DataFrame) -> str:
     """Return a table of text in LaTeX (which needs the package booktabs)."""
-    return lines.to_latex(index=False, escape=True).replace("±", "$\\pm$")
+    head, *body = ([in_latex(str(cell)) for cell in line] for line in [list(lines), *lines.to_numpy().tolist()])
+    rows = [" & ".join(line) + r" \\" for line in (head, *body)]
+    begin = r"\begin{tabular}{" + "l" * lines.shape[1] + "}"
+    return "\n".join([begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""])
+
+
+def in_latex(cell: str) -> str:
+    """Return a text in which nothing is a command of LaTeX."""
+    return cell.translate(LATEX)
 
 
 # ---------------------------------------------------------------- the section of a stream
@@ -186,7 +201,7 @@ def notes(rows: Sequence[Row], references: dict[str, float]) -> list[str]:
     finetune 58.8, guessing 50.0.'"""
     names = {"chance": "guessing"}
     texts = [f"{names.get(name, name)} {number('average_accuracy', value)}" for name, value in references.items()]
-    lines = [DEVIATION_NOTE] if any(len(row.done) > 1 for row in rows) else []
+    lines = [DEVIATION_NOTE] if any(row.n > 1 for row in rows) else []
     return [*lines, f"Average accuracy in percent: {', '.join(texts)}."] if texts else lines
 
 
@@ -198,15 +213,15 @@ def remarks(rows: Sequence[Row]) -> list[str]:
 def remarks_on_runs(rows: Sequence[Row]) -> list[str]:
     """Return warnings about the number of runs: that runs diverged, or are too few."""
     lines = [
-        f"{row.label}: {row.diverged} of {row.diverged + len(row.done)} runs diverged; they are in no mean."
+        f"{row.label}: {row.diverged} of {row.diverged + row.n} runs diverged; they are in no mean."
         for row in rows
         if row.diverged
     ]
-    single = sum(len(row.done) == 1 for row in rows)
+    single = sum(row.n == 1 for row in rows)
     if single:
         which = "One row has one run" if single == 1 else f"{single} rows have one run each"
         lines.append(f"{which}: no deviation, no interval; type e.g. 'seed=range(5)'.")
-    fewer = [row.label for row in rows if 0 < row["gap_closed"].n < len(row.done)]
+    fewer = [row.label for row in rows if 0 < row["gap_closed"].n < row.n]
     if fewer:
         lines.append(
             f"{', '.join(fewer)}: gap_closed and intransigence are over the seeds that joint and finetune have, too: "
@@ -218,11 +233,11 @@ def remarks_on_runs(rows: Sequence[Row]) -> list[str]:
 def remarks_on_settings(rows: Sequence[Row]) -> list[str]:
     """Return warnings about settings that make rows differ in more than their keys."""
     lines = []
-    runs = pd.concat([row.done for row in rows])
+    runs = done_of(rows)
     if "task_id_at_test" in runs and runs["task_id_at_test"].astype(str).str.lower().eq("true").any():
         lines.append("task_id_at_test=true: here strategies that ask for the task's number at test were given it.")
     overall, average = runs["overall_accuracy"].astype(float), runs["average_accuracy"].astype(float)
-    if rows[0].runs.iloc[0]["scenario"] == "class" and ((overall - average).abs() >= UNEQUAL).any():
+    if rows[0].first["scenario"] == "class" and ((overall - average).abs() >= UNEQUAL).any():
         lines.append(
             "The tasks differ in size: average_accuracy is the mean over the tasks, overall_accuracy that over all "
             "test samples, which papers report for such a stream."
@@ -232,6 +247,15 @@ def remarks_on_settings(rows: Sequence[Row]) -> list[str]:
     if runs["carbon_g"].isna().all() and "grams_per_kwh" in runs and runs["grams_per_kwh"].notna().any():
         lines.append("No energy is known (an NVIDIA GPU and nvidia-ml-py tell it), so carbon_g is empty.")
     return lines
+
+
+def done_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return the runs of rows of one stream that are done."""
+    if any(row.places is None for row in rows):
+        return pd.concat([row.done for row in rows])
+    source = rows[0].source
+    runs = source.iloc[np.concatenate([row.places for row in rows if row.places is not None])]
+    return runs[runs["status"] == RunStatus.DONE]
 
 
 # ---------------------------------------------------------------- on the terminal

@@ -33,6 +33,8 @@ from clrun.system.messages import announce
 
 LOCK = ".results.lock"
 
+READ_AT_ONCE = 500  # summaries whose rows are in memory
+
 CHECKED = 10_000  # summaries of finished runs whose stamps are compared in an update
 
 LOCK_SECONDS = 30.0  # to wait for another process that updates; it takes a second, and the first time longer
@@ -140,6 +142,17 @@ def first_done(outputs: Path, strategy: str, stream: str, seed: str) -> pd.Serie
     return None if rows.empty else rows.iloc[0]
 
 
+def folders(outputs: Path, runs: Collection[str]) -> dict[str, Path]:
+    """Return the folders of these runs, by identity, where they are there: from the index, or else by their names."""
+    with suppress(sqlite3.Error, DamagedIndex), indices.opened_for_reading(outputs / indices.NAME) as index:
+        places = {run: index.place_of(run) for run in runs}
+        found = {run: directory_of(outputs, place) for run, place in places.items() if place is not None}
+        if all((path / "summary.csv").is_file() for path in found.values()):
+            return found
+    named = {path.name.rpartition("-")[2]: path for path in sorted(outputs.glob("runs/*/*"))}
+    return {run: named[run] for run in runs if run in named}
+
+
 def series_of(row: dict[str, str]) -> pd.Series:
     """Return a row as `read_summary` reads it."""
     lines = results_file.Lines(list(row))
@@ -194,9 +207,7 @@ def update_once(
 ) -> LeftOut:
     """Update an index and results.csv. Return what was left out."""
     with indices.opened(path, min(lock_seconds, indices.BUSY_SECONDS)) as index:
-        found = changes(index, outputs, changed, checked)
-        apply(index, found, outputs / results_file.NAME)
-        return LeftOut(copies_in(index, outputs), found.damaged)
+        return apply(index, outputs, changed, checked)[1]
 
 
 def copies_in(index: Index, outputs: Path) -> list[tuple[Path, Path]]:
@@ -211,16 +222,16 @@ def update_without_index(outputs: Path) -> LeftOut:
     meanwhile, so that the process that writes last has seen every run.
     """
     with indices.opened(None) as index:
-        while (found := changes(index, outputs, (), None)).places():
-            apply(index, found, outputs / results_file.NAME)
-        return LeftOut(copies_in(index, outputs), found.damaged)
+        while (found := apply(index, outputs, (), None))[0]:
+            pass
+        return found[1]
 
 
 def written_to_memory(outputs: Path) -> str:
     """Return what results.csv would hold."""
     file = io.BytesIO()
     with indices.opened(None) as index:
-        keep(index, changes(index, outputs, (), None))
+        keep_all(index, outputs, (), None)
         results_file.write_all(index, file)
     return file.getvalue().decode()
 
@@ -258,19 +269,52 @@ def remove_index(path: Path) -> None:
 # ---------------------------------------------------------------- the update
 
 
-def apply(index: Index, found: Changes, path: Path) -> None:
-    """Keep changes in the index, and in results.csv."""
-    before, after = keep(index, found)
+def apply(
+    index: Index, outputs: Path, changed: Sequence[bytes], checked: int | None, read_at_once: int = READ_AT_ONCE
+) -> tuple[bool, LeftOut]:
+    """Look for summaries that are new, changed or gone, and keep that in the index and in results.csv. Return whether
+    there was anything new, and what was left out.
+
+    changed, checked: as of `update`. read_at_once: summaries whose rows are in memory.
+    """
+    kept, damaged = keep_all(index, outputs, changed, checked, read_at_once)
     if index.count():
-        results_file.update(index, path, before, after)
+        results_file.update(index, outputs / results_file.NAME, kept.before, list(kept.after(index)))
+    return bool(kept.places), LeftOut(copies_in(index, outputs), damaged)
 
 
-def keep(index: Index, found: Changes) -> tuple[dict[bytes, int], list[bytes]]:
-    """Keep changes in the index. Return which rows of results.csv they concern, with their bytes, and which stand there
-    from now on."""
+@dataclass
+class Kept:
+    """What changes have been kept in the index, of which results.csv knows nothing yet."""
+
+    places: list[bytes] = field(default_factory=list)  # of the rows that have changed
+    identities: set[str] = field(default_factory=set)  # of their runs
+    before: dict[bytes, int] = field(default_factory=dict)  # place -> bytes of the rows in results.csv concerned
+
+    def after(self, index: Index) -> dict[bytes, int]:
+        """Return the places of the rows that stand in results.csv from now on."""
+        return index.kept(self.identities, self.places)
+
+
+def keep_all(
+    index: Index, outputs: Path, changed: Sequence[bytes], checked: int | None, read_at_once: int = READ_AT_ONCE
+) -> tuple[Kept, list[UnreadableFile]]:
+    """Keep all changes in the index, piece by piece, so that a first index takes no more memory than a second. Return
+    what was kept, and the summaries that cannot be read."""
+    kept, damaged = Kept(), list[UnreadableFile]()
+    for found in changes(index, outputs, changed, checked, read_at_once):
+        keep(index, found, kept)
+        damaged += found.damaged
+    return kept, damaged
+
+
+def keep(index: Index, found: Changes, kept: Kept) -> None:
+    """Keep changes in the index, and note in `kept` which rows of results.csv they concern."""
     places = found.places()
     identities = index.identities(places) | {one.row["run"] for one in found.found if one.row.get("run")}
-    before = index.kept(identities, places)
+    kept.before = index.kept(identities, places) | kept.before  # what the file holds is what was noted first
+    kept.places += places
+    kept.identities |= identities
     for place in found.gone:
         index.remove(place)
     for one in found.found:
@@ -278,23 +322,30 @@ def keep(index: Index, found: Changes) -> tuple[dict[bytes, int], list[bytes]]:
     for place, stamp in found.touched:
         index.restamp(place, stamp)
     index.keep_one(identities)
-    return before, list(index.kept(identities, places))
 
 
-def changes(index: Index, outputs: Path, changed: Sequence[bytes], checked: int | None) -> Changes:
-    """Return in which summaries the folders of runs differ from the index. The arguments are those of `update`."""
-    result = Changes()
+def changes(
+    index: Index, outputs: Path, changed: Sequence[bytes], checked: int | None, read_at_once: int
+) -> Iterator[Changes]:
+    """Yield in which summaries the folders of runs differ from the index, `read_at_once` at a time. Which they are is
+    found out before the first is yielded. The other arguments are those of `update`."""
     new, gone = listed(index, outputs)
-    for place in new:
-        read_into(result, index, outputs, place, None)
-    result.gone += gone
     known = dict(index.stamps(checked))
     known |= {place: stamp for place in changed if (stamp := index.stamp(place)) is not None}
     runs = os.fsencode(outputs / "runs")
-    for place in known.keys() - set(gone):
-        if stamp_at(runs, place) != known[place]:
-            read_into(result, index, outputs, place, known[place])
-    return result
+    other = [place for place in known.keys() - set(gone) if stamp_at(runs, place) != known[place]]
+    yield Changes(gone=gone)
+    for places in batched([*new, *other], read_at_once):
+        result = Changes()
+        for place in places:
+            read_into(result, index, outputs, place, known.get(place))
+        yield result
+
+
+def batched(places: Sequence[bytes], count: int) -> Iterator[Sequence[bytes]]:
+    """Yield so many places at once."""
+    for start in range(0, len(places), count):
+        yield places[start : start + count]
 
 
 def listed(index: Index, outputs: Path) -> tuple[list[bytes], list[bytes]]:

@@ -238,6 +238,11 @@ class Index:
         found = self.connection.execute(query, cells).fetchone()
         return None if found is None else self.row(found[0])
 
+    def place_of(self, run: str) -> bytes | None:
+        """Return the place of the folder of a run that stands in results.csv; None without one."""
+        found = self.connection.execute("SELECT place FROM run WHERE run = ? AND kept", [run]).fetchone()
+        return None if found is None else found[0]
+
     def bytes_between(self, first: bytes, end: bytes) -> int:
         """Return the number of bytes in results.csv of the rows from place `first` on, before place `end`."""
         query = "SELECT coalesce(sum(bytes), 0) FROM run WHERE kept AND place >= ? AND place < ?"

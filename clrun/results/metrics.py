@@ -181,11 +181,13 @@ def summary_metrics(
     }
 
 
-def gap_closed(accuracy: Accuracy, finetune: Accuracy, gap: float) -> Accuracy:
+def gap_closed(accuracy: Accuracy, finetune: Accuracy, gap: Accuracy) -> Accuracy:
     """Return (accuracy - finetune) / gap: the share of the gap between finetune and joint training that is closed.
 
     gap: joint's accuracy minus finetune's, of a run or the mean over the seeds. The share is nan unless it is positive.
     """
+    if isinstance(gap, pd.Series):
+        return (accuracy - finetune) / gap.where(gap > 0)
     return (accuracy - finetune) / (gap if gap > 0 else math.nan)
 
 

@@ -21,6 +21,8 @@ NAME = "results.csv"
 
 COPIED = 1 << 20  # bytes at once
 
+SPLICED = 2000  # rows that are changed in a copy; more are written with all others, a row at a time
+
 
 class Lines:
     """What renders rows as lines of a CSV file, as `write_table` does."""
@@ -53,7 +55,8 @@ def update(index: Index, path: Path, before: Mapping[bytes, int], after: Sequenc
     that it shall hold. Raise OSError where it cannot be written.
     """
     lines = Lines(index.columns())
-    if index.note("file") != seen(path) or index.note("columns") != json.dumps(lines.columns):
+    other_file = index.note("file") != seen(path) or index.note("columns") != json.dumps(lines.columns)
+    if other_file or len(after) > SPLICED:
         rewrite(index, path)
         return
     new = {place: lines.row(index.row(place)) for place in after}

@@ -5,10 +5,8 @@ On a terminal there are colours and a progress bar. In a pipe there are plain li
 """
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 240  # characters of a line where there is no terminal
@@ -41,7 +39,7 @@ def mean_and_deviation(fractions: pd.Series) -> str:
     return with_deviation(percent(fractions.mean()), percent(fractions.std()))
 
 
-# ---------------------------------------------------------------- lines and tables
+# ---------------------------------------------------------------- lines
 
 
 def print_line(console: Console, line: str, style: str = "") -> None:
@@ -55,15 +53,3 @@ def warn(console: Console, text: str, style: str = "bold yellow") -> None:
         console.print(Panel(Text(text), title="WARNING", title_align="left", border_style=style, style=style))
     else:
         print_line(console, f"WARNING: {text}")
-
-
-def titled_table(title: str) -> Table:
-    """Return an empty table, as narrow as possible: eight columns of numbers must fit into 80 characters."""
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )

@@ -7,13 +7,16 @@ turned: each row is a list of its cells, and begins with those that identify it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.style import Style
 from rich.text import Text
 
-from clrun.terminal.console import titled_table
+from clrun.terminal.console import print_line
+
+WRAPPING = Console()  # which rich asks for its settings when it breaks a text into lines
 
 FOLDED = 8  # characters that a column of text keeps when it is folded
 
@@ -54,10 +57,13 @@ class Cells:
 def print_table(console: Console, cells: Cells) -> None:
     """Print a table, in as many parts as the width requires."""
     for part in fitted(console.width, cells):
-        console.print(part)
+        if cells.title:
+            print_line(console, cells.title, "bold")
+        for line in lines_of(part):
+            console.print(line, soft_wrap=True)
 
 
-def fitted(width: int, cells: Cells) -> Iterator[Table]:
+def fitted(width: int, cells: Cells) -> Iterator["Part"]:
     """Yield a table in parts that fit into this many characters."""
     widths = cells.widths()
     floors = cells.floors(widths)
@@ -110,35 +116,73 @@ def blocks(widths: Sequence[int], floors: Sequence[int], room: int) -> Iterator[
     yield block
 
 
-def part_of(cells: Cells, widths: dict[int, int]) -> Table:
+# ---------------------------------------------------------------- a part
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a table, as wide as the terminal at most."""
+
+    columns: Sequence[Column]
+    widths: Sequence[int]  # characters of each column
+    rows: Sequence[Sequence[str | Text]]
+    styles: Sequence[str]  # of the rows
+    header: bool = True
+
+
+def part_of(cells: Cells, widths: dict[int, int]) -> Part:
     """Return some columns of a table, by their numbers, in these widths."""
-    table = titled_table(cells.title)
-    for number, width in widths.items():
-        column = cells.columns[number]
-        header = Text(column.name, overflow="fold")
-        table.add_column(header, justify="left" if column.text else "right", width=width, overflow="fold")
-    for row, style in zip(cells.rows, cells.styles or [""] * len(cells.rows), strict=True):
-        table.add_row(*(as_text(row[number]) for number in widths), style=style)
-    return table
+    rows = [[row[number] for number in widths] for row in cells.rows]
+    styles = cells.styles or [""] * len(rows)
+    return Part([cells.columns[number] for number in widths], list(widths.values()), rows, styles)
 
 
-def turned(cells: Cells, width: int) -> Table:
+def turned(cells: Cells, width: int) -> Part:
     """Return a table in which each row is a list: the name and the cell of every column that is not empty there."""
     names = [column.name.replace("\n", " ") for column in cells.columns]
     left = min(max(map(cell_len, names)), max(FOLDED, width // 2 - GAP))
     right = max(FOLDED, width - total([left]) - GAP)
-    table = titled_table(cells.title)
-    table.show_header = False
-    for size in (left, right):
-        table.add_column(width=size, overflow="fold")
+    lines: list[Sequence[str | Text]] = []
+    styles: list[str] = []
     for row, style in zip(cells.rows, cells.styles or [""] * len(cells.rows), strict=True):
-        for name, cell in zip(names, row, strict=True):
-            if str(cell):
-                table.add_row(Text(name), as_text(cell), style=style)
-        table.add_row()
-    return table
+        found = [[name, cell] for name, cell in zip(names, row, strict=True) if str(cell)]
+        lines += [*found, ["", ""]]
+        styles += [style] * (len(found) + 1)
+    return Part([Column("", text=True)] * 2, [left, right], lines, styles, header=False)
 
 
-def as_text(cell: str | Text) -> Text:
-    """Return a cell in which nothing is markup."""
-    return cell if isinstance(cell, Text) else Text(cell)
+def lines_of(part: Part) -> Iterator[Text]:
+    """Yield the lines of a part: its header below an empty line, a rule, its rows, and an empty line."""
+    yield Text()
+    if part.header:
+        names = [column.name for column in part.columns]
+        tallest = max(name.count("\n") for name in names)
+        lowered = ["\n" * (tallest - name.count("\n")) + name for name in names]
+        yield from lines_of_row(part, lowered, "bold")
+        yield Text(" " + "─" * (total(part.widths) - GAP))
+    for row, style in zip(part.rows, part.styles, strict=True):
+        yield from lines_of_row(part, row, style)
+    yield Text()
+
+
+def lines_of_row(part: Part, row: Sequence[str | Text], style: str) -> Iterator[Text]:
+    """Yield the lines of a row, of which there are several where a cell is folded."""
+    folded = [fold(cell, width) for cell, width in zip(row, part.widths, strict=True)]
+    for cells in zip_longest(*folded, fillvalue=""):
+        pieces: list[str | tuple[str, str | Style]] = []
+        for cell, width, column in zip(cells, part.widths, part.columns, strict=True):
+            text = str(cell)
+            space = " " * (width - cell_len(text))
+            padded = text + space if column.text else space + text
+            pieces.append((padded, cell.style) if isinstance(cell, Text) else padded)
+        line = Text.assemble(" ", *[piece for pair in pieces for piece in (pair, "  ")], style=style)
+        line.rstrip()
+        yield line
+
+
+def fold(cell: str | Text, width: int) -> Sequence[str | Text]:
+    """Return the lines of a cell, none wider than `width`: broken between words, and within one that is too long."""
+    if "\n" not in str(cell) and width_of(cell) <= width:
+        return [cell]
+    lines = Text(str(cell)).wrap(WRAPPING, width, overflow="fold")
+    return [line.plain.rstrip() for line in lines]

@@ -17,10 +17,10 @@ from clrun.commands import report
 from clrun.config import composition
 from clrun.report import figures, tables
 from clrun.report.compare import conclusion, verdict
-from clrun.report.intervals import Statistic, statistic, sufficient_n
+from clrun.report.intervals import Statistic, statistic, statistics_of, sufficient_n
 from clrun.report.rows import Row, heading, rows_of, streams
 from clrun.report.rows import table as report_table
-from clrun.report.runs import completed, guessing_accuracy, read, with_derived
+from clrun.report.runs import MEASURES, completed, guessing_accuracy, read, with_derived
 from clrun.results import plots, run_files
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.runs import prepare, train
@@ -290,6 +290,41 @@ def test_markdown_and_latex_say_the_same(clrun_report, folder):
     assert len({line.count("|") for line in lines[:6]}) == 1 and lines[1] == "|" + " --- |" * (lines[0].count("|") - 1)
     assert "After ± stands the standard deviation" in markdown and "% After $\\pm$ stands" in latex
     assert "average\\_accuracy" in latex and "$\\pm$" in latex and "±" not in latex
+
+
+def test_statistics_of_all_groups_at_once_are_those_of_each():
+    random = np.random.default_rng(0)
+    values, groups = random.normal(size=(60, 4)), random.integers(0, 7, 60)
+    values[random.random((60, 4)) < 0.3] = np.nan
+    values[groups == 3] = np.nan
+    groups[groups == 5] = 6
+    groups[0] = 5
+    fields = statistics_of(values, groups, 8)
+    for group in range(8):
+        for measure in range(4):
+            alone = statistic(pd.Series(values[groups == group, measure]))
+            together = [field[group, measure] for field in fields]
+            assert together == pytest.approx(list(alone), rel=1e-12, nan_ok=True)
+
+
+def test_rows_know_what_their_runs_say():
+    for row in ordered_rows():
+        assert row.counts == (len(row.done), int((row.runs["status"] == "diverged").sum()))
+        assert {name: statistic.n for name, statistic in row.statistics.items() if statistic.n} == {
+            name: int(row.done[name].notna().sum()) for name in MEASURES if row.done[name].notna().any()
+        }
+        alone = Row(row.stream, row.group, row.keys, row.stream_keys, row.label_keys, row.runs)
+        for name in MEASURES:
+            assert row[name] == pytest.approx(alone[name], rel=1e-12, nan_ok=True)
+
+
+def test_latex_is_that_of_pandas():
+    """But for the end of a command, a space there and {} here, which does not swallow the space after it."""
+    lines = pd.DataFrame({"a_b": ["50 % ± 1", "x\\y~^", "{z} #1 $"], "c&d": ["", "猫", "1e-05"]})
+    expected = lines.to_latex(index=False, escape=True).replace("±", "$\\pm$")
+    for command in ("backslash", "asciitilde", "asciicircum"):
+        expected = expected.replace(f"\\text{command} ", f"\\text{command}{{}}")
+    assert tables.latex(lines) == expected
 
 
 @pytest.mark.parametrize("width", [60, 80, 240])

@@ -200,6 +200,37 @@ def test_changes_one_after_another(outputs):
         assert results(outputs) == written_from_folders(outputs), change
 
 
+@pytest.mark.parametrize("read_at_once", [1, 5, 100])
+def test_changes_are_kept_piece_by_piece(outputs, read_at_once):
+    """A first index of many runs does not hold them all in memory: pieces of the size asked for, and the same file,
+    also where a copy, its original and a run that is gone are in different pieces."""
+    first, second, third = sorted(outputs.glob("runs/ewc/*"))[:3]
+    shutil.copytree(first, first.with_name("digits-0.bak"))
+    shutil.copytree(second, outputs / "runs" / "si" / "z-copy")
+    shutil.rmtree(third)
+    edited(second / "summary.csv", "größe", "anders")
+    with index.opened(outputs / index.NAME) as open_index:
+        pieces = list(collection.changes(open_index, outputs, (), None, read_at_once))
+        assert max(len(piece.found) for piece in pieces) == min(read_at_once, 3)
+        assert sum(len(piece.found) for piece in pieces) == 3 and sum(len(piece.gone) for piece in pieces) == 1
+        anything, left_out = collection.apply(open_index, outputs, (), None, read_at_once)
+    assert anything and [copy.name for copy, _ in left_out.copies] == ["digits-0.bak", "z-copy"]
+    written = results(outputs)
+    (outputs / index.NAME).unlink()
+    collection.update(outputs, say=lambda _: None)
+    assert results(outputs) == written
+
+
+def test_folders_of_runs_are_found(outputs):
+    """With the index, and without it by their names; a run of which only a row is left has none."""
+    shutil.move(outputs / "runs/ewc/digits-0", outputs / "runs/ewc/digits-0000000000")
+    collection.update(outputs)
+    runs = {"0000000000": outputs / "runs/ewc/digits-0000000000", "3000000001": outputs / "runs/si/digits-1"}
+    assert collection.folders(outputs, [*runs, "unknown"]) == runs
+    (outputs / index.NAME).unlink()
+    assert collection.folders(outputs, [*runs, "unknown"]) == {"0000000000": runs["0000000000"]}
+
+
 def test_an_update_does_not_read_what_it_knows(outputs, monkeypatch):
     """And changes the file without reading the index's rows: a summary that cannot be read is not opened."""
     made = placed(outputs, "ewc", 40)

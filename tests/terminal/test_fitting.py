@@ -8,13 +8,14 @@ import pytest
 from outcomes import placed
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from clrun.commands import verify
 from clrun.config import help
 from clrun.report.tables import terminal_table
 from clrun.results.reading import read_table
 from clrun.terminal import run_tables, sweep_tables
-from clrun.terminal.fitting import Cells, Column, fitted, print_table, turned
+from clrun.terminal.fitting import Cells, Column, fitted, fold, lines_of, print_table, turned
 from clrun.terminal.progress import Line, TerminalProgress, View
 
 WIDTHS = [40, 41, 47, 60, 80, 100, 240, 300]
@@ -95,7 +96,7 @@ def test_no_table_loses_a_cell(make, width, tmp_path):
             wanted = [str(row[number]) for row in cells.rows]
             if seen is None:  # turned
                 assert len(parts) == 1
-                assert all(without_breaks(cell) in without_breaks(printed_alone(width, parts[0])) for cell in wanted)
+                assert all(without_breaks(cell) in without_breaks(printed_alone(parts[0])) for cell in wanted)
                 continue
             repeated = number < cells.labels or number >= len(cells.columns) - cells.ends
             assert seen == [wanted] * (len(parts) if repeated else 1), name
@@ -103,18 +104,15 @@ def test_no_table_loses_a_cell(make, width, tmp_path):
 
 def printed_cells(parts, name) -> list[list[str]] | None:
     """The cells below a header in each part that has it; None where a table was turned."""
-    if not parts[0].show_header:
+    if not parts[0].header:
         return None
-    columns = [column for part in parts for column in part.columns if str(column.header) == name]
-    return [[str(cell) for cell in column.cells] for column in columns]
+    places = [(part, n) for part in parts for n, column in enumerate(part.columns) if column.name == name]
+    return [[str(row[n]) for row in part.rows] for part, n in places]
 
 
-def printed_alone(width: int, part) -> str:
+def printed_alone(part) -> str:
     """The second column of a turned table, line below line."""
-    console = console_of(width)
-    console.print(part)
-    left = 1 + part.columns[0].width
-    return "\n".join(line_from(line, left) for line in text_of(console).splitlines())
+    return "\n".join(line_from(str(line), 1 + part.widths[0]) for line in lines_of(part))
 
 
 def line_from(line: str, start: int) -> str:
@@ -125,6 +123,17 @@ def line_from(line: str, start: int) -> str:
             return line[index:]
         place += cell_len(character)
     return ""
+
+
+@pytest.mark.parametrize("width", [9, 12, 20, 40])
+@pytest.mark.parametrize(
+    "text", ["two words", "猫猫猫猫猫猫猫猫猫猫猫猫", "a" * 50, "x y " * 9, "猫 dog " * 8, "a\nb", ""]
+)
+def test_a_folded_cell_is_whole(width, text):
+    lines = [str(line) for line in fold(text, width)]
+    assert without_breaks("".join(lines)) == without_breaks(text)
+    assert max(map(cell_len, lines)) <= width
+    assert [str(line) for line in fold(Text("bold", "bold"), 4)] == ["bold"]
 
 
 @pytest.mark.parametrize("width", [40, 60])
@@ -146,7 +155,7 @@ def test_a_table_as_wide_as_the_terminal_is_one_part():
     assert len(list(fitted(exact - 1, cells))) == 1  # the name is folded
     console = console_of(exact)
     print_table(console, cells)
-    assert "x" * 20 in text_of(console) and max(map(len, text_of(console).splitlines())) == exact
+    assert "x" * 20 in text_of(console) and max(map(len, text_of(console).splitlines())) == exact - 1
 
 
 def test_a_turned_table_keeps_its_rows_apart():
@@ -157,7 +166,7 @@ def test_a_turned_table_keeps_its_rows_apart():
     lines = [line.split() for line in text_of(console).splitlines()]
     assert ["key_0", "v0v0v0v0"] in lines and lines.index(["accuracy", "98.1"]) < lines.index(["accuracy", "97.0"])
     assert [] in lines[lines.index(["accuracy", "98.1"]) : lines.index(["accuracy", "97.0"])]
-    assert not turned(cells, 40).show_header
+    assert not turned(cells, 40).header
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 240])
