@@ -117,7 +117,7 @@ class Stack:
     def initialize(self, stage: int = 0) -> TrainState:
         """Return the runs as they are before any training; for a strategy that restarts, before any of a stage."""
         theta, stats = self.fresh_parameters(stage)
-        state = self.vectorizer.vectorize(self.strategy.init_from)(theta, self.vectorizer.stack_trees(self.drawn))
+        state = self.vectorizer.vectorize(self.strategy.init_drawn)(theta, self.vectorizer.stack_trees(self.drawn))
         # The state gets tensors of its own: a strategy may have put theta itself into it.
         average = () if self.decay is None else Average.begin(theta)
         return TrainState(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state), average)

@@ -230,7 +230,7 @@ def initial_state(
 ) -> tuple[dict[str, Tensor], Any]:
     """Return the leaves of a strategy's initial state by their path, and their structure. Answers read the saved ones
     in place of some, and none of the others. Raise InvalidCheckpoint where a saved one does not fit."""
-    leaves, structure = tree_flatten_with_path(strategy.init_from(theta, drawn))
+    leaves, structure = tree_flatten_with_path(strategy.init_drawn(theta, drawn))
     initial = {keystr(path): v for path, v in leaves}
     if any(name not in initial or initial[name].shape != v.shape for name, v in saved.items()):
         raise InvalidCheckpoint("its state is not as the code wants it: has the strategy been changed?")

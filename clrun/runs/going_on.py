@@ -87,7 +87,7 @@ def grown(
     weights = before.flat(network.weights) if origin.tensors is None else origin.tensors["run.theta"]
     theta = grown_vector(weights, before, fresh.theta, layout)
     stats = {name: network.statistics[name].to(v) for name, v in fresh.stats.items()}
-    state = strategy.init_from(theta, tree_map(lambda v: v.to(theta.device), drawn))
+    state = strategy.init_drawn(theta, tree_map(lambda v: v.to(theta.device), drawn))
     average = Average.begin(theta) if isinstance(fresh.average, Average) else ()
     new = TrainState(theta, fresh.opt, stats, state, average)
     if origin.tensors is None:

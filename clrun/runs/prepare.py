@@ -247,7 +247,7 @@ def refuse_unfit(
         drawn = unbuilt.draws()
     refuse_missing_tasks(origin, unbuilt, stream, images)
     theta = layout.flat(leaves)
-    fresh = TrainState(theta, (), network.statistics(), unbuilt.init_from(theta, drawn))
+    fresh = TrainState(theta, (), network.statistics(), unbuilt.init_drawn(theta, drawn))
     grown(fresh, unbuilt, drawn, images, origin)
 
 
@@ -272,7 +272,7 @@ def parameter_bytes(strategy: type[Strategy], images: Samples, stream: TaskStrea
             data = data_without_images(tasks, outputs, images.x.shape[1:])
             layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
             unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
-            state = unbuilt.init_from(torch.empty(layout.size), unbuilt.draws())
+            state = unbuilt.init_drawn(torch.empty(layout.size), unbuilt.draws())
     except (NotImplementedError, RuntimeError):
         return 0
     return 4 * 4 * layout.size + 4 * sum(v.numel() * v.element_size() for v in tree_leaves(state))

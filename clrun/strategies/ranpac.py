@@ -85,7 +85,7 @@ class RanPAC(ClosedForm):
         """Return the random weights W (d, units)."""
         return {"projection": torch.randn(self.feature_count, self.units)}
 
-    def init_from(self, theta: Tensor, drawn: Mapping[str, Tensor]) -> State:
+    def init_drawn(self, theta: Tensor, drawn: Mapping[str, Tensor]) -> State:
         C, M = self.data.outputs, self.hidden_count
         zeros = torch.zeros((), dtype=torch.float64, device=theta.device)
         head = LinearHead(zeros.repeat(C, M), zeros.repeat(C))

@@ -46,7 +46,7 @@ class XdG(Strategy):
         open_units = max(1, width - round(self.gated * width))
         return torch.rand(self.data.tasks, width).argsort(1).argsort(1) < open_units
 
-    def init_from(self, theta: Tensor, drawn: Mapping[str, Tensor]) -> State:
+    def init_drawn(self, theta: Tensor, drawn: Mapping[str, Tensor]) -> State:
         return self.State(tuple(drawn[str(i)] for i in range(len(self.net.network.widths))))
 
     def logits(self, theta: Tensor, state: State, hp: Any, x: Tensor, t: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class Strategy:
     def draws(self) -> dict[str, Tensor]:
         """Return random numbers that are drawn once for a run and never trained, by name; by default none.
 
-        `init_from` gets them. It is called once for each run, before training, with PyTorch's global generator seeded
+        `init_drawn` gets them. It is called once for each run, before training, with PyTorch's global generator seeded
         with the run's seed. It may use the shapes of `self.net` and `self.data`, and fixed choices.
         """
         return {}
@@ -167,7 +167,7 @@ class Strategy:
         """
         return ()
 
-    def init_from(self, theta: Tensor, drawn: Mapping[str, Tensor]) -> Tree:
+    def init_drawn(self, theta: Tensor, drawn: Mapping[str, Tensor]) -> Tree:
         """Return the initial state, as `init` does, with the numbers that `draws` returned; by default `init(theta)`.
 
         A method overrides one of the two: this one if it draws numbers.

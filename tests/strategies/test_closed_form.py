@@ -293,7 +293,7 @@ class Drawing(NCM):
     def draws(self):
         return {"numbers": torch.randn(self.data.tasks), "order": torch.randperm(self.data.tasks)}
 
-    def init_from(self, theta, drawn):
+    def init_drawn(self, theta, drawn):
         return {"sums": self.init(theta).sums, "drawn": drawn}
 
 
