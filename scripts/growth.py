@@ -1,4 +1,4 @@
-"""What a command costs beside many finished runs: wall time and peak memory of a run, a sweep and a report.
+"""What a run, a sweep and a report cost beside many finished runs: wall time, seconds of the CPU, and peak memory.
 
     python scripts/growth.py                                   # beside 0, 1,000, 10,000 and 50,000 runs
     python scripts/growth.py --runs 0 1000 --rounds 5          # a part
@@ -53,6 +53,7 @@ class Cost(NamedTuple):
     """What a command took."""
 
     wall: float  # seconds
+    cpu: float  # seconds of all its processes, which a busy machine changes little
     memory: float  # MB (10^6 bytes): the largest of the command's processes
 
 
@@ -132,7 +133,7 @@ def measured(command: Sequence[str], folder: Path) -> Cost:
             output.seek(0)
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()}")
     unit = 1024 if sys.platform == "linux" else 1  # bytes of ru_maxrss
-    return Cost(wall, usage.ru_maxrss * unit / 1e6)
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6)
 
 
 def costs(
@@ -162,15 +163,20 @@ def costs(
 
 
 def table(rows: Sequence[tuple[str, int, list[Cost]]], base: int) -> str:
-    """Return the medians, and their ratios to those beside the fewest runs, in Markdown."""
-    lines = ["| | finished runs | wall, s | ratio | peak memory, MB | ratio |", "|---|---|---|---|---|---|"]
+    """Return the medians, and the ratios of the seconds of the CPU and of memory to those of the same round beside the
+    fewest runs, in Markdown: the median, and in brackets the smallest and the largest."""
+    lines = [
+        "| | finished runs | wall, s | CPU, s | ratio | peak memory, MB | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
     first = {name: found for name, size, found in rows if size == base}
     for name, size, found in rows:
-        wall, memory = (statistics.median(getattr(cost, field) for cost in found) for field in Cost._fields)
-        ratios = [one.wall / other.wall for one, other in zip(found, first[name], strict=True)]
-        kept = statistics.median(one.memory / other.memory for one, other in zip(found, first[name], strict=True))
+        wall, cpu, memory = (statistics.median(getattr(cost, field) for cost in found) for field in Cost._fields)
+        pairs = list(zip(found, first[name], strict=True))
+        ratios = [one.cpu / other.cpu for one, other in pairs]
+        kept = statistics.median(one.memory / other.memory for one, other in pairs)
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        lines.append(f"| {name} | {size:,} | {wall:.2f} | {spread} | {memory:.0f} | {kept:.2f} |")
+        lines.append(f"| {name} | {size:,} | {wall:.2f} | {cpu:.2f} | {spread} | {memory:.0f} | {kept:.2f} |")
     return "\n".join(lines)
 
 

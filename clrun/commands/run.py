@@ -154,12 +154,12 @@ def hydra_arguments(arguments: argparse.Namespace) -> Iterator[list[str]]:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[str]:
-    """Yield a temporary folder. Raise UsageError where the system has none."""
+def temporary_folder(what: str = "a sweep") -> Iterator[str]:
+    """Yield a temporary folder, which `what` needs. Raise UsageError where the system has none."""
     try:
         made = tempfile.TemporaryDirectory(prefix="clrun-")
     except OSError as error:
-        text = f"a sweep needs a folder for temporary files, and there is none ({error.strerror})"
+        text = f"{what} needs a folder for temporary files, and there is none ({error.strerror})"
         raise UsageError(f"{text}; name one that you may write to: export TMPDIR=FOLDER.") from None
     with made as folder:
         yield folder

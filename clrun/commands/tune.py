@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from clrun import __version__
-from clrun.commands import console
+from clrun.commands import console, run
 from clrun.config import catalog
 from clrun.system.errors import UsageError
 from clrun.tune.question import SEARCH_KEYS, VALIDATION, read
@@ -47,7 +47,7 @@ def command(argv: Sequence[str]) -> None:
     question = read(arguments, catalog.with_folder(arguments.config_dir))
     from clrun.tune.search import searching  # once nothing of the question can be refused any more
 
-    with searching(question) as search:
+    with run.temporary_folder("a search"), searching(question) as search:
         search.run()
 
 

@@ -1,6 +1,7 @@
 """The parsing of what is typed as key=value, and the refusal of what is wrong before anything is composed."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -154,8 +155,20 @@ def refuse_option(override: "Override", options: Sequence[str], typed: str) -> N
         return
     swept = override.is_sweep_override() and override.is_discrete_sweep()
     for name in map(format_value, override.sweep_string_iterator() if swept else [override.value()]):
+        if "${" in name:
+            raise UsageError(chosen_by_variable(str(override.input_line), typed, name))
         if name not in options:
             raise UsageError(missing(typed, name, options))
+
+
+def chosen_by_variable(text: str, typed: str, name: str) -> str:
+    """Return the refusal of an option that a variable names, such as strategy=${oc.env:METHOD}."""
+    found = re.search(r"\$\{oc\.env:(\w+)", name)
+    variable = "NAME" if found is None else found[1]
+    return (
+        f"{text}: the keys of {typed} depend on which one it is, so it is chosen before variables are read; let the "
+        f'shell fill it in, as {typed}="${variable}".'
+    )
 
 
 def refuse_sweep(override: "Override", sweeps: bool, basic: bool) -> None:

@@ -41,6 +41,8 @@ STALE_SECONDS = 60.0  # without a heartbeat, after which a process on another ho
 GATE_TIMEOUT_SECONDS = 30.0  # to wait for the gate, which is held for milliseconds
 GATE_POLL_SECONDS = 0.01  # between two attempts to take the gate
 
+MOST_PROCESSES = 2**31 - 1  # the largest number of a process
+
 # What flock answers on a disk that has no such locks. EACCES is also the answer for a lock that another process holds.
 NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EACCES)
 
@@ -116,13 +118,24 @@ def read(directory: Path) -> tuple[Owner | None, float]:
     clock of the disk; None and 0 where no lock names an owner."""
     try:
         with (directory / NAME).open(encoding="utf-8") as file:  # open() makes a shared disk fetch the current time
-            content, heartbeat = json.load(file), os.fstat(file.fileno()).st_mtime
-            known = {key: content[key] for key in (f.name for f in fields(Owner)) if key in content}
-            return Owner(**known), heartbeat
+            owner, heartbeat = owner_of(json.load(file)), os.fstat(file.fileno()).st_mtime
     except (FileNotFoundError, NotADirectoryError):
         return None, 0.0
-    except (ValueError, TypeError):  # no JSON, or other fields: not written by clrun, so it names no owner
+    except (ValueError, RecursionError):  # no JSON: not written by clrun, so it names no owner
         return None, 0.0
+    return (None, 0.0) if owner is None else (owner, heartbeat)
+
+
+def owner_of(content: object) -> Owner | None:
+    """Return the owner that the content of a lock names; None where it names none: it was not written by clrun."""
+    if not isinstance(content, dict):
+        return None
+    kinds = {name: int if name == "pid" else str for name in (f.name for f in fields(Owner))}
+    known = {name: content[name] for name in kinds if name in content}
+    whole = kinds.keys() - {"token"} <= known.keys()
+    if not whole or any(type(value) is not kinds[name] for name, value in known.items()):
+        return None
+    return Owner(**known) if 0 < known["pid"] <= MOST_PROCESSES else None
 
 
 def disk_time(directory: Path) -> float:

@@ -25,13 +25,14 @@ for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
 assert os.path.expanduser("~") == "~"
 """
 COMMAND = "\nfrom clrun.commands.run import cli\ncli()\n"
+SEARCH = "\nfrom clrun.commands.tune import main\nmain()\n"
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-def clrun_where(machine: str, *arguments: str) -> tuple[int, str]:
+def clrun_where(machine: str, *arguments: str, command: str = COMMAND) -> tuple[int, str]:
     """Run clrun on such a machine -> exit code, standard error."""
-    line = [sys.executable, "-c", machine + COMMAND, *SMALL, *arguments]
+    line = [sys.executable, "-c", machine + command, *SMALL, *arguments]
     done = subprocess.run(line, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stderr
@@ -45,6 +46,14 @@ def test_a_single_run_needs_no_temporary_folder():
 def test_a_sweep_without_one_says_so_in_a_paragraph():
     code, err = clrun_where(NO_TEMPORARY_FOLDER, "-m", "seed=0,1")
     assert code == 2 and "export TMPDIR=FOLDER" in err
+    assert not Path("outputs").exists()
+
+
+def test_a_search_without_one_says_so_in_a_paragraph():
+    """It was a traceback of multiprocessing's."""
+    pytest.importorskip("optuna")
+    code, err = clrun_where(NO_TEMPORARY_FOLDER, "lambda=1,10", "trials=2", "workers=2", command=SEARCH)
+    assert code == 2 and "a search needs a folder for temporary files" in err and "export TMPDIR=FOLDER" in err
     assert not Path("outputs").exists()
 
 

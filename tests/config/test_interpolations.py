@@ -84,3 +84,13 @@ def test_a_cluster_takes_variables_too(clrun, monkeypatch):
     monkeypatch.setenv("OF_THE_TEST", "0")
     code, _, error = clrun("cluster=local", "cluster.cpus=${oc.env:OF_THE_TEST}")
     assert code == 2 and "cpus=0: must be a whole number" in error
+
+
+@pytest.mark.parametrize("group", ["strategy", "dataset", "model", "split", "optimizer", "cluster", "+experiment"])
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_an_option_that_a_variable_names_is_left_to_the_shell(clrun, monkeypatch, group, sweep):
+    """What keys there are follows from the option, so it is chosen before variables are read; the sentence says so."""
+    monkeypatch.setenv("OF_THE_TEST", "si")
+    code, out, err = clrun(*sweep, f"{group}=${{oc.env:OF_THE_TEST}}")
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert f'let the shell fill it in, as {group}="$OF_THE_TEST"' in err

@@ -155,3 +155,27 @@ def test_a_crash_gives_the_lock_back(prepared_of):
     with pytest.raises(ZeroDivisionError):
         train.train_runs([prepared], quiet=True, trainer=lambda group, progress: 1 / 0)
     assert files(prepared.directory) == {"failed.txt"}
+
+
+WHOLE = {"host": "another", "space": "s", "pid": 1, "started": "1"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "7", "[]", '["host"]', "null", '"host"', "{}", "\x00\x80", "[" * 100_000]
+    + [json.dumps(WHOLE | changed) for changed in (
+        {"pid": "1"}, {"pid": -1}, {"pid": 0}, {"pid": 10**30}, {"pid": True}, {"pid": 1.5}, {"pid": None},
+        {"host": None}, {"space": 3}, {"started": []}, {"token": 5})]
+    + [json.dumps({key: value for key, value in WHOLE.items() if key != gone}) for gone in WHOLE],
+)  # fmt: skip
+def test_a_lock_that_clrun_did_not_write_names_no_owner(tmp_path, content):
+    """It is taken over, whatever it holds; a number of a process that is a text was a traceback."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    (directory / locks.NAME).write_text(json.dumps(WHOLE))
+    assert locks.read(directory)[0] == locks.Owner(**WHOLE)
+    (directory / locks.NAME).write_bytes(content.encode("latin-1"))
+    assert locks.read(directory) == (None, 0.0) and locks.holder(directory) is None
+    with locks.claimed([directory]) as claim:
+        assert list(claim.mine) == [directory]
+    assert not directory.exists()
