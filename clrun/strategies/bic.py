@@ -120,6 +120,7 @@ class BiC(Exemplars):
         if phase == "meet":
             past = self.met(state.past, pool)
             validation = self.holding_out.offer_task(state.validation, pool, theta)
+            assert isinstance(validation, RankedMemory)  # as it was before
             task = torch.where(past.new & (state.task == self.data.tasks), pool.stage, state.task)
             return theta, state._replace(past=past, validation=validation, task=task)
         trained = pool._replace(weight=pool.weight * ~self.held_out_of(pool, state))

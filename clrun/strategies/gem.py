@@ -55,7 +55,7 @@ class GEM(Strategy):
 
     class State(NamedTuple):
         rows: Tensor  # (T, M / T) int64: image + N * task
-        count: Tensor  # (T,) int64: samples of each task
+        held: Tensor  # (T,) int64: samples of each task
         projections: Tensor  # () int64: how often g was projected
 
     def init(self, theta: Tensor) -> State:
@@ -66,7 +66,7 @@ class GEM(Strategy):
     def gradient(self, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> tuple[Tensor, Tensor, Aux]:
         """Return the projected gradient g~ (eq. 11)."""
         g, loss, aux = super().gradient(theta, state, hp, batch)
-        past = state.count > 0
+        past = state.held > 0
         passes = [self.past_gradient(theta, state, hp, batch, k) for k in range(self.data.tasks)]
         G, losses = (torch.stack(values) for values in zip(*passes, strict=True))
         along = G @ g
@@ -87,7 +87,7 @@ class GEM(Strategy):
     def past_gradient(self, theta: Tensor, state: State, hp: Hyper, batch: Batch, task: int) -> tuple[Tensor, Tensor]:
         """Return r_k (P,) and the loss () on the samples of a task; 0 where there are none."""
         rows = state.rows[task]
-        weight = (torch.arange(len(rows), device=rows.device) < state.count[task]).to(batch.weight)
+        weight = (torch.arange(len(rows), device=rows.device) < state.held[task]).to(batch.weight)
         noise = uniform(batch.noise[:, 0], len(batch.noise) * len(rows)).view(-1, len(rows))
         old = self.data.recall(rows, batch, weight, noise)
         network = self.net.network
@@ -105,17 +105,17 @@ class GEM(Strategy):
         task = torch.arange(len(state.rows), device=rows.device) == pool.stage
         return theta, state._replace(
             rows=torch.where(task[:, None], rows, state.rows),
-            count=torch.where(task, (drawn.weight > 0).sum(), state.count),
+            held=torch.where(task, (drawn.weight > 0).sum(), state.held),
         )
 
     def stored_samples(self, state: State) -> int:
-        return int(state.count.sum())
+        return int(state.held.sum())
 
     def unused_bytes(self, state: State) -> int:
-        return (state.rows.numel() - int(state.count.sum())) * state.rows.element_size()
+        return (state.rows.numel() - int(state.held.sum())) * state.rows.element_size()
 
     def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:
-        used = (torch.arange(state.rows.shape[1], device=state.rows.device) < state.count[:, None]).flatten()
+        used = (torch.arange(state.rows.shape[1], device=state.rows.device) < state.held[:, None]).flatten()
         first = (~used).long().argsort(stable=True)
         memory = Memory(state.rows.flatten().index_select(0, first), used.sum())
         return {"projections": state.projections} | buffer_stats(self.data, memory)

@@ -7,6 +7,7 @@ from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.closed_form import ROUNDING, ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
 from clrun.strategy.exemplars import Exemplars, Past, distillation
 from clrun.strategy.fisher_information import diagonal_fisher
+from clrun.strategy.generator import Autoencoder, flat_inputs
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.herding import class_means
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses, one_hot
@@ -32,6 +33,7 @@ __all__ = [
     "NEGLIGIBLE",
     "ROUNDING",
     "AnyMemory",
+    "Autoencoder",
     "Aux",
     "Batch",
     "BatchNormMode",
@@ -67,6 +69,7 @@ __all__ = [
     "diagonal_fisher",
     "distillation",
     "fisher",
+    "flat_inputs",
     "format_value",
     "gradient_by_leaf",
     "gradient_of",

@@ -18,6 +18,7 @@ MEANINGS: dict[str, str] = {
     "barred_share": "share of the samples of a batch whose softmax leaves out an output that may answer",
     "chosen_interference": "how much more the virtual step raises the loss of what is replayed than that of the "
     "candidates on the average",
+    "generator_loss": "loss of the generator on the task's own samples",
     "exemplar_share": "share of the training samples that are exemplars of earlier tasks",
     "means": "number of outputs that have a mean of exemplars, after the task",
     "gamma": "what the weights of the new outputs were multiplied by, after the task",
@@ -74,6 +75,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "cumulative": ("others_share",),
     "der": ("replay_loss", *_MEMORY),
     "derpp": ("replay_loss", *_MEMORY),
+    "dgr": ("replay_loss", "generator_loss"),
     "er": ("replay_loss", *_MEMORY),
     "er_ace": ("replay_loss", "barred_share", *_MEMORY),
     "ewc": (*_PENALTY, *_FISHER),

@@ -17,7 +17,7 @@ from reference.markdown import code, from_docstring, plain, table
 # in the order of the guide: what is compared with first, then the families of methods
 ORDER = (
     *("finetune", "joint", "cumulative", "scratch", "separate"),
-    *("er", "mir", "er_ace", "der", "derpp", "fdr", "agem", "gem", "gdumb", "icarl", "wa", "bic"),
+    *("er", "mir", "er_ace", "der", "derpp", "fdr", "agem", "gem", "gdumb", "icarl", "wa", "bic", "dgr"),
     *("ewc", "si", "mas", "imm", "lwf", "amn", "packnet", "hat"),
     *("ncm", "slda", "fecam", "ranpac"),  # heads in closed form, without gradients
     *("l2_init", "shrink_perturb", "upgd", "cbp"),  # against the loss of plasticity

@@ -272,7 +272,7 @@ def test_gem_of_tasks_that_are_smaller_than_their_share(stack_of):
     stack = stack_of("strategy=gem", "memory_size=100000", "iterations=2", "tasks=2")
     run, reports = live(stack)
     sizes = [len(pool) for pool in stack.streams[0].train]
-    assert run.state.count.tolist() == sizes
+    assert run.state.held.tolist() == sizes
     assert stack.strategy.stored_samples(run.state) == sum(sizes)
     assert stack.strategy.unused_bytes(run.state) == 8 * (100000 - sum(sizes))
     assert reports[-1].health[0]["memory_fill"] == pytest.approx(sum(sizes) / 100000)

@@ -161,6 +161,7 @@ BREAKS = {
         ("after_step", as_it_was, EMPTY),
         ("offer", nothing_stored, "samples of one class alone"),
     ],
+    "dgr": [("replay_loss", no_replay_loss, "what was generated never had a loss above 1e-12")],
     "er_ace": [
         ("after_step", as_it_was, EMPTY),
         ("offer", nothing_stored, "samples of one class alone"),
