@@ -333,7 +333,7 @@ def test_flags_may_stand_anywhere(clrun):
     [
         ("clrun la", {"lambda="}),
         ("clrun strategy=", {f"strategy={name}" for name in catalog.read().options["strategy"]}),
-        ("clrun --config-dir my strategy=mi", {"strategy=mine"}),
+        ("clrun --config-dir my strategy=min", {"strategy=mine"}),
         ("clrun -m --config-dir=my myk", {"myknob="}),
         ("clrun model=cnn model.wi", {"model.width=", "model.widths="}),
     ],

@@ -125,9 +125,9 @@ WRONG = {
     "--lambda=3": "without dashes",
     "--config-dir nowhere": "no such folder",
     "+experiment=cats": "no such experiment",
-    "~strategy": "ewc, finetune",
-    "strategy=null": "ewc, finetune",
-    "strategy=[ewc,finetune]": "ewc, finetune",
+    "~strategy": "ewc, fdr, fecam, finetune",
+    "strategy=null": "ewc, fdr, fecam, finetune",
+    "strategy=[ewc,finetune]": "ewc, fdr, fecam, finetune",
     "lambda=${nothing}": "nothing",
     "lambda=???": "lambda",
     "hydra/launcher=none": "stacked",
@@ -198,6 +198,7 @@ WRONG_VALUES = {
     "str": ["", 1, True, math.nan, ["a"]],
     "mapping": ["", 1, "abc", ["a"], True, math.nan],
     "texts": ["", 1, "abc", [1.5], [""], [None], [True], [["a"]], {"a": 1}],
+    "floats": ["", 1, "abc", ["a"], [math.nan], [math.inf], [True], [[0.5]], {"a": 1}],
     "ints": ["", 1, "abc", ["a"], [1.5], [math.nan], [True], [10**12], {"a": 1}],
     "classes": ["", 1, "abc", [], [[]], ["a"], [1], [[1.5]], [[True]], [[["a"]]], [[""]]],
 }
@@ -209,7 +210,7 @@ def beyond(said: catalog.KeySpec) -> list[float]:
     found = [said.min - one] if said.min is not None else []
     found += [said.max + one] if said.max is not None else []
     found += [bound for bound in (said.above, said.below) if bound is not None]
-    return [[value] for value in found] if said.type == "ints" else found
+    return [[value] for value in found] if said.type in ("ints", "floats") else found
 
 
 @pytest.mark.parametrize(("group", "name", "key"), KNOBS)
