@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,8 @@ def words(command: str) -> list[str]:
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    """A folder with what the pages expect of the user: PICTURES, ANIMALS in two domains, and the examples in my/."""
+    """A folder with what the pages expect of the user: PICTURES, ANIMALS in two domains, FIVE classes, and the examples
+    in my/."""
     for part in ("train", "test"):
         for name in ("cat", "dog", "deer"):
             (tmp_path / "PICTURES" / part / name).mkdir(parents=True)
@@ -68,6 +70,9 @@ def workshop(tmp_path, monkeypatch):
     for folder in ("FIRST_RUN", *(f"image_folder-split.classes=_a_-seed={seed}-0" for seed in range(5))):
         (tmp_path / "outputs/runs/er" / folder).mkdir(parents=True)  # of runs that others go on from
         (tmp_path / "outputs/runs/er" / folder / "network.safetensors").touch()
+    shutil.copytree(tmp_path / "PICTURES", tmp_path / "FIVE")
+    for part, name in product(("train", "test"), ("bird", "ship")):
+        shutil.copytree(tmp_path / "PICTURES" / part / "cat", tmp_path / "FIVE" / part / name)
     for group, name in EXAMPLES.items():
         page = GUIDES / f"your-own-{group}.md"
         folder = tmp_path / "my" / {"network": "model", "data": "dataset"}.get(group, group)
