@@ -1,5 +1,6 @@
 """Networks with batch norm against torch.nn.BatchNorm2d in train(), for every strategy; stacked, recorded, compiled."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import pytest
@@ -57,6 +58,10 @@ class PlainNet(Net):
 
     plain: Plain | None = None
 
+    def unrecorded(self):
+        """The network with statistics that nobody reads afterwards."""
+        return replace(self, plain=deepcopy(self.plain))
+
     def __call__(self, theta, x, tap=lambda i, h: h, before=lambda i, z: z):
         if self.statistics is not None:
             return Net(self.network, self.layout, mode=self.mode)(theta, x, tap, before)
@@ -93,23 +98,28 @@ def test_every_strategy_trains_as_with_batch_norms_of_pytorch(stack_of, strategy
     stack = stack_or_skip(stack_of, f"strategy={strategy}", *SMALL, "epochs=1", "batch_size=100", "scenario=task")
     run = stack.initialize()
     for stage in range(2):
-        run = stack.begin_stage(run, stage)
-        plain = plain_of(stack, run)
-        net = PlainNet(stack.strategy.net.network, stack.strategy.net.layout, plain=plain)
-        other = replace(stack.strategy, net=net)
-        theta, state = run.theta, run.state
-        for batch in batches(stack, stage):
-            g, _, aux = other.gradient(theta, state, stack.hp, batch)
-            quadratic = other.quadratic(state, stack.hp)
-            g = g if quadratic is None else g + quadratic.gradient(theta - quadratic.mean)
-            moved = theta + other.restrict(-0.02 * g, g, theta, state, stack.hp, batch)
-            state = other.after_move(other.after_step(state, stack.hp, batch, aux), theta, moved, aux)
-            theta = moved
-        partial = stack.new_stage(stage)
-        if stack.strategy.visible(stage):
+        run, partial = stack.begin_stage(run, stage), stack.new_stage(stage)
+        for phase in stack.strategy.phases if stack.strategy.visible(stage) else ():
+            plain, theta = by_pytorch(stack, run, stage, phase)
             run, partial = stack.train(run, partial)
             agrees(plain, theta, run)
-            run = stack.consolidate(run, partial)
+            run, partial = stack.consolidate(run, partial), partial.next_phase()
+
+
+def by_pytorch(stack, run, stage, phase):
+    """The batch norms and theta after a pass."""
+    plain = plain_of(stack, run)
+    net = PlainNet(stack.strategy.net.network, stack.strategy.net.layout, plain=plain)
+    other = replace(stack.strategy, net=net)
+    theta, state = run.theta, run.state
+    for batch in batches(stack, stage, phase, state):
+        g, _, aux = other.gradient(theta, state, stack.hp, batch)
+        quadratic = other.quadratic(state, stack.hp)
+        g = g if quadratic is None else g + quadratic.gradient(theta - quadratic.mean)
+        moved = theta + other.restrict(-0.02 * g, g, theta, state, stack.hp, batch)
+        state = other.after_move(other.after_step(state, stack.hp, batch, aux), theta, moved, aux)
+        theta = moved
+    return plain, theta
 
 
 def plain_of(stack, run):
@@ -121,11 +131,11 @@ def plain_of(stack, run):
     return plain
 
 
-def batches(stack, stage):
-    """The batches of a pass, each cut to its samples."""
-    if not stack.strategy.visible(stage):
+def batches(stack, stage, phase="train", state=None):
+    """The batches of a pass that begins with this state, each cut to its samples."""
+    (sampler,) = stack.schedule.samplers(stage, phase, [stack.initialize().state if state is None else state])
+    if not sampler.steps:  # of a pass that only reads the samples of the task
         return
-    sampler = stack.schedule.sampler(0, stage, "train")
     rows, weight, progress, epoch, noise = sampler.sample(0, sampler.steps)
     index = stack.strategy.data.index(stack.tables, rows, weight.double())
     context = StepContext(*stack.stage_and_horizon(stage), progress, epoch, noise)
