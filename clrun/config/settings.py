@@ -28,6 +28,13 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     ),
     # Batch norm's running statistics include replayed samples, and its mean and variance no samples that only fill up.
     "batch norm sees what is trained on": lambda values: values.get("model.norm") == "batch",
+    # A task's gates do not depend on how many tasks come after it, so that a run may go on as one run does.
+    "gates are drawn task by task": lambda values: values.get("strategy") == "xdg",
+    # Classes of tasks that first_tasks leaves out have no share in what is kept of the others.
+    "shares are of the classes that come": lambda values: (
+        values.get("first_tasks") is not None
+        and (values.get("memory_policy") == "herding" or values.get("memory_per_class") is not None)
+    ),
 }
 
 # Bytes of the readable values in the name of a run's folder; file systems allow 255 for the whole name.

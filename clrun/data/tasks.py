@@ -48,6 +48,11 @@ class TaskStream(NamedTuple):
         """The output of each class of each task, by the number of the class."""
         return [{k: int(label[k]) for k in group} for label, group in zip(self.tables.label, self.groups, strict=True)]
 
+    @property
+    def class_count(self) -> int:
+        """The number of outputs that a class of these tasks has; `names` may have more, for tasks that are left out."""
+        return len({output for task in self.labels for output in task.values()})
+
     def first(self, k: int) -> "TaskStream":
         """Return the first k tasks with the outputs of the whole stream, and so for the same network."""
         label, active, unlearnt, permutation, angle = self.tables

@@ -35,6 +35,8 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
     device = resolve_device(settings["device"])
     tasks, outputs = first.stream.tables.active.shape[1:]
     data = make_data(first.images, settings.values, tasks, outputs, device, dtype)
+    if settings["scenario"] != "domain":
+        data = replace(data, class_count=first.stream.class_count)  # fewer than the outputs with first_tasks
     if first.origin is not None:  # the network knows its inputs as they were normalised there
         scale, shift = (first.origin.network.input[name].to(device, dtype) for name in ("scale", "shift"))
         data = replace(data, scale=scale, shift=shift)

@@ -242,7 +242,7 @@ def refuse_unfit(
         layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
         data = data_without_images(tasks, len(stream.names), images.x.shape[1:])
         if settings["scenario"] != "domain":
-            data = replace(data, class_count=len(stream.names))
+            data = replace(data, class_count=stream.class_count)
         unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
         drawn = unbuilt.draws()
     refuse_missing_tasks(origin, unbuilt, stream, images)

@@ -30,6 +30,7 @@ from clrun.strategy import (
     Past,
     Pool,
     RankedMemory,
+    TaskTables,
     buffer_stats,
     cross_entropy,
     distillation,
@@ -89,6 +90,10 @@ class BiC(Exemplars):
         assert isinstance(validation, RankedMemory)  # as of every policy but the reservoir
         task = torch.full((self.data.outputs,), T, device=theta.device)
         return self.State(self.no_past(theta), validation, task, theta.new_ones(T + 1), theta.new_zeros(T + 1))
+
+    def adopt(self, theta: Tensor, state: State, hp: Any, added: Tensor, learnt: Tensor, tables: TaskTables) -> State:
+        """Return the state in which outputs that no task has brought have the T of this run, which has more tasks."""
+        return state._replace(task=torch.where(state.past.old, state.task, self.data.tasks))
 
     def corrected(self, z: Tensor, state: State) -> Tensor:
         """Return the logits (B, C) with the corrections of the tasks that have one."""

@@ -38,13 +38,19 @@ class XdG(Strategy):
         return None
 
     def draws(self) -> dict[str, Tensor]:
-        """Return the gates (T, width) bool of each hidden layer, with one unit open at least."""
-        return {str(i): self.drawn_gates(width) for i, width in enumerate(self.net.network.widths)}
+        """Return the gates (T, width) bool of each hidden layer, with one unit open at least.
 
-    def drawn_gates(self, width: int) -> Tensor:
-        """Return gates (T, width) bool of one layer: of every task, the same number of units is open."""
+        They are drawn task by task, so that a task has the same gates however many tasks come after it.
+        """
+        widths = self.net.network.widths
+        noise = torch.rand(self.data.tasks, sum(widths)).split(list(widths), 1)
+        return {str(i): self.opened(of_layer) for i, of_layer in enumerate(noise)}
+
+    def opened(self, noise: Tensor) -> Tensor:
+        """Return gates (T, width) bool of one layer by noise (T, width): of every task, as many units are open."""
+        width = noise.shape[1]
         open_units = max(1, width - round(self.gated * width))
-        return torch.rand(self.data.tasks, width).argsort(1).argsort(1) < open_units
+        return noise.argsort(1).argsort(1) < open_units
 
     def init_drawn(self, theta: Tensor, drawn: Mapping[str, Tensor]) -> State:
         return self.State(tuple(drawn[str(i)] for i in range(len(self.net.network.widths))))
