@@ -31,3 +31,18 @@ OTHERS = [
 def test_only_runs_that_offered_samples_again_are_trained_again(settings_of, typed):
     changes = [name for name, applies in CHANGES.items() if applies(settings_of(*typed).values)]
     assert ("a reservoir is offered a sample once" in changes) == (typed in RESERVOIRS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "changed"),
+    [
+        (("strategy=xdg", "scenario=task"), {"gates are drawn task by task"}),
+        (("strategy=icarl", "scenario=class", "first_tasks=2"), {"shares are of the classes that come"}),
+        (("strategy=icarl", "scenario=class"), set()),
+        (("strategy=er", "memory_per_class=5", "first_tasks=2"), {"shares are of the classes that come"}),
+        (("strategy=ewc", "first_tasks=2"), set()),
+    ],
+)
+def test_only_runs_with_other_gates_or_shares_are_trained_again(settings_of, typed, changed):
+    found = {name for name, applies in CHANGES.items() if applies(settings_of(*typed).values)}
+    assert found & {"gates are drawn task by task", "shares are of the classes that come"} == changed
