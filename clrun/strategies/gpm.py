@@ -175,9 +175,9 @@ class GPM(Strategy):
 
 def grown_projection(projection: Tensor, inputs: Tensor, threshold: Tensor) -> Tensor:
     """Return M M^T (in, in) with the main directions of inputs (n, in) that the memory lacks (eqs. 5 and 9)."""
-    there = inputs.isfinite().all()
+    there = inputs.square().sum().isfinite() & projection.isfinite().all()
     inputs = torch.where(there, inputs, 0)  # a matrix that is not finite raises an error, in a stack for all runs
-    known = projection.to(inputs.dtype)
+    known = torch.where(there, projection, 0).to(inputs.dtype)
     rest = inputs - inputs @ known
     energy, directions = principal(rest)
     total = inputs.square().sum()

@@ -90,7 +90,7 @@ class Counted(nn.Module):
     def forward(self, x):
         with open("shown.txt", "a") as file:
             file.write(f"{os.getpid()} {len(x)}\\n")
-        while Path("slow").exists() and len(x) < 100 and len(list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*-0.npz"))):
+        while Path("slow").exists() and len(list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*-0.npz"))):
             time.sleep(0.1)
         return self.layer(x.flatten(1)[:, :64])
 """
