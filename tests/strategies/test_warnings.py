@@ -232,9 +232,7 @@ BREAKS = {
     "upgd": [
         ("next_utility", lambda self, theta, g, state, hp: 0 * state.utility, "no weight ever had a positive utility")
     ],
-    "xdg": [
-        ("drawn_gates", lambda self, width: torch.ones(self.data.tasks, width) > 0, "all tasks have the same gates")
-    ],
+    "xdg": [("opened", lambda self, noise: torch.ones_like(noise) > 0, "all tasks have the same gates")],
 }
 CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
 
