@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -160,8 +161,18 @@ def type_of(kind: str, bounds: dict[str, Any], choices: tuple[str, ...]) -> Any:
         case "classes":
             return Annotated[list[Annotated[list[int | text], Field(min_length=1)]], Field(min_length=1)]
         case "mapping":
-            return dict[str, Any]
+            return Annotated[dict[str, Any], AfterValidator(with_finite_numbers)]
     raise ValueError(f"there is no type {kind}")
+
+
+def with_finite_numbers(value: Any) -> Any:
+    """Return the value. Raise ValueError where it is, or holds, a number that is infinite or none."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inside:
+        with_finite_numbers(one)
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError("a number that is not finite")
+    return value
 
 
 def number(bounds: dict[str, Any]) -> Any:

@@ -296,6 +296,8 @@ def with_schedule(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     }
     if kind == "multistep":
         milestones, decay = values["schedule_milestones"], values["schedule_decay"]
+        if milestones == []:
+            raise UsageError("schedule_milestones=[]: type one or more, such as [0.5,0.75], or leave the schedule out.")
         made["schedule_milestones"] = sorted(set(MILESTONES if milestones is None else milestones))
         made["schedule_decay"] = DECAY if decay is None else decay
     return made

@@ -57,6 +57,11 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     listed = with_listed_names(settings, images.classes, earlier.classes)
     settings = with_domains(with_steps(listed, new), images)
     if origin is not None:
+        if settings["schedule_over"] is not None:
+            raise UsageError(
+                "schedule_over=stream: a run that goes on from another one has no beginning of the stream, where the "
+                "schedule would start; type schedule_over=task, or leave init_from out."
+            )
         refuse_other_data(origin, images, settings)
         refuse_other_strategy(origin, strategy, settings)
         images = (SHARED if shared is None else shared).carrying(images, origin)
@@ -154,8 +159,9 @@ def with_listed_names(settings: Settings, classes: Sequence[str], learnt: Sequen
 
 
 def with_steps(settings: Settings, classes: Sequence[str]) -> Settings:
-    """Return the settings with as many tasks as split.step gives, where the classes were not known before."""
-    if settings.get("split.step", None) is None:
+    """Return the settings with as many tasks as split.step gives, and without sizes that are all equal, where the
+    classes were not known before."""
+    if settings.get("split.step", None) is None and settings.get("split.sizes", None) is None:
         return settings
     values = with_sizes(dict(settings.values), settings["tasks"] is not None, len(classes))
     first, tasks = values["first_tasks"], values["tasks"]
@@ -165,7 +171,8 @@ def with_steps(settings: Settings, classes: Sequence[str]) -> Settings:
     changed = {"tasks", "first_tasks", "split.sizes", "split.first", "split.step"}
     stated = {key: value for key, value in settings.not_default.items() if key not in changed}
     stated |= {key: values[key] for key in ("tasks", "first_tasks", "split.sizes") if values[key] is not None}
-    return replace(settings, values=values, not_default=stated)
+    in_order = {key: stated[key] for key in values if key in stated}  # so that one run has one folder
+    return replace(settings, values=values, not_default=in_order)
 
 
 def with_domains(settings: Settings, images: Samples) -> Settings:
@@ -190,6 +197,11 @@ def refuse_average(
         raise UsageError(
             "average=ema: batch norm's running statistics are those of the weights, not of their average; type "
             "model.norm=group, or leave average out."
+        )
+    if strategy.fits_weights:
+        raise UsageError(
+            f"average=ema: strategy={settings['strategy']} fits its answers to the weights that it has trained, not to "
+            "their average; leave average out."
         )
     tasks = len(stream.train)
     data = data_without_images(tasks, len(stream.names), images.x.shape[1:])

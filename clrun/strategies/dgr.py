@@ -5,9 +5,10 @@
 
 V is the loss of the generator, a variational autoencoder (clrun/strategy/generator.py) that is trained beside the
 network with the same optimizer. theta* are network and generator before this task, and nothing else is kept. A
-generated sample belongs to no task: CE_u is over the outputs that could answer for the old task u. Where old tasks
-share outputs, they are all the same. As in van de Ven et al. 2022 labels are hard, and as many samples are generated as
-the batch has.
+generated sample belongs to no task: its label for the old task u is chosen among the outputs that could answer for u
+before this task, and CE_u is over those that may answer for u now, so that new outputs learn that it is none of theirs.
+Where old tasks share outputs, they are all the same. As in van de Ven et al. 2022 labels are hard, and as many samples
+are generated as the batch has.
 
 The network must read a sample as one row of numbers, as the generator does.
 """
@@ -99,11 +100,11 @@ class DGR(Strategy):
 
     def replay_loss(self, z: Tensor, x: Tensor, state: State, batch: Batch) -> Tensor:
         """Return the mean over old tasks u of CE_u () for what is generated, x (B, ...) with logits z (B, C)."""
-        outputs = batch.tables.active[(batch.stage - 1).clamp(min=0)[None]][0]  # (T, C) of each task
-        past = (torch.arange(len(outputs), device=outputs.device) < batch.stage).to(z)
-        teacher = self.net(state.teacher, x)[:, None].masked_fill(~outputs, -torch.inf)  # (B, T, C)
+        before, now = (batch.tables.active[s[None]][0] for s in ((batch.stage - 1).clamp(min=0), batch.horizon))
+        past = (torch.arange(len(before), device=before.device) < batch.stage).to(z)
+        teacher = self.net(state.teacher, x)[:, None].masked_fill(~before, -torch.inf)  # (B, T, C)
         label = teacher.argmax(-1, keepdim=True)
-        ce = -log_softmax(z[:, None], outputs).gather(-1, label)[..., 0]  # (B, T)
+        ce = -log_softmax(z[:, None], now).gather(-1, label)[..., 0]  # (B, T)
         return batch.mean(ce @ past / past.sum().clamp(min=1))
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Any, pool: Pool) -> tuple[Tensor, State]:

@@ -55,6 +55,8 @@ class Strategy:
         reads_once: Whether `logits` reads the network exactly once and at theta itself, not at a masked or merged
             version of it. Then sums over samples (Fisher information) have a fast closed form. A class that
             overrides `logits` and does not state `reads_once` gets False.
+        fits_weights: Whether `after_phase` fits a part of the answers to theta as it is then, such as class means or
+            a correction of the outputs, so that an average of theta cannot answer.
         goes_on: Whether a run may go on from the state of an earlier one (`init_from`), to which tasks and outputs are
             added. A state that names samples does so by `Memory` or `RankedMemory` then.
         shares: The signals that are part of the loss; their share of it is reported as "<signal>_over_loss".
@@ -68,6 +70,7 @@ class Strategy:
     reads_once: ClassVar[bool] = True
     shares: ClassVar[tuple[str, ...]] = ()
     goes_on: ClassVar[bool] = True
+    fits_weights: ClassVar[bool] = False
 
     class Hyper(NamedTuple):
         """The strengths of the method, each a tensor (); plain fine-tuning has none."""

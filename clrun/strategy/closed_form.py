@@ -17,7 +17,7 @@ since what is left over of a difference of large sums must be accurate.
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,6 +85,8 @@ class ClosedForm(Strategy):
     `init`, `absorb`, `solve` and, unless the head is linear, `head_scores`. `logits` and `loss` remain those of the
     network, which is trained on the first task with trunk=first_task and else never.
     """
+
+    fits_weights: ClassVar[bool] = True
 
     trunk: str = "none"
 

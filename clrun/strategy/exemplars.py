@@ -38,6 +38,7 @@ class Exemplars(Replay):
     """
 
     phases: ClassVar[tuple[str, ...]] = ("meet", "train")
+    fits_weights: ClassVar[bool] = True
     memory_policy: str = "herding"
 
     def no_past(self, theta: Tensor) -> Past:

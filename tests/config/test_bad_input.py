@@ -196,7 +196,7 @@ WRONG_VALUES = {
     "choice": ["", "nothing", 1, True, math.nan, ["task"]],
     "path": ["", 1, True, math.nan, ["a"]],
     "str": ["", 1, True, math.nan, ["a"]],
-    "mapping": ["", 1, "abc", ["a"], True, math.nan],
+    "mapping": ["", 1, "abc", ["a"], True, math.nan, {"a": math.inf}, {"a": [1, {"b": math.nan}]}],
     "texts": ["", 1, "abc", [1.5], [""], [None], [True], [["a"]], {"a": 1}],
     "floats": ["", 1, "abc", ["a"], [math.nan], [math.inf], [True], [[0.5]], {"a": 1}],
     "ints": ["", 1, "abc", ["a"], [1.5], [math.nan], [True], [10**12], {"a": 1}],

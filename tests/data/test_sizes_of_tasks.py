@@ -90,6 +90,10 @@ def test_classes_that_are_not_known_before_the_data(prepared_of, tmp_path):
     prepared = prepared_of(*CLASS, *data, "split.first=4", "split.step=1")
     assert sizes_of(prepared) == [4, 1, 1]
     assert prepared.settings.identity("d") == prepared_of(*CLASS, *data, "split.sizes=[4,1,1]").settings.identity("d")
+    typed = [("split.sizes=[4,1,1]",), ("split.first=4", "split.step=1")]
+    assert len({prepared_of(*CLASS, *data, "batch_size=8", *each).directory for each in typed}) == 1
+    even = [prepared_of(*CLASS, *data, *each).directory for each in (("split.sizes=[2,2,2]",), ("tasks=3",))]
+    assert even[0] == even[1]
     assert prepared_of(*CLASS, *data, "split.step=2", "first_tasks=3").settings["first_tasks"] is None
     with pytest.raises(UsageError, match="the stream has 3 tasks"):
         prepared_of(*CLASS, *data, "split.step=2", "first_tasks=4")

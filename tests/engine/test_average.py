@@ -95,7 +95,11 @@ def test_a_finished_run_keeps_the_average(prepared_of):
     [
         (["average_decay=0.5"], "type average=ema as well"),
         (["average=ema", "model=resnet18", "model.norm=batch"], "type model.norm=group"),
-        (["average=ema", "strategy=ncm"], "nothing to average"),
+        (["average=ema", "strategy=ncm"], "fits its answers to the weights"),
+        (["average=ema", "strategy=icarl", "scenario=class"], "fits its answers to the weights"),
+        (["average=ema", "strategy=wa", "scenario=class"], "fits its answers to the weights"),
+        (["average=ema", "strategy=bic", "scenario=class"], "fits its answers to the weights"),
+        (["average=ema", "strategy=slda", "trunk=first_task"], "fits its answers to the weights"),
     ],
 )
 def test_what_cannot_be_averaged(prepared_of, typed, text):

@@ -151,6 +151,7 @@ def test_nothing_typed_is_as_before():
         (["schedule=cosine", "schedule_decay=0.5"], "belongs to schedule=multistep"),
         (["schedule_over=stream"], "has no effect without a schedule"),
         (["schedule=step"], "schedule"),
+        (["schedule=multistep", "schedule_milestones=[]"], "type one or more"),
         (["warmup=0"], "warmup"),
         (["warmup=1.5"], "warmup"),
         (["clip_norm=0"], "clip_norm"),

@@ -55,8 +55,8 @@ def test_dgr_is_its_equation(stack_of, scenario, normalize):
         z, z_old, z_own = student(x[None])[0], teacher(x[None])[0], student(batch.x[i][None])[0]
         of_tasks = []
         for u in (0, 1):
-            may = stack.tables.active[1, u].nonzero()[:, 0]
-            of_tasks.append(z[may].exp().sum().log() - z[may[z_old[may].argmax()]])
+            may, now = (stack.tables.active[s, u].nonzero()[:, 0] for s in (1, 2))
+            of_tasks.append(z[now].exp().sum().log() - z[may[z_old[may].argmax()]])
         may = stack.tables.active[2, row // len(strategy.data.images)]
         own = strategy.data.images[row % len(strategy.data.images)].flatten().double() / 255
         of_batch = vae(own, e[i, 1])
@@ -67,6 +67,17 @@ def test_dgr_is_its_equation(stack_of, scenario, normalize):
     assert loss.item() == pytest.approx(total.item() / 12, rel=1e-9)
     assert aux["replay_loss"].item() == pytest.approx(replay.item() / 12, rel=1e-9)
     assert aux["generator_loss"].item() == pytest.approx(generator.item() / 12, rel=1e-9)
+
+
+def test_new_outputs_learn_that_old_samples_are_none_of_theirs(stack_of):
+    stack = stack_of("strategy=dgr", "scenario=class", *GENERATOR, *SMALL)
+    run, _ = stack.learn(stack.initialize(), 0)
+    strategy, batch = stack.strategy, a_batch(stack, 1)
+    x = strategy.data.inputs(stack.tables, torch.arange(12), torch.zeros(12, dtype=torch.long))
+    z = torch.zeros(12, strategy.data.outputs, dtype=x.dtype, requires_grad=True)
+    strategy.replay_loss(z, x, run.state, batch).backward()
+    new = stack.tables.active[1, 0] & ~stack.tables.active[0, 0]
+    assert new.any() and (z.grad[:, new] > 0).all()  # a step lowers them
 
 
 def test_the_first_task_is_plain_training_of_the_network(stack_of):
