@@ -55,7 +55,8 @@ def command(argv: Sequence[str]) -> None:
     path = arguments.out or folder / FILES[arguments.to]
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder; name a file in it, such as {path / FILES[arguments.to]}.")
-    if path.name not in FILES.values() and (path.parent / "config.yaml").is_file():
+    of_run = any((path.parent / name).is_file() for name in ("config.yaml", "network.safetensors"))
+    if of_run and path.name not in FILES.values():
         raise UsageError(f"--out {path}: the files of a run are in this folder; name a file in another one.")
     if arguments.to == "state_dict" and (arguments.task is not None or arguments.input != "uint8"):
         raise UsageError("--to state_dict writes the weights alone; leave --task and --input out.")

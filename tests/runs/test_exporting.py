@@ -148,7 +148,11 @@ def test_weights_of_clruns_own_networks(exported):
         (NETWORKS["mlp"], ("--to", "torchscript"), "say which one of 1 to 2"),
         (NETWORKS["mlp"], ("--to", "torchscript", "--task", "3"), "the run has tasks 1 to 2"),
         (NETWORKS["mlp"], ("--to", "state_dict", "--task", "1"), "leave --task"),
-        (NETWORKS["mlp"], ("--to", "state_dict", "--out", "{folder}/network.safetensors"), "files of a run are in this"),
+        (
+            NETWORKS["mlp"],
+            ("--to", "state_dict", "--out", "{folder}/network.safetensors"),
+            "files of a run are in this",
+        ),
         (NETWORKS["mlp"], ("--to", "torchscript", "--task", "1", "--out", "{folder}"), "is a folder"),
     ],
 )
