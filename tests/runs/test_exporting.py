@@ -75,7 +75,9 @@ def test_torchscript(exported, network):
     assert about == json.loads(path.with_name(f"{path.name}.json").read_text())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", [name if name in ("mlp", "hat") else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+)
 def test_onnx(exported, network):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

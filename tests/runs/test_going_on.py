@@ -263,7 +263,7 @@ def test_stacked_runs_equal_the_runs_alone(trained, prepared_of):
 
 
 @pytest.mark.parametrize("model", ["cnn", "resnet18", "module"])
-@pytest.mark.parametrize("strategy", ["ewc", "lwf", "er"])
+@pytest.mark.parametrize("strategy", ["ewc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lwf", "er"))])
 def test_every_network(trained, model, strategy):
     """Convolutions, batch norm and dropout: the first task in one run and the second in another, as in one run."""
     nets = {

@@ -132,6 +132,7 @@ def live_from(stack, run):
     return run, reports
 
 
+@pytest.mark.slow  # three seconds a strategy, for a key that has an effect on CUDA alone
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_step_compiles_whole(stack_of, strategy):
     """No graph break, no synchronisation with the host: what a CUDA graph needs."""
