@@ -141,8 +141,8 @@ def settings_of(directory: Path, config_dir: Path | None, data_dir: str | None) 
             f"--config-dir DIR, where {unknown[0]}/{names[unknown[0]]}.yaml is."
         )
     config.pop("source", None)
-    config.pop("init_source", None)
-    config.pop("init_group", None)
+    for key in ("init_source", "init_group", "init_stream"):
+        config.pop(key, None)
     config |= {"strategy": {"name": config["strategy"]}, "device": "auto", "data_dir": data_dir or config["data_dir"]}
     if data_dir is not None and "root" in config["dataset"]:
         config["dataset"]["root"] = data_dir

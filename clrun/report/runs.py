@@ -189,20 +189,25 @@ def intransigence(rows: pd.DataFrame, joint: pd.Series) -> pd.Series:
 
 
 def guessing_accuracy(run: Path) -> float:
-    """Return the accuracy of guessing among the outputs that are active at the end, mean over tasks.
+    """Return the accuracy of guessing among the outputs that are active at the end, mean over the tasks that are
+    measured.
 
     It is `Prepared.chance` (clrun/runs/prepared.py), here from the files of the run: a report loads no data sets. Raise
     UnreadableFile.
     """
     outputs = round(len(read_table(run / "confusion.csv")) ** 0.5)
     summary, tasks = run_files.summary_of(run), run / "tasks.csv"
+    measured = read_table(run / "accuracy_matrix.csv").filter(regex=r"^task_\d+$").notna().any()
+    # those of a run from which this one goes on are among the columns, and not among the tasks that are added
+    added = summary["tasks"] if pd.isna(summary.get("first_tasks")) else summary["first_tasks"]
+    everything = len(measured) - added + summary["tasks"]
     # runs of earlier versions have no tasks.csv with split=domains
     by_class = summary["split"] == "classes" or (summary["split"] == "domains" and tasks.is_file())
     if summary["scenario"] == "class" and summary["active"] == "seen" and not pd.isna(summary.get("first_tasks")):
-        seen = len(read_table(tasks)) if by_class else outputs * summary["first_tasks"] / summary["tasks"]
+        seen = len(read_table(tasks)) if by_class else outputs * len(measured) / everything
         return 1 / seen
     if summary["scenario"] != "task":
         return 1 / outputs
     if not by_class:
-        return summary["tasks"] / outputs
-    return float((1 / read_table(tasks).groupby("task").size()).mean())
+        return everything / outputs
+    return float((1 / read_table(tasks).groupby("task").size())[measured.to_numpy()].mean())

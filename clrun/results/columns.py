@@ -241,11 +241,11 @@ SUMMARY_TEXTS = (*REMARK_MEANINGS, *PROVENANCE)  # the columns of SUMMARY_TAIL t
 TIMED_FILES = ("summary.csv", "costs.csv")  # files of a run that hold times; equal runs have equal other files
 
 # Keys that hold a digest of the user's file in which a class is defined, or a package's version, digests of the initial
-# weights and of the run from which one goes on, and that run's group; absent for clrun's own classes and for random
-# weights.
+# weights and of the run from which one goes on, and that run's group and stream; absent for clrun's own classes and for
+# random weights.
 SOURCES = (
     "source", "model.source", "optimizer.source", "features.source",
-    "model.weights_source", "features.weights_source", "init_source", "init_group",
+    "model.weights_source", "features.weights_source", "init_source", "init_group", "init_stream",
 )  # fmt: skip
 
 # Columns that are read as text, although "0012345678" and "12e4567890" look like numbers.

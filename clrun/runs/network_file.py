@@ -37,10 +37,11 @@ PARTS = ("weights", "statistics", "state", "fixed", "input", "memory")
 # Notes that are fields of a network as they are.
 PLAIN = (
     "names", "shape", "floats", "class_count", "white", "folders", "columns", "features", "labels", "classes",
+    "fingerprint",
 )  # fmt: skip
 
 # Notes that came later, and what stands for them where they are missing: nothing goes on from such a network.
-LATER: Mapping[str, Any] = {"labels": None, "classes": []}
+LATER: Mapping[str, Any] = {"labels": None, "classes": [], "fingerprint": ""}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class DeployedNetwork:
     classes: Sequence[str] = ()  # the names of the data set's classes
     memory: Mapping[str, Tensor] = field(default_factory=dict)  # of samples that it kept: see `answering.remembered`
     columns: tuple[ColumnRule, ...] = ()  # of a table: how the columns of a row become a sample
+    fingerprint: str = ""  # of the data set; empty in a file of an earlier version
     features: FeatureRecord | None = None  # of pictures whose features are the samples: what made them
 
     @property
@@ -138,6 +140,7 @@ def read(path: Path) -> DeployedNetwork:
         columns=tuple(rule_of(rule) for rule in notes.get("columns", ())),  # files of earlier versions have none
         features=record_of(notes.get("features")),
         labels=notes["labels"],
+        fingerprint=notes["fingerprint"],
         classes=notes["classes"],
         **parts,
     )

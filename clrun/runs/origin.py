@@ -61,10 +61,20 @@ class Origin:
         stated = [list(network.names), network.labels, digest_of(network.tensors), digest_of(self.tensors or {})]
         return blake2b(json.dumps(stated).encode(), digest_size=8).hexdigest()
 
+    def group(self, seed: int) -> str:
+        """Return a digest of the run that is equal for each run of a group, if they go on from runs of one group.
+
+        seed: of the run that goes on. Where it is not that of the run from which it goes on, the latter is part of the
+        digest: runs of one seed that go on from different ones are two rows of a report.
+        """
+        before = self.network.settings
+        same = before.group(self.network.fingerprint)
+        return same if before["seed"] == seed else f"{same}-{before['seed']}"
+
     @property
-    def group(self) -> str:
-        """10 hexadecimal digits that are equal for runs that differ in their seed alone."""
-        return self.network.settings.group("")
+    def stream(self) -> str:
+        """10 hexadecimal digits that are equal for runs on the same tasks."""
+        return self.network.settings.stream(self.network.fingerprint)
 
     @property
     def sentence(self) -> str:

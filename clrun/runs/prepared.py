@@ -43,5 +43,6 @@ class Prepared:
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing among the outputs that may answer at the end, mean over tasks."""
-        return (1 / self.stream.tables.active[-1].sum(-1)).mean().item()
+        """Accuracy of guessing among the outputs that may answer at the end, mean over the tasks that are measured."""
+        measured = [task for task, pool in enumerate(self.stream.test) if len(pool)]
+        return (1 / self.stream.tables.active[-1, measured].sum(-1)).mean().item()

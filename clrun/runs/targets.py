@@ -88,7 +88,9 @@ def with_sources(settings: Settings) -> Settings:
     for group in WITH_MODULES:
         digests |= sources_of_module(settings, group)
     origin = origin_of(settings)
-    digests |= {} if origin is None else {"init_source": origin.digest, "init_group": origin.group}
+    if origin is not None:
+        digests |= {"init_source": origin.digest, "init_group": origin.group(settings["seed"])}
+        digests |= {"init_stream": origin.stream}
     sources = {key: value for key, value in digests.items() if value}
     edited = [key for key, value in sources.items() if settings.values.get(key, value) != value]
     if edited:

@@ -9,6 +9,7 @@ import torch
 from interrupting import SHORT_BLOCKS, InterruptingProgress
 from torch.utils._pytree import tree_leaves, tree_map
 
+from clrun.report.runs import guessing_accuracy
 from clrun.runs import checkpoint, network_file
 from clrun.runs.answering import answering
 from clrun.runs.build import build
@@ -220,6 +221,7 @@ def test_a_folder_of_the_new_class_alone(trained, tmp_path):
     assert matrix["task_1"].isna().all()
     assert summary["average_accuracy"] == matrix["task_2"].iloc[-1] == matrix["average"].iloc[-1]
     assert rest.stream.names == ["a", "b", "c", "d"] and rest.images.classes == ("c", "d", "a", "b")
+    assert guessing_accuracy(rest.directory) == pytest.approx(rest.chance)
     origin = rest.origin.network.input
     assert torch.equal(origin["scale"], (1 / first.images.moments[1]).float())
 
@@ -245,6 +247,37 @@ def test_it_resumes_and_is_another_run(trained, prepared_of):
     train_run(runs[0], quiet=True)
     assert all(torch.equal(tensors_of(runs[0])[name], v) for name, v in whole.items())
     assert files == {name: (runs[0].directory / name).read_bytes() for name in files}
+
+
+@pytest.mark.parametrize("typed", [("split=permuted", "scenario=task"), ("split=permuted", "scenario=class")])
+def test_guessing_in_a_report_is_that_of_the_run(trained, typed):
+    same = (*SMALL[:-1], KEPT, "strategy=ewc", *typed)
+    first = trained(*same, "tasks=2")
+    for more in (("tasks=1",), ("tasks=3", "first_tasks=2")):
+        run = trained(*same, *more, f"init_from={first.directory}")
+        assert guessing_accuracy(run.directory) == pytest.approx(run.chance)
+
+
+def test_groups_and_streams(trained, prepared_of):
+    """Seeds that go on from runs of their own seed are one row of a report; runs of one seed that go on from different
+    runs are two; what was learnt before is part of the stream, by whichever strategy it was learnt."""
+    same = (*SMALL, KEPT, "strategy=ewc")
+    first, other = (trained(*same, "split.classes=[[0,1]]", f"seed={s}") for s in (0, 1))
+    by_er = trained(*SMALL, KEPT, "strategy=er", "split.classes=[[0,1]]", "seed=0")
+    shorter = trained(*same, "split.classes=[[0,1],[5,6]]", "seed=0")
+
+    def hashes(run, *typed):
+        settings = prepared_of(*same, "split.classes=[[2,3]]", *typed, f"init_from={run.directory}").settings
+        return settings.group("data"), settings.stream("data")
+
+    groups, streams = zip(
+        hashes(first, "seed=0"), hashes(other, "seed=1"), hashes(other, "seed=0"), hashes(by_er, "seed=0"),
+        hashes(shorter, "seed=0"), strict=True,
+    )  # fmt: skip
+    assert groups[0] == groups[1] and len(set(groups[1:])) == 4
+    assert len(set(streams[:4])) == 1 and streams[4] != streams[0]
+    alone = prepared_of(*same, "split.classes=[[2,3]]").settings
+    assert alone.stream("data") not in streams
 
 
 def test_stacked_runs_equal_the_runs_alone(trained, prepared_of):
