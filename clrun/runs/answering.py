@@ -144,10 +144,10 @@ def keep_network(stack: Stack, current: TrainState, r: int, prepared: Prepared, 
 class Answering(nn.Module):
     """A deployed network as a module: samples -> logits of the outputs that may answer in one task.
 
-    A picture is (channels, height, width) of whole numbers from 0 to 255, before it is padded; any other sample is
-    floats as in the data set. Permuting, rotating, normalising and padding are part of the module. Raise
-    InvalidCheckpoint if the code does not fit the network, as after the class of the network or the strategy was
-    changed.
+    A picture is (channels, height, width) before it is padded, of whole numbers from 0 to 255 or of floats as in the
+    data set; any other sample is floats as in the data set. Permuting, rotating, normalising and padding are part of
+    the module. Raise InvalidCheckpoint if the code does not fit the network, as after the class of the network or the
+    strategy was changed.
 
     task: its number, from 0. autocast: the type of matrix products; None for that of the weights.
     """
@@ -155,7 +155,7 @@ class Answering(nn.Module):
     def __init__(self, network: DeployedNetwork, task: int, autocast: torch.dtype | None = None) -> None:
         super().__init__()
         settings = answering_settings(network)
-        self.task, self.pad = task, 0 if network.floats else settings.get("dataset.pad", 0)
+        self.task, self.pad = task, settings.get("dataset.pad", 0)
         self.answers = network.input["active"][task].nonzero()[:, 0].tolist()
         layout = Layout({name: tuple(v.shape) for name, v in network.weights.items()})
         theta = layout.flat(network.weights)

@@ -73,7 +73,7 @@ class DeployedNetwork:
         """The shape of a new sample before it is padded or goes through a frozen network: of a picture or a row."""
         if self.features is not None:
             return self.features.shape
-        pad = 0 if self.floats else self.settings.get("dataset.pad", 0)
+        pad = self.settings.get("dataset.pad", 0)
         return (*self.shape[:-2], *(side - 2 * pad for side in self.shape[-2:])) if pad else self.shape
 
     @property

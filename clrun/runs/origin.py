@@ -27,6 +27,9 @@ from clrun.strategy import Strategy
 from clrun.system.errors import UsageError
 from clrun.system.text import format_value
 
+# The keys that change the features of a frozen network with the same weights.
+MADE_BY = ("features.size", "features.normalize", "features.head")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -178,6 +181,11 @@ def refuse_other_data(origin: Origin, images: Samples, settings: Settings) -> No
             f"{origin.where}: the features there are those of another frozen network, or there are none; type the keys "
             "of the group features as they were there."
         )
+    for key in MADE_BY if images.features is not None else ():
+        before = theirs.get(key, None)
+        if settings.get(key, None) != before:
+            made = format_value(before)
+            raise UsageError(f"{origin.where}: the features there were made with {key}={made}; type {key}={made}.")
     if settings["split"] != "classes" and {*images.classes} != {*origin.earlier.classes}:
         raise UsageError(
             f"{origin.where}: with split={settings['split']} every task has all classes, and these data have others "

@@ -69,6 +69,15 @@ def test_every_strategy(prepared_of, tmp_path, strategy, scenario):
     assert {*network.state} == kept.get(strategy, set()), "of the state, no more than answers read"
 
 
+def test_pictures_of_floats_are_padded_as_in_training(prepared_of, tmp_path):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 1, 6, 6)).astype(np.float32), np.arange(40) % 4
+    np.savez(tmp_path / "floats.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    data = ("dataset=arrays", f"dataset.file={tmp_path / 'floats.npz'}", "dataset.pad=1")
+    network = assert_answers_as_the_engine(prepared_of(*SMALL, *MLP, *data, "strategy=finetune"), tmp_path)
+    assert network.shape_of_new == (1, 6, 6)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -258,6 +258,17 @@ def test_guessing_in_a_report_is_that_of_the_run(trained, typed):
         assert guessing_accuracy(run.directory) == pytest.approx(run.chance)
 
 
+@pytest.mark.parametrize("other", ["features.size=8", "features.normalize=half"])
+def test_features_are_made_as_they_were_there(trained, prepared_of, cache_home, other):
+    made = ("features=module", "features.target=user_networks.Features", "features.normalize=none")
+    typed = tuple(text for text in made if text.partition("=")[0] != other.partition("=")[0])
+    first = trained(*SMALL, *made, "strategy=finetune", "split.classes=[[0,1]]")
+    more = ("strategy=finetune", "split.classes=[[2,3]]", f"init_from={first.directory}")
+    assert prepared_of(*SMALL, *made, *more).stream.learnt == 1
+    with pytest.raises(UsageError, match=rf"were made with {other.partition('=')[0]}="):
+        prepared_of(*SMALL, *typed, *more, other)
+
+
 def test_groups_and_streams(trained, prepared_of):
     """Seeds that go on from runs of their own seed are one row of a report; runs of one seed that go on from different
     runs are two; what was learnt before is part of the stream, by whichever strategy it was learnt."""
