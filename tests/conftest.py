@@ -1,5 +1,6 @@
 """Settings from overrides, runs without the command line, and where MNIST lies."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clrun.commands import run
+from clrun.commands import console, predict, run
 from clrun.config import composition
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
@@ -98,6 +99,20 @@ def clrun(monkeypatch, capfd):
         return caught.value.code, out, err
 
     return answer
+
+
+@pytest.fixture
+def answer(capsys):
+    """answer(directory, "a.png") -> exit code, rows and standard error of clrun-predict, or of another command."""
+
+    def predicted(*arguments, command=predict.command):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            console.end_with(lambda _: command(list(map(str, arguments))))
+        out, err = capsys.readouterr()
+        return caught.value.code, list(csv.DictReader(out.splitlines())), err
+
+    return predicted
 
 
 def live(stack):

@@ -1,6 +1,8 @@
 """Loading of a data set as the tests of several files do it."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from clrun.data import datasets
 from clrun.system.errors import UsageError
@@ -23,3 +25,16 @@ def refusal(*arguments, **dataset):
 
 def tree(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def red_and_blue(root, tests):
+    """Write pictures of two classes, red and blue: 8 of each to learn from, and so many to test. Return the folder."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", tests)):
+        for channel, name in ((0, "red"), (2, "blue")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 120, (20, 30, 3), dtype=np.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    return root

@@ -1,6 +1,5 @@
 """clrun-predict: the final network answers as it did when the run was measured."""
 
-import csv
 import shutil
 import subprocess
 import sys
@@ -10,26 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from loading import red_and_blue
 from PIL import Image
 
-from clrun.commands import console, predict
 from clrun.runs.train import train_run
 
 SMALL = ("model.widths=[16]", "device=cpu", "iterations=30", "tasks=2", "keep_checkpoint=true", "plots=false")
-
-
-@pytest.fixture
-def answer(capsys):
-    """answer(directory, "a.png") -> exit code, rows, standard error."""
-
-    def predicted(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            console.end_with(lambda _: predict.command(list(map(str, arguments))))
-        out, err = capsys.readouterr()
-        return caught.value.code, list(csv.DictReader(out.splitlines())), err
-
-    return predicted
 
 
 @pytest.fixture
@@ -70,15 +55,7 @@ def test_it_answers_as_the_run_did(trained, answer, tmp_path, scenario, flags):
 @pytest.fixture
 def own_pictures(tmp_path):
     """A folder of 12 pictures of each of two classes, red and blue."""
-    random = np.random.default_rng(0)
-    for part, count in (("train", 8), ("test", 4)):
-        for channel, name in ((0, "red"), (2, "blue")):
-            (tmp_path / "own" / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = random.integers(0, 120, (20, 30, 3), dtype=np.uint8)
-                pixels[..., channel] += 100
-                Image.fromarray(pixels).save(tmp_path / "own" / part / name / f"{i}.png")
-    return tmp_path / "own"
+    return red_and_blue(tmp_path / "own", tests=4)
 
 
 def of_own_pictures(root):

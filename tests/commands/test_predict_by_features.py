@@ -1,6 +1,5 @@
 """clrun-predict, of a run that learnt from features: new pictures go through the same frozen network."""
 
-import csv
 import shutil
 import sys
 from pathlib import Path
@@ -9,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from loading import red_and_blue
 from PIL import Image
 from user_networks import Eyes
 
-from clrun.commands import console, export, predict
+from clrun.commands import export
 from clrun.runs.train import train_run
 
 pytestmark = pytest.mark.usefixtures("cache_home")
@@ -21,31 +21,9 @@ SMALL = ("device=cpu", "iterations=60", "lr=0.02", "tasks=2", "scenario=class", 
 
 
 @pytest.fixture
-def answer(capsys):
-    """answer(directory, "a.png") -> exit code, rows, standard error."""
-
-    def predicted(*arguments, command=predict.command):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            console.end_with(lambda _: command(list(map(str, arguments))))
-        out, err = capsys.readouterr()
-        return caught.value.code, list(csv.DictReader(out.splitlines())), err
-
-    return predicted
-
-
-@pytest.fixture
 def folder(tmp_path):
     """Pictures of two classes, red and blue, of other sizes than the network sees."""
-    random = np.random.default_rng(0)
-    for part, count in (("train", 8), ("test", 6)):
-        for channel, name in ((0, "red"), (2, "blue")):
-            (tmp_path / "own" / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = random.integers(0, 120, (20, 30, 3), dtype=np.uint8)
-                pixels[..., channel] += 100
-                Image.fromarray(pixels).save(tmp_path / "own" / part / name / f"{i}.png")
-    return tmp_path / "own"
+    return red_and_blue(tmp_path / "own", tests=6)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """clrun-predict for rows: new samples of arrays and of tables, without the data of the run."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from clrun.commands import console, predict
 from clrun.runs import network_file
 from clrun.runs.answering import answering
 from clrun.runs.train import train_run
@@ -21,20 +19,6 @@ KINDS = ["fir", "larch", "oak", "yew"]
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def answer(capsys):
-    """answer(directory, "new.npz") -> exit code, rows, standard error."""
-
-    def predicted(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            console.end_with(lambda _: predict.command(list(map(str, arguments))))
-        out, err = capsys.readouterr()
-        return caught.value.code, list(csv.DictReader(out.splitlines())), err
-
-    return predicted
 
 
 @pytest.fixture
