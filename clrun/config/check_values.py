@@ -1,10 +1,7 @@
 """The check of a composed configuration: what is typed becomes the settings of a run, or is refused. No torch."""
 
-import glob
-import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +20,8 @@ from clrun.config.catalog import (
     StrategyOption,
     read,
 )
+from clrun.config.contradictions import refuse_contradictions
+from clrun.config.dependent_values import resolved
 from clrun.config.messages import first_line, refusal, unsupported
 from clrun.config.settings import Settings
 from clrun.config.typed_texts import with_current_keys
@@ -31,15 +30,6 @@ from clrun.system.errors import UsageError
 
 # Keys from whose values the defaults of others follow.
 FOLLOWED = {"features.size"}
-
-# Data sets of clrun's that never have pictures, and networks that take nothing else.
-WITHOUT_PICTURES = ("table",)
-OF_PICTURES = ("cnn", "resnet18", "torchvision", "timm")
-
-
-# Of schedule=multistep, where they are not typed.
-MILESTONES = (0.5, 0.75)
-DECAY = 0.1
 
 
 def check(
@@ -220,205 +210,7 @@ def chosen_cluster(
     return option, {key.partition(".")[2]: value for key, value in checked_values(given, specs).items()}
 
 
-# ---------------------------------------------------------------- values that depend on each other
-
-
-def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[str, Option]) -> dict[str, Any]:
-    """Return the values with what follows from other values in place of null."""
-    values = dict(values)
-    of_folder = values["dataset"] == "image_folder" and "dataset.size" not in given
-    if of_folder and values.get("features.size") is not None:
-        values["dataset.size"] = values["features.size"]  # pictures are read from their files as the network sees them
-    if values["lr"] is None:
-        values["lr"] = stated_default("lr", chosen["optimizer"])
-    if values["epochs"] is None and values["iterations"] is None:
-        values["epochs"] = stated_default("epochs", chosen["dataset"])
-    values |= with_schedule(values, given)
-    if values["data_dir"] is None:
-        values["data_dir"] = os.environ.get("CLRUN_DATA_DIR") or None
-    if values["split"] == "domains" and "tasks" not in given:
-        values["tasks"] = None  # as many as the data have domains: `clrun.runs.prepare` fills it in
-    lists = values.get("split.classes")
-    if lists is not None:
-        refuse_against_lists(given, len(lists))
-        values |= {"tasks": len(lists), "split.order": "fixed"}
-    names = None if values["init_from"] is not None else getattr(chosen["dataset"], "class_names", None)
-    values = with_sizes(values, "tasks" in given, None if names is None else len(names))
-    values["init_from"] = the_one_path(values["init_from"])
-    cut = lists is not None or values.get("split.sizes") is not None or values.get("split.step") is not None
-    if values["init_from"] is not None and not cut and values["split"] != "domains" and "tasks" not in given:
-        values["tasks"] = 1
-    if values["first_tasks"] == values["tasks"] and values["split"] != "domains":  # whose number the data say
-        values["first_tasks"] = None
-    return values
-
-
-def with_sizes(values: dict[str, Any], tasks_typed: bool, classes: int | None) -> dict[str, Any]:
-    """Return the values with the number of tasks that follows from the sizes in split.sizes, or from split.first and
-    split.step.
-
-    classes: how many there are; None where that is not known yet, so that the number of tasks that follows from
-    split.step is not either: it is None then. Steps are written as the sizes that they give, and equal sizes as
-    `tasks` alone, so that one stream has one identity. Raise UsageError for keys that contradict each other.
-    """
-    step, sizes = values.get("split.step"), values.get("split.sizes")
-    split.refuse_contradicting_sizes(values)
-    if step is not None:
-        if classes is None:
-            return values | {"tasks": values["tasks"] if tasks_typed else None}
-        sizes = split.stepped_sizes(classes, values["split.first"], step)
-    if sizes is None:
-        return values
-    if tasks_typed and values["tasks"] != len(sizes):
-        key = "split.sizes" if step is None else "split.step"
-        raise UsageError(f"tasks={values['tasks']}: {key} gives {len(sizes)} tasks; leave tasks out.")
-    even = len(set(sizes)) == 1 and sum(sizes) == classes
-    return values | {
-        "tasks": len(sizes),
-        "split.sizes": None if even else sizes,
-        "split.first": None,
-        "split.step": None,
-    }
-
-
-def with_schedule(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of the learning rate's schedule with what follows from each other; what is the same as without a
-    key is null, so that one run has one identity. Raise UsageError for a key that has no effect."""
-    kind = None if values["schedule"] == "constant" else values["schedule"]
-    for key in ("schedule_milestones", "schedule_decay"):
-        if key in given and kind != "multistep":
-            raise UsageError(f"{key} belongs to schedule=multistep; type that too, or leave {key} out.")
-    if "schedule_over" in given and kind is None and values["warmup"] is None:
-        raise UsageError("schedule_over has no effect without a schedule; type e.g. schedule=cosine, or leave it out.")
-    made: dict[str, Any] = {
-        "schedule": kind,
-        "schedule_over": "stream" if values["schedule_over"] == "stream" else None,
-    }
-    if kind == "multistep":
-        milestones, decay = values["schedule_milestones"], values["schedule_decay"]
-        if milestones == []:
-            raise UsageError("schedule_milestones=[]: type one or more, such as [0.5,0.75], or leave the schedule out.")
-        made["schedule_milestones"] = sorted(set(MILESTONES if milestones is None else milestones))
-        made["schedule_decay"] = DECAY if decay is None else decay
-    return made
-
-
-def stated_default(key: str, option: Option) -> Any:
-    """Return what an option states for a key of every run, such as an optimizer's lr. Raise UsageError for nothing."""
-    value = getattr(option, key)
-    if value is None:
-        name = option.name
-        raise UsageError(f"{name} states no {key} of its own: type {key}=... or state {key}: in {name}.yaml.")
-    return value
-
-
-def refuse_against_lists(given: Mapping[str, Any], lists: int) -> None:
-    """Raise UsageError where tasks or split.order contradict the lists in split.classes."""
-    if given.get("tasks", lists) != lists:
-        raise UsageError(
-            f"tasks={given['tasks']}: split.classes lists {lists} tasks; leave tasks out, or list as many."
-        )
-    if given.get("split.order") == "seed":
-        raise UsageError("split.order=seed: the lists in split.classes are the order; leave split.order out.")
-
-
-def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], strategy: StrategyOption) -> None:
-    """Raise UsageError for values that are legal each, but not together or not on this machine."""
-    if values.get("optimizer.nesterov") and not values["optimizer.momentum"]:
-        raise UsageError("optimizer.nesterov=true needs a momentum; e.g. optimizer.momentum=0.9.")
-    if values["average_decay"] is not None and values["average"] is None:
-        raise UsageError("average_decay is read by average=ema alone; type average=ema as well, or no average_decay.")
-    if strategy.needs_task_id and values["scenario"] != "task" and not values["task_id_at_test"]:
-        raise UsageError(
-            f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "
-            f"type scenario=task, or task_id_at_test=true to give it the task all the same (such runs are marked)."
-        )
-    if values["scenario"] in strategy.refuses:
-        reason = strategy.refuses[values["scenario"]]
-        raise UsageError(f"strategy={strategy.name} cannot work with scenario={values['scenario']}: {reason}.")
-    if values["split"] != "domains" and values["tasks"] is not None and (values["first_tasks"] or 0) > values["tasks"]:
-        raise UsageError(
-            f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
-        )
-    refuse_origin(values["init_from"])
-    if os.path.exists(values["outputs"]) and not os.path.isdir(values["outputs"]):  # False for a name that is too long
-        raise UsageError(f"outputs={values['outputs']} is a file; name a folder, e.g. outputs=outputs.")
-    longest = max(Path(values["outputs"]).parts, key=len, default="")
-    if len(os.fsencode(longest)) > 255:
-        raise UsageError(f"outputs: {longest[:20]}... is longer than the 255 bytes that a folder's name may have.")
-    refuse_against_features(values)
-    refuse_device(values)
-
-
-def refuse_against_features(values: Mapping[str, Any]) -> None:
-    """Raise UsageError for what needs pictures, where the network learns from features of them."""
-    if "features" not in values:
-        return
-    typed = f"features={values['features']}"
-    if values["dataset"] in WITHOUT_PICTURES:
-        raise UsageError(
-            f"{typed} needs pictures, and dataset={values['dataset']} has none; leave features out, or type a data set "
-            "of pictures, such as dataset=image_folder."
-        )
-    if values["augment"] != "none":
-        raise UsageError(
-            f"augment={values['augment']} needs pictures, and with {typed} the network learns from features that are "
-            "computed once; leave augment out."
-        )
-    if values["split"] == "rotated":
-        raise UsageError(
-            f"split=rotated turns pictures, and with {typed} the network learns from features that are computed once; "
-            "type split=classes or split=permuted."
-        )
-    if values.get("dataset.pad"):
-        raise UsageError(
-            f"dataset.pad={values['dataset.pad']} adds a border to pictures as the network sees them, and with {typed} "
-            "it sees features; leave dataset.pad out, and type features.size=PIXELS for larger pictures."
-        )
-    if values["model"] in OF_PICTURES:
-        raise UsageError(
-            f"model={values['model']} needs pictures, and with {typed} it would be given features; type model=linear "
-            "or model=mlp, or leave features out."
-        )
-
-
-def the_one_path(pattern: str | None) -> str | None:
-    """Return the path that fits a pattern with *, such as of the run of one seed; another path as it is. Raise
-    UsageError where none or several do."""
-    if pattern is None or "*" not in pattern or os.path.exists(pattern):
-        return pattern
-    found = sorted(glob.glob(pattern))
-    if len(found) != 1:
-        several = "; ".join(found[:3]) + ("; ..." if len(found) > 3 else "")
-        raise UsageError(
-            f"init_from={pattern} fits {'no path' if not found else f'{len(found)} paths ({several})'}; a run goes on "
-            "from one; with a seed for each, type '*-seed=${seed}-*'."
-        )
-    return found[0]
-
-
-def refuse_origin(path: str | None) -> None:
-    """Raise UsageError where `init_from` names nothing to go on from."""
-    if path is None:
-        return
-    if not os.path.exists(path):
-        raise UsageError(f"init_from={path}: there is no such folder or file; name that of a finished run.")
-    if os.path.isdir(path) and not os.path.isfile(os.path.join(path, "network.safetensors")):
-        raise UsageError(
-            f"init_from={path} has no network.safetensors: it is no folder of a run, the run is not finished, or its "
-            "network was not kept; type the command of that run again with rerun=true keep_checkpoint=true."
-        )
-
-
-def refuse_device(values: Mapping[str, Any]) -> None:
-    """Raise UsageError where the device cannot be used, or not with this precision."""
-    if values["device"] == "cpu" and values["precision"] == "tf32":
-        raise UsageError("precision=tf32 needs a CUDA device; type precision=float32, or leave device=cpu out.")
-    if values["device"] == "cuda":
-        import torch  # takes seconds, so only where CUDA is asked for
-
-        if not torch.cuda.is_available():
-            raise UsageError("device=cuda: there is no CUDA device here; type device=cpu, or leave device out.")
+# ---------------------------------------------------------------- the classes of each task
 
 
 def assigned_classes(values: Mapping[str, Any], dataset: DatasetOption) -> list[list[str]] | None:

@@ -10,7 +10,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch.utils._pytree import tree_leaves
 
-from clrun.config.check_values import listed_by_name, with_sizes
+from clrun.config.check_values import listed_by_name
+from clrun.config.dependent_values import with_sizes
 from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.data.datasets import load

@@ -1,0 +1,97 @@
+"""The refusal of values that are legal each, but not together, or not on this machine."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clrun.config.catalog import StrategyOption
+from clrun.system.errors import UsageError
+
+# Data sets of clrun's that never have pictures, and networks that take nothing else.
+WITHOUT_PICTURES = ("table",)
+OF_PICTURES = ("cnn", "resnet18", "torchvision", "timm")
+
+
+def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], strategy: StrategyOption) -> None:
+    """Raise UsageError for values that are legal each, but not together or not on this machine."""
+    if values.get("optimizer.nesterov") and not values["optimizer.momentum"]:
+        raise UsageError("optimizer.nesterov=true needs a momentum; e.g. optimizer.momentum=0.9.")
+    if values["average_decay"] is not None and values["average"] is None:
+        raise UsageError("average_decay is read by average=ema alone; type average=ema as well, or no average_decay.")
+    if strategy.needs_task_id and values["scenario"] != "task" and not values["task_id_at_test"]:
+        raise UsageError(
+            f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "
+            f"type scenario=task, or task_id_at_test=true to give it the task all the same (such runs are marked)."
+        )
+    if values["scenario"] in strategy.refuses:
+        reason = strategy.refuses[values["scenario"]]
+        raise UsageError(f"strategy={strategy.name} cannot work with scenario={values['scenario']}: {reason}.")
+    if values["split"] != "domains" and values["tasks"] is not None and (values["first_tasks"] or 0) > values["tasks"]:
+        raise UsageError(
+            f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
+        )
+    refuse_origin(values["init_from"])
+    if os.path.exists(values["outputs"]) and not os.path.isdir(values["outputs"]):  # False for a name that is too long
+        raise UsageError(f"outputs={values['outputs']} is a file; name a folder, e.g. outputs=outputs.")
+    longest = max(Path(values["outputs"]).parts, key=len, default="")
+    if len(os.fsencode(longest)) > 255:
+        raise UsageError(f"outputs: {longest[:20]}... is longer than the 255 bytes that a folder's name may have.")
+    refuse_against_features(values)
+    refuse_device(values)
+
+
+def refuse_against_features(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for what needs pictures, where the network learns from features of them."""
+    if "features" not in values:
+        return
+    typed = f"features={values['features']}"
+    if values["dataset"] in WITHOUT_PICTURES:
+        raise UsageError(
+            f"{typed} needs pictures, and dataset={values['dataset']} has none; leave features out, or type a data set "
+            "of pictures, such as dataset=image_folder."
+        )
+    if values["augment"] != "none":
+        raise UsageError(
+            f"augment={values['augment']} needs pictures, and with {typed} the network learns from features that are "
+            "computed once; leave augment out."
+        )
+    if values["split"] == "rotated":
+        raise UsageError(
+            f"split=rotated turns pictures, and with {typed} the network learns from features that are computed once; "
+            "type split=classes or split=permuted."
+        )
+    if values.get("dataset.pad"):
+        raise UsageError(
+            f"dataset.pad={values['dataset.pad']} adds a border to pictures as the network sees them, and with {typed} "
+            "it sees features; leave dataset.pad out, and type features.size=PIXELS for larger pictures."
+        )
+    if values["model"] in OF_PICTURES:
+        raise UsageError(
+            f"model={values['model']} needs pictures, and with {typed} it would be given features; type model=linear "
+            "or model=mlp, or leave features out."
+        )
+
+
+def refuse_origin(path: str | None) -> None:
+    """Raise UsageError where `init_from` names nothing to go on from."""
+    if path is None:
+        return
+    if not os.path.exists(path):
+        raise UsageError(f"init_from={path}: there is no such folder or file; name that of a finished run.")
+    if os.path.isdir(path) and not os.path.isfile(os.path.join(path, "network.safetensors")):
+        raise UsageError(
+            f"init_from={path} has no network.safetensors: it is no folder of a run, the run is not finished, or its "
+            "network was not kept; type the command of that run again with rerun=true keep_checkpoint=true."
+        )
+
+
+def refuse_device(values: Mapping[str, Any]) -> None:
+    """Raise UsageError where the device cannot be used, or not with this precision."""
+    if values["device"] == "cpu" and values["precision"] == "tf32":
+        raise UsageError("precision=tf32 needs a CUDA device; type precision=float32, or leave device=cpu out.")
+    if values["device"] == "cuda":
+        import torch  # takes seconds, so only where CUDA is asked for
+
+        if not torch.cuda.is_available():
+            raise UsageError("device=cuda: there is no CUDA device here; type device=cpu, or leave device out.")
