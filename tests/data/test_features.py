@@ -13,7 +13,7 @@ from loading import settings, tree
 from PIL import Image
 from test_image_folder import TWO, make_folder, noise
 
-from clrun.data import datasets, features, image_folder
+from clrun.data import datasets, features, folder_division, folder_features, image_folder
 from clrun.data.class_folders import pictures_in
 from clrun.data.feature_record import FeatureRecord
 from clrun.data.file_digests import digest_of
@@ -275,8 +275,8 @@ def test_decoding_stays_ahead_of_the_network_by_one_batch(tmp_path):
     layout = find(str(tmp_path), None)
     pictures = pictures_in(layout.train_folders, [])
     marks = np.array([np.frombuffer(digest_of(Path(one.path).read_bytes()), np.uint8) for one in pictures])
-    division = image_folder.Division(layout, np.zeros(40, np.int64), 40, None)
-    folder = image_folder.FolderFeatures(division, pictures, marks, tmp_path, "", 8, None, False)
+    division = folder_division.Division(layout, np.zeros(40, np.int64), 40, None)
+    folder = folder_features.FolderFeatures(division, pictures, marks, tmp_path, "", 8, None, False)
     batches = folder.decoded(np.arange(40), None, at_once=10)
     rows, first = next(batches)
     assert rows.tolist() == list(range(10)) and all(isinstance(pixels, np.ndarray) for pixels in first)
