@@ -4,10 +4,11 @@ A stack is a list of runs that are trained as one program; on a CPU it is mostly
 only the stack that it is training: workers share no queue, each has a pipe to the process that started it.
 """
 
+import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from multiprocessing import forkserver, get_all_start_methods, get_context
@@ -20,7 +21,7 @@ from clrun.config.settings import Settings
 from clrun.results.outcome import RunStatus
 from clrun.sweep.messages import Advanced, Event, Message, RunResult, StackBegan, StackEnded, TaskBegan, WorkerDied
 from clrun.system import machine
-from clrun.system.environment import variable_set
+from clrun.system.environment import replace_environment, variable_set
 from clrun.system.garbage_collection import relax_gc
 from clrun.system.output import lasting_output
 from clrun.system.signals import graceful_termination, handled
@@ -106,8 +107,13 @@ def train_or_halve(stack: Sequence["Prepared"], progress: Progress, trainer: "St
 # ---------------------------------------------------------------- in a worker
 
 
-def serve(pipe: Connection) -> None:
-    """Train the stacks that arrive through a pipe, until this worker is ended or the other end is closed."""
+def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
+    """Train the stacks that arrive through a pipe, until this worker is ended or the other end is closed.
+
+    environment: the variables of the process of the sweep; those of the server from which this worker is forked are of
+    the time when the server was started, which may have been for an earlier sweep.
+    """
+    replace_environment(environment)
     relax_gc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the sweep ends workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does the closing of a terminal
@@ -183,7 +189,7 @@ class Worker:
         self.name = name
         self.stack: int | None = None
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), name=name, daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, dict(os.environ)), name=name, daemon=True)
         warm_up()  # if it has not been started, or has ended
         with away_from_current_folder():  # where there is no server, a worker is started as it is
             self.process.start()

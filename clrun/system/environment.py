@@ -1,7 +1,7 @@
 """Variables of the environment."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -17,3 +17,10 @@ def variable_set(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def replace_environment(variables: Mapping[str, str]) -> None:
+    """Make these the variables of the environment of the whole process, and no others."""
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)

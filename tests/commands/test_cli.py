@@ -331,7 +331,7 @@ def test_flags_may_stand_anywhere(clrun):
 @pytest.mark.parametrize(
     "line, offered",
     [
-        ("clrun la", {"lambda="}),
+        ("clrun lam", {"lambda="}),
         ("clrun strategy=", {f"strategy={name}" for name in catalog.read().options["strategy"]}),
         ("clrun --config-dir my strategy=min", {"strategy=mine"}),
         ("clrun -m --config-dir=my myk", {"myknob="}),

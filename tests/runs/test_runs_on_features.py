@@ -16,6 +16,7 @@ from user_networks import Eyes, Features
 
 from clrun.data import datasets
 from clrun.runs.prepare import SharedImages, prepare
+from clrun.sweep import workers
 from clrun.system.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("cache_home")
@@ -120,7 +121,9 @@ def shown():
     return [count for count in by_process.values() if count]
 
 
-def test_a_sweep_extracts_once(clrun, counted):
+def test_a_sweep_extracts_once(clrun, counted, cache_home, monkeypatch):
+    workers.warm_up()  # workers have the environment of their sweep, not of the server that is there already
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home / "later"))
     code, _, err = clrun("-m", *COUNTED, "strategy=finetune,er", "model=linear", "seed=range(3)", "workers=2")
     assert code == 0, err
     assert shown() == [1797], "by one process"
@@ -130,7 +133,7 @@ def test_a_sweep_extracts_once(clrun, counted):
     Path("shown.txt").unlink()
     code, _, err = clrun(*COUNTED, "strategy=joint", "model=mlp", "model.widths=[8]")
     assert code == 0 and shown() == [] and "took" not in err
-    assert "features.target=counted_of_the_user.Counted" in next(Path("outputs/runs/joint").iterdir()).name
+    assert "features.target=counted_of_the_user.Counted" in next(Path("outputs/runs/joint").glob("[!.]*")).name
 
 
 def test_an_edited_module_is_another_run(clrun, counted):
