@@ -21,13 +21,16 @@ PATHS = r"(?:[^'\"\[\](){}$]|\$\{[\w.]+\})+"
 # Keys that had another name in the last release: former name -> name.
 RENAMED = {"pictures": "plots"}
 
+# What other tools call these keys. In clrun, `name` within a group is the option itself, such as model=torchvision.
+ALSO_TYPED = {"model.name": "model.arch", "features.name": "features.arch", "dataset.name": "dataset.set"}
+
 
 def as_typed(text: str) -> str:
     """Return an override with the name that its key has now, and with every name of split.classes, and every path of
     init_from, in quotes."""
     typed, equals, value = text.partition("=")
     sign = typed[: len(typed) - len(typed.lstrip("+~"))]
-    key = RENAMED.get(typed[len(sign) :], typed[len(sign) :])
+    key = (RENAMED | ALSO_TYPED).get(typed[len(sign) :], typed[len(sign) :])
     lists = read_lists(value) if key == CLASSES else None
     if lists is not None:
         value = ",".join(typed_lists(each, quoted_name) for each in lists)

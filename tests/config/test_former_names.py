@@ -18,6 +18,14 @@ def test_a_former_name_is_the_name_of_now(former):
     assert parsed(f"{former}=false").key_or_group == now
 
 
+def test_names_of_library_networks_and_data_sets_are_typed_as_elsewhere():
+    network = compose("model=torchvision", "model.name=resnet18", "dataset=torchvision", "dataset.name=SVHN")
+    frozen = compose("features=torchvision", "features.name=vit_b_16", "model=linear")
+    assert (network["model"], network["model.arch"]) == ("torchvision", "resnet18")
+    assert (network["dataset"], network["dataset.set"]) == ("torchvision", "SVHN")
+    assert (frozen["features"], frozen["features.arch"]) == ("torchvision", "vit_b_16")
+
+
 def test_a_value_and_a_longer_key_keep_the_word():
     assert as_typed("dataset.root=pictures") == "dataset.root=pictures"
     assert as_typed("dataset.pictures=false") == "dataset.pictures=false"
