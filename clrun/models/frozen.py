@@ -81,6 +81,12 @@ class FrozenNetwork:
                 "out what reads the batch as a whole."
             )
 
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the tensors of a network like this, by their names in `module`. Raise UsageError where they do not
+        fit."""
+        load_weights(self.module, tensors, None, self.where, "features.weights")
+        self.digest = digest_of(dict(self.module.named_parameters()) | dict(self.module.named_buffers()))
+
     def place(self, device: torch.device) -> None:
         """Move the network to a device."""
         self.device = device

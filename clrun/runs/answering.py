@@ -75,7 +75,15 @@ def deployed(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> D
         labels=[{prepared.images.classes[k]: o for k, o in task.items()} for task in prepared.stream.labels],
         classes=prepared.images.classes,
         memory=remembered(run.state, data) if prepared.settings["keep_checkpoint"] is True else {},
+        frozen=tensors_of_frozen(prepared) if prepared.settings["keep_checkpoint"] is True else {},
     )
+
+
+def tensors_of_frozen(prepared: Prepared) -> dict[str, Tensor]:
+    """Return the tensors of the frozen network whose features a run has learnt from; nothing where there is none."""
+    if prepared.images.features is None:
+        return {}
+    return dict(frozen_network(prepared.settings, prepared.images.features.shape).module.state_dict())
 
 
 def remembered(state: Tree, data: Data) -> dict[str, Tensor]:
@@ -198,6 +206,8 @@ def answering_settings(network: DeployedNetwork) -> Settings:
     }
     if network.features is not None and network.features.file is not None:
         values["features.weights"] = network.features.file
+    if network.frozen:
+        values["features.weights"] = None  # the file of the run holds them
     settings = replace(network.settings, targets=targets, values=values)
     now = with_sources(settings)
     edited = [key for key in ("source", "model.source", "features.source") if now.get(key, None) != before.get(key)]
@@ -263,6 +273,8 @@ def frozen_again(network: DeployedNetwork) -> FrozenNetwork:
     settings = answering_settings(network)
     settings = replace(settings, values={**settings.values, "device": "cpu"})
     frozen = frozen_network(settings, network.features.shape)
+    if network.frozen:
+        frozen.load(network.frozen)
     if frozen.digest != network.features.weights:
         raise UsageError(
             f"{frozen.where}: its weights are not those whose features run {network.identity} has learnt from; put "

@@ -3,7 +3,7 @@
 The data set of the run is not needed. The file holds, as tensors: the weights that the strategy deploys, by layer; the
 running statistics of batch norm; the part of the strategy's state that its answers read, such as the masks of PackNet;
 what is done to a sample before the network sees it; and with keep_checkpoint=true the samples of a replay memory, for
-runs that go on from this one. All else is JSON in the tensor `notes`: the settings, the names of the outputs, the
+runs that go on from this one, and the frozen network whose features the run has learnt from. All else is JSON in the tensor `notes`: the settings, the names of the outputs, the
 classes of the tasks and the shape of a sample. The optimizer's state is not in it, and nothing is code.
 """
 
@@ -32,7 +32,7 @@ FORMAT = 1
 LIMIT = 20_000_000
 
 # Names of tensors begin with the part of the network that they belong to.
-PARTS = ("weights", "statistics", "state", "fixed", "input", "memory")
+PARTS = ("weights", "statistics", "state", "fixed", "input", "memory", "frozen")
 
 # Notes that are fields of a network as they are.
 PLAIN = (
@@ -66,6 +66,7 @@ class DeployedNetwork:
     memory: Mapping[str, Tensor] = field(default_factory=dict)  # of samples that it kept: see `answering.remembered`
     columns: tuple[ColumnRule, ...] = ()  # of a table: how the columns of a row become a sample
     fingerprint: str = ""  # of the data set; empty in a file of an earlier version
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)  # of the network that makes the features, if it is kept
     features: FeatureRecord | None = None  # of pictures whose features are the samples: what made them
 
     @property

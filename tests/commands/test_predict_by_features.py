@@ -101,6 +101,18 @@ def test_weights_of_a_file_are_looked_for_where_they_lay(trained, answer, folder
     assert err.count("\n") == 1
 
 
+def test_a_kept_checkpoint_holds_the_frozen_network(trained, answer, folder, tmp_path):
+    weights = tmp_path / "weights.pt"
+    torch.save(Eyes().state_dict(), weights)
+    directory = trained(f"features.weights={weights}", "keep_checkpoint=true").directory
+    expected = answer(directory, folder / "test")
+    assert expected[0] == 0 and right(expected[1]) > 0.5
+    weights.unlink()
+    assert answer(directory, folder / "test") == expected
+    code, _, err = answer(directory, "--to", "torchscript", "--out", tmp_path / "a.pt", command=export.command)
+    assert code == 0, err
+
+
 def test_a_module_that_draws_other_weights_is_refused_and_an_edited_one_is_said(
     trained, answer, folder, tmp_path, monkeypatch
 ):
