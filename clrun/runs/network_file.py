@@ -3,8 +3,9 @@
 The data set of the run is not needed. The file holds, as tensors: the weights that the strategy deploys, by layer; the
 running statistics of batch norm; the part of the strategy's state that its answers read, such as the masks of PackNet;
 what is done to a sample before the network sees it; and with keep_checkpoint=true the samples of a replay memory, for
-runs that go on from this one, and the frozen network whose features the run has learnt from. All else is JSON in the tensor `notes`: the settings, the names of the outputs, the
-classes of the tasks and the shape of a sample. The optimizer's state is not in it, and nothing is code.
+runs that go on from this one, and the frozen network whose features the run has learnt from. All else is JSON in the
+tensor `notes`: the settings, the names of the outputs, the classes of the tasks and the shape of a sample. The
+optimizer's state is not in it, and nothing is code.
 """
 
 import json
