@@ -9,6 +9,9 @@ from clrun.config.catalog import Option
 from clrun.data import split
 from clrun.system.errors import UsageError
 
+# Samples a step of stream=online, where batch_size is not typed.
+ONLINE_BATCH = 10
+
 # Of schedule=multistep, where they are not typed.
 MILESTONES = (0.5, 0.75)
 DECAY = 0.1
@@ -22,6 +25,7 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
         values["dataset.size"] = values["features.size"]  # pictures are read from their files as the network sees them
     if values["lr"] is None:
         values["lr"] = stated_default("lr", chosen["optimizer"])
+    values |= with_stream(values, given)
     if values["epochs"] is None and values["iterations"] is None:
         values["epochs"] = stated_default("epochs", chosen["dataset"])
     values |= with_schedule(values, given)
@@ -69,6 +73,27 @@ def with_sizes(values: dict[str, Any], tasks_typed: bool, classes: int | None) -
         "split.sizes": None if even else sizes,
         "split.first": None,
         "split.step": None,
+    }
+
+
+def with_stream(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that follow from stream=online: one round, and small batches unless their size is given. Raise
+    UsageError for a key that contradicts it, or has no effect without it."""
+    if values["stream"] != "online":
+        if "passes" in given:
+            raise UsageError("passes belongs to stream=online; type that too, or leave passes out.")
+        return {"stream": None}
+    for key in ("epochs", "iterations"):
+        if key in given:
+            raise UsageError(
+                f"{key}={given[key]}: with stream=online each sample is seen once, which is all of the training; leave "
+                f"{key} out (type {key}=null where an experiment states it), and type passes=N for N steps on each "
+                "batch."
+            )
+    return {
+        "epochs": 1,
+        "passes": values["passes"] or 1,
+        "batch_size": given.get("batch_size", ONLINE_BATCH),
     }
 
 

@@ -1,5 +1,6 @@
-"""The order in which a run sees its samples, epoch by epoch."""
+"""The order in which a run sees its samples: epoch by epoch, or each of them once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ class Budget(NamedTuple):
     iterations: int | None
     batch_size: int
     drop_last: bool
+    passes: int | None = None  # steps on each batch, where each sample is seen once; None: rounds over the samples
 
 
 class SampledSteps(NamedTuple):
@@ -123,3 +125,61 @@ class EpochSampler:
         weight = torch.zeros(count, self.batch_size)
         noise = torch.zeros(count, DRAWS, self.batch_size)
         return SampledSteps(rows, weight, torch.zeros(count), torch.zeros(count, dtype=torch.long), noise)
+
+
+@dataclass
+class OnlineSampler(EpochSampler):
+    """A sampler that shows each sample once: `budget.passes` steps on a batch, and then the next batch.
+
+    The order of the samples in `own`, those of the stage's tasks, follows from the seed and the purpose alone. Where
+    `pools` holds others too, those of a memory, they are mixed in between, at random.
+    """
+
+    own: Sequence[Tensor] = ()
+
+    @property
+    def passes(self) -> int:
+        """The number of steps on each batch."""
+        return self.budget.passes or 1
+
+    @property
+    def epoch_steps(self) -> int:
+        """The number of steps in all."""
+        return super().epoch_steps * self.passes
+
+    def epoch(self, number: int) -> SampledSteps:
+        """Return all steps; there is one epoch, and what steps are told as their epoch is the pass over the batch."""
+        if self.cached is None:
+            random = generator(self.seed, f"{self.purpose} once")
+            steps, batches = self.epoch_steps, self.epoch_steps // self.passes
+            order = self.order()[: batches * self.batch_size]
+            missing = batches * self.batch_size - len(order)
+            rows = torch.cat([order, order.new_zeros(missing)]).view(batches, -1)
+            weight = torch.cat([torch.ones(len(order)), torch.zeros(missing)]).view(batches, -1)
+            self.cached = (
+                0,
+                SampledSteps(
+                    rows.repeat_interleave(self.passes, 0),
+                    weight.repeat_interleave(self.passes, 0),
+                    torch.arange(steps) / steps,
+                    torch.arange(self.passes).repeat(batches),
+                    torch.rand(steps, DRAWS, self.batch_size, generator=random),
+                ),
+            )
+        return self.cached[1]
+
+    def order(self) -> Tensor:
+        """Return all rows (n,) of the pools in the order in which they are seen: by a random key that each has."""
+        rows, own = torch.cat(self.pools), torch.cat(list(self.own))
+        keys = torch.empty(len(rows), dtype=torch.float64)
+        known, place = own.sort()
+        at = torch.searchsorted(known, rows).clamp(max=max(0, len(known) - 1))
+        is_own = known[at] == rows if len(known) else torch.zeros_like(rows, dtype=torch.bool)
+        keys[is_own] = random_keys(len(own), self.seed, f"{self.purpose} stream")[place[at[is_own]]]
+        keys[~is_own] = random_keys(int((~is_own).sum()), self.seed, f"{self.purpose} memory")
+        return rows[keys.argsort()]
+
+
+def random_keys(n: int, seed: int, purpose: str) -> Tensor:
+    """Return n different numbers (n,) float64 in [0, 1), by which things are put into a random order."""
+    return torch.rand(n, dtype=torch.float64, generator=generator(seed, purpose))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from clrun.engine.state import MONITORED, NORM, QUADRATIC, Divergence, Signals, TrainState
+from clrun.engine.state import COUNTED, MONITORED, NORM, QUADRATIC, Divergence, Signals, TrainState
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import Strategy, Tree
 
@@ -89,7 +89,8 @@ def health_means(signals: Signals, weights: Tensor, shares: Sequence[str]) -> di
     if not signals:
         return {"steps": 0}
     monitored = {name: monitored_mean(v, weights) for name, v in signals.items() if name in MONITORED}
-    means = {name: v.double().mean().item() for name, v in signals.items() if name not in ("present", *MONITORED)}
+    others = ("present", *MONITORED, *COUNTED)
+    means = {name: v.double().mean().item() for name, v in signals.items() if name not in others}
     means[NORM] = monitored[NORM]
     if QUADRATIC in monitored:
         means |= {"loss": means["loss"] + monitored[QUADRATIC], "penalty": monitored[QUADRATIC]}

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
+from clrun.engine.prequential import tested_first
 from clrun.engine.state import QUADRATIC, Average, Signals, TrainState
 from clrun.engine.step import clip_scale, renewed_state, signals_of
 from clrun.engine.steppers import Block, counting
@@ -34,9 +35,10 @@ class InPlaceStepper:
 
     def __init__(
         self, strategy: Strategy, optimizer: Optimizer, current: TrainState, lr: Tensor, hp: Any, tables: TaskTables,
-        decay: float | None = None, clip_norm: float | None = None,
+        decay: float | None = None, clip_norm: float | None = None, prequential: bool = False,
     ):  # fmt: skip
         self.optimizer, self.clip_norm = optimizer, clip_norm
+        self.prequential = prequential  # whether each batch is tested before it is learnt
         self.decay = decay  # of the average of theta; None: there is none
         self.strategy, self.current, self.lr, self.hp, self.tables = strategy, copied(current), lr, hp, tables
         self.restricts, self.watches_moves = overrides(strategy, "restrict"), overrides(strategy, "after_move")
@@ -68,6 +70,7 @@ class InPlaceStepper:
 
     def take_step(self, batch: Batch, lr: Tensor, monitored: bool) -> Signals:
         """Take one step and return its signals {name: ()}; those in `MONITORED` are nan unless `monitored`."""
+        counts = tested_first(self.strategy, self.current, self.hp, batch) if self.prequential else {}
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
         # Batches are cut to their size, so that all their samples are there.
         strategy, theta, state = (
@@ -98,7 +101,7 @@ class InPlaceStepper:
         self.current = self.current._replace(stats=updated_statistics(self.current.stats, passes), state=new)
         if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
-        return signals_of(loss, norm if monitored else self.not_monitored, aux)
+        return signals_of(loss, norm if monitored else self.not_monitored, aux) | counts
 
     def average(self, decay: float) -> None:
         """Write the average after a step over the one before."""

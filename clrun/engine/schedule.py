@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from clrun.data.batches import pad_rows
-from clrun.data.sampler import Budget, EpochSampler
+from clrun.data.sampler import Budget, EpochSampler, OnlineSampler
 from clrun.data.seeding import DRAWS, generator
 from clrun.data.tasks import TaskStream
 from clrun.strategy import Strategy, Tree
@@ -40,9 +40,13 @@ class SampleSchedule:
 
     def sampler(self, r: int, stage: int, phase: str, rows: Sequence[Tensor] | None = None) -> EpochSampler:
         """Return the sampler of run r for one pass of a stage, over these rows [source] (n,) or those of its tasks."""
-        rows = self.rows(r, stage) if rows is None else [source.cpu() for source in rows]
+        own = self.rows(r, stage)
+        rows = own if rows is None else [source.cpu() for source in rows]
+        purpose = f"stage {stage} {phase}"
+        if self.budget.passes is not None:
+            return OnlineSampler(list(rows), self.budget, False, self.seeds[r], purpose, own=own)
         balanced = self.balanced and len(rows) > 1
-        return EpochSampler(list(rows), self.budget, balanced, self.seeds[r], f"stage {stage} {phase}")
+        return EpochSampler(list(rows), self.budget, balanced, self.seeds[r], purpose)
 
     def samplers(self, stage: int, phase: str, states: Sequence[Tree]) -> list[EpochSampler]:
         """Return the samplers [r] of all runs for one pass of a stage, which begins with these states [r]."""

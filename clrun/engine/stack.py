@@ -13,6 +13,7 @@ Where to find what:
     schedule.py     which samples a run sees, and when
     vectorize.py    functions and values of one run as those of R runs
     evaluation.py   accuracy and confusion
+    prequential.py  answers to samples before they are learnt
     rates.py        the learning rate from step to step
     plasticity.py   how able the network still is to learn
     health.py       means over a stage's steps, divergence
@@ -101,6 +102,11 @@ class Stack:
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
         self.seconds_per_step: float | None = None  # wall-clock time in the last block
+
+    @property
+    def prequential(self) -> bool:
+        """Whether each sample is seen once, and tested before it is learnt."""
+        return self.budget.passes is not None
 
     @property
     def alone(self) -> bool:
@@ -198,6 +204,7 @@ class Stack:
         if self.strategy.visible(stage):
             current, partial = self.run_phases(current, partial, listener)
         report = partial.report
+        report.online = partial.online_counts()
         signals = [of_pass for of_pass in partial.signals if of_pass]
         diagnoses = diagnose(self.strategy, self.vectorizer, current, self.hp, signals)
         report.health = [diagnosis.health for diagnosis in diagnoses]
@@ -335,7 +342,8 @@ class Stack:
         """Return what takes the steps of a pass, starting from `current`, which itself stays as it is."""
         values = self.lr, self.hp, self.tables
         if self.alone and not (self.use_graph or self.compile):
-            return InPlaceStepper(self.strategy, self.optimizer, current, *values, self.decay, self.clip_norm)
+            options = self.decay, self.clip_norm, self.prequential
+            return InPlaceStepper(self.strategy, self.optimizer, current, *values, *options)
         unequal = not self.alone and len({(sampler.steps, sampler.epoch_steps) for sampler in samplers}) > 1
         step = self.step_of_unequal_tasks if unequal else self.step_of_equal_tasks
         return (
@@ -345,13 +353,15 @@ class Stack:
     @cached_property  # so that it is compiled once, not once per stage
     def step_of_equal_tasks(self) -> Step:
         """The step of all runs, where none of them is done before the others."""
-        step = make_step(self.strategy, self.optimizer, self.decay, self.clip_norm)
+        step = make_step(self.strategy, self.optimizer, self.decay, self.clip_norm, self.prequential)
         return self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
 
     @cached_property
     def step_of_unequal_tasks(self) -> Step:
         """The step of all runs, where some of them may be done before the others."""
-        step = skipping_empty_batches(make_step(self.strategy, self.optimizer, self.decay, self.clip_norm))
+        step = skipping_empty_batches(
+            make_step(self.strategy, self.optimizer, self.decay, self.clip_norm, self.prequential)
+        )
         return self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
 
     def compiled(self, step: Step) -> Step:

@@ -14,6 +14,11 @@ NORM = "gradient_norm"
 QUADRATIC = "quadratic"
 MONITORED = (NORM, QUADRATIC)
 
+# Names of the signals that count the answers to samples just before they are learnt: see `prequential`.
+ONLINE_CORRECT = "online_correct"
+ONLINE_SAMPLES = "online_samples"
+COUNTED = (ONLINE_CORRECT, ONLINE_SAMPLES)
+
 Signals = dict[str, Tensor]  # what the steps of a pass report: {name: (R, S)}; of a single step of one run {name: ()}
 
 
@@ -78,6 +83,8 @@ class StageReport:
     health: list[dict[str, float]]  # columns of health.csv
     divergence: list[Divergence | None]
     over_training: list[tuple[int, Tensor]]  # evaluations within the stage: (step of the run, correct (R, T))
+    # (R, 2) int64: training samples that were answered correctly before they were learnt, and all of them
+    online: Tensor | None = None
     confusion: Tensor | None = None  # (R, C, C) int64 [true, predicted], from the evaluation at the stage's end
     step: int = 0  # steps of the run at the end of the stage
     samples: int = 0  # samples trained on, of all runs together
@@ -100,6 +107,14 @@ class PartialStage:
         *before, last = self.signals if self.start else [*self.signals, {}]
         longer = {name: torch.cat([last[name], v], 1) if last else v for name, v in signals.items()}
         return replace(self, start=self.start + steps, signals=[*before, longer])
+
+    def online_counts(self) -> Tensor | None:
+        """Return the sums (R, 2) int64 of the signals `COUNTED` over the first pass that took steps, in which samples
+        are seen for the first time; None where nothing was counted."""
+        first = next((of_pass for of_pass in self.signals if of_pass), {})
+        if ONLINE_SAMPLES not in first:
+            return None
+        return torch.stack([first[name].double().sum(1) for name in COUNTED], 1).round().long()
 
     def next_phase(self) -> "PartialStage":
         """Return this stage at the beginning of its next pass."""

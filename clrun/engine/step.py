@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from clrun.data.batches import Batch, SampleIndex, StepContext
 from clrun.data.tasks import TaskTables
+from clrun.engine.prequential import tested_first
 from clrun.engine.state import NORM, QUADRATIC, Average, Signals, TrainState
 from clrun.models import BatchNormRecord, updated_statistics
 from clrun.optimizers import Optimizer
@@ -27,18 +28,23 @@ Step = Callable[[TrainState, Tensor, Any, TaskTables, SampleIndex, StepContext],
 
 
 def make_step(
-    strategy: Strategy, optimizer: Optimizer, decay: float | None = None, clip_norm: float | None = None
+    strategy: Strategy,
+    optimizer: Optimizer,
+    decay: float | None = None,
+    clip_norm: float | None = None,
+    prequential: bool = False,
 ) -> Step:
     """Return the step of one run. It changes none of its arguments.
 
     decay: of the average of theta; None: there is none. clip_norm: the largest norm of the gradient that is handed to
-    the optimizer; None: any.
+    the optimizer; None: any. prequential: whether each batch is tested before it is learnt.
     """
 
     def step(
         current: TrainState, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
     ) -> tuple[TrainState, Signals]:
         batch = strategy.data.gather(tables, samples, context)
+        counts = tested_first(strategy, current, hp, batch) if prequential else {}
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
         training = strategy.train_mode(batch.weight, passes, batch.noise)
         g, loss, aux = whole_gradient(training, current.theta, current.state, hp, batch)
@@ -56,7 +62,7 @@ def make_step(
         average = current.average
         if isinstance(average, Average) and decay is not None:
             average = average.after(theta, decay)
-        return TrainState(theta, opt, stats, state, average), signals_of(loss, norm, aux)
+        return TrainState(theta, opt, stats, state, average), signals_of(loss, norm, aux) | counts
 
     return step
 

@@ -24,7 +24,8 @@ SUMMARY_HEAD_MEANINGS = {
 KEY_MEANINGS = {
     "stream": "identity of the stream: a hash of the data and of all settings but the seed, the strategy and the keys "
     "of the strategy; accuracies of one stream can be compared",
-    "<key>": "value of this key; a list is written as JSON",
+    "<key>": "value of this key; a list is written as JSON (the key `stream` has no column: `passes` is empty without "
+    "stream=online)",
 }
 
 METRIC_MEANINGS = {
@@ -54,6 +55,13 @@ CONTINUAL_METRIC_MEANINGS = {
     "`evaluate_every` above 0",
     "stability_gap": "accuracy before a change of task minus the lowest accuracy while the next task is learnt, mean "
     "over the old tasks and the changes; needs `evaluate_every` above 0",
+}
+
+ONLINE_MEANINGS = {
+    "online_accuracy": "share of all training samples that were classified correctly just before they were learnt; "
+    "with `stream=online`",
+    "accuracy_auc": "area under the accuracy on the tasks seen so far, over the steps (A_AUC); needs `evaluate_every` "
+    "above 0",
 }
 
 COST_MEANINGS = {
@@ -137,6 +145,7 @@ _SUMMARY = (
     | OVERALL_MEANINGS
     | VALIDATION_MEANINGS
     | CONTINUAL_METRIC_MEANINGS
+    | ONLINE_MEANINGS
     | COST_MEANINGS
     | SIZE_MEANINGS
     | REMARK_MEANINGS
@@ -166,6 +175,12 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "stage": "number of the task that is being learnt, from 1; 0 for the untrained network",
         "eval_task": "number of the task that was evaluated, from 1",
         "accuracy": "test accuracy; empty where it is in the accuracy matrix, since no output of the task may answer",
+    },
+    "online_accuracy.csv": {
+        "task": "number of the task that was being learnt, from 1; `all` in the last row",
+        "samples": "training samples that were new then",
+        "correct": "number of them that the network classified correctly just before it learnt from them",
+        "online_accuracy": "`correct` / `samples`",
     },
     "confusion.csv": {
         "true_class": "class of the test samples",
@@ -231,6 +246,7 @@ SUMMARY_TAIL = (
     *OVERALL_MEANINGS,
     *VALIDATION_MEANINGS,
     *CONTINUAL_METRICS,
+    *ONLINE_MEANINGS,
     *COSTS,
     *SIZE_MEANINGS,
     *REMARK_MEANINGS,

@@ -191,6 +191,16 @@ def gap_closed(accuracy: Accuracy, finetune: Accuracy, gap: Accuracy) -> Accurac
     return (accuracy - finetune) / (gap if gap > 0 else math.nan)
 
 
+# ---------------------------------------------------------------- one pass over the stream
+
+
+def online_accuracy(rows: Sequence[Mapping[str, int]]) -> float:
+    """Return sum_t c_t / sum_t n_t, from rows with the keys samples (n_t) and correct (c_t): of all training samples,
+    the part that was answered correctly just before it was learnt (prequential accuracy; Cai et al. 2021)."""
+    samples = sum(row["samples"] for row in rows)
+    return sum(row["correct"] for row in rows) / samples if samples else math.nan
+
+
 # ---------------------------------------------------------------- continual evaluation
 
 # Accuracies that are also measured within tasks: rows with the keys, or columns, step (optimizer steps since the start
@@ -243,6 +253,24 @@ def stability_gap(accuracy: np.ndarray, over_training: OverTraining, learnt: int
     learnt: as of `from_start`; the switches between those tasks do not count."""
     gaps = stability_gaps(accuracy, over_training)
     return mean(np.array([mean(gaps[k, :k]) for k in range(max(1, learnt), len(gaps))]))
+
+
+def accuracy_auc(over_training: OverTraining, counts: np.ndarray) -> float:
+    """Return A_AUC = sum_i a_i (s_i - s_{i-1}) / s_n (Koh et al. 2022, in which s_i - s_{i-1} is constant).
+
+    s_i is the step of evaluation i = 1 ... n within and at the end of tasks, s_0 = 0, and a_i the accuracy then over
+    all test samples of the tasks seen so far, the one that is being learnt included. counts (T,) are the numbers of
+    test samples. nan where nothing, or not everything, was measured.
+    """
+    table = pd.DataFrame(over_training, columns=["step", "stage", "eval_task", "accuracy"])
+    seen = table[(table["stage"] >= 1) & (table["eval_task"] <= table["stage"])]
+    n = np.asarray(counts)[seen["eval_task"].astype(int) - 1]
+    sums = pd.DataFrame({"step": seen["step"], "correct": seen["accuracy"] * n, "n": n})
+    at = sums.groupby("step")[["correct", "n"]].sum(min_count=1)
+    if at.empty or at.index[-1] == 0:
+        return math.nan
+    steps = np.diff([0, *at.index])
+    return float((at["correct"] / at["n"] * steps).sum(skipna=False) / at.index[-1])
 
 
 def continual_metrics(accuracy: np.ndarray, over_training: OverTraining, learnt: int = 0) -> dict[str, float]:

@@ -29,8 +29,9 @@ class RunStatus(StrEnum):
 class Outcome:
     """What a run has measured so far: T tasks, C outputs; tasks and stages count from 1.
 
-    The rows of `over_training`, `health` and `task_costs` have the columns of accuracy_over_training.csv, health.csv
-    and costs.csv; the keys of `costs` are columns of summary.csv. clrun/results/columns.py describes them.
+    The rows of `over_training`, `online`, `health` and `task_costs` have the columns of accuracy_over_training.csv,
+    online_accuracy.csv, health.csv and costs.csv; the keys of `costs` are columns of summary.csv. They are described in
+    clrun/results/columns.py.
     """
 
     directory: Path
@@ -45,6 +46,7 @@ class Outcome:
     validation_counts: np.ndarray | None = None  # (T,) int
     confusion: np.ndarray | None = None  # (C, C) int: [true, predicted]
     over_training: list[dict[str, Any]] | None = None  # one row per evaluation and task; None if not asked for
+    online: list[dict[str, Any]] | None = None  # one row per task: answers before learning; None if not asked for
     health: list[dict[str, Any]] = field(default_factory=list)  # one row per task that has been learnt
     task_costs: list[dict[str, Any]] = field(default_factory=list)  # a row before any training, then one per task
     costs: dict[str, Any] = field(default_factory=dict)  # one that is missing becomes an empty cell

@@ -68,7 +68,7 @@ def write_progress_if_due(outcome: Outcome, clock: Callable[[], float] = monoton
 
 def write_progress(outcome: Outcome) -> None:
     """Write the tables of all that has been measured so far: the matrices, forgetting.csv, accuracy.csv, health.csv and
-    costs.csv, and tasks.csv and accuracy_over_training.csv where the run has such values."""
+    costs.csv, and tasks.csv, online_accuracy.csv and accuracy_over_training.csv where the run has such values."""
     directory, at_once, guard = outcome.directory, not outcome.forgetting_defined, outcome.guard
     empty = tables.unanswerable(outcome)
     matrix = tables.matrix_table(outcome.accuracy, at_once, empty, np.asarray(outcome.counts) > 0)
@@ -85,6 +85,8 @@ def write_progress(outcome: Outcome) -> None:
         write_table(directory / "tasks.csv", tables.classes_table(outcome.task_classes, outcome.task_domains), guard)
     if outcome.task_angles is not None:
         write_table(directory / "tasks.csv", tables.angles_table(outcome.task_angles), guard)
+    if outcome.online is not None:
+        write_table(directory / "online_accuracy.csv", tables.online_table(outcome.online), guard)
     if outcome.over_training is not None:
         write_table(directory / "accuracy_over_training.csv", tables.over_training_table(outcome), guard)
 

@@ -85,6 +85,13 @@ def over_training_table(outcome: Outcome) -> pd.DataFrame:
     return rows
 
 
+def online_table(rows: Sequence[Mapping[str, int]]) -> pd.DataFrame:
+    """Return online_accuracy.csv: one row per task, then one for all of them."""
+    total = {"task": "all"} | {name: sum(row[name] for row in rows) for name in ("samples", "correct")}
+    cells = [{**row, "online_accuracy": metrics.online_accuracy([row])} for row in [*rows, total]]  # type: ignore[list-item]
+    return objects(cells, list(FILES["online_accuracy.csv"]))
+
+
 def health_table(health: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return health.csv: `task` first, then the columns of the engine and of the strategy."""
     rows = [{"task": number, **row} for number, row in enumerate(health, start=1)]
@@ -116,7 +123,8 @@ def summary_row(outcome: Outcome) -> dict[str, Any]:
     """Return the row of summary.csv, in its order: SUMMARY_HEAD, stream, every other key, SUMMARY_TAIL."""
     identity = {"run": outcome.run, "group": outcome.group, "status": str(outcome.status)}
     head = identity | {name: outcome.values[name] for name in SUMMARY_HEAD if name not in identity}
-    keys = {key: v for key, v in outcome.values.items() if key not in (*SUMMARY_HEAD, *SUMMARY_TAIL)}
+    named = {*SUMMARY_HEAD, "stream", *SUMMARY_TAIL}
+    keys = {key: v for key, v in outcome.values.items() if key not in named}
     measured = {
         **metrics_of(outcome),
         "threads": outcome.values.get("threads"),
@@ -143,6 +151,9 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
         values["validation_accuracy"] = metrics.mean(outcome.validation[-1][held_out])
     if outcome.over_training is not None and outcome.forgetting_defined and tasks.all():
         values |= metrics.continual_metrics(accuracy, outcome.over_training, learnt)
+        values["accuracy_auc"] = metrics.accuracy_auc(outcome.over_training, outcome.counts)
+    if outcome.online is not None:
+        values["online_accuracy"] = metrics.online_accuracy(outcome.online)
     return values
 
 

@@ -148,7 +148,8 @@ def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:
 
 def budget(settings: Settings) -> Budget:
     """Return how long a task is trained."""
-    return Budget(settings["epochs"], settings["iterations"], settings["batch_size"], settings["drop_last"])
+    batches = settings["batch_size"], settings["drop_last"]
+    return Budget(settings["epochs"], settings["iterations"], *batches, settings["passes"])
 
 
 def decay_of_average(settings: Settings) -> float | None:

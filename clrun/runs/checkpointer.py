@@ -78,13 +78,15 @@ def outcome_notes(outcome: Outcome) -> dict[str, Any]:
     """Return what an outcome has measured so far, as JSON."""
     arrays = {name: getattr(outcome, name) for name in ARRAY_FIELDS}
     plain = {name: v if v is None else v.tolist() for name, v in arrays.items()}
-    return json.loads(json.dumps(plain | {name: getattr(outcome, name) for name in JSON_FIELDS}))
+    named = {name: getattr(outcome, name) for name in (*JSON_FIELDS, "online")}
+    return json.loads(json.dumps(plain | named))
 
 
 def restore_outcome(outcome: Outcome, notes: Mapping[str, Any]) -> None:
     """Write into an outcome what `outcome_notes` has returned."""
     for name in JSON_FIELDS:
         setattr(outcome, name, notes[name])
+    outcome.online = notes.get("online")  # which older checkpoints do not have
     outcome.status = RunStatus(outcome.status)
     for name in ARRAY_FIELDS:
         setattr(outcome, name, None if notes[name] is None else np.array(notes[name]))

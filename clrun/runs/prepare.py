@@ -48,6 +48,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     shared: the data sets in memory; by default those of the process.
     """
     strategy = strategy_class(settings)
+    refuse_one_pass(strategy, settings)
     settings = with_sources(settings)
     images = (SHARED if shared is None else shared).load(
         image_settings(settings), own_dataset(settings), extractor_maker(settings)
@@ -188,6 +189,15 @@ def with_domains(settings: Settings, images: Samples) -> Settings:
     return replace(settings, values={**settings.values, **changed}, not_default=stated)
 
 
+def refuse_one_pass(strategy: type[Strategy], settings: Settings) -> None:
+    """Raise UsageError where samples are seen once and the method cannot learn from them so."""
+    if settings["passes"] is not None and not strategy.one_pass:
+        raise UsageError(
+            f"stream=online: strategy={settings['strategy']} trains on its memory alone, in rounds that epochs counts, "
+            "and reads the stream once in any case; leave stream out."
+        )
+
+
 def refuse_average(
     strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
 ) -> None:
@@ -225,7 +235,7 @@ def refuse_batch_of_one(
     unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
     for stage in range(stream.learnt, len(stream.train)):
         pools = [stream.train[task] for task in unbuilt.visible(stage)]
-        even = settings["scenario"] == "task" and len(pools) > 1
+        even = settings["scenario"] == "task" and len(pools) > 1 and settings["passes"] is None
         if not pools or not unbuilt.takes_steps(stage):
             continue
         if EpochSampler(pools, budget(settings), even, settings["seed"], "").smallest_batch > 1:

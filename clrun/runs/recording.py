@@ -60,6 +60,7 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         validation_correct=unmeasured.copy() if validate else None,
         validation_counts=np.array([len(pool) for pool in prepared.stream.validation]) if validate else None,
         over_training=[] if settings["evaluate_every"] else None,
+        online=[] if stack.prequential else None,
         health=[],
         costs=dict.fromkeys(ACCUMULATED, 0.0),
         task_costs=[],
@@ -156,6 +157,9 @@ def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> 
     if outcome.validation_correct is not None:
         outcome.validation_correct[row] = report.validation[r].numpy()
     record_over_training(outcome, report, r)
+    if outcome.online is not None and report.online is not None:
+        correct, samples = report.online[r].tolist()
+        outcome.online.append({"task": report.stage + 1, "samples": samples, "correct": correct})
 
 
 def record_over_training(outcome: Outcome, report: StageReport, r: int, before: int | None = None) -> None:

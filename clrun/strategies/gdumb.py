@@ -27,6 +27,7 @@ class GDumb(Replay):
     memory_policy: str = "balanced"
     phases: ClassVar[tuple[str, ...]] = ("collect", "train")
     restart: ClassVar[bool] = True
+    one_pass: ClassVar[bool] = False  # it reads the stream once in any case; its rounds are over the memory
 
     class State(NamedTuple):
         memory: AnyMemory

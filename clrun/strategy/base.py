@@ -59,6 +59,7 @@ class Strategy:
             a correction of the outputs, so that an average of theta cannot answer.
         goes_on: Whether a run may go on from the state of an earlier one (`init_from`), to which tasks and outputs are
             added. A state that names samples does so by `Memory` or `RankedMemory` then.
+        one_pass: Whether the method can learn where each sample of a task is seen once (`stream=online`).
         shares: The signals that are part of the loss; their share of it is reported as "<signal>_over_loss".
     """
 
@@ -71,6 +72,7 @@ class Strategy:
     shares: ClassVar[tuple[str, ...]] = ()
     goes_on: ClassVar[bool] = True
     fits_weights: ClassVar[bool] = False
+    one_pass: ClassVar[bool] = True
 
     class Hyper(NamedTuple):
         """The strengths of the method, each a tensor (); plain fine-tuning has none."""

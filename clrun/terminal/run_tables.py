@@ -132,7 +132,7 @@ def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Cells:
 
 
 def scores(summary: pd.Series, chance: float | None) -> str:
-    """Return average and overall accuracy, forgetting, stability gap and chance in a line, without what was not
+    """Return average, overall and online accuracy, forgetting, stability gap and chance in a line, without what was not
     measured.
 
     The overall accuracy is left out where it is the average accuracy in print.
@@ -140,6 +140,7 @@ def scores(summary: pd.Series, chance: float | None) -> str:
     values = {
         "average accuracy": percent(summary["average_accuracy"], " %"),
         "overall accuracy": percent(overall_if_other(summary), " %"),
+        "online accuracy": percent(float(summary.get("online_accuracy", math.nan)), " %"),
         "forgetting": percent(summary["forgetting"], " points"),
         "stability gap": percent(summary["stability_gap"], " points"),
         "chance": "" if chance is None else percent(chance, " %"),

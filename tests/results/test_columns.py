@@ -20,6 +20,7 @@ RUNS = {
     "classes": ("strategy=ewc", "evaluate_every=2", "validation=0.2"),
     "rotated": ("split=rotated", "tasks=2", "scenario=domain", "average=ema", "measure=plasticity"),
     "joint": ("strategy=joint",),
+    "online": ("stream=online", "batch_size=400", "evaluate_every=2"),
     "pictures": ("dataset=image_folder", "dataset.test_fraction=0.5", "dataset.size=8", "tasks=1", "scenario=class"),
 }
 
@@ -44,7 +45,8 @@ def finished(settings_of, tmp_path_factory):
             Image.new("RGB", (8, 8), (50 * k, 0, len(name))).save(folder / "pictures" / name / f"{k}.png")
     for name, overrides in RUNS.items():
         small = (f"dataset.root={folder / 'pictures'}",) if name == "pictures" else ()
-        small += ("model.widths=[8]", "iterations=4", "device=cpu", "plots=false", f"outputs={folder}")
+        small += () if name == "online" else ("iterations=4",)
+        small += ("model.widths=[8]", "device=cpu", "plots=false", f"outputs={folder}")
         prepared = prepare.prepare(settings_of(*overrides, *small))
         train.train_run(prepared, quiet=True)
         keys |= set(prepared.settings.values)
