@@ -3,24 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from clrun.data.batches import StepContext, pad_rows
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import TaskStream, TaskTables
-from clrun.engine.state import TrainState
+from clrun.engine.state import PAIR, Evaluation, TrainState
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import BARRED, Strategy
-
-
-class Evaluation(NamedTuple):
-    """The answers of R runs to the samples of all tasks, counted."""
-
-    correct: Tensor  # (R, T) int64: correct answers on each task
-    confusion: Tensor  # (R, C, C) int64 [true, predicted], over all tasks
 
 
 @dataclass(frozen=True)
@@ -40,12 +34,17 @@ class Evaluator:
         horizon: the newest task seen so far, which decides on the outputs that may answer; None before any training.
         part: "test" or "validation".
         """
-        C, correct = self.strategy.data.outputs, []
-        confusion = torch.zeros(self.vectorizer.runs, C * C, dtype=torch.long)
-        for predicted, labels, valid in self.predictions(current, horizon, part):
-            correct.append(((predicted == labels) & valid).sum(-1))
-            confusion.scatter_add_(1, labels * C + predicted, valid.long())
-        return Evaluation(torch.stack(correct, -1), confusion.view(-1, C, C))
+        C, correct, pairs = self.strategy.data.outputs, [], []
+        for task, (predicted, labels, valid) in enumerate(self.predictions(current, horizon, part)):
+            correct.append(right(predicted, labels, valid))
+            samples, _ = pad_rows([getattr(stream, part)[task] for stream in self.streams])
+            found = pairs_of(predicted, labels, samples, valid, C)
+            pairs.append(np.insert(found, PAIR.index("task"), task, axis=1))
+        return Evaluation(torch.stack(correct, -1), np.concatenate(pairs))
+
+    def correct(self, current: TrainState, horizon: int | None, part: str) -> Tensor:
+        """Return (R, T) int64: the correct answers of all runs on each task. The arguments are those of `evaluate`."""
+        return torch.stack([right(*answers) for answers in self.predictions(current, horizon, part)], -1)
 
     def predictions(
         self, current: TrainState, horizon: int | None, part: str
@@ -66,6 +65,23 @@ class Evaluator:
             chunks = [predict(current, self.hp, tables, chunk, seen) for chunk in rows.split(self.chunk_size, -1)]
             predicted, labels = (self.vectorizer.unstack_to_host(torch.cat(v, -1)) for v in zip(*chunks, strict=True))
             yield predicted, labels, valid.bool()
+
+
+def right(predicted: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Return how many answers of each run to the samples of a task are correct (R,), of those that are valid (R, n)."""
+    return ((predicted == labels) & valid).sum(-1)
+
+
+def pairs_of(predicted: Tensor, labels: Tensor, samples: Tensor, valid: Tensor, outputs: int) -> np.ndarray:
+    """Return the columns PAIR, but for the task, of the answers of R runs to the samples of one task, in their order.
+
+    predicted, labels, samples: (R, n); valid: (R, n) bool, the samples that count; outputs: C.
+    """
+    run = valid.nonzero(as_tuple=True)[0]
+    codes = (run * outputs + labels[valid]) * outputs + predicted[valid]
+    found, first, counts = np.unique(codes.numpy(), return_index=True, return_counts=True)
+    run_and_true, chosen = found // outputs, samples[valid].numpy()[first]
+    return np.stack([run_and_true // outputs, run_and_true % outputs, found % outputs, counts, chosen], axis=1)
 
 
 def untrained_tables(tables: TaskTables) -> TaskTables:

@@ -232,9 +232,10 @@ class Stack:
     def evaluate(self, current: TrainState, horizon: int | None, report: StageReport) -> None:
         """Enter the accuracies at the end of a stage into its report. horizon: as `Evaluator.evaluate` takes it."""
         with self.timed(report, "eval"):
-            report.correct, report.confusion = self.evaluator.evaluate(current, horizon, "test")
+            report.evaluation = self.evaluator.evaluate(current, horizon, "test")
+            report.correct = report.evaluation.correct
             if self.validate:
-                report.validation = self.evaluator.evaluate(current, horizon, "validation").correct
+                report.validation = self.evaluator.correct(current, horizon, "validation")
 
     def report_average(self, average: Average, theta: Tensor, report: StageReport) -> None:
         """Add how far the average of theta is from it to the health of a stage."""
@@ -375,7 +376,7 @@ class Stack:
         """Evaluate the runs within a task, at every multiple of `evaluate_every` steps."""
         if self.evaluate_every and self.step % self.evaluate_every == 0:
             with self.timed(report, "eval"):
-                correct = self.evaluator.evaluate(current, self.schedule.horizon(report.stage), "test").correct
+                correct = self.evaluator.correct(current, self.schedule.horizon(report.stage), "test")
                 report.over_training.append((self.step, correct))
 
     # ------------------------------------------------------------ the end of a pass

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +67,25 @@ class TrainState(NamedTuple):
         return self.average.theta if isinstance(self.average, Average) else self.theta
 
 
+# The columns of `Evaluation.pairs`: how many samples of a task, whose right output is `true`, a run has answered with
+# the output `predicted`, and the number of the first of these samples in the data set.
+PAIR = ("run", "task", "true", "predicted", "count", "sample")
+
+
+class Evaluation(NamedTuple):
+    """The answers of R runs to the samples of all T tasks, counted."""
+
+    correct: Tensor  # (R, T) int64: correct answers on each task
+    pairs: np.ndarray  # (K, 6) int64: the columns PAIR of every pair that occurs; all numbers from 0
+
+    def confusion(self, outputs: int) -> np.ndarray:
+        """Return (R, C, C) int64 counts [true, predicted], over all tasks. outputs: C."""
+        run, _, true, predicted, count, _ = self.pairs.T
+        total = np.zeros((len(self.correct), outputs, outputs), np.int64)
+        np.add.at(total, (run, true, predicted), count)
+        return total
+
+
 class Divergence(NamedTuple):
     """The first step of a task at which something was not finite."""
 
@@ -85,7 +105,7 @@ class StageReport:
     over_training: list[tuple[int, Tensor]]  # evaluations within the stage: (step of the run, correct (R, T))
     # (R, 2) int64: training samples that were answered correctly before they were learnt, and all of them
     online: Tensor | None = None
-    confusion: Tensor | None = None  # (R, C, C) int64 [true, predicted], from the evaluation at the stage's end
+    evaluation: Evaluation | None = None  # of the test samples, at the stage's end
     step: int = 0  # steps of the run at the end of the stage
     samples: int = 0  # samples trained on, of all runs together
     # wall-clock seconds of the whole stack, by activity

@@ -187,6 +187,16 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "predicted_class": "class that the network predicted, at the end of the run",
         "count": "number of test samples",
     },
+    "confusion_over_tasks.csv": {
+        "after_task": "number of tasks that have been learnt",
+        "eval_task": "number of the task of the test samples, from 1",
+        "true_class": "class of the test samples",
+        "predicted_class": "class that the network predicted",
+        "count": "number of test samples; pairs of classes that do not occur have no row",
+        "true_output": "number of the output that is right, from 1: classes of different tasks may have one name",
+        "predicted_output": "number of the output that the network predicted, from 1",
+        "sample": "number of the first of these test samples in the data set, from 0, all training samples first",
+    },
     "health.csv": {
         "task": "number of the task, from 1",
         "steps": "optimizer steps of the task",

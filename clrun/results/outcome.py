@@ -44,7 +44,9 @@ class Outcome:
     counts: np.ndarray  # (T,) int: test samples
     validation_correct: np.ndarray | None = None  # (T+1, T) int; -1: not measured
     validation_counts: np.ndarray | None = None  # (T,) int
-    confusion: np.ndarray | None = None  # (C, C) int: [true, predicted]
+    confusion: np.ndarray | None = None  # (C, C) int: [true, predicted], at the end
+    # (K, 6) int, a row for each pair that occurs: tasks learnt, tested task, true and predicted output, count, a sample
+    confusions: np.ndarray = field(default_factory=lambda: np.zeros((0, 6), np.int64))
     over_training: list[dict[str, Any]] | None = None  # one row per evaluation and task; None if not asked for
     online: list[dict[str, Any]] | None = None  # one row per task: answers before learning; None if not asked for
     health: list[dict[str, Any]] = field(default_factory=list)  # one row per task that has been learnt

@@ -18,6 +18,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from clrun.results import fonts
+from clrun.results.confusion_plot import confusion_figure
 from clrun.results.reading import read_table
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
@@ -38,12 +39,16 @@ LEGEND, COLOUR_BAR = 1.15, 0.85
 
 
 def draw(directory: Path, guard: Guard = UNGUARDED) -> None:
-    """Draw accuracy_matrix.png and accuracy_over_tasks.png from the CSV files of a run, each all or nothing.
+    """Draw accuracy_matrix.png, confusion.png and accuracy_over_tasks.png from the CSV files of a run, each all or
+    nothing. A run of an earlier version, or one that diverged in its first task, has no file for confusion.png.
 
     guard: as of `clrun.system.atomic_files.replacing`. Raise UnreadableFile.
     """
     matrix = read_table(directory / "accuracy_matrix.csv")
     save(matrix_figure(matrix), directory / "accuracy_matrix.png", guard)
+    confusions = directory / "confusion_over_tasks.csv"
+    if confusions.exists():
+        save(confusion_figure(read_table(confusions)), directory / "confusion.png", guard)
     path = directory / "accuracy_over_training.csv"
     curves = training_figure(read_table(path)) if path.exists() else tasks_figure(matrix)
     save(curves, directory / "accuracy_over_tasks.png", guard)

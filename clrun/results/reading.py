@@ -58,6 +58,11 @@ LAYOUTS = {
     ),
     # names of classes may stand several times: with split=permuted, each task has outputs of its own for them
     "confusion.csv": Layout(("true_class", "predicted_class", "count"), (), ("true_class", "predicted_class")),
+    "confusion_over_tasks.csv": Layout(
+        ("after_task", "eval_task", "true_class", "predicted_class", "count", "true_output", "predicted_output"),
+        ("after_task", "eval_task", "true_output", "predicted_output"),
+        ("true_class", "predicted_class"),
+    ),
     "costs.csv": Layout(("task",), ("task",)),
     "tasks.csv": Layout(("task",), (), ("class", "domain")),
 }

@@ -75,6 +75,29 @@ def confusion_table(class_names: Sequence[str], confusion: np.ndarray) -> pd.Dat
     return pd.DataFrame(columns).assign(count=np.asarray(confusion).ravel())
 
 
+def confusion_over_tasks_table(outcome: Outcome) -> pd.DataFrame:
+    """Return confusion_over_tasks.csv: one row for each pair that occurs after a task; the cells of the accuracy matrix
+    that are `unanswerable` have none."""
+    after, task, true, predicted, count, sample = np.asarray(outcome.confusions)[answered(outcome)].T
+    names = np.array(outcome.class_names, dtype=object)
+    columns = {
+        "after_task": after,
+        "eval_task": task + 1,
+        "true_class": names[true],
+        "predicted_class": names[predicted],
+        "count": count,
+        "true_output": true + 1,
+        "predicted_output": predicted + 1,
+        "sample": sample,
+    }
+    return pd.DataFrame(columns)
+
+
+def answered(outcome: Outcome) -> np.ndarray:
+    """Return which rows of `Outcome.confusions` belong to cells of the accuracy matrix that are not empty."""
+    return ~unanswerable(outcome)[outcome.confusions[:, 0], outcome.confusions[:, 1]]
+
+
 def over_training_table(outcome: Outcome) -> pd.DataFrame:
     """Return accuracy_over_training.csv; cells that are `unanswerable` are empty."""
     rows = pd.DataFrame(outcome.over_training, columns=["step", "stage", "eval_task", "accuracy"])

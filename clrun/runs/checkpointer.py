@@ -22,6 +22,7 @@ from clrun.system.locks import LockLost
 # Fields of an Outcome that a checkpoint keeps: as JSON, and as integer arrays (or None).
 JSON_FIELDS = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
 ARRAY_FIELDS = ("correct", "validation_correct")
+CONFUSIONS = "confusions"  # the tensor that keeps this field, which is too long for JSON
 
 
 # ---------------------------------------------------------------- a run's state as named tensors, and back
@@ -82,8 +83,12 @@ def outcome_notes(outcome: Outcome) -> dict[str, Any]:
     return json.loads(json.dumps(plain | named))
 
 
-def restore_outcome(outcome: Outcome, notes: Mapping[str, Any]) -> None:
-    """Write into an outcome what `outcome_notes` has returned."""
+def restore_outcome(outcome: Outcome, saved: Checkpoint) -> None:
+    """Write into an outcome what `outcome_notes` has returned, and its confusions, which a checkpoint of an earlier
+    version does not have."""
+    notes = saved.notes
+    if CONFUSIONS in saved.tensors:
+        outcome.confusions = saved.tensors[CONFUSIONS].numpy()
     for name in JSON_FIELDS:
         setattr(outcome, name, notes[name])
     outcome.online = notes.get("online")  # which older checkpoints do not have
@@ -139,6 +144,7 @@ class ResumePoint:
     position: Position
     current: TrainState
     notes: Sequence[Mapping[str, Any]]  # [r]
+    confusions: Sequence[np.ndarray]  # [r], of the outcomes
     partial: PartialStage | None
 
 
@@ -205,14 +211,16 @@ class Checkpointer:
     def after_tasks(self, current: TrainState, stage: int) -> ResumePoint:
         """Return the point at which `stage` tasks are over."""
         position = Position(stage, (), self.stack.step)
-        return ResumePoint(position, current, [outcome_notes(outcome) for outcome in self.outcomes], None)
+        notes = [outcome_notes(outcome) for outcome in self.outcomes]
+        return ResumePoint(position, current, notes, [outcome.confusions for outcome in self.outcomes], None)
 
     def within_task(self, start: ResumePoint, current: TrainState, partial: PartialStage) -> ResumePoint:
         """Return a point within a task. What the outcomes have measured is as it was at the start of the task."""
         passes = tuple(signals["loss"].shape[1] if signals else 0 for signals in partial.signals)
         shares = partial_stage_notes(partial, len(self.outcomes))
         notes = [{**n, "half": share} for n, share in zip(start.notes, shares, strict=True)]
-        return ResumePoint(Position(start.position.stage, passes, self.stack.step), current, notes, partial)
+        position = Position(start.position.stage, passes, self.stack.step)
+        return ResumePoint(position, current, notes, start.confusions, partial)
 
     def write(self, point: ResumePoint) -> bool:
         """Write the checkpoint of every run into its directory, and return whether that succeeded.
@@ -238,7 +246,10 @@ class Checkpointer:
         """Return run r's part of a point."""
         tensors = named_tensors(run_of_stack(point.current, r, self.stack.alone))
         signals = named_signals(point.partial, r) if point.partial else {}
+        measured = {CONFUSIONS: torch.from_numpy(point.confusions[r])}
         costs = dict(point.notes[r]["costs"])
         for name, value in self.unrecorded_costs().items():
             costs[name] += value
-        return Checkpoint(point.position, tensors | signals, {"half": None, **point.notes[r], "costs": costs})
+        return Checkpoint(
+            point.position, tensors | signals | measured, {"half": None, **point.notes[r], "costs": costs}
+        )

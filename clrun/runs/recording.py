@@ -154,12 +154,20 @@ def record_divergence(outcome: Outcome, divergence: Divergence | None, task: int
 def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> None:
     """Record the accuracies of run r after a stage, or before any training, in a row of the accuracy matrix."""
     outcome.correct[row] = report.correct[r].numpy()
+    if report.evaluation is not None and row > 0:
+        pairs = report.evaluation.pairs
+        outcome.confusions = np.concatenate([outcome.confusions, with_row(pairs[pairs[:, 0] == r], row)])
     if outcome.validation_correct is not None:
         outcome.validation_correct[row] = report.validation[r].numpy()
     record_over_training(outcome, report, r)
     if outcome.online is not None and report.online is not None:
         correct, samples = report.online[r].tolist()
         outcome.online.append({"task": report.stage + 1, "samples": samples, "correct": correct})
+
+
+def with_row(pairs: np.ndarray, row: int) -> np.ndarray:
+    """Return the pairs (K, 6) of one run as rows of `Outcome.confusions`: `row` tasks have been learnt."""
+    return np.concatenate([np.full((len(pairs), 1), row), pairs[:, 1:]], axis=1)
 
 
 def record_over_training(outcome: Outcome, report: StageReport, r: int, before: int | None = None) -> None:

@@ -13,7 +13,6 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clrun.config.settings import Settings
 from clrun.engine.blocks import BLOCK_STEPS
@@ -140,7 +139,7 @@ def train_stack(
                 run, report = stack.learn(run, stage, partial, recorder)
                 partial = None
                 recorder.end_stage(run, stage, report)
-        confusion = confusion_matrices(stack, run, report, outcomes).numpy()
+        confusion = confusion_matrices(stack, run, report, outcomes)
         spent = costs.per_run()
     for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
         outcome.confusion = confusion[r]
@@ -245,7 +244,7 @@ def resumed(
         return None
     stack.resume_at(position.step)
     for prepared, outcome, one_run in zip(runs, outcomes, saved, strict=True):
-        restore_outcome(outcome, one_run.notes)
+        restore_outcome(outcome, one_run)
         announce(f"{prepared.directory.name} continues after {position}.")
     return current, position.stage, partial
 
@@ -303,14 +302,15 @@ class Recorder(TrainingListener):
 
 def confusion_matrices(
     stack: Stack, current: TrainState, last: StageReport | None, outcomes: Sequence[Outcome]
-) -> Tensor:
+) -> np.ndarray:
     """Return (R, C, C) counts [true, predicted]: of the last stage's evaluation, or evaluated anew where there was none
     or where it is not of this state, as after a divergence."""
     diverged = any(outcome.status == RunStatus.DIVERGED for outcome in outcomes)
-    if last is None or last.confusion is None or diverged:
+    evaluation = None if last is None or diverged else last.evaluation
+    if evaluation is None:
         horizon = stack.schedule.horizon(stack.strategy.data.tasks - 1)
-        return stack.evaluator.evaluate(current, horizon, "test").confusion
-    return last.confusion
+        evaluation = stack.evaluator.evaluate(current, horizon, "test")
+    return evaluation.confusion(stack.strategy.data.outputs)
 
 
 def write_final(outcome: Outcome, plots: bool) -> None:

@@ -404,7 +404,7 @@ def test_pictures_are_left_out_and_drawn_later_without_training(clrun, sweep):
     assert not list(Path("outputs").rglob("*.png"))
     assert clrun(*sweep, *SHORT)[0] == 0
     drawn = sorted(path.name for path in summary.parent.glob("*.png"))
-    assert drawn == ["accuracy_matrix.png", "accuracy_over_tasks.png"]
+    assert drawn == ["accuracy_matrix.png", "accuracy_over_tasks.png", "confusion.png"]
     assert summary.stat().st_mtime_ns == written
 
 

@@ -152,6 +152,7 @@ SOUND = {
     ("summary.csv", "missing"),  # that run has not ended
     ("tasks.csv", "comma in numbers"),  # and it has none
     ("confusion.csv", "comma in numbers"),
+    ("confusion_over_tasks.csv", "comma in numbers"),
 }
 
 # Every damage of every file is tried on the reader, which all commands share; these with each command that reads it.

@@ -166,7 +166,7 @@ def test_measuring_within_tasks_changes_no_bit(stack_of):
 def test_confusion_adds_up(stack_of):
     stack = stack_of("strategy=finetune", "scenario=class", "iterations=10")
     run, reports = live(stack)
-    confusion = stack.evaluator.evaluate(run, 4, "test").confusion[0]
+    confusion = stack.evaluator.evaluate(run, 4, "test").confusion(10)[0]
     assert confusion.sum() == sum(len(pool) for pool in stack.streams[0].test)
     assert confusion.diagonal().sum() == reports[-1].correct.sum()
     for task in range(5):

@@ -1,9 +1,11 @@
 """The plots of a run, drawn from its CSV files."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from outcomes import CORRECT
+from outcomes import CORRECT, outcome
 
 from clrun.results import run_files, tables
 
@@ -38,6 +40,37 @@ def test_heat_map_shows_the_numbers_of_few_tasks(tmp_path):
     assert [text.get_text() for text in few.axes[0].texts][:4] == ["10.0", "20.0", "30.0", "90.0"]
     many = plots.matrix_figure(tables.matrix_table(np.full((14, 13), 0.5)))
     assert not many.axes[0].texts
+
+
+def confusions(names, tasks=3):
+    """The rows of confusion_over_tasks.csv where, after each task, every class is taken for itself and for the next."""
+    pairs = [(k, (k + step) % len(names), 30 + 40 * (step == 0)) for k in range(len(names)) for step in (0, 1)]
+    found = [[t, 0, true, predicted, n, 0] for t in range(1, tasks + 1) for true, predicted, n in pairs]
+    return tables.confusion_over_tasks_table(outcome(Path(), tasks, class_names=names, confusions=np.array(found)))
+
+
+@pytest.mark.parametrize("names", [["$x$", "<b>", "猫"], ["a" * 50, "b", "c"], [str(k) for k in range(100)]])
+def test_what_was_taken_for_what_is_drawn(tmp_path, names):
+    """Names stand as they are or cut, numbers in percent where classes are few, and earlier tasks beside it."""
+    from clrun.results import plots
+
+    figure = plots.confusion_figure(confusions(names))
+    last, earlier = figure.axes
+    few = len(names) == 3
+    assert [text.get_text() for text in last.texts] == (["70", "30", "70", "30", "30", "70"] if few else [])
+    assert [text.get_text() for text in earlier.texts] == ["after task 1", "after task 2"]
+    labels = [label.get_text() for label in last.get_yticklabels()]
+    assert labels[0] == (names[0] if len(names[0]) <= 16 else f"{'a' * 15}…") and len(labels) <= 30
+    plots.save(figure, tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 5000
+
+
+def test_one_task_and_one_class_are_drawn(tmp_path):
+    from clrun.results import plots
+
+    one = confusions(["a", "b"], tasks=1)
+    assert len(plots.confusion_figure(one).axes) == 1
+    assert len(plots.confusion_figure(one[one["true_output"] == one["predicted_output"]][:1]).axes) == 1
 
 
 @pytest.mark.parametrize("name", ["$", "a$b", "$x^{", "a_b", "100%", "{}", "\\frac{1}{2}", "$1 and $2", "~&#"])

@@ -28,6 +28,8 @@ def test_files_and_columns(tmp_path):
         "health.csv",
         "costs.csv",
         "confusion.csv",
+        "confusion_over_tasks.csv",
+        "confusion.png",
         "summary.csv",
         "accuracy_matrix.png",
         "accuracy_over_tasks.png",
@@ -62,6 +64,12 @@ def test_cells(tmp_path):
     assert lines(tmp_path / "accuracy.csv")[2] == "0000000000,ewc,0,0,2,2,10,0.2"
     assert len(lines(tmp_path / "accuracy.csv")) == 1 + 4 * 3 + 1
     assert lines(tmp_path / "confusion.csv")[6] == "dog,deer,5"
+    assert lines(tmp_path / "confusion_over_tasks.csv")[1:] == [
+        "1,1,cat,dog,4,1,2,7",
+        "3,1,cat,cat,6,1,1,5",
+        "3,1,dog,deer,4,2,3,9",
+        "",
+    ]
     assert lines(tmp_path / "health.csv")[3] == "3,0.30000000000000004,0,"
 
 
@@ -133,7 +141,7 @@ def test_same_bytes_twice(tmp_path):
     for name in "ab":
         write_final(outcome(tmp_path / name, over_training=rows))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == sorted(path.name for path in (tmp_path / "b").iterdir()) and len(files) == 10
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir()) and len(files) == 12
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 

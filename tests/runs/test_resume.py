@@ -25,7 +25,10 @@ from clrun.runs.prepared import Prepared
 from clrun.strategies.ewc import EWC
 
 SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "plots=false")
-TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health", "accuracy_over_training")
+TABLES = (
+    "accuracy_matrix", "forgetting", "accuracy", "confusion", "confusion_over_tasks", "health",
+    "accuracy_over_training",
+)  # fmt: skip
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_and_resume.py"
 
 

@@ -25,6 +25,8 @@ FILES = {
     "network.safetensors",
     "accuracy_matrix.png",
     "accuracy_over_tasks.png",
+    "confusion.png",
+    "confusion_over_tasks.csv",
     *(f"{name}.csv" for name in TABLES),
 }
 
@@ -70,6 +72,33 @@ def test_long_form_agrees_with_the_matrix(trained):
     assert right == long[long.after_task == 5].correct.sum()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("scenario=class",), ("scenario=domain",), ("scenario=task",), ("scenario=class", "split=permuted", "tasks=2")],
+    ids=" ".join,
+)
+def test_confusions_after_every_task_agree_with_the_accuracies(trained, options):
+    """In every cell of the accuracy matrix; the class of the sample that stands for a pair is the pair's."""
+    prepared, _ = trained("strategy=finetune", *options)
+    pairs = pd.read_csv(prepared.directory / "confusion_over_tasks.csv", dtype={"true_class": str})
+    pairs["right"] = pairs["count"].where(pairs.true_output == pairs.predicted_output, 0)
+    cells = pairs.groupby(["after_task", "eval_task"])[["right", "count"]].sum()
+    long = pd.read_csv(prepared.directory / "accuracy.csv").query("after_task > 0")
+    assert (
+        cells.to_numpy().tolist() == long.set_index(["after_task", "eval_task"])[["correct", "n"]].to_numpy().tolist()
+    )
+    classes = [prepared.images.classes[int(prepared.images.y[sample])] for sample in pairs["sample"]]
+    assert all(name in true.split("/") for name, true in zip(classes, pairs.true_class, strict=True))
+    last = pd.read_csv(prepared.directory / "confusion.csv")["count"].to_numpy()
+    outputs = round(len(last) ** 0.5)
+    final = (
+        pairs[pairs.after_task == pairs.after_task.max()].groupby(["true_output", "predicted_output"])["count"].sum()
+    )
+    for (true, predicted), count in final.items():
+        assert last[(true - 1) * outputs + predicted - 1] == count
+    assert final.sum() == last.sum()
+
+
 def test_same_command_same_bytes(trained):
     names = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
     prepared, _ = trained("strategy=ewc", "augment=crop_flip", "evaluate_every=4", "validation=0.1", "rerun=true")
@@ -96,7 +125,7 @@ def test_neither_hash_seeds_nor_threads_nor_time_change_a_byte(tmp_path):
         subprocess.run(line, env=os.environ | environment, capture_output=True, check=True, timeout=300)
         paths = sorted((tmp_path / str(number)).glob("runs/*/*/*.csv"))
         found.append({path.name: path.read_bytes() for path in paths if path.name not in TIMED})
-    assert len(found[0]) == 7 and found[0] == found[1]
+    assert len(found[0]) == 8 and found[0] == found[1]
 
 
 def test_deterministic_asks_torch_and_cublas(trained, monkeypatch):

@@ -36,7 +36,9 @@ from clrun.terminal.progress import Line, TerminalProgress, View, clock
 
 SHORT = ("iterations=4", "model.widths=[8]", "device=cpu")
 pytestmark = pytest.mark.usefixtures("empty_folder")
-NAMES = ("accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "health.csv")
+NAMES = (
+    "accuracy_matrix.csv", "forgetting.csv", "accuracy.csv", "confusion.csv", "confusion_over_tasks.csv", "health.csv",
+)  # fmt: skip
 
 
 def tables(outputs: str) -> dict[str, bytes]:
