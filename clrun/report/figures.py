@@ -265,7 +265,7 @@ def matrices_figure(data: FigureData) -> Figure:
     for axes in grid.flat[len(rows) :]:
         axes.set_visible(False)
     for axes, row, title in zip(grid.flat, rows, titles, strict=False):
-        tables = [m.set_index("after_task").drop(columns="average").to_numpy(float) for m in data.matrices[row.group]]
+        tables = [plots.tasks_of(matrix).to_numpy(float) for matrix in data.matrices[row.group]]
         image = small_heat_map(axes, 100 * np.mean(tables, 0))
         axes.set_title(title, fontsize=8)
     figure.supxlabel("accuracy on task", fontsize=9)

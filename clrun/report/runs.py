@@ -34,7 +34,7 @@ KEPT = ("accuracy_kept", "kept_per_second", "kept_per_mb", "kept_per_wh")
 DERIVED = tuple(columns.REPORT_METRIC_MEANINGS)
 MEASURES = (
     *columns.SUMMARY_METRICS,
-    "overall_accuracy",
+    *columns.OVERALL_METRICS,
     "validation_accuracy",
     *columns.CONTINUAL_METRICS,
     *(cost for cost in columns.COSTS if cost not in ("stack_size", "threads")),
@@ -61,7 +61,8 @@ def read(
     refuse_unreadable(runs, folder)
     runs = once(completed(runs), say)
     at_once = runs["strategy"] == "joint"  # of one stage; clrun left this cell empty only later
-    runs["average_incremental_accuracy"] = runs["average_incremental_accuracy"].mask(at_once)
+    for name in ("average_incremental_accuracy", "overall_incremental_accuracy"):
+        runs[name] = runs[name].mask(at_once)
     if grams_per_kwh is not None:
         runs = runs.assign(carbon_g=costs.carbon(runs["energy_wh"], grams_per_kwh), grams_per_kwh=grams_per_kwh)
     if price_per_hour is not None:

@@ -19,7 +19,7 @@ from clrun.terminal.fitting import Cells, Column, print_table
 # Measures that are fractions of samples, and are shown in percent; the costs are shown in their units.
 SHARES = (
     *columns.SUMMARY_METRICS,
-    "overall_accuracy",
+    *columns.OVERALL_METRICS,
     "validation_accuracy",
     *columns.CONTINUAL_METRICS,
     "gap_closed",
@@ -37,6 +37,10 @@ BESIDE = (
     "gap_closed",
     "intransigence",
 )
+
+# What is shown as well where the tasks differ in size: the two definitions of the average incremental accuracy.
+INCREMENTAL = ("average_incremental_accuracy", "overall_incremental_accuracy")
+
 COSTS = (
     "total_seconds",
     "relative_seconds",
@@ -101,16 +105,17 @@ def statistic_text(measure: str, found: Statistic) -> str:
 
 def accuracies(rows: Sequence[Row], measure: str) -> pd.DataFrame:
     """Return the table of accuracies of one stream: the main measure in full, others as mean ± standard deviation."""
-    return without_empty_columns([accuracy_cells(row, measure) for row in rows])
+    beside = (*BESIDE, *INCREMENTAL) if differ_in_size(rows) else BESIDE
+    return without_empty_columns([accuracy_cells(row, measure, beside) for row in rows])
 
 
-def accuracy_cells(row: Row, measure: str) -> dict[str, str]:
-    """Return the texts of a row of that table by column."""
+def accuracy_cells(row: Row, measure: str, beside: Sequence[str]) -> dict[str, str]:
+    """Return the texts of a row of that table by column. beside: the measures beside the main one."""
     main = row[measure]
     interval = "" if np.isnan(main.low) else f"[{number(measure, main.low)}, {number(measure, main.high)}]"
     counts = {"n": str(main.n), "diverged": str(row.diverged) if row.diverged else ""}
     full = {measure: number(measure, main.mean), "sd": number(measure, main.sd), "95 % interval": interval}
-    others = {name: statistic_text(name, row[name]) for name in BESIDE if name != measure}
+    others = {name: statistic_text(name, row[name]) for name in beside if name != measure}
     return labels_of(row) | counts | full | others
 
 
@@ -236,17 +241,27 @@ def remarks_on_settings(rows: Sequence[Row]) -> list[str]:
     runs = done_of(rows)
     if "task_id_at_test" in runs and runs["task_id_at_test"].astype(str).str.lower().eq("true").any():
         lines.append("task_id_at_test=true: here strategies that ask for the task's number at test were given it.")
-    overall, average = runs["overall_accuracy"].astype(float), runs["average_accuracy"].astype(float)
-    if rows[0].first["scenario"] == "class" and ((overall - average).abs() >= UNEQUAL).any():
+    if differ_in_size(rows):
         lines.append(
             "The tasks differ in size: average_accuracy is the mean over the tasks, overall_accuracy that over all "
-            "test samples, which papers report for such a stream."
+            "test samples, which papers report for such a stream; so it is with the two incremental accuracies."
         )
     if runs["device"].nunique() > 1:
         lines.append(f"Costs are of different devices: {', '.join(sorted(runs['device'].dropna().unique()))}.")
     if runs["carbon_g"].isna().all() and "grams_per_kwh" in runs and runs["grams_per_kwh"].notna().any():
         lines.append("No energy is known (an NVIDIA GPU and nvidia-ml-py tell it), so carbon_g is empty.")
     return lines
+
+
+def differ_in_size(rows: Sequence[Row]) -> bool:
+    """Return whether the two definitions of accuracy part in runs of one class-incremental stream."""
+    if rows[0].first["scenario"] != "class":
+        return False
+    runs = done_of(rows)
+    return any(
+        bool(((runs[f"overall_{metric}"] - runs[f"average_{metric}"]).astype(float).abs() >= UNEQUAL).any())
+        for metric in ("accuracy", "incremental_accuracy")
+    )
 
 
 def done_of(rows: Sequence[Row]) -> pd.DataFrame:

@@ -30,8 +30,8 @@ KEY_MEANINGS = {
 
 METRIC_MEANINGS = {
     "average_accuracy": "accuracy after the last task, mean over the tasks",
-    "average_incremental_accuracy": "mean over the stages of the mean accuracy on the tasks learnt so far; empty for "
-    "`joint`, which has one stage, so that it cannot be compared",
+    "average_incremental_accuracy": "mean over the stages of the mean accuracy on the tasks learnt so far, in which "
+    "every task counts the same; empty for `joint`, which has one stage, so that it cannot be compared",
     "learning_accuracy": "accuracy on each task just after it was learnt, mean over the tasks",
     "forgetting": "best accuracy before the last task minus the final accuracy, mean over all tasks but the last",
     "backward_transfer": "final accuracy minus the accuracy just after learning, mean over all tasks but the last",
@@ -42,6 +42,8 @@ METRIC_MEANINGS = {
 OVERALL_MEANINGS = {
     "overall_accuracy": "accuracy over all test samples of all tasks after the last task: a task counts by its number "
     "of samples; what papers report where tasks differ in size",
+    "overall_incremental_accuracy": "mean over the stages of the accuracy over all test samples of the tasks learnt so "
+    "far (the average incremental accuracy of iCaRL); empty for `joint`",
 }
 
 VALIDATION_MEANINGS = {
@@ -135,7 +137,10 @@ REPORT_METRIC_MEANINGS = {
 _MATRIX = {
     "after_task": "number of tasks that have been learnt; 0 for the untrained network",
     "task_<k>": "accuracy on task k; empty where its outputs may not answer yet (`scenario=class active=seen`)",
-    "average": "mean accuracy on the tasks learnt so far; in row 0 and for `joint` on all tasks",
+    "average": "mean accuracy on the tasks learnt so far, every task counts the same; in row 0 and for `joint` on all "
+    "tasks",
+    "overall": "accuracy over all samples of the tasks learnt so far, a task counts by its number of samples; in row 0 "
+    "and for `joint` of all tasks",
 }
 
 _SUMMARY = (
@@ -248,12 +253,13 @@ FILES: Mapping[str, Mapping[str, str]] = {
 
 SUMMARY_HEAD = tuple(SUMMARY_HEAD_MEANINGS)
 SUMMARY_METRICS = tuple(METRIC_MEANINGS)
+OVERALL_METRICS = tuple(OVERALL_MEANINGS)
 CONTINUAL_METRICS = tuple(CONTINUAL_METRIC_MEANINGS)
 COSTS = tuple(COST_MEANINGS)
 PROVENANCE = tuple(PROVENANCE_MEANINGS)
 SUMMARY_TAIL = (
     *SUMMARY_METRICS,
-    *OVERALL_MEANINGS,
+    *OVERALL_METRICS,
     *VALIDATION_MEANINGS,
     *CONTINUAL_METRICS,
     *ONLINE_MEANINGS,

@@ -21,7 +21,7 @@ from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 NAME = ".results.sqlite"
 
 # SQLite keeps two numbers for the programs that use it: whose file it is, and the version of its tables.
-APPLICATION, VERSION = 0x636C7275, 1
+APPLICATION, VERSION = 0x636C7275, 2
 
 BUSY_SECONDS = 5.0  # to wait for another process that reads or writes a page
 

@@ -7,7 +7,7 @@ nan becomes an empty cell in the files. Nothing is clamped: a task that improved
 
 Sources
     Lopez-Paz & Ranzato 2017  Gradient Episodic Memory for Continual Learning, equations 2 to 4: ACC, BWT, FWT
-    Rebuffi et al. 2017       iCaRL, experiments: average incremental accuracy
+    Rebuffi et al. 2017       iCaRL, experiments: average incremental accuracy (theirs is over all samples)
     Chaudhry et al. 2018      Riemannian Walk for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
     Riemer et al. 2019        Learning to Learn without Forgetting, experiments: learning accuracy
     De Lange et al. 2023      Continual evaluation for lifelong learning (2205.13452): min-ACC, WC-ACC, stability gap
@@ -72,11 +72,48 @@ def average_accuracy(accuracy: np.ndarray) -> float:
     return mean(accuracy[-1])
 
 
+def overall_so_far(correct: np.ndarray, counts: np.ndarray, at_once: bool = False) -> np.ndarray:
+    """Return (T+1,): O_k = sum_{j<=k} correct[k, j] / sum_{j<=k} n_j, the accuracy over all samples of the tasks learnt
+    so far, in which a task counts by its size; O_0 is over all tasks. It equals A_k where all sizes are equal.
+
+    correct: numbers of samples (T+1, T), -1 where not measured; counts: n (T,), 0 for a task that does not count.
+    at_once: as of `averages_so_far`.
+    """
+    correct, counts = np.asarray(correct), np.asarray(counts)
+    tasks = len(counts)
+    ends = [tasks if at_once or k == 0 else k for k in range(tasks + 1)]
+    return np.array([overall_of(row[:end], counts[:end]) for row, end in zip(correct, ends, strict=True)])
+
+
+def overall_of(correct: np.ndarray, counts: np.ndarray) -> float:
+    """Return the share of correct ones in all samples of some tasks; nan where a task that has any was not measured, or
+    where there are none."""
+    there = counts > 0
+    measured = there.any() and (correct[there] >= 0).all()
+    return float(correct[there].sum() / counts[there].sum()) if measured else math.nan
+
+
 def overall_accuracy(correct: np.ndarray, counts: np.ndarray) -> float:
-    """Return sum_j correct[T, j] / sum_j n_j, from numbers of samples (T+1, T), -1 where not measured, and (T,): the
-    accuracy over all test samples, in which a task counts by its size. It equals A_T where all sizes are equal."""
-    last = np.asarray(correct)[-1]
-    return float(last.sum() / np.sum(counts)) if (last >= 0).all() and np.sum(counts) > 0 else math.nan
+    """Return O_T = sum_j correct[T, j] / sum_j n_j: the accuracy over all test samples, as of `overall_so_far`."""
+    return overall_of(np.asarray(correct)[-1], np.asarray(counts))
+
+
+def overall_incremental_accuracy(correct: np.ndarray, counts: np.ndarray, learnt: int = 0) -> float:
+    """Return 1/T sum_k O_k, with O_k of `overall_so_far`: the average incremental accuracy of Rebuffi 2017, who take
+    the accuracy over all test samples of the classes seen so far. The rows that count are those of
+    `average_incremental_accuracy`. learnt: tasks that an earlier run has learnt; nothing was measured before them."""
+    correct, tasks = np.asarray(correct), np.asarray(counts) > 0
+    of_some = of_tasks(from_start(correct, learnt), tasks)
+    return mean(overall_so_far(of_some, np.asarray(counts)[tasks])[max(1, int(tasks[:learnt].sum())) :])
+
+
+def overall_metrics(
+    correct: np.ndarray, counts: np.ndarray, forgetting_defined: bool = True, learnt: int = 0
+) -> dict[str, float]:
+    """Return the columns OVERALL_METRICS by name, from numbers of samples. The incremental one is nan where forgetting
+    is not defined, as that of `summary_metrics`."""
+    incremental = overall_incremental_accuracy(correct, counts, learnt) if forgetting_defined else math.nan
+    return {"overall_accuracy": overall_accuracy(correct, counts), "overall_incremental_accuracy": incremental}
 
 
 def average_incremental_accuracy(accuracy: np.ndarray, learnt: int = 0) -> float:

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from clrun.results import fonts
 from clrun.results.confusion_plot import confusion_figure
-from clrun.results.reading import read_table
+from clrun.results.reading import TASKS, read_table
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
 # Okabe and Ito's palette, whose colours are distinguishable with every common kind of colour blindness.
@@ -104,7 +104,7 @@ def canvas(width: float, height: float, right: float | None = None) -> tuple[Fig
 def matrix_figure(matrix: pd.DataFrame) -> Figure:
     """Return a heat map of accuracy_matrix.csv in percent: a row after each task, a column per task; cells that were
     not measured stay white. Where there are too many tasks for numbers, it has a colour bar."""
-    values = 100 * matrix.drop(columns=["after_task", "average"]).to_numpy(float)
+    values = 100 * tasks_of(matrix).to_numpy(float)
     tasks = values.shape[1]
     side = float(np.clip(0.55 * tasks, 1.6, 6.6))
     right = TOP if tasks <= NUMBERS_UP_TO else COLOUR_BAR
@@ -119,6 +119,11 @@ def matrix_figure(matrix: pd.DataFrame) -> Figure:
         beside = figure.add_axes(((width - COLOUR_BAR + 0.1) / width, BOTTOM / height, 0.14 / width, side / height))
         figure.colorbar(image, cax=beside, label="accuracy (%)").outline.set_visible(False)
     return figure
+
+
+def tasks_of(matrix: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of accuracy_matrix.csv that are accuracies on tasks."""
+    return matrix.filter(regex=TASKS)
 
 
 def heat_map(axes: Axes, values: np.ndarray) -> AxesImage:
@@ -157,7 +162,7 @@ def write_numbers(axes: Axes, values: np.ndarray, decimals: int = 1, fontsize: i
 def tasks_figure(matrix: pd.DataFrame) -> Figure:
     """Return curves of the accuracy on every task, from the point where it was learnt, over the tasks learnt, and of
     the average so far; from accuracy_matrix.csv."""
-    tasks = matrix.shape[1] - 2
+    tasks = tasks_of(matrix).shape[1]
     figure, axes = canvas(6.4, 3.8, LEGEND)
     for task, style in enumerate(styles(tasks), start=1):
         rows = matrix[matrix["after_task"] >= task]

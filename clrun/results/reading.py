@@ -13,12 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL, SUMMARY_TEXTS, TEXT_COLUMNS
+from clrun.results import metrics
+from clrun.results.columns import OVERALL_METRICS, SUMMARY_HEAD, SUMMARY_TAIL, SUMMARY_TEXTS, TEXT_COLUMNS
 from clrun.system.errors import RunsFailed
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a file, in either order of bytes
+
+TASKS = r"^task_\d+$"  # the columns of an accuracy matrix that are accuracies on tasks
+
+MOST_TASKS = 5000  # of a run of an earlier version; more in its accuracy.csv are damage
 
 STATUSES = ("done", "diverged")  # of a run that has ended
 
@@ -198,8 +204,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def refuse_other_shape(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Raise UnreadableFile where an accuracy matrix has not a row 0 and then a row and a column for each task."""
-    tasks = [name for name in header if re.fullmatch(r"task_\d+", name)]
-    if tasks != [f"task_{k + 1}" for k in range(len(tasks))] or len(tasks) != len(header) - 2:
+    tasks = [name for name in header if re.fullmatch(TASKS, name)]
+    others = [name for name in header if name not in tasks]
+    numbered = tasks == [f"task_{k + 1}" for k in range(len(tasks))]
+    if not numbered or others not in (["after_task", "average"], ["after_task", "average", "overall"]):
         raise UnreadableFile(path, f"its columns are {', '.join(header)[:80]}, and not those of an accuracy matrix")
     after = [row[header.index("after_task")] for row in rows]
     if after != [str(k) for k in range(len(tasks) + 1)]:
@@ -236,7 +244,48 @@ def summary_row(path: Path, content: bytes) -> tuple[list[str], list[str]]:
     status = rows[0][header.index("status")]
     if status not in STATUSES:
         raise UnreadableFile(path, f"its status is {status[:40] or 'empty'}, and not done or diverged")
-    return header, rows[0]
+    added = overall_of_counts(path.with_name("accuracy.csv"), header, rows[0])
+    return [*header, *added], [*rows[0], *added.values()]
+
+
+# ---------------------------------------------------------------- what earlier versions did not write
+
+
+def overall_of_counts(path: Path, header: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    """Return the cells OVERALL_METRICS that an earlier version did not write into a summary.csv, from the numbers of
+    samples in accuracy.csv, at `path`; none where the summary has them, or where that file cannot be read."""
+    missing = [name for name in OVERALL_METRICS if name not in header]
+    if not missing:
+        return {}
+    try:
+        correct, counts, learnt = counts_of(path)
+    except UnreadableFile:  # the other metrics of the run are there, and a report says which file is damaged
+        return {}
+    incremental = bool(dict(zip(header, row, strict=True)).get("average_incremental_accuracy"))
+    values = metrics.overall_metrics(correct, counts, incremental, learnt)
+    return {name: "" if math.isnan(values[name]) else repr(values[name]) for name in missing}
+
+
+def counts_of(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return what an accuracy.csv says: correct samples (T+1, T), -1 where not measured, all samples (T,), and how many
+    tasks an earlier run has learnt. Raise UnreadableFile."""
+    header, rows = rows_of(path, read_text(path))
+    names = ("after_task", "eval_task", "correct", "n")
+    refuse_missing(path, header, names)
+    try:
+        columns = [[int(row[header.index(name)]) for row in rows] for name in names]
+    except ValueError:
+        raise UnreadableFile(path, "it has counts that are no whole numbers") from None
+    after, task, right, samples = columns
+    if min(after) < 0 or min(task) < 1:
+        raise UnreadableFile(path, "it has tasks that are not numbered from 1")
+    tasks = max(*after, *task)
+    if tasks > MOST_TASKS:
+        raise UnreadableFile(path, f"it has a task {tasks}")
+    correct, counts = np.full((tasks + 1, tasks), -1), np.zeros(tasks, int)
+    correct[after, np.array(task) - 1] = right
+    counts[np.array(task) - 1] = samples
+    return correct, counts, min(after)
 
 
 # ---------------------------------------------------------------- files that contradict each other

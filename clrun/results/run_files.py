@@ -8,7 +8,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
 
-import numpy as np
 import pandas as pd
 import yaml
 
@@ -72,11 +71,10 @@ def write_progress(outcome: Outcome) -> None:
     run has such values."""
     directory, at_once, guard = outcome.directory, not outcome.forgetting_defined, outcome.guard
     empty = tables.unanswerable(outcome)
-    matrix = tables.matrix_table(outcome.accuracy, at_once, empty, np.asarray(outcome.counts) > 0)
+    matrix = tables.matrix_table(outcome.correct, outcome.counts, at_once, empty)
     write_table(directory / "accuracy_matrix.csv", matrix, guard)
-    if outcome.validation is not None:
-        held_out = np.asarray(outcome.validation_counts) > 0
-        validation = tables.matrix_table(outcome.validation, at_once, empty, held_out)
+    if outcome.validation_correct is not None and outcome.validation_counts is not None:
+        validation = tables.matrix_table(outcome.validation_correct, outcome.validation_counts, at_once, empty)
         write_table(directory / "validation_matrix.csv", validation, guard)
     write_table(directory / "forgetting.csv", tables.forgetting_table(outcome), guard)
     write_table(directory / "accuracy.csv", tables.accuracy_table(outcome), guard)

@@ -29,15 +29,17 @@ def unanswerable(outcome: Outcome) -> np.ndarray:
 
 
 def matrix_table(
-    accuracy: np.ndarray, at_once: bool = False, empty: np.ndarray | None = None, counted: np.ndarray | None = None
+    correct: np.ndarray, counts: np.ndarray, at_once: bool = False, empty: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Return accuracy_matrix.csv from accuracies (T+1, T). at_once: the first stage learns all tasks (joint training),
-    so that every average is over all tasks. empty: a mask (T+1, T) of the cells that stay empty. counted: a mask (T,)
-    of the tasks over which averages are; None: all."""
+    """Return accuracy_matrix.csv from numbers of samples: correct (T+1, T), -1 where not measured, and counts (T,); a
+    task without samples is in no average. at_once: the first stage learns all tasks (joint training), so that every
+    average is over all tasks. empty: a mask (T+1, T) of the cells that stay empty."""
+    accuracy = metrics.accuracy_matrix(correct, counts)
     cells = accuracy if empty is None else np.where(empty, np.nan, accuracy)
-    table = pd.DataFrame(cells, columns=[f"task_{j + 1}" for j in range(accuracy.shape[1])])
-    table.insert(0, "after_task", range(len(accuracy)))
-    return table.assign(average=metrics.averages_so_far(accuracy, at_once, counted))
+    table = pd.DataFrame(cells, columns=[f"task_{j + 1}" for j in range(len(counts))])
+    table.insert(0, "after_task", range(len(cells)))
+    average = metrics.averages_so_far(accuracy, at_once, np.asarray(counts) > 0)
+    return table.assign(average=average, overall=metrics.overall_so_far(correct, counts, at_once))
 
 
 def accuracy_table(outcome: Outcome) -> pd.DataFrame:
@@ -168,7 +170,7 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     learnt = int(tasks[: outcome.learnt].sum())  # of which there are samples
     accuracy = metrics.of_tasks(metrics.from_start(outcome.accuracy, outcome.learnt), tasks)
     values = metrics.summary_metrics(accuracy, outcome.forgetting_defined, forward, learnt)
-    values["overall_accuracy"] = metrics.overall_accuracy(outcome.correct, outcome.counts)
+    values |= metrics.overall_metrics(outcome.correct, outcome.counts, outcome.forgetting_defined, outcome.learnt)
     if outcome.validation is not None:
         held_out = np.asarray(outcome.validation_counts) > 0
         values["validation_accuracy"] = metrics.mean(outcome.validation[-1][held_out])

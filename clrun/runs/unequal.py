@@ -20,7 +20,7 @@ def unequal_tasks(prepared: Prepared) -> list[str]:
     return [
         f"the tasks differ in size ({span(classes, 'classes')}, {span(samples, 'test samples')} a task): "
         "average_accuracy is the mean over the tasks; what papers report for such a stream, the accuracy over all test "
-        "samples, is overall_accuracy"
+        "samples, is overall_accuracy, and overall_incremental_accuracy over the stages"
     ]
 
 

@@ -13,7 +13,7 @@ from clrun.results import collection
 from clrun.results.columns import WARNING_SEPARATOR
 from clrun.results.metrics import gap_closed
 from clrun.results.outcome import RunStatus
-from clrun.results.reading import read_table
+from clrun.results.reading import TASKS, read_table
 from clrun.results.run_files import read_summary
 from clrun.system.text import format_cell
 from clrun.terminal.console import percent, print_line, warn
@@ -87,22 +87,36 @@ def task_names(directory: Path) -> dict[int, str]:
 
 
 def matrix_table(matrix: pd.DataFrame, names: dict[int, str]) -> Cells:
-    """Return the accuracy matrix in percent: a column for each task, and the average."""
-    tasks = range(1, matrix.shape[1] - 1)
+    """Return the accuracy matrix in percent: a column for each task, the average over tasks and, where it is another
+    number, the accuracy over all samples."""
+    accuracies = matrix.filter(regex=TASKS)
+    tasks, ends = range(1, accuracies.shape[1] + 1), ends_of(matrix)
     rows: list[list[str | Text]] = []
     start = rows_before_start(matrix)
-    for after, row in list(enumerate(matrix.itertuples(index=False)))[start:]:
-        cells = [Text(percent(row[task]), emphasis(after, task)) for task in tasks]
+    for after, row in list(enumerate(accuracies.itertuples(index=False)))[start:]:
+        cells = [Text(percent(row[task - 1]), emphasis(after, task)) for task in tasks]
         name = "untrained" if after == 0 else "at start" if after == start else f"task {after}"
-        rows.append([name, *cells, percent(row[-1])])
-    columns = [Column("after", text=True), *(Column(header(task, names)) for task in tasks), Column("average")]
-    return Cells("accuracy in percent", columns, rows, labels=1, ends=1)
+        rows.append([name, *cells, *(percent(matrix[end].iloc[after]) for end in ends)])
+    columns = [Column("after", text=True), *(Column(header(task, names)) for task in tasks), *map(Column, ends)]
+    title = "accuracy in percent"
+    if len(ends) > 1:
+        title += " (average: over tasks, overall: over all test samples)"
+    return Cells(title, columns, rows, labels=1, ends=len(ends))
+
+
+def ends_of(matrix: pd.DataFrame) -> list[str]:
+    """Return which averages of an accuracy matrix are shown: the overall accuracy only where it is printed otherwise
+    than the mean over the tasks."""
+    if "overall" not in matrix:  # of an earlier version
+        return ["average"]
+    pairs = zip(matrix["average"], matrix["overall"], strict=True)
+    return ["average", "overall"] if any(percent(mean) != percent(overall) for mean, overall in pairs) else ["average"]
 
 
 def rows_before_start(matrix: pd.DataFrame) -> int:
     """Return how many rows lie before the beginning of a run: those of the tasks that an earlier run has learnt, whose
     cells are empty; 0 for a run that begins untrained, or was not measured at all."""
-    measured = matrix.iloc[:, 1:-1].notna().any(axis=1).to_numpy()
+    measured = matrix.filter(regex=TASKS).notna().any(axis=1).to_numpy()
     return int(measured.argmax())
 
 
@@ -135,11 +149,12 @@ def scores(summary: pd.Series, chance: float | None) -> str:
     """Return average, overall and online accuracy, forgetting, stability gap and chance in a line, without what was not
     measured.
 
-    The overall accuracy is left out where it is the average accuracy in print.
+    Accuracies over all samples are left out where they are those over the tasks in print.
     """
     values = {
         "average accuracy": percent(summary["average_accuracy"], " %"),
-        "overall accuracy": percent(overall_if_other(summary), " %"),
+        "overall accuracy": percent(overall_if_other(summary, "accuracy"), " %"),
+        "overall incremental accuracy": percent(overall_if_other(summary, "incremental_accuracy"), " %"),
         "online accuracy": percent(float(summary.get("online_accuracy", math.nan)), " %"),
         "forgetting": percent(summary["forgetting"], " points"),
         "stability gap": percent(summary["stability_gap"], " points"),
@@ -148,11 +163,11 @@ def scores(summary: pd.Series, chance: float | None) -> str:
     return "   ".join(f"{name} {value}" for name, value in values.items() if value)
 
 
-def overall_if_other(summary: pd.Series) -> float:
-    """Return the accuracy over all test samples; nan where it is printed like the mean over the tasks, and of a run
-    whose summary was written before there was this column."""
-    overall = float(summary.get("overall_accuracy", math.nan))
-    return math.nan if percent(overall) == percent(summary["average_accuracy"]) else overall
+def overall_if_other(summary: pd.Series, metric: str) -> float:
+    """Return `overall_<metric>`, over all test samples; nan where it is printed like `average_<metric>`, the mean over
+    the tasks, and of a run whose folder does not tell it."""
+    overall = float(summary.get(f"overall_{metric}", math.nan))
+    return math.nan if percent(overall) == percent(summary[f"average_{metric}"]) else overall
 
 
 def reference_lines(summary: pd.Series, outputs: Path) -> Iterator[str]:

@@ -19,6 +19,9 @@ def test_unequal_tasks_are_warned_of_and_scored_by_both_definitions(clrun, tmp_p
     assert summary["overall_accuracy"] == pytest.approx(last["correct"].sum() / last["n"].sum())
     assert abs(summary["overall_accuracy"] - summary["average_accuracy"]) > 0.01
     assert "the tasks differ in size" in summary["warnings"]
+    assert "overall: over all test samples" in out and "overall incremental accuracy" in out
+    so_far = cells[(cells["after_task"] >= cells["eval_task"])].groupby("after_task")[["correct", "n"]].sum()
+    assert summary["overall_incremental_accuracy"] == pytest.approx((so_far["correct"] / so_far["n"]).mean())
 
 
 @pytest.mark.parametrize("typed", [("scenario=class", "epochs=1"), (*UNEQUAL, "scenario=task")])
@@ -33,7 +36,7 @@ def test_what_may_not_be_answered_is_empty(clrun, tmp_path, validation):
     clrun(*typed, f"outputs={tmp_path}")
     (folder,) = [path.parent for path in tmp_path.glob("runs/*/*/summary.csv")]
     for name in ["accuracy_matrix.csv", *(["validation_matrix.csv"] if validation else [])]:
-        matrix = pd.read_csv(folder / name).drop(columns=["after_task", "average"]).to_numpy()
+        matrix = pd.read_csv(folder / name).drop(columns=["after_task", "average", "overall"]).to_numpy()
         later = np.triu(np.ones((5, 5), bool), 1)
         assert np.isnan(matrix[1:][later]).all()
         assert np.isfinite(matrix[0]).all() and np.isfinite(matrix[1:][~later]).all()

@@ -187,6 +187,16 @@ def test_prices_afterwards(clrun_report, folder):
     assert "| 8.00 ± 4.00 |" in text and "| 1.50 |" in text
 
 
+@pytest.mark.parametrize(("overall", "shown"), [(0.5, True), (0.92, False)])
+def test_both_definitions_of_the_incremental_accuracy_where_tasks_differ_in_size(overall, shown):
+    runs = by_hand()
+    runs = runs[runs.group == "e100"].assign(scenario="class", overall_accuracy=runs.average_accuracy)
+    runs = runs.assign(average_incremental_accuracy=0.92, overall_incremental_accuracy=overall)
+    section = tables.section(rows_of(with_derived(runs)), "average_accuracy", {})
+    assert ("overall_incremental_accuracy" in section.tables[0]) is shown
+    assert any("differ in size" in remark for remark in section.remarks) is shown
+
+
 def test_without_energy_there_is_no_carbon(clrun_report, folder):
     _, out, _ = clrun_report("--no-plots", "--grams-per-kwh", "400")
     assert "carbon_g is empty" in out and "carbon_g" not in set(pd.read_csv(folder / "report.csv").metric)

@@ -260,6 +260,33 @@ def test_overall_accuracy_by_hand():
     assert math.isnan(metrics.overall_accuracy(np.array([[0, 0], [4, 0], [-1, -1]]), counts))
 
 
+@given(st.data())
+def test_both_definitions_agree_where_tasks_are_equal(data):
+    """For any counts of equal tasks, also of a run that goes on from some of them; and with unequal ones, over a loop
+    through all samples."""
+    tasks = data.draw(st.integers(1, 5))
+    learnt = data.draw(st.integers(0, tasks - 1))
+    equal = data.draw(st.booleans())
+    counts = (
+        np.full(tasks, 12)
+        if equal
+        else np.array(data.draw(st.lists(st.integers(1, 12), min_size=tasks, max_size=tasks)))
+    )
+    correct = np.array([[data.draw(st.integers(0, int(n))) for n in counts] for _ in range(tasks + 1)])
+    correct[:learnt] = -1
+    found = metrics.overall_metrics(correct, counts, True, learnt)
+    stages = range(max(1, learnt), tasks + 1)
+    samples = [
+        [right for j in range(k) for right in [1] * correct[k, j] + [0] * (counts[j] - correct[k, j])] for k in stages
+    ]
+    assert found["overall_incremental_accuracy"] == pytest.approx(np.mean([np.mean(one) for one in samples]))
+    if equal:
+        accuracy = metrics.from_start(metrics.accuracy_matrix(correct, counts), learnt)
+        assert found["overall_accuracy"] == pytest.approx(metrics.average_accuracy(accuracy))
+        mean = metrics.average_incremental_accuracy(accuracy, learnt)
+        assert found["overall_incremental_accuracy"] == pytest.approx(mean)
+
+
 def test_learning_accuracy_is_the_same_in_both_files_after_a_divergence():
     accuracy = np.array([[0.5, 0.5, 0.5], [0.9, 0.4, 0.3], [0.8, 0.7, 0.2], [np.nan] * 3])
     table = metrics.forgetting_table(accuracy)

@@ -17,9 +17,9 @@ def test_pictures(tmp_path, tasks):
 
     from clrun.results import plots
 
-    accuracy = np.random.default_rng(0).random((tasks + 1, tasks))
-    accuracy[-1] = np.nan if tasks == 3 else 0.5
-    run_files.write_table(tmp_path / "accuracy_matrix.csv", tables.matrix_table(accuracy))
+    correct = np.random.default_rng(0).integers(0, 100, (tasks + 1, tasks))
+    correct[-1] = -1 if tasks == 3 else 50
+    run_files.write_table(tmp_path / "accuracy_matrix.csv", tables.matrix_table(correct, np.full(tasks, 100)))
     plots.draw(tmp_path)
     for name in ("accuracy_matrix.png", "accuracy_over_tasks.png"):
         with Image.open(tmp_path / name) as picture:
@@ -36,9 +36,9 @@ def test_pictures(tmp_path, tasks):
 def test_heat_map_shows_the_numbers_of_few_tasks(tmp_path):
     from clrun.results import plots
 
-    few = plots.matrix_figure(tables.matrix_table(np.array(CORRECT[3]) / 10))
+    few = plots.matrix_figure(tables.matrix_table(np.array(CORRECT[3]), np.full(3, 10)))
     assert [text.get_text() for text in few.axes[0].texts][:4] == ["10.0", "20.0", "30.0", "90.0"]
-    many = plots.matrix_figure(tables.matrix_table(np.full((14, 13), 0.5)))
+    many = plots.matrix_figure(tables.matrix_table(np.full((14, 13), 5), np.full(13, 10)))
     assert not many.axes[0].texts
 
 

@@ -35,7 +35,7 @@ def test_files_and_columns(tmp_path):
         "accuracy_over_tasks.png",
     }
     first = {path.name: lines(path)[0] for path in (tmp_path / "run").glob("*.csv")}
-    assert first["accuracy_matrix.csv"] == "after_task,task_1,task_2,task_3,average"
+    assert first["accuracy_matrix.csv"] == "after_task,task_1,task_2,task_3,average,overall"
     assert first["forgetting.csv"] == (
         "task,accuracy_untrained,accuracy_when_learned,best_accuracy,final_accuracy,forgetting,backward_transfer,"
         "forward_transfer"
@@ -51,10 +51,10 @@ def test_cells(tmp_path):
     """Full precision, integers as integers, undefined cells empty, text that looks like a number kept."""
     write_final(outcome(tmp_path), plots=False)
     assert lines(tmp_path / "accuracy_matrix.csv")[1:] == [
-        "0,0.1,0.2,0.3,0.20000000000000004",
-        "1,0.9,0.2,0.2,0.9",
-        "2,0.8,0.8,0.4,0.8",
-        "3,0.6,0.9,0.7,0.7333333333333334",
+        "0,0.1,0.2,0.3,0.20000000000000004,0.2",
+        "1,0.9,0.2,0.2,0.9,0.9",
+        "2,0.8,0.8,0.4,0.8,0.8",
+        "3,0.6,0.9,0.7,0.7333333333333334,0.7333333333333333",
         "",
     ]
     forgetting = [line.split(",") for line in lines(tmp_path / "forgetting.csv")[1:-1]]
@@ -99,12 +99,49 @@ def test_optional_files(tmp_path):
         "",
     ]
     assert lines(tmp_path / "tasks.csv") == ["task,class", "1,cat", "2,dog", "3,deer", ""]
-    assert lines(tmp_path / "validation_matrix.csv")[0] == "after_task,task_1,task_2,task_3,average"
+    assert lines(tmp_path / "validation_matrix.csv")[0] == "after_task,task_1,task_2,task_3,average,overall"
     row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
     assert row["validation_accuracy"] == pytest.approx((5 + 8 + 6) / 15)
     assert row["min_accuracy"] == pytest.approx((0.25 + 0.9) / 2)
     assert row["worst_case_accuracy"] == pytest.approx(0.7 / 3 + 2 / 3 * row["min_accuracy"])
     assert row["stability_gap"] == pytest.approx((0.65 + (0.2 - 0.1) / 2) / 2)
+
+
+UNEQUAL = {
+    "correct": np.array([[1, 1, 1], [54, 0, 0], [30, 8, 0], [6, 3, 2]]),
+    "counts": np.array([60, 10, 10]),
+}
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_unequal_tasks_by_both_definitions(tmp_path, joint):
+    """The example of docs/concepts/metrics.md: 10, 30 and 20 % of 60, 10 and 10 samples are 20 %, and 11 of 80."""
+    made = outcome(tmp_path, strategy="joint" if joint else "ewc", forgetting_defined=not joint, **UNEQUAL)
+    write_final(made, plots=False)
+    row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
+    assert row["average_accuracy"] == pytest.approx(0.2) and row["overall_accuracy"] == 11 / 80
+    so_far = [54 / 60, 38 / 70, 11 / 80]
+    assert row["overall_incremental_accuracy"] == pytest.approx(np.nan if joint else sum(so_far) / 3, nan_ok=True)
+    column = run_files.reading.read_table(tmp_path / "accuracy_matrix.csv")["overall"]
+    assert column.tolist() == pytest.approx([3 / 80, *([54 / 80, 38 / 80, 11 / 80] if joint else so_far)])
+
+
+@pytest.mark.parametrize("damage", [None, "missing", "words", "far"])
+def test_a_run_of_an_earlier_version_is_scored_from_its_counts(tmp_path, damage):
+    """Without the columns, and with its accuracy.csv or without: in summary.csv, in the index and in results.csv."""
+    folder = placed(tmp_path, **UNEQUAL).directory
+    new = run_files.read_summary(folder / "summary.csv").iloc[0]
+    without = pd.read_csv(folder / "summary.csv", dtype=str).drop(columns=list(columns.OVERALL_METRICS))
+    run_files.write_table(folder / "summary.csv", without)
+    counts = (folder / "accuracy.csv").read_text()
+    changed = {"missing": "", "words": counts.replace(",60,", ",x,"), "far": counts.replace(",3,3,", ",3,999999999,")}
+    (folder / "accuracy.csv").write_text(counts if damage is None else changed[damage])
+    old = run_files.read_summary(folder / "summary.csv").iloc[0]
+    collected = collection.collect(tmp_path).iloc[0]
+    for name in columns.OVERALL_METRICS:
+        expected = new[name] if damage is None else np.nan
+        assert [old[name], collected[name]] == pytest.approx([expected] * 2, nan_ok=True)
+    assert old["average_accuracy"] == new["average_accuracy"]
 
 
 def test_one_task(tmp_path):
@@ -119,7 +156,7 @@ def test_diverged_keeps_what_it_measured(tmp_path):
     correct = np.array(CORRECT[3])
     correct[2:] = -1
     write_final(outcome(tmp_path, correct=correct, status=RunStatus.DIVERGED, diverged_at="task 2, step 17"))
-    assert lines(tmp_path / "accuracy_matrix.csv")[2:] == ["1,0.9,0.2,0.2,0.9", "2,,,,", "3,,,,", ""]
+    assert lines(tmp_path / "accuracy_matrix.csv")[2:] == ["1,0.9,0.2,0.2,0.9,0.9", "2,,,,,", "3,,,,,", ""]
     assert len(lines(tmp_path / "accuracy.csv")) == 1 + 2 * 3 + 1
     row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
     assert (row["status"], row["diverged_at"]) == ("diverged", "task 2, step 17")

@@ -51,7 +51,7 @@ def test_files(trained):
     prepared, summary = trained("strategy=ewc")
     assert {path.name for path in prepared.directory.iterdir()} == FILES
     matrix = pd.read_csv(prepared.directory / "accuracy_matrix.csv")
-    assert matrix.columns.tolist() == ["after_task", *(f"task_{t}" for t in range(1, 6)), "average"]
+    assert matrix.columns.tolist() == ["after_task", *(f"task_{t}" for t in range(1, 6)), "average", "overall"]
     assert matrix["after_task"].tolist() == list(range(6))
     assert summary["average_accuracy"] == pytest.approx(matrix.iloc[-1, 1:6].mean())
     assert summary["run"] == prepared.id
@@ -373,7 +373,7 @@ def test_the_first_tasks_are_the_beginning_of_the_whole_stream(trained, scenario
     assert summary["status"] == "done" and (summary["tasks"], summary["first_tasks"]) == (5, 3)
     for name in ("accuracy_matrix.csv", "validation_matrix.csv"):
         long, short = (pd.read_csv(one.directory / name) for one in (whole, part))
-        assert short.columns.tolist() == ["after_task", "task_1", "task_2", "task_3", "average"]
+        assert short.columns.tolist() == ["after_task", "task_1", "task_2", "task_3", "average", "overall"]
         assert short.iloc[1:].equals(long[short.columns].iloc[1:4])
         assert short.iloc[0, :4].equals(long.iloc[0, :4])
 
