@@ -333,7 +333,8 @@ def changes(
     known = dict(index.stamps(checked))
     known |= {place: stamp for place in changed if (stamp := index.stamp(place)) is not None}
     runs = os.fsencode(outputs / "runs")
-    other = [place for place in known.keys() - set(gone) if stamp_at(runs, place) != known[place]]
+    left = set(gone)
+    other = [place for place in known if place not in left and stamp_at(runs, place) != known[place]]
     yield Changes(gone=gone)
     for places in batched([*new, *other], read_at_once):
         result = Changes()
