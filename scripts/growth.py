@@ -109,6 +109,7 @@ def place(model: Prepared, settings: Settings, drawn: random.Random) -> None:
     row |= {"run": settings.identity(fingerprint), "group": settings.group(fingerprint)}
     row |= {
         "stream": settings.stream(fingerprint),
+        "setup": settings.setup(fingerprint),
         "average_accuracy": str(accuracy),
         "outputs": str(settings["outputs"]),
     }

@@ -10,12 +10,13 @@ from clrun.runs import train
 
 # As the contract writes them
 SUMMARY = (
-    "run,group,status,strategy,dataset,split,scenario,tasks,model,seed,stream,"
+    "run,group,status,strategy,dataset,split,scenario,tasks,model,seed,stream,setup,"
     "dataset.normalize,split.classes,model.widths,optimizer.name,lr,iterations,lambda,outputs,"
     "average_accuracy,average_incremental_accuracy,learning_accuracy,forgetting,backward_transfer,forward_transfer,"
     "overall_accuracy,overall_incremental_accuracy,"
     "validation_accuracy,min_accuracy,worst_case_accuracy,stability_gap,online_accuracy,accuracy_auc,"
-    "train_seconds,consolidate_seconds,eval_seconds,wall_seconds,samples_per_second,peak_memory_mb,state_mb,energy_wh,"
+    "train_seconds,consolidate_seconds,eval_seconds,wall_seconds,cpu_seconds,samples_per_second,"
+    "peak_memory_mb,state_mb,energy_wh,"
     "stack_size,threads,carbon_g,money,sample_count,diverged_at,warnings,"
     "device,torch_version,clrun_version,pillow_version,commit"
 )
@@ -51,7 +52,8 @@ def outcome(directory: Path, tasks: int = 3, strategy: str = "ewc", seed: int = 
         directory=directory,
         run=f"{STRATEGIES.index(strategy)}{seed:09d}",
         group="12e4567890",
-        stream="0000000007",
+        stream="1110000007",
+        setup="0000000007",
         values=VALUES | {"tasks": tasks, "strategy": strategy, "seed": seed},
         class_names=["cat", "dog", "deer"],
         correct=np.array(CORRECT[tasks]),

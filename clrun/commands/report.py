@@ -1,8 +1,9 @@
 """Statistics over the seeds of many runs, as tables and plots.
 
 A row is a group: runs that differ in nothing but the seed, on one stream. For n values x with mean m and standard
-deviation s (n - 1), the 95 % interval of the mean is m ± t(0.975, n - 1) s / sqrt(n), Student's t; for n = 1 there is
-none. A diverged run has no accuracy: it is counted beside the mean, never in it.
+deviation s (n - 1), the 95 % interval of the mean is m ± t(0.975, n - 1) s / sqrt(n), Student's t, and ends
+where the measure does (an accuracy at 0 and 100 %); for n = 1 there is none. A diverged run has no accuracy: it is
+counted beside the mean, never in it.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import NoReturn
 
 from clrun import __version__
 from clrun.commands.console import Parser, end_with
-from clrun.report.compare import compared
+from clrun.report import budget, compare
 from clrun.report.rows import Row, default_order, ordered, references, rows_of, streams, table
 from clrun.report.runs import MEASURES, read
 from clrun.report.tables import Section, section
@@ -39,7 +40,12 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--reverse", action="store_true", help="the other way round")
     flags.add_argument("--measure", default="average_accuracy", metavar="NAME", help="which to show in full")
-    flags.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
+    questions = flags.add_mutually_exclusive_group()
+    questions.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two rows, such as ewc 'si c=0.1', by seed")
+    questions.add_argument(
+        "--budget", metavar="LIMITS", help="which rows keep it, such as 'state_mb<1,total_seconds<30'"
+    )
+    flags.add_argument("--trials", action="store_true", help="also the runs that clrun-tune has trained in searches")
     flags.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
     flags.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
     flags.add_argument("--no-plots", action="store_true", help="tables alone")
@@ -56,17 +62,21 @@ def amount(typed: str) -> float:
 
 
 def command(argv: Sequence[str]) -> None:
-    """Print the tables, and then write report.csv, report.md, report.tex and figures into the folder."""
+    """Print the tables, and then write report.csv, report.md, report.tex and figures into the folder; or answer what
+    --compare and --budget ask."""
     arguments = parser().parse_args(list(argv))
     if arguments.measure not in MEASURES:
         raise UsageError(f"--measure {arguments.measure}: there are {', '.join(MEASURES)}.")
-    runs = read(arguments.folder, arguments.grams_per_kwh, arguments.price_per_hour)
+    runs = read(arguments.folder, arguments.grams_per_kwh, arguments.price_per_hour, trials=arguments.trials)
     unsorted = rows_of(runs)
     order = default_order(unsorted) if arguments.sort is None else arguments.sort
     rows = ordered(unsorted, order, arguments.reverse)
     if arguments.compare:
         first, second = arguments.compare
-        print(compared(rows, first, second, arguments.measure))
+        compared(arguments.folder, rows, first, second, arguments.measure)
+        return
+    if arguments.budget is not None:
+        show([budget.section(part, arguments.measure, arguments.budget) for part in streams(rows)])
         return
     sections = sections_of(arguments.folder, rows, arguments.measure, order)
     show(sections)
@@ -77,6 +87,14 @@ def command(argv: Sequence[str]) -> None:
 
         figures.draw(arguments.folder, rows)
     print(f"Written: {arguments.folder / 'report.csv'}, .md, .tex" + (", report/" if not arguments.no_plots else ""))
+
+
+def compared(folder: Path, rows: Sequence[Row], first: str, second: str, measure: str) -> None:
+    """Print the comparison of two rows in each stream, and write comparison.csv."""
+    comparisons = compare.compared(rows, first, second, measure)
+    print("\n\n".join(one.paragraph for one in comparisons))
+    run_files.write_table(folder / "comparison.csv", compare.table(comparisons))
+    print(f"\nWritten: {folder / 'comparison.csv'}")
 
 
 def sections_of(folder: Path, rows: Sequence[Row], measure: str, order: str) -> list[Section]:

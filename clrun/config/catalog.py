@@ -34,6 +34,9 @@ LARGEST = {
 # The groups of which every run chooses one option.
 GROUPS = ("dataset", "split", "features", "model", "optimizer", "strategy")
 
+# The groups that say what is learnt. The others say how.
+STREAM_GROUPS = ("dataset", "split", "features")
+
 # The option of `features` that stands for none: a run without features has no such key, as before there was one.
 NO_FEATURES = "none"
 
@@ -63,6 +66,7 @@ class KeySpec(Strict):
     identity: bool = True  # whether runs that differ in it are different runs
     # whether the key was added when runs existed already: where it is null, it is no part of a run's identity
     later: bool = False
+    stream: bool = False  # of a key of every run: whether accuracies for different values of it cannot be compared
 
     @model_validator(mode="after")
     def is_consistent(self) -> "KeySpec":
@@ -251,6 +255,19 @@ KINDS: Mapping[str, type[Option]] = {
 def full_key(group: str, knob: str) -> str:
     """Return how an option's key is typed: a strategy's as it is (lambda), another group's within it (model.widths)."""
     return knob if group == "strategy" else f"{group}.{knob}"
+
+
+def defines_stream(key: str) -> bool:
+    """Return whether runs with different values of this key are evaluated on different tasks, so that their accuracies
+    cannot be compared: the keys of STREAM_GROUPS, and those of every run of which conf/config.yaml says so."""
+    spec = read().root.get(key)
+    return key.partition(".")[0] in STREAM_GROUPS or (spec is not None and spec.stream)
+
+
+def fixed_datasets() -> set[str]:
+    """Return the names of clrun's data sets whose samples follow from the name: it states their classes, too."""
+    options = read().options["dataset"]
+    return {name for name, option in options.items() if isinstance(option, DatasetOption) and option.class_names}
 
 
 def set_key(tree: dict[str, Any], key: str, value: Any) -> None:

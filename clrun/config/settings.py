@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clrun.config.catalog import GROUPS, set_key
+from clrun.config.catalog import GROUPS, defines_stream, set_key
 from clrun.system.text import format_short, format_value
 
 # Part of every identity. Raise it when equal settings come to mean another run: finished runs are then trained again.
@@ -16,8 +16,8 @@ FORMAT = 1
 
 # FORMAT for some runs alone: what has changed since FORMAT 1, and whether it changed a run with these values. The names
 # of the changes are part of the identity of those runs; all others keep theirs. Each is also a line in CHANGELOG.md.
-# For the digest of a stream the values are without those of the strategy, so that a change of a strategy, which asks
-# for one of its keys first, leaves its runs on the stream of all others.
+# For the digest of a setup the values are without those of the strategy, so that a change of a strategy, which asks
+# for one of its keys first, leaves its runs in the setup of all others.
 CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "a reservoir is offered a sample once": lambda values: (
         # of er, der, derpp and of a user's own class; agem has offered a sample once ever since
@@ -93,8 +93,20 @@ class Settings:
         these differ in nothing else, either."""
         return self._digest(fingerprint, ["seed", "init_source"], self.targets)
 
-    def stream(self, fingerprint: str) -> str:
-        """Return 10 hex digits that are equal for runs on the same tasks.
+    def stream(self, fingerprint: str, before: str | None = None) -> str:
+        """Return 10 hex digits that are equal for runs whose accuracies can be compared: on the same data, divided into
+        the same tasks, and asked the same question.
+
+        They may differ in everything else: `seed`, the strategy, the network, and how it is trained. before: the stream
+        of the run that they go on from.
+        """
+        told = {key: v for key, v in self.values.items() if defines_stream(key) and key not in self.outside_identity}
+        told = {key: v for key, v in told.items() if v is not None or key not in self.later}
+        text = json.dumps([FORMAT, fingerprint, before, told], sort_keys=True, allow_nan=False)
+        return hashlib.sha1(text.encode()).hexdigest()[:10]
+
+    def setup(self, fingerprint: str) -> str:
+        """Return 10 hex digits that are equal for runs that learn the same tasks in the same way, but for the strategy.
 
         They may differ in `seed`, the strategy and its keys, and `evaluate_every`.
         """

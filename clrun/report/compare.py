@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import yaml
 
 from clrun.config.catalog import Loader
-from clrun.report.intervals import MOST_VALUES, Statistic, statistic, sufficient_n
+from clrun.report.intervals import MOST_VALUES, UNBOUNDED, Statistic, statistic, sufficient_n
 from clrun.report.rows import Row, heading, streams
+from clrun.report.runs import ACCURACIES
 from clrun.report.tables import number
 from clrun.system.errors import UsageError
 from clrun.system.text import format_value
@@ -21,17 +23,42 @@ ONE_OF_MANY = (
 )
 
 
-def compared(rows: Sequence[Row], first: str, second: str, measure: str) -> str:
-    """Return a paragraph for each stream in which both rows are, which `first` and `second` name.
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows of one stream, and the statistic of their differences."""
+
+    left: Row
+    right: Row
+    measure: str
+    heading: str  # of the stream
+
+    @property
+    def paragraph(self) -> str:
+        """What the comparison allows to conclude, below the heading of the stream."""
+        return f"{self.heading}\n{verdict(self.left, self.right, self.measure)}"
+
+    @property
+    def cells(self) -> dict[str, object]:
+        """The comparison as a line of comparison.csv."""
+        names = {"stream": self.left.stream, "first": self.left.label, "second": self.right.label}
+        found = difference_statistic(self.left, self.right, self.measure)
+        return names | {"measure": self.measure} | found._asdict() | {"diverged": diverged(self.left, self.right)}
+
+
+def compared(rows: Sequence[Row], first: str, second: str, measure: str) -> list[Comparison]:
+    """Return the comparison of the rows that `first` and `second` name, in each stream that has both.
 
     Raise UsageError where there is no such stream, or where a text names several rows of a stream.
     """
     by_stream = {part[0].stream: part for part in streams(rows)}
-    paragraphs = [
-        f"{heading(by_stream[left.stream])}\n{verdict(left, right, measure)}"
-        for left, right in pairs(rows, first, second)
+    return [
+        Comparison(left, right, measure, heading(by_stream[left.stream])) for left, right in pairs(rows, first, second)
     ]
-    return "\n\n".join(paragraphs)
+
+
+def table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """Return comparison.csv."""
+    return pd.DataFrame([one.cells for one in comparisons], dtype=object)
 
 
 def rows_named(rows: Sequence[Row], text: str) -> list[Row]:
@@ -65,12 +92,16 @@ def spelt(word: str) -> str:
 
 
 def pairs(rows: Sequence[Row], first: str, second: str) -> list[tuple[Row, Row]]:
-    """Return the pair of rows that two texts name in each stream that has both.
+    """Return the pair of rows that two texts name in each stream that has both. Where they name several rows of a
+    stream, such as the strategies of a sweep over lr, these are paired that were trained alike.
 
     Raise UsageError where there is no such stream, or where a text names several rows of a stream.
     """
     named, others = rows_named(rows, first), rows_named(rows, second)
     matched = [(left, right) for left in named for right in others if left.stream == right.stream]
+    alike = [(left, right) for left, right in matched if left.setup == right.setup]
+    if is_one_to_one(alike) and {left.stream for left, _ in alike} == {left.stream for left, _ in matched}:
+        matched = matched if is_one_to_one(matched) else alike
     refuse_ambiguous(rows, f"--compare {first} {second}", first, matched, [right.group for _, right in matched])
     refuse_ambiguous(rows, f"--compare {first} {second}", second, matched, [left.group for left, _ in matched])
     if not matched:
@@ -78,6 +109,12 @@ def pairs(rows: Sequence[Row], first: str, second: str) -> list[tuple[Row, Row]]
             f"--compare {first} {second}: they have no stream in common, so their accuracies do not compare."
         )
     return matched
+
+
+def is_one_to_one(matched: Sequence[tuple[Row, Row]]) -> bool:
+    """Return whether no row is in two pairs."""
+    sides = [[(row.stream, row.group) for row in side] for side in zip(*matched, strict=True)]
+    return all(len(set(side)) == len(side) for side in sides)
 
 
 def refuse_ambiguous(
@@ -96,12 +133,21 @@ def difference(left: Row, right: Row, measure: str) -> pd.Series:
     return (left.done.set_index("seed")[measure] - right.done.set_index("seed")[measure]).dropna()
 
 
+def difference_statistic(left: Row, right: Row, measure: str) -> Statistic:
+    """Return the statistic of the differences left - right; those of two accuracies are between -1 and 1."""
+    return statistic(difference(left, right, measure), (-1.0, 1.0) if measure in ACCURACIES else UNBOUNDED)
+
+
+def diverged(left: Row, right: Row) -> int:
+    """Return how many runs of two rows have diverged."""
+    return left.diverged + right.diverged
+
+
 def verdict(left: Row, right: Row, measure: str) -> str:
     """Return a sentence with the mean difference, its interval and n, and what they allow to conclude."""
-    found = statistic(difference(left, right, measure))
+    found = difference_statistic(left, right, measure)
     head = f"{measure}, {left.label} minus {right.label}: "
-    diverged = left.diverged + right.diverged
-    tail = f" {diverged} diverged runs are left out." if diverged else ""
+    tail = f" {diverged(left, right)} diverged runs are left out." if diverged(left, right) else ""
     if found.n < 2:
         return f"{head}n = {found.n} pairs with the same seed: too few to tell anything; run both with 5 seeds.{tail}"
     interval = f"[{number(measure, found.low)}, {number(measure, found.high)}]"

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from clrun.report.intervals import Statistic, statistic
 from clrun.report.rows import STREAM, Row, heading, references, streams, text
-from clrun.report.runs import REFERENCES
+from clrun.report.runs import REFERENCES, bounds_of
 from clrun.results import collection, plots
 from clrun.results.reading import UnreadableFile, read_table
 from clrun.results.tables import is_missing
@@ -244,7 +244,7 @@ def curves_figure(data: FigureData, column: str, title: str, accuracies: Mapping
         if row.group in data.matrices:
             columns = [m.set_index("after_task")[column] for m in data.matrices[row.group]]
             runs = pd.concat(columns, axis=1).loc[1:]
-            means = [statistic(values) for _, values in runs.iterrows()]
+            means = [statistic(values, bounds_of("average_accuracy")) for _, values in runs.iterrows()]
             label = f"{row.label} (n={runs.shape[1]})"
             draw_band(axes, runs.index.tolist(), means, label, data.styles[row.group], scale=100)
     draw_references(axes, accuracies)
@@ -381,7 +381,7 @@ def cost_over_tasks_figure(data: FigureData) -> Figure:
     for row in rows:
         runs = seconds[row.group]
         bold = {"linewidth": 3.0, "zorder": 4} if row.strategy in RETRAINING else {"linewidth": 1.3}
-        means = [statistic(values) for _, values in runs.iterrows()]
+        means = [statistic(values, bounds_of("total_seconds")) for _, values in runs.iterrows()]
         draw_band(axes, runs.index.tolist(), means, row.label, {**data.styles[row.group], **bold})
     label_tasks_axis(axes)
     axes.set_xlim(left=0)

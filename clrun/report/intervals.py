@@ -4,9 +4,11 @@ Of n values x with mean m and standard deviation s (with n - 1), the interval is
 
     m ± t(0.975, n - 1) s / sqrt(n);
 
-for n = 1 there is none.
+for n = 1 there is none. Where a measure has bounds, such as 0 and 1 of an accuracy, the interval ends there: the mean
+that it is to contain cannot lie beyond.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,8 @@ from scipy.special import stdtrit
 LEVEL = 0.95  # probability with which the interval contains the expected value
 
 MOST_VALUES = 1000  # the largest n that `sufficient_n` considers
+
+UNBOUNDED = (-np.inf, np.inf)
 
 
 class Statistic(NamedTuple):
@@ -28,20 +32,23 @@ class Statistic(NamedTuple):
     high: float
 
 
-def statistic(values: pd.Series) -> Statistic:
-    """Return the statistic of the values that are not nan."""
+def statistic(values: pd.Series, bounds: tuple[float, float] = UNBOUNDED) -> Statistic:
+    """Return the statistic of the values that are not nan. bounds: the least and the largest value that can be."""
     numbers = values.to_numpy(dtype=float, na_value=np.nan)  # by NumPy: a report asks for many of them
     present = numbers[~np.isnan(numbers)]
     n = len(present)
     mean = float(present.sum() / n) if n else np.nan
     sd = float(np.sqrt(((mean - present) ** 2).sum() / (n - 1))) if n > 1 else np.nan
     half = float(half_width(n, sd)) if n > 1 else np.nan
-    return Statistic(n, mean, sd, mean - half, mean + half)
+    return Statistic(n, mean, sd, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
 
 
-def statistics_of(values: np.ndarray, groups: np.ndarray, count: int) -> list[np.ndarray]:
+def statistics_of(
+    values: np.ndarray, groups: np.ndarray, count: int, bounds: Sequence[tuple[float, float]] | None = None
+) -> list[np.ndarray]:
     """Return, for the measures in the columns of `values` (N, M), the fields of `Statistic` as arrays (count, M): each
-    over the rows of a group that are not nan. groups: the number of the group of each row (N,), below `count`."""
+    over the rows of a group that are not nan. groups: the number of the group of each row (N,), below `count`.
+    bounds: of each measure, as of `statistic`; by default none."""
     present = ~np.isnan(values)
     n = sums(present.astype(float), groups, count)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -49,7 +56,8 @@ def statistics_of(values: np.ndarray, groups: np.ndarray, count: int) -> list[np
         squares = sums(np.where(present, (mean[groups] - values) ** 2, 0), groups, count)
         sd = np.where(n > 1, np.sqrt(squares / (n - 1)), np.nan)
         half = np.where(n > 1, half_width(n, sd), np.nan)
-    return [n, mean, sd, mean - half, mean + half]
+    least, largest = np.array(bounds or [UNBOUNDED] * values.shape[1]).T
+    return [n, mean, sd, np.maximum(mean - half, least), np.minimum(mean + half, largest)]
 
 
 def sums(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The rows of a report: groups of runs that differ in nothing but the seed, on one stream.
 
+The rows of a stream differ in the strategy, its keys, and everything that says how is learnt: lr, epochs, the network.
+
 A diverged run has no accuracy: it is counted beside the mean, never in it.
 """
 
@@ -12,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from clrun.report.intervals import Statistic, statistic, statistics_of
-from clrun.report.runs import MEASURES, REFERENCES, guessing_accuracy, keys_of
+from clrun.report.runs import MEASURES, REFERENCES, bounds_of, guessing_accuracy, keys_of
 from clrun.results import collection
 from clrun.results.columns import SOURCES
 from clrun.results.outcome import RunStatus
@@ -86,10 +88,15 @@ class Row:
         """The statistic of every measure over the runs that are done."""
         if self.known is not None:
             return self.known
-        return {measure: statistic(self.done[measure]) for measure in MEASURES}
+        return {measure: statistic(self.done[measure], bounds_of(measure)) for measure in MEASURES}
 
     def __getitem__(self, measure: str) -> Statistic:
         return self.statistics[measure]
+
+    @property
+    def setup(self) -> str:
+        """How the stream is learnt, but for the strategy: see clrun/report/runs.py."""
+        return str(self.source["setup"].iat[self.first_place])
 
     @property
     def strategy(self) -> str:
@@ -154,7 +161,8 @@ def measured(stream: pd.DataFrame, numbers: np.ndarray, count: int) -> Iterator[
     run, below `count`."""
     done = (stream["status"] == RunStatus.DONE).to_numpy(dtype=bool)
     values = np.column_stack([stream[name].to_numpy(dtype=float, na_value=np.nan) for name in MEASURES])
-    n, *others = (field.tolist() for field in statistics_of(values[done], numbers[done], count))
+    bounds = [bounds_of(name) for name in MEASURES]
+    n, *others = (field.tolist() for field in statistics_of(values[done], numbers[done], count, bounds))
     for group in range(count):
         fields = zip(map(int, n[group]), *(field[group] for field in others), strict=True)
         yield {name: Statistic(*cells) for name, cells in zip(MEASURES, fields, strict=True)}
@@ -202,10 +210,11 @@ def heading(rows: Sequence[Row]) -> str:
 
 
 def references(folder: Path, rows: Sequence[Row], say: Callable[[str], None] = announce) -> dict[str, float]:
-    """Return the accuracies of joint, of finetune and of guessing (`chance`) on a stream, where they are known. say:
+    """Return the accuracies of joint, of finetune and of guessing (`chance`) on a stream, where they are known. A
+    strategy with several rows, such as joint with several values of lr, is no reference: its rows are there. say:
     prints which files of the runs cannot be read."""
-    means = {row.strategy: row["average_accuracy"].mean for row in rows if row.n}
-    accuracies = {name: means[name] for name in REFERENCES if name in means}
+    found = {name: [row for row in rows if row.strategy == name and row.n] for name in REFERENCES}
+    accuracies = {name: of[0]["average_accuracy"].mean for name, of in found.items() if len(of) == 1}
     named = [str(row.source["run"].iat[row.first_place]) for row in rows]
     there = collection.folders(folder, named)
     guess = first_guess((there[run] for run in named if run in there), say)

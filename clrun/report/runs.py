@@ -1,4 +1,8 @@
-"""What a report reads: the runs of a folder, and the metrics that compare each run with others of its stream.
+"""What a report reads: the runs of a folder, and the metrics that compare each run with others of its setup.
+
+A stream is what is learnt and asked: accuracies of one stream can be compared. A setup is a stream and how it is
+learnt, but for the strategy: the network, lr, epochs and so on. joint and finetune are references for runs of their own
+setup, since a difference to those of another one would not be the strategy's alone.
 
 accuracy_kept    = average_accuracy - that of finetune       (what forgetting would have taken), same seed
 total_seconds    = train_seconds + consolidate_seconds
@@ -20,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from clrun.config import catalog
-from clrun.results import collection, columns, costs, metrics, run_files
+from clrun.results import collection, columns, costs, metrics, run_files, searched_runs
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.results.outcome import RunStatus
 from clrun.results.reading import read_table
@@ -37,9 +41,25 @@ MEASURES = (
     *columns.OVERALL_METRICS,
     "validation_accuracy",
     *columns.CONTINUAL_METRICS,
+    *columns.ONLINE_MEANINGS,
     *(cost for cost in columns.COSTS if cost not in ("stack_size", "threads")),
     *DERIVED,
 )
+
+# The least and the largest value that a measure can have: accuracies, differences of two accuracies, and costs. The
+# others have no bounds.
+ACCURACIES = (
+    "average_accuracy",
+    "average_incremental_accuracy",
+    "learning_accuracy",
+    "overall_accuracy",
+    "validation_accuracy",
+    "min_accuracy",
+    "worst_case_accuracy",
+    *columns.ONLINE_MEANINGS,
+)
+DIFFERENCES = ("forgetting", "backward_transfer", "forward_transfer", "stability_gap", "accuracy_kept", "intransigence")
+COSTS = (*(cost for cost in columns.COSTS if cost in MEASURES), "total_seconds", "relative_seconds")
 
 
 def read(
@@ -47,11 +67,12 @@ def read(
     grams_per_kwh: float | None = None,
     price_per_hour: float | None = None,
     say: Callable[[str], None] = announce,
+    trials: bool = False,
 ) -> pd.DataFrame:
     """Return the runs of a folder, one per row, with all MEASURES. Raise UsageError where there are none.
 
-    grams_per_kwh, price_per_hour: values that replace those of the runs. say: prints a sentence, such as that a folder
-    is a copy and was left out.
+    trials: whether those are among them that a search has trained. grams_per_kwh, price_per_hour: values that replace
+    those of the runs. say: prints a sentence, such as that a folder is a copy and was left out.
     """
     runs = collection.collect(folder, say)
     if runs.empty and next(folder.glob("runs/*/*/summary.csv"), None) is None and (folder / "results.csv").is_file():
@@ -60,6 +81,8 @@ def read(
         raise UsageError(f"{folder}: there are no finished runs there; name the folder that clrun's outputs= named.")
     refuse_unreadable(runs, folder)
     runs = once(completed(runs), say)
+    if not trials:
+        runs = without_trials(runs, folder, say)
     at_once = runs["strategy"] == "joint"  # of one stage; clrun left this cell empty only later
     for name in ("average_incremental_accuracy", "overall_incremental_accuracy"):
         runs[name] = runs[name].mask(at_once)
@@ -68,6 +91,15 @@ def read(
     if price_per_hour is not None:
         runs = runs.assign(money=costs.money(runs["wall_seconds"], price_per_hour), price_per_hour=price_per_hour)
     return with_derived(runs)
+
+
+def bounds_of(measure: str) -> tuple[float, float]:
+    """Return the least and the largest value that a measure can have; a mean of it lies between them, too."""
+    if measure in ACCURACIES:
+        return 0.0, 1.0
+    if measure in DIFFERENCES:
+        return -1.0, 1.0
+    return (0.0, np.inf) if measure in COSTS else (-np.inf, np.inf)
 
 
 def refuse_unreadable(runs: pd.DataFrame, folder: Path) -> None:
@@ -83,12 +115,14 @@ def refuse_unreadable(runs: pd.DataFrame, folder: Path) -> None:
 def completed(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with every column that a report uses.
 
-    What a table made by hand may leave out follows from its keys: the stream from those that belong to no strategy, the
-    group from all but the seed; and its runs are done.
+    What a table made by hand may leave out follows from its keys: the stream from those that say what is learnt, the
+    setup from those that belong to no strategy, the group from all but the seed; and its runs are done.
     """
-    used = [*SUMMARY_HEAD, "stream", *SUMMARY_TAIL, *MEASURES]
+    used = [*SUMMARY_HEAD, "stream", "setup", *SUMMARY_TAIL, *MEASURES]
     keys = keys_of(runs)
-    defining = {"group": keys, "stream": [key for key in keys if defines_stream(key)]}
+    runs = with_streams(runs, [key for key in keys if catalog.defines_stream(key)])
+    defining = {"group": keys, "setup": [key for key in keys if defines_setup(key)]}
+    defining["stream"] = [key for key in keys if catalog.defines_stream(key)]
     columns = list(dict.fromkeys([*runs.columns, *used]))
     made = {name: with_hashes(runs, name, keys) for name, keys in defining.items()}
     runs = runs.reindex(columns=columns)
@@ -110,12 +144,12 @@ def once(runs: pd.DataFrame, say: Callable[[str], None]) -> pd.DataFrame:
 def keys_of(runs: pd.DataFrame) -> list[str]:
     """Return the columns that identify a run, but for its seed."""
     outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity}
-    others = {"run", "group", "stream", "status", "seed", *SUMMARY_TAIL, *MEASURES} | outside_identity
+    others = {"run", "group", "stream", "setup", "status", "seed", *SUMMARY_TAIL, *MEASURES} | outside_identity
     return [key for key in runs.columns if key not in others]
 
 
 def with_hashes(runs: pd.DataFrame, name: str, keys: Sequence[str]) -> pd.Series:
-    """Return the column `group` or `stream`, with a hash of these keys where it is empty."""
+    """Return the column `group`, `setup` or `stream`, with a hash of these keys where it is empty."""
     column = runs[name].astype(object) if name in runs else pd.Series(np.nan, runs.index, object)
     empty = column.isna()
     return column.where(~empty, hashed(runs[empty], keys)) if empty.any() else column
@@ -127,8 +161,44 @@ def hashed(runs: pd.DataFrame, keys: Sequence[str]) -> pd.Series:
     return pd.Series([hashlib.sha1(text.encode()).hexdigest()[:10] for text in texts], runs.index, object)
 
 
-def defines_stream(key: str) -> bool:
-    """Return whether runs with different values of this key are of different streams.
+def with_streams(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return runs of which those of earlier versions have the columns `setup` and `stream` that they would have today.
+
+    Those versions wrote the setup into the column `stream`. What the stream is, follows from another run of the setup,
+    and for data sets whose samples their name tells from these keys, which define it. Of other data sets the files may
+    have changed meanwhile, so that such runs are of one stream only if they are of one setup.
+    """
+    if "stream" not in runs:
+        return runs
+    setup = runs["setup"].astype(object) if "setup" in runs else pd.Series(np.nan, runs.index, object)
+    old = setup.isna() & runs["stream"].notna()
+    if not old.any():
+        return runs
+    setup, stream = setup.where(~old, runs["stream"]), runs["stream"].astype(object)
+    new = ~old & setup.notna() & stream.notna()
+    known = dict(zip(setup[new], stream[new], strict=True))
+    stream = stream.where(~old, setup.map(known).astype(object).fillna(stream))
+    told = hashed(runs, [*keys, *(["init_stream"] if "init_stream" in runs else [])])
+    alike = runs["dataset"].isin(catalog.fixed_datasets()) & stream.notna()
+    names = stream[alike].groupby(told[alike]).first().to_dict()
+    names |= stream[alike & new].groupby(told[alike & new]).first().to_dict()  # that of today, where there is one
+    return runs.assign(setup=setup, stream=stream.where(~(old & alike), told.map(names).astype(object).fillna(stream)))
+
+
+def without_trials(runs: pd.DataFrame, folder: Path, say: Callable[[str], None]) -> pd.DataFrame:
+    """Return the runs without those that a search has trained, and say how many there are. Raise UsageError where no
+    other is left."""
+    searched = searched_runs.read(folder)
+    trial = runs["run"].astype(str).isin(searched)
+    if trial.any():
+        if trial.all():
+            raise UsageError(f"{folder}: all runs there are trials of searches; type --trials to see them.")
+        say(f"{trial.sum()} runs of searches (clrun-tune) were left out; --trials shows them.")
+    return runs[~trial].reset_index(drop=True)
+
+
+def defines_setup(key: str) -> bool:
+    """Return whether runs with different values of this key are of different setups.
 
     It is so for the keys that belong to no strategy, but for `evaluate_every`, which does not influence the training.
     """
@@ -140,14 +210,14 @@ def with_derived(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with the columns DERIVED, nan where they are not known."""
     runs = runs.assign(**dict.fromkeys(DERIVED, np.nan))
     runs["total_seconds"] = runs["train_seconds"] + runs["consolidate_seconds"].fillna(0)
-    for _, stream in runs[runs["status"] == RunStatus.DONE].groupby("stream"):
-        finetune, joint = (by_seed(stream, name, "average_accuracy") for name in ("finetune", "joint"))
-        seconds = by_seed(stream, "finetune", "total_seconds")
-        kept = stream["average_accuracy"] - stream["seed"].map(finetune)
-        runs.loc[stream.index, "accuracy_kept"] = kept.where(stream["strategy"] != "finetune")
-        runs.loc[stream.index, "relative_seconds"] = stream["total_seconds"] / stream["seed"].map(seconds)
-        runs.loc[stream.index, "gap_closed"] = gap_closed_by_run(stream, joint, finetune)
-        runs.loc[stream.index, "intransigence"] = intransigence(stream, joint)
+    for _, alike in runs[runs["status"] == RunStatus.DONE].groupby(["stream", "setup"]):
+        finetune, joint = (by_seed(alike, name, "average_accuracy") for name in ("finetune", "joint"))
+        seconds = by_seed(alike, "finetune", "total_seconds")
+        kept = alike["average_accuracy"] - alike["seed"].map(finetune)
+        runs.loc[alike.index, "accuracy_kept"] = kept.where(alike["strategy"] != "finetune")
+        runs.loc[alike.index, "relative_seconds"] = alike["total_seconds"] / alike["seed"].map(seconds)
+        runs.loc[alike.index, "gap_closed"] = gap_closed_by_run(alike, joint, finetune)
+        runs.loc[alike.index, "intransigence"] = intransigence(alike, joint)
     for unit, cost in {"second": "total_seconds", "mb": "state_mb", "wh": "energy_wh"}.items():
         runs[f"kept_per_{unit}"] = runs["accuracy_kept"] / runs[cost].where(runs[cost] > 0)
     return runs
@@ -160,7 +230,7 @@ def by_seed(runs: pd.DataFrame, strategy: str, measure: str) -> pd.Series:
 
 
 def gap_closed_by_run(rows: pd.DataFrame, joint: pd.Series, finetune: pd.Series) -> pd.Series:
-    """Return (accuracy - finetune) / mean(joint - finetune) of each run of a stream, paired by seed, over the seeds of
+    """Return (accuracy - finetune) / mean(joint - finetune) of each run of a setup, paired by seed, over the seeds of
     its group that all three were run with, so that its mean is the share of the mean gap.
 
     It is nan for joint and finetune themselves, and where joint is not better.

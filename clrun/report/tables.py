@@ -10,7 +10,7 @@ from rich.console import Console
 
 from clrun.report.intervals import Statistic
 from clrun.report.rows import Row, heading
-from clrun.report.runs import KEPT
+from clrun.report.runs import KEPT, REFERENCES
 from clrun.results import columns
 from clrun.results.outcome import RunStatus
 from clrun.terminal.console import print_line, warn, with_deviation
@@ -22,6 +22,7 @@ SHARES = (
     *columns.OVERALL_METRICS,
     "validation_accuracy",
     *columns.CONTINUAL_METRICS,
+    *columns.ONLINE_MEANINGS,
     "gap_closed",
     "intransigence",
 )
@@ -34,6 +35,7 @@ BESIDE = (
     "forgetting",
     "learning_accuracy",
     "validation_accuracy",
+    *columns.ONLINE_MEANINGS,
     "gap_closed",
     "intransigence",
 )
@@ -43,6 +45,8 @@ INCREMENTAL = ("average_incremental_accuracy", "overall_incremental_accuracy")
 
 COSTS = (
     "total_seconds",
+    "wall_seconds",
+    "cpu_seconds",
     "relative_seconds",
     "state_mb",
     "peak_memory_mb",
@@ -60,6 +64,14 @@ LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
 )
+
+LISTED = 4  # labels in a remark
+
+# What is measured against a reference.
+REFERENCE_FOR = {
+    "finetune": "accuracy_kept, relative_seconds and gap_closed",
+    "joint": "gap_closed and intransigence",
+}
 
 DEVIATION_NOTE = "After ± stands the standard deviation over the seeds."
 
@@ -212,7 +224,7 @@ def notes(rows: Sequence[Row], references: dict[str, float]) -> list[str]:
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Return warnings about the rows of a stream."""
-    return [*remarks_on_runs(rows), *remarks_on_settings(rows)]
+    return [*remarks_on_runs(rows), *remarks_on_references(rows), *remarks_on_settings(rows)]
 
 
 def remarks_on_runs(rows: Sequence[Row]) -> list[str]:
@@ -232,6 +244,21 @@ def remarks_on_runs(rows: Sequence[Row]) -> list[str]:
             f"{', '.join(fewer)}: gap_closed and intransigence are over the seeds that joint and finetune have, too: "
             "fewer than n."
         )
+    return lines
+
+
+def remarks_on_references(rows: Sequence[Row]) -> list[str]:
+    """Return a warning about the rows that have no reference in their own setup, while others of the stream have."""
+    setups = {name: {row.setup for row in rows if row.strategy == name and row.n} for name in REFERENCES}
+    lines = []
+    for name, measures in REFERENCE_FOR.items():
+        without = [row.label for row in rows if row.strategy not in REFERENCES and row.setup not in setups[name]]
+        if setups[name] and without:
+            more = f" and {len(without) - LISTED} more rows" if len(without) > LISTED else ""
+            lines.append(
+                f"{', '.join(without[:LISTED])}{more}: there is no {name} with the same lr, epochs, network and so on, "
+                f"so {measures} cannot be told; type their command with strategy={name}."
+            )
     return lines
 
 

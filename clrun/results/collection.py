@@ -110,7 +110,7 @@ def collect(outputs: Path, say: Callable[[str], None] = announce, lock_seconds: 
     out, and said so.
     """
     if not holds_runs(outputs):
-        return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", *SUMMARY_TAIL])
+        return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", "setup", *SUMMARY_TAIL])
     try:
         update(outputs, checked=None, say=say, lock_seconds=lock_seconds)
     except OSError as error:
@@ -118,28 +118,34 @@ def collect(outputs: Path, say: Callable[[str], None] = announce, lock_seconds: 
         return table_of(io.StringIO(written_to_memory(outputs)))
     path = outputs / results_file.NAME
     if not path.exists():  # no summary can be read
-        return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", *SUMMARY_TAIL])
+        return pd.DataFrame(columns=[*SUMMARY_HEAD, "stream", "setup", *SUMMARY_TAIL])
     with path.open(encoding="utf-8") as file:
         return table_of(file)
 
 
-def first_done(outputs: Path, strategy: str, stream: str, seed: str) -> pd.Series | None:
-    """Return the first row in results.csv of a run that is done, of this strategy, stream and seed; None without one.
+def first_done(outputs: Path, strategy: str, setup: str, seed: str) -> pd.Series | None:
+    """Return the first row in results.csv of a run that is done, of this strategy, setup and seed; None without one.
 
     Raise UsageError where results.csv has to be read, and is cut short.
     """
     path = outputs / results_file.NAME
     if not path.is_file():
         return None
-    cells = {"strategy": strategy, "stream": stream, "seed": seed}
+    cells = {"strategy": strategy, "setup": setup, "seed": seed}
     with suppress(sqlite3.Error, DamagedIndex), indices.opened_for_reading(outputs / indices.NAME) as index:
         if index.note("file") == results_file.seen(path):
             row = index.first(**cells, status=RunStatus.DONE.value)
             return None if row is None else series_of(row)
     rows = read_summary(path)
+    rows["setup"] = setups_of(rows)
     same = pd.concat([rows[name].astype(str) == value for name, value in cells.items()], axis=1).all(axis=1)
     rows = rows[same & (rows["status"] == RunStatus.DONE)]
     return None if rows.empty else rows.iloc[0]
+
+
+def setups_of(rows: pd.DataFrame) -> "pd.Series[str]":
+    """Return the setup of each row; rows of earlier versions have it in the column `stream`."""
+    return rows["setup"].fillna(rows["stream"]) if "setup" in rows else rows["stream"]
 
 
 def folders(outputs: Path, runs: Collection[str]) -> dict[str, Path]:

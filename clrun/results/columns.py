@@ -7,7 +7,7 @@ Accuracies and what follows from them are fractions, 1 for 100 %. An empty cell 
 
 from collections.abc import Mapping
 
-# The first columns of summary.csv, which say what the run is; then `stream` and the keys; then SUMMARY_TAIL.
+# The first columns of summary.csv, which say what the run is; then `stream`, `setup` and the keys; then SUMMARY_TAIL.
 SUMMARY_HEAD_MEANINGS = {
     "run": "identity of the run: 10 hexadecimal digits, a hash of its settings and of its data",
     "group": "the same hash without the seed: runs of one group differ in nothing but the seed",
@@ -22,8 +22,11 @@ SUMMARY_HEAD_MEANINGS = {
 }
 
 KEY_MEANINGS = {
-    "stream": "identity of the stream: a hash of the data and of all settings but the seed, the strategy and the keys "
-    "of the strategy; accuracies of one stream can be compared",
+    "stream": "identity of the stream: a hash of the data and of the settings that say what is learnt and asked: those "
+    "of dataset, split and features, and tasks, first_tasks, scenario, active, task_id_at_test and validation. "
+    "Accuracies of one stream can be compared. Earlier versions wrote here what is `setup` now",
+    "setup": "identity of the setup: a hash of the data and of all settings but the seed, the strategy and the keys of "
+    "the strategy; a run is measured against joint and finetune of its setup",
     "<key>": "value of this key; a list is written as JSON (the key `stream` has no column: `passes` is empty without "
     "stream=online)",
 }
@@ -71,6 +74,8 @@ COST_MEANINGS = {
     "consolidate_seconds": "seconds of what the strategy does after a pass over a task, such as EWC's Fisher",
     "eval_seconds": "seconds of evaluation",
     "wall_seconds": "seconds from the start of the run to its end, including setup, plots and checkpoints",
+    "cpu_seconds": "seconds of processor time over the same span, of all threads of the process: it may exceed "
+    "`wall_seconds`, and on a busy machine it stays about the same while that grows",
     "samples_per_second": "training samples divided by `train_seconds`",
     "peak_memory_mb": "largest memory in use, in megabytes (10^6 bytes): allocated on the GPU, or held by the process",
     "state_mb": "megabytes (10^6 bytes) that the strategy keeps in addition to the network, including stored images; "
@@ -121,7 +126,7 @@ TASK_COST_MEANINGS = {
     "energy_wh": "energy that the GPU has drawn, in watt-hours",
 }
 
-# The metrics that clrun-report derives from several runs; `finetune` and `joint` are runs of the same stream and seed.
+# The metrics that clrun-report derives from several runs; `finetune` and `joint` are runs of the same setup and seed.
 REPORT_METRIC_MEANINGS = {
     "total_seconds": "`train_seconds` + `consolidate_seconds`",
     "relative_seconds": "`total_seconds` divided by that of finetune",
@@ -243,6 +248,18 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "low": "lower end of the 95 % t-interval of the mean",
         "high": "upper end of the 95 % t-interval of the mean",
     },
+    "comparison.csv": {
+        "stream": "identity of the stream of both rows",
+        "first": "the row that was named first",
+        "second": "the row whose values are subtracted",
+        "measure": "name of the measure",
+        "n": "number of pairs of runs with the same seed",
+        "mean": "mean of the differences first - second",
+        "sd": "standard deviation of the differences (with n - 1)",
+        "low": "lower end of the 95 % t-interval of the mean",
+        "high": "upper end of the 95 % t-interval of the mean",
+        "diverged": "number of runs of both rows that have diverged, and are in no pair",
+    },
     "trials.csv": {
         "trial": "number of the trial, from 1",
         "status": "`done`, `diverged` or `unfinished`",
@@ -281,7 +298,7 @@ SOURCES = (
 )  # fmt: skip
 
 # Columns that are read as text, although "0012345678" and "12e4567890" look like numbers.
-HASH_COLUMNS = ("run", "group", "stream", "commit", *SOURCES)
+HASH_COLUMNS = ("run", "group", "stream", "setup", "commit", *SOURCES)
 
 # Columns of summary.csv and results.csv that are read as text: hashes, and versions such as 12.0.
 TEXT_COLUMNS = tuple(dict.fromkeys([*HASH_COLUMNS, *SUMMARY_TEXTS]))

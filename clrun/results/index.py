@@ -31,7 +31,7 @@ TABLES = """
 CREATE TABLE note (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE layout (number INTEGER PRIMARY KEY, keys TEXT NOT NULL UNIQUE);
 CREATE TABLE content (
-    number INTEGER PRIMARY KEY, stream TEXT, seed TEXT, strategy TEXT, status TEXT, cells BLOB NOT NULL);
+    number INTEGER PRIMARY KEY, setup TEXT, seed TEXT, strategy TEXT, status TEXT, cells BLOB NOT NULL);
 CREATE TABLE run (
     place BLOB PRIMARY KEY, modified INTEGER NOT NULL, changed INTEGER NOT NULL, size INTEGER NOT NULL, run TEXT,
     layout INTEGER NOT NULL, content INTEGER NOT NULL, checksum INTEGER NOT NULL,
@@ -39,7 +39,7 @@ CREATE TABLE run (
 CREATE INDEX run_by_identity ON run (run);
 CREATE INDEX run_by_content ON run (content);
 CREATE INDEX left_out ON run (place) WHERE NOT kept;
-CREATE INDEX content_by_stream ON content (stream, seed, strategy);
+CREATE INDEX content_by_setup ON content (setup, seed, strategy);
 """
 
 
@@ -231,7 +231,7 @@ class Index:
         return dict(zip(self.layout(layout), checked(cells, checksum), strict=True))
 
     def first(self, **cells: str) -> dict[str, str] | None:
-        """Return the first row of results.csv with these cells, of stream, seed, strategy and status; None without
+        """Return the first row of results.csv with these cells, of setup, seed, strategy and status; None without
         one."""
         wanted = " AND ".join(f"content.{name} = :{name}" for name in cells)
         query = f"SELECT place FROM content JOIN run ON content = number WHERE {wanted} AND kept ORDER BY place LIMIT 1"
@@ -262,8 +262,9 @@ class Index:
         keys, cells = encoded(list(found.row)), encoded(list(found.row.values()))
         self.connection.execute("INSERT OR IGNORE INTO layout (keys) VALUES (?)", [keys.decode()])
         (layout,) = self.connection.execute("SELECT number FROM layout WHERE keys = ?", [keys.decode()]).fetchone()
-        searched = [found.row.get(name) for name in ("stream", "seed", "strategy", "status")]
-        query = "INSERT INTO content (stream, seed, strategy, status, cells) VALUES (?, ?, ?, ?, ?)"
+        setup = found.row.get("setup") or found.row.get("stream")  # which earlier versions wrote there
+        searched = [setup, *(found.row.get(name) for name in ("seed", "strategy", "status"))]
+        query = "INSERT INTO content (setup, seed, strategy, status, cells) VALUES (?, ?, ?, ?, ?)"
         content = self.connection.execute(query, [*searched, cells]).lastrowid
         values = [found.place, *found.stamp, found.row.get("run") or None, layout, content, zlib.crc32(cells)]
         query = "INSERT INTO run (place, modified, changed, size, run, layout, content, checksum)"

@@ -37,6 +37,7 @@ class Outcome:
     directory: Path
     run: str  # identity
     group: str
+    setup: str
     stream: str
     values: Mapping[str, Any]  # every key of the configuration, flat
     class_names: Sequence[str]  # (C,), of the outputs

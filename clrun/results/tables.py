@@ -145,10 +145,10 @@ def summary_table(outcome: Outcome) -> pd.DataFrame:
 
 
 def summary_row(outcome: Outcome) -> dict[str, Any]:
-    """Return the row of summary.csv, in its order: SUMMARY_HEAD, stream, every other key, SUMMARY_TAIL."""
+    """Return the row of summary.csv, in its order: SUMMARY_HEAD, stream, setup, every other key, SUMMARY_TAIL."""
     identity = {"run": outcome.run, "group": outcome.group, "status": str(outcome.status)}
     head = identity | {name: outcome.values[name] for name in SUMMARY_HEAD if name not in identity}
-    named = {*SUMMARY_HEAD, "stream", *SUMMARY_TAIL}
+    named = {*SUMMARY_HEAD, "stream", "setup", *SUMMARY_TAIL}
     keys = {key: v for key, v in outcome.values.items() if key not in named}
     measured = {
         **metrics_of(outcome),
@@ -161,7 +161,8 @@ def summary_row(outcome: Outcome) -> dict[str, Any]:
         **provenance(outcome.device),
     }
     tail = {name: measured.get(name) for name in SUMMARY_TAIL}
-    return {**head, "stream": outcome.stream, **{key: cell(v) for key, v in keys.items()}, **tail}
+    hashes = {"stream": outcome.stream, "setup": outcome.setup}
+    return {**head, **hashes, **{key: cell(v) for key, v in keys.items()}, **tail}
 
 
 def metrics_of(outcome: Outcome) -> dict[str, float]:

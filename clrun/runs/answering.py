@@ -57,6 +57,7 @@ def deployed(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> D
         floats=data.images.is_floating_point(),
         class_count=data.class_count,
         fingerprint=prepared.images.fingerprint,
+        stream=prepared.stream_digest,
         white=white_of(prepared),
         folders=folders_of_users(prepared.settings),
         weights=strategy.net.layout.view(theta),

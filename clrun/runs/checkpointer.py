@@ -92,6 +92,7 @@ def restore_outcome(outcome: Outcome, saved: Checkpoint) -> None:
     for name in JSON_FIELDS:
         setattr(outcome, name, notes[name])
     outcome.online = notes.get("online")  # which older checkpoints do not have
+    outcome.costs = {"cpu_seconds": 0.0} | outcome.costs  # a checkpoint of an earlier version has none
     outcome.status = RunStatus(outcome.status)
     for name in ARRAY_FIELDS:
         setattr(outcome, name, None if notes[name] is None else np.array(notes[name]))

@@ -38,11 +38,11 @@ PARTS = ("weights", "statistics", "state", "fixed", "input", "memory", "frozen")
 # Notes that are fields of a network as they are.
 PLAIN = (
     "names", "shape", "floats", "class_count", "white", "folders", "columns", "features", "labels", "classes",
-    "fingerprint",
+    "fingerprint", "stream",
 )  # fmt: skip
 
 # Notes that came later, and what stands for them where they are missing: nothing goes on from such a network.
-LATER: Mapping[str, Any] = {"labels": None, "classes": [], "fingerprint": ""}
+LATER: Mapping[str, Any] = {"labels": None, "classes": [], "fingerprint": "", "stream": ""}
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class DeployedNetwork:
     columns: tuple[ColumnRule, ...] = ()  # of a table: how the columns of a row become a sample
     fingerprint: str = ""  # of the data set; empty in a file of an earlier version
     frozen: Mapping[str, Tensor] = field(default_factory=dict)  # of the network that makes the features, if it is kept
+    stream: str = ""  # of its run; empty in a file of an earlier version
     features: FeatureRecord | None = None  # of pictures whose features are the samples: what made them
 
     @property
@@ -143,6 +144,7 @@ def read(path: Path) -> DeployedNetwork:
         features=record_of(notes.get("features")),
         labels=notes["labels"],
         fingerprint=notes["fingerprint"],
+        stream=notes["stream"],
         classes=notes["classes"],
         **parts,
     )

@@ -76,8 +76,15 @@ class Origin:
 
     @property
     def stream(self) -> str:
-        """10 hexadecimal digits that are equal for runs on the same tasks."""
-        return self.network.settings.stream(self.network.fingerprint)
+        """10 hexadecimal digits that are equal for runs on the same tasks, however they were learnt."""
+        network = self.network
+        # a file of an earlier version does not say what its run went on from, but how that was learnt
+        return network.stream or network.settings.stream(network.fingerprint, network.settings.get("init_stream", None))
+
+    @property
+    def setup(self) -> str:
+        """10 hexadecimal digits that are equal for runs that learnt the same tasks in the same way, by any strategy."""
+        return self.network.settings.setup(self.network.fingerprint)
 
     @property
     def sentence(self) -> str:

@@ -30,6 +30,12 @@ class Prepared:
         return self.settings.identity(self.images.fingerprint)
 
     @property
+    def stream_digest(self) -> str:
+        """10 hexadecimal digits that are equal for runs whose accuracies can be compared."""
+        before = None if self.origin is None else self.origin.stream
+        return self.settings.stream(self.images.fingerprint, before)
+
+    @property
     def directory(self) -> Path:
         """The folder of the run's files: under the name that an earlier version gave it, if it is there alone."""
         directory = self.settings.directory(self.images.fingerprint)

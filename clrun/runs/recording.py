@@ -1,8 +1,8 @@
 """From what the engine reports to what a run's files say: accuracies, health, divergence, warnings, costs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from dataclasses import dataclass, field
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -21,7 +21,12 @@ from clrun.system.energy import Meter
 from clrun.system.peak_memory import peak_memory
 
 # Costs that are added up while a run is trained, over all its interruptions.
-ACCUMULATED = ("train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "samples", "energy_wh")
+ACCUMULATED = (
+    "train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "cpu_seconds", "samples", "energy_wh",
+)  # fmt: skip
+
+# Costs of a process.
+MEASURED = ("wall_seconds", "cpu_seconds", "energy_wh")
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,12 @@ class ProcessCosts:
     runs: int
     began: float  # seconds, of perf_counter()
     meter: Meter
+    cpu_before: float = field(default_factory=process_time)  # seconds of all threads, before this stack
 
     def per_run(self) -> dict[str, float]:
         """Return the share of one run."""
-        return {"wall_seconds": (perf_counter() - self.began) / self.runs, "energy_wh": self.meter() / self.runs}
+        wall, cpu = perf_counter() - self.began, process_time() - self.cpu_before
+        return {name: v / self.runs for name, v in zip(MEASURED, (wall, cpu, self.meter()), strict=True)}
 
 
 # ---------------------------------------------------------------- before training
@@ -52,7 +59,8 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         directory=prepared.directory,
         run=prepared.id,
         group=settings.group(fingerprint),
-        stream=settings.stream(fingerprint),
+        setup=settings.setup(fingerprint),
+        stream=prepared.stream_digest,
         values=settings.values,
         class_names=prepared.stream.names,
         correct=unmeasured,

@@ -90,7 +90,7 @@ def with_sources(settings: Settings) -> Settings:
     origin = origin_of(settings)
     if origin is not None:
         digests |= {"init_source": origin.digest, "init_group": origin.group(settings["seed"])}
-        digests |= {"init_stream": origin.stream}
+        digests |= {"init_stream": origin.setup}
     sources = {key: value for key, value in digests.items() if value}
     edited = [key for key, value in sources.items() if settings.values.get(key, value) != value]
     if edited:
@@ -158,7 +158,7 @@ def python_name(knob: str) -> str:
 
 def refuse_unread_knobs(strategy: type[Strategy], settings: Settings) -> None:
     """Raise UsageError where a knob is no field of the strategy and of its Hyper, and so would have no effect."""
-    reserved = [knob for knob in settings.knobs if knob in (*SUMMARY_HEAD, *SUMMARY_TAIL, "stream", "source")]
+    reserved = [knob for knob in settings.knobs if knob in (*SUMMARY_HEAD, *SUMMARY_TAIL, "stream", "setup", "source")]
     if reserved:
         raise UsageError(
             f"strategy={settings['strategy']}: its yaml has a knob named {reserved[0]}, "

@@ -15,6 +15,7 @@ from clrun.results.metrics import gap_closed
 from clrun.results.outcome import RunStatus
 from clrun.results.reading import TASKS, read_table
 from clrun.results.run_files import read_summary
+from clrun.results.tables import is_missing
 from clrun.system.text import format_cell
 from clrun.terminal.console import percent, print_line, warn
 from clrun.terminal.fitting import Cells, Column, print_table
@@ -171,10 +172,11 @@ def overall_if_other(summary: pd.Series, metric: str) -> float:
 
 
 def reference_lines(summary: pd.Series, outputs: Path) -> Iterator[str]:
-    """Yield lines on joint and finetune with the same stream and seed, where they have been run, and on the share of
+    """Yield lines on joint and finetune with the same setup and seed, where they have been run, and on the share of
     the gap between them that is closed."""
-    stream, seed = str(summary["stream"]), str(summary["seed"])
-    joint, finetune = (collection.first_done(outputs, name, stream, seed) for name in ("joint", "finetune"))
+    setup, seed = summary.get("setup"), str(summary["seed"])
+    setup = str(summary["stream"] if is_missing(setup) else setup)  # earlier versions wrote it there
+    joint, finetune = (collection.first_done(outputs, name, setup, seed) for name in ("joint", "finetune"))
     for name, row in (("joint", joint), ("finetune", finetune)):
         if row is not None and name != summary["strategy"]:
             forgetting = percent(row["forgetting"], " points")

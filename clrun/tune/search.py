@@ -128,6 +128,7 @@ class Search:
 
     def train(self, trials: Sequence["FrozenTrial | Trial"]) -> None:
         """Train the runs of a round that are not finished, and report its trials to optuna, in order."""
+        from clrun.results import searched_runs
         from clrun.runs.failures import tidy_finished
         from clrun.sweep.cluster import submit
         from clrun.sweep.execution import train_sweep
@@ -144,6 +145,7 @@ class Search:
             f"{counted(len(every))}, {len(todo)} to train.",
             flush=True,
         )
+        searched_runs.add(self.folder, [run.id for run in todo])
         train = train_sweep if cluster is None else partial(submit, cluster=cluster)
         errors = train(todo) if todo else {}
         for trial in trials:

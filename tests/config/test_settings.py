@@ -218,16 +218,37 @@ def test_seed_strategy_and_data(settings_of):
     ewc, seed, finetune = settings_of(), settings_of("seed=1"), settings_of("strategy=finetune")
     assert len({ewc.identity(DATA), seed.identity(DATA), finetune.identity(DATA), ewc.identity("other")}) == 4
     assert ewc.group(DATA) == seed.group(DATA) != finetune.group(DATA)
-    assert ewc.stream(DATA) == seed.stream(DATA) == finetune.stream(DATA) == settings_of("lambda=1").stream(DATA)
-    assert ewc.stream(DATA) != settings_of("lr=0.5").stream(DATA)
-    assert ewc.stream(DATA) == settings_of("evaluate_every=9").stream(DATA)
+    assert ewc.setup(DATA) == seed.setup(DATA) == finetune.setup(DATA) == settings_of("lambda=1").setup(DATA)
+    assert ewc.setup(DATA) != settings_of("lr=0.5").setup(DATA)
+    assert ewc.setup(DATA) == settings_of("evaluate_every=9").setup(DATA)
+    assert ewc.stream(DATA) == seed.stream(DATA) == finetune.stream(DATA) != ewc.stream("other")
+
+
+LEARNT = ["tasks=1", "scenario=class", "active=all", "task_id_at_test=true", "first_tasks=2", "validation=0.1"]
+LEARNT += ["split=permuted", "split.seed=0", "split.order=fixed", "dataset=mnist", "dataset.pad=1"]
+HOW = ["lr=0.5", "epochs=3", "iterations=7", "batch_size=1", "model=cnn", "model.widths=[9]", "optimizer=sgd"]
+HOW += ["optimizer.weight_decay=0.1", "schedule=cosine", "clip_norm=1", "augment=crop_flip", "precision=bfloat16"]
+HOW += ["average=ema", "measure=plasticity", "threads=2", "device=cpu", "outputs=elsewhere"]
+
+
+@pytest.mark.parametrize(("text", "same"), [(text, False) for text in LEARNT] + [(text, True) for text in HOW])
+def test_a_stream_is_what_is_learnt_and_not_how(settings_of, text, same):
+    """Runs of one stream are compared; this says of each key whether it makes another stream."""
+    assert (settings_of(text).stream(DATA) == settings_of().stream(DATA)) == same
+    assert settings_of("strategy=er", text).stream(DATA) == settings_of(text).stream(DATA)
+
+
+def test_a_stream_is_that_of_the_run_before(settings_of):
+    streams = {settings_of().stream(DATA, before) for before in (None, "a", "b")}
+    assert len(streams) == 3
 
 
 @pytest.mark.parametrize("strategy", sorted(catalog.read().options["strategy"]))
 @pytest.mark.parametrize("more", [(), ("model=resnet18", "model.norm=batch")])
 def test_every_strategy_is_compared_on_one_stream(settings_of, strategy, more):
     """Whatever has changed in the meaning of a strategy."""
-    assert settings_of(f"strategy={strategy}", *more).stream(DATA) == settings_of("strategy=joint", *more).stream(DATA)
+    ours, joint = settings_of(f"strategy={strategy}", *more), settings_of("strategy=joint", *more)
+    assert (ours.stream(DATA), ours.setup(DATA)) == (joint.stream(DATA), joint.setup(DATA))
 
 
 def test_a_directory_is_readable_and_a_safe_file_name(settings_of):

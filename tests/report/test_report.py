@@ -49,13 +49,14 @@ def by_hand() -> pd.DataFrame:
     for (stream, group), accuracies in ACCURACY.items():
         for seed, accuracy in enumerate(accuracies):
             status = "diverged" if np.isnan(accuracy) else "done"
-            head = {"run": f"{group}{seed}", "group": group, "stream": stream, "status": status, "seed": seed}
+            head = {"run": f"{group}{seed}", "group": group, "stream": stream, "setup": stream, "status": status}
+            head["seed"] = seed
             same = {"dataset": "digits", "split": "classes", "scenario": "task", "tasks": 5, "model": "mlp"}
             found = {"average_accuracy": accuracy, "learning_accuracy": accuracy + 0.01, "forgetting": 0.1 * seed}
             seconds = 2.0 if KEYS[group]["strategy"] == "finetune" else 4.0
             costs = {"train_seconds": seconds, "consolidate_seconds": 0.5, "state_mb": 0.1 * seed, "device": "cpu"}
             rows.append({**head, **same, **KEYS[group], **found, **costs, "workers": seed})
-    columns = [*SUMMARY_HEAD, "stream", "lambda", "online", "workers", *SUMMARY_TAIL]
+    columns = [*SUMMARY_HEAD, "stream", "setup", "lambda", "online", "workers", *SUMMARY_TAIL]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
@@ -101,7 +102,7 @@ def test_the_columns_are_those_of_the_contract(table):
 def test_statistics_are_scipys(table, stream, group):
     (row,) = table[(table.group == group) & (table.metric == "average_accuracy")].itertuples()
     x = values(stream, group)
-    low, high = stats.t.interval(0.95, len(x) - 1, loc=x.mean(), scale=stats.sem(x))
+    low, high = np.clip(stats.t.interval(0.95, len(x) - 1, loc=x.mean(), scale=stats.sem(x)), 0, 1)
     assert row.n == len(x)
     assert [row.mean, row.sd, row.low, row.high] == pytest.approx([x.mean(), stats.tstd(x), low, high], rel=1e-12)
 
@@ -179,7 +180,9 @@ def test_prices_afterwards(clrun_report, folder):
     found = pd.read_csv(folder / "report.csv").set_index(["group", "metric"])
     x = 0.4 * np.array([10.0, 20.0, 30.0])
     low, high = stats.t.interval(0.95, 2, loc=x.mean(), scale=stats.sem(x))
-    assert found.loc[("e100", "carbon_g"), ["n", "mean", "low", "high"]].tolist() == pytest.approx([3, 8, low, high])
+    assert found.loc[("e100", "carbon_g"), ["n", "mean", "low", "high"]].tolist() == pytest.approx(
+        [3, 8, max(low, 0), high]
+    )
     assert found.loc[("e100", "money"), ["n", "mean", "sd"]].tolist() == [4, 1.5, 0]
     kept = (values("s1", "e100") - values("s1", "fine")[:4])[1:] / [10, 20, 30]
     assert found.loc[("e100", "kept_per_wh"), ["n", "mean"]].tolist() == pytest.approx([3, kept.mean()])
@@ -216,8 +219,9 @@ def test_a_table_by_hand_may_leave_out_what_follows(tmp_path, monkeypatch, capfd
     low, high = stats.t.interval(0.95, 2, loc=np.mean(ewc), scale=stats.sem(ewc))
     assert found[["n", "mean", "low", "high"]].to_numpy() == pytest.approx(np.array([[3, np.mean(ewc), low, high]] * 2))
     kept = table[table.metric == "accuracy_kept"]
-    assert kept["mean"].tolist() == [pytest.approx(np.mean(ewc) / 2)]  # finetune was run on its stream alone
-    assert (tmp_path / "report.md").read_text().count("## mine") == 2
+    assert kept["mean"].tolist() == [pytest.approx(np.mean(ewc) / 2)]  # finetune was trained for as many epochs alone
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("## mine") == 1 and "there is no finetune with the same lr, epochs" in text
 
 
 def test_streams_are_never_mixed(clrun_report, folder):
@@ -315,6 +319,14 @@ def test_statistics_of_all_groups_at_once_are_those_of_each():
             alone = statistic(pd.Series(values[groups == group, measure]))
             together = [field[group, measure] for field in fields]
             assert together == pytest.approx(list(alone), rel=1e-12, nan_ok=True)
+
+
+def test_no_interval_goes_beyond_what_there_can_be(table):
+    """Two values near 100 %, whose t-interval would reach 101 %: in a group alone, and in all groups at once."""
+    (row,) = table[(table.group == "e1000") & (table.metric == "average_accuracy")].itertuples()
+    assert row.mean < row.high == 1 and stats.t.interval(0.95, 1, loc=row.mean, scale=row.sd / np.sqrt(2))[1] > 1
+    assert statistic(pd.Series([0.01, 0.03]), (0, 1)).low == 0
+    assert table[table.metric == "state_mb"].low.min() == 0
 
 
 def test_rows_know_what_their_runs_say():
@@ -474,7 +486,7 @@ def test_a_comparison_has_its_streams_heading(clrun_report, folder):
     other = other.assign(run="x" + other["run"], group="x" + other["group"])
     pd.concat([one, other]).to_csv(folder / "results.csv", index=False)
     code, out, _ = clrun_report("--compare", "joint", "finetune")
-    second, first = out.strip().split("\n\n")  # sorted by settings: class comes before task
+    second, first, _ = out.strip().split("\n\n")  # sorted by settings: class comes before task
     assert code == 0 and first.splitlines()[0] == "digits, classes, scenario task, tasks 5 (stream s1)"
     assert second.splitlines()[0] == "digits, classes, scenario class, tasks 5 (stream s3)"
     assert first.splitlines()[1].startswith("average_accuracy, joint minus finetune: ")
@@ -648,7 +660,7 @@ def test_rows_that_are_there_twice_count_once(trained, by_hand):
     """A table that was joined from two computers, without folders: n is the number of seeds, and it is said."""
     once, said = read(trained), []
     table = run_files.read_summary(trained / "results.csv")
-    table = table.drop(columns=["group", "stream"]).assign(run=None) if by_hand else table
+    table = table.drop(columns=["group", "stream", "setup"]).assign(run=None) if by_hand else table
     shutil.rmtree(trained / "runs")
     run_files.write_table(trained / "results.csv", pd.concat([table, table]))
     runs = read(trained, say=said.append)

@@ -562,7 +562,7 @@ def test_the_first_row_that_is_done(outputs):
     """With the index and without it: the same row, or none."""
     placed(outputs, "joint", 1, status="diverged")
     placed(outputs, "joint", 12, values=VALUES | {"strategy": "joint", "seed": 1})
-    placed(outputs, "joint", 11, values=VALUES | {"strategy": "joint", "seed": 1}, stream="another")
+    placed(outputs, "joint", 11, values=VALUES | {"strategy": "joint", "seed": 1}, setup="another")
     collection.update(outputs)
     asked = [
         ("joint", "0000000007", "1"),
@@ -584,7 +584,7 @@ def test_a_row_is_not_asked_of_an_index_that_is_behind(outputs):
     """results.csv was written without the index, which does not know its rows."""
     made = placed(outputs, "joint", 1)
     collection.update_without_index(outputs)
-    assert collection.first_done(outputs, "joint", made.stream, "1")["run"] == made.run
+    assert collection.first_done(outputs, "joint", made.setup, "1")["run"] == made.run
 
 
 def test_files_beside_the_results(outputs):

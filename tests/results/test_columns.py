@@ -10,7 +10,7 @@ from outcomes import outcome
 from PIL import Image
 
 from clrun.config import catalog
-from clrun.report import rows, runs
+from clrun.report import compare, rows, runs
 from clrun.results import collection, columns, run_files, tables
 from clrun.results.outcome import RunStatus
 from clrun.runs import train
@@ -69,6 +69,9 @@ def test_every_column_that_is_described_is_written(finished):
     folder, _ = finished
     collection.collect(folder)
     run_files.write_table(folder / "report.csv", rows.table(rows.rows_of(runs.read(folder))))
+    one = rows.rows_of(runs.read(folder))[0]
+    comparison = compare.Comparison(one, one, "forgetting", "")
+    run_files.write_table(folder / "comparison.csv", compare.table([comparison]))
     for file, names in columns.FILES.items():
         paths: list[Path] = [*folder.glob(f"runs/*/*/{file}"), *folder.glob(file)]
         assert paths or file == "trials.csv", f"none of these runs writes {file}"

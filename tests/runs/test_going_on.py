@@ -275,20 +275,22 @@ def test_groups_and_streams(trained, prepared_of):
     same = (*SMALL, KEPT, "strategy=ewc")
     first, other = (trained(*same, "split.classes=[[0,1]]", f"seed={s}") for s in (0, 1))
     by_er = trained(*SMALL, KEPT, "strategy=er", "split.classes=[[0,1]]", "seed=0")
+    longer = trained(*same, "split.classes=[[0,1]]", "seed=0", "batch_size=7")
     shorter = trained(*same, "split.classes=[[0,1],[5,6]]", "seed=0")
 
     def hashes(run, *typed):
-        settings = prepared_of(*same, "split.classes=[[2,3]]", *typed, f"init_from={run.directory}").settings
-        return settings.group("data"), settings.stream("data")
+        goes_on = prepared_of(*same, "split.classes=[[2,3]]", *typed, f"init_from={run.directory}")
+        settings, stream = goes_on.settings, goes_on.stream_digest
+        return settings.group("data"), settings.setup("data"), stream
 
-    groups, streams = zip(
+    groups, setups, streams = zip(
         hashes(first, "seed=0"), hashes(other, "seed=1"), hashes(other, "seed=0"), hashes(by_er, "seed=0"),
-        hashes(shorter, "seed=0"), strict=True,
+        hashes(shorter, "seed=0"), hashes(longer, "seed=0"), strict=True,
     )  # fmt: skip
-    assert groups[0] == groups[1] and len(set(groups[1:])) == 4
-    assert len(set(streams[:4])) == 1 and streams[4] != streams[0]
-    alone = prepared_of(*same, "split.classes=[[2,3]]").settings
-    assert alone.stream("data") not in streams
+    assert groups[0] == groups[1] and len(set(groups[1:])) == 5
+    assert len(set(setups[:4])) == 1 and len({setups[0], *setups[4:]}) == 3
+    assert len({*streams[:4], streams[5]}) == 1 and streams[4] != streams[0], "however it was learnt"
+    assert prepared_of(*same, "split.classes=[[2,3]]").stream_digest not in streams
 
 
 def test_stacked_runs_equal_the_runs_alone(trained, prepared_of):

@@ -74,11 +74,11 @@ def test_show_on_a_terminal(tmp_path):
 
 
 def test_reference_lines(tmp_path):
-    """Joint and finetune of the same stream and seed, and only those that are done."""
+    """Joint and finetune of the same setup and seed, and only those that are done."""
     made = placed(tmp_path)
     half = np.array(CORRECT[3])
     half[3] = 5
-    placed(tmp_path, "finetune", correct=half, stream="another")
+    placed(tmp_path, "finetune", correct=half, setup="another")
     placed(tmp_path, "finetune", seed=1, correct=half)
     collection.collect(tmp_path)
     assert "finetune" not in shown(made.directory, tmp_path)

@@ -21,6 +21,7 @@ from test_docs import PAGES, blocks, needs_checkout
 
 from clrun.commands import run, tune
 from clrun.config import catalog
+from clrun.results import searched_runs
 from clrun.runs import prepare
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF, PACKAGE
@@ -71,6 +72,7 @@ def test_the_winner_has_the_best_validation_accuracy_and_its_command_runs(clrun_
     table = trials()
     assert len(table) == 5 and (table.status == "done").all()
     assert len(list(Path("outputs").glob("runs/ewc/*/"))) == 10
+    assert len(searched_runs.read(Path("outputs"))) == 10  # which a report leaves out
     best = table.loc[table.validation_accuracy.idxmax()]
     typed = command_in(out)
     assert f"lambda={best['lambda']:g}" in typed and f"lr={best.lr:g}" in typed
