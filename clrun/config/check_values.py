@@ -1,6 +1,7 @@
 """The check of a composed configuration: what is typed becomes the settings of a run, or is refused. No torch."""
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -33,16 +34,20 @@ FOLLOWED = {"features.size"}
 
 
 def check(
-    cfg: DictConfig, drop: Collection[str] = (), catalog: Catalog | None = None, typed: Collection[str] = ()
+    cfg: DictConfig | dict[str, Any],
+    drop: Collection[str] = (),
+    catalog: Catalog | None = None,
+    typed: Collection[str] = (),
 ) -> Settings:
     """Return the settings that a composed configuration stands for.
 
+    cfg: as Hydra composes it, or as plain values, in which nothing refers to anything else; it is left as it is.
     drop: keys to leave out where the chosen options do not take them. catalog: the catalogue (by default clrun's own).
     typed: the keys on the command line; a typed one of epochs and iterations replaces the other of an experiment.
     Raise UsageError for an unknown key, a value out of range, and values that contradict each other.
     """
     catalog = catalog or read()
-    tree = with_current_keys(resolved_dict(cfg))
+    tree = with_current_keys(resolved_dict(cfg) if isinstance(cfg, DictConfig) else cfg)
     refuse_changed("knobs", tree.pop("knobs", None), catalog.stated["knobs"], "config.yaml")
     tree.pop(CLUSTER, None)
     if isinstance(tree.get("about"), str):  # of an experiment, for clrun --help
@@ -114,7 +119,7 @@ def flat(tree: Mapping[str, Any], chosen: Mapping[str, Option]) -> dict[str, Any
     for group, option in chosen.items():
         stated = {field.alias or name for name, field in type(option).model_fields.items()}
         given |= {f"{group}.{key}": value for key, value in tree[group].items() if key not in stated}
-    return {key: value for key, value in given.items() if value is not None}
+    return {key: deepcopy(value) for key, value in given.items() if value is not None}
 
 
 def one_budget(given: dict[str, Any], typed: Collection[str]) -> dict[str, Any]:
@@ -186,7 +191,7 @@ def checked_values(given: Mapping[str, Any], specs: Mapping[str, KeySpec]) -> di
 
 
 def chosen_cluster(
-    node: Mapping[str, Any] | None, catalog: Catalog, cfg: DictConfig
+    node: Mapping[str, Any] | None, catalog: Catalog, cfg: DictConfig | dict[str, Any]
 ) -> tuple[Option, dict[str, Any]] | None:
     """Return the cluster of a composed configuration and the values of its keys; None if none is chosen.
 

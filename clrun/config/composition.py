@@ -1,16 +1,16 @@
 """Composition of settings by Hydra: all that clrun's commands set up in Hydra before they use it.
 
 The command line composes through `run_with_hydra`, Python through `compose`, a search through `composer`. A sweep
-composes once for all jobs that choose the same options, and sets their other keys on copies (`remembering`).
+composes once for all jobs that choose the same options, and sets their other keys on copies (`Composer`).
 """
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -25,7 +25,10 @@ from clrun.config.settings import Settings
 from clrun.config.typed_texts import as_typed
 from clrun.system.paths import CONF
 
-Compose = Callable[[DictConfig, Sequence[str]], DictConfig]
+Compose = Callable[[Sequence[str]], DictConfig]
+
+# A configuration in which nothing refers to anything else may be a dictionary of plain values.
+Composed = DictConfig | dict[str, Any]
 
 
 # ---------------------------------------------------------------- setting Hydra up
@@ -53,18 +56,27 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 def compose(*overrides: str) -> Settings:
     """Return settings, checked as on the command line: compose("strategy=ewc", "lambda=400"). Raise UsageError."""
-    register_keys(read())
     typed = [text.lstrip("+").partition("=")[0] for text in overrides]
-    return check(compose_config(overrides), typed=typed)
+    return check(own_composer()(overrides), typed=typed)
 
 
-def composer(catalog: Catalog, config_dir: str | None) -> Callable[[Sequence[str]], DictConfig]:
-    """Return a function from overrides to what they compose to with the user's --config-dir, which remembers both."""
-    register_keys(catalog)
+@cache
+def own_composer() -> Callable[[Sequence[str]], Composed]:
+    """Return the function that composes from clrun's own configuration alone."""
+    return composer(read(), None)
+
+
+def composer(catalog: Catalog, config_dir: str | None) -> Callable[[Sequence[str]], Composed]:
+    """Return a function from overrides to what they compose to with the user's --config-dir."""
     folder = None if config_dir is None else Path(config_dir).expanduser().resolve()
     search_path = [] if folder is None else [f'hydra.searchpath=["file://{folder}"]']
-    composed = remembering(lambda _, overrides: compose_config([*overrides, *search_path]))
-    return lambda overrides: composed(OmegaConf.create(), [*map(as_typed, overrides)])
+
+    def by_hydra(overrides: Sequence[str]) -> DictConfig:
+        register_keys(catalog)  # again: another catalogue may have been registered meanwhile
+        return compose_config([*overrides, *search_path])
+
+    composed = Composer(by_hydra)
+    return lambda overrides: composed([*map(as_typed, overrides)])
 
 
 def composed_from(hydra_config: Any = None) -> tuple[Catalog, list[str]]:
@@ -96,26 +108,65 @@ def replaced_arguments(arguments: Sequence[str]) -> Iterator[None]:
 
 # ---------------------------------------------------------------- composing many jobs
 
+# Choices of options whose configurations are remembered, the latest ones.
+REMEMBERED = 256
 
-def remembering(compose: Compose) -> Compose:
-    """Return a function that composes as `compose` does, but each job and each choice of options once.
 
-    Hydra's sweeper composes every job to see whether it can be composed, and the launcher does so again to run it.
+class Options(NamedTuple):
+    """What a choice of options composes to."""
+
+    config: DictConfig
+    tree: dict[str, Any]  # the same without Hydra's own part
+    is_plain: bool  # whether no value refers to another, and none is missing
+
+
+class Composer:
+    """Composes jobs as `by_hydra` does, but each choice of options once: a job's other keys are set on copies.
+
+    Nothing is kept of a job, so that a sweep of thousands needs no more memory than one of a few.
     """
-    jobs: dict[tuple[str, ...], DictConfig] = {}
-    bases: dict[tuple[str, ...], DictConfig] = {}
 
-    def composed(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-        job = tuple(sweep_overrides)
-        if job not in jobs:
-            values = {text: override for text in job if (override := plain_value(text)) is not None}
-            rest = tuple(text for text in job if text not in values)
-            if rest not in bases:
-                bases[rest] = compose(master_config, list(rest))
-            jobs[job] = with_values(bases[rest], list(values.values())) if values else bases[rest]
-        return jobs[job]
+    def __init__(self, by_hydra: Compose) -> None:
+        self.by_hydra = by_hydra
+        self.remembered = lru_cache(maxsize=REMEMBERED)(self.composed)
 
-    return composed
+    def composed(self, choices: tuple[str, ...]) -> Options:
+        """Return what choices of options compose to."""
+        config = self.by_hydra(list(choices))
+        tree = {key: node for key, node in unresolved_dict(config).items() if key != "hydra"}
+        return Options(config, tree, not refers(tree))
+
+    def options(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the configuration of a job before its other keys have the values that were typed. It is not to be
+        changed: other jobs have the same."""
+        return self.remembered(choices_of(overrides)).config
+
+    def __call__(self, overrides: Sequence[str]) -> Composed:
+        """Return the configuration of a job, of which it owns the values that were typed and no others: as a dictionary
+        where no value refers to another, since making a DictConfig takes five times as long as all else."""
+        values = [value for text in overrides if (value := plain_value(text)) is not None]
+        config, tree, is_plain = self.remembered(choices_of(overrides))
+        if not all(is_in(tree, value.key_or_group.split(".")) for value in values):
+            return self.by_hydra(overrides)  # which says what is wrong with a key that is not there
+        if not (is_plain or values):
+            return config
+        for value in values:
+            tree = with_value(tree, value.key_or_group.split("."), deepcopy(value.value()))
+        is_plain = is_plain and not any(refers(value.value()) for value in values)
+        return tree if is_plain else OmegaConf.create(tree)
+
+
+def value_at(config: Composed, key: str) -> Any:
+    """Return the value of a key in a configuration; None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def choices_of(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides that choose what is composed, such as strategy=ewc."""
+    return tuple(text for text in overrides if plain_value(text) is None)
 
 
 @cache
@@ -126,15 +177,23 @@ def plain_value(text: str) -> Override | None:
     groups = (*GROUPS, CLUSTER, "experiment", "hydra")
     composes = key in groups or key.startswith("hydra.") or "/" in key or override.package
     plain = not (composes or override.is_add() or override.is_delete() or override.is_force_add())
-    return override if plain and "${" not in text else None
+    if not plain or "${" in text or override.is_sweep_override():
+        return None
+    return None if isinstance(override.value(), dict) else override  # Hydra merges a dictionary into the one there
 
 
-def with_values(base: DictConfig, overrides: Sequence[Override]) -> DictConfig:
-    """Return a copy of a composed configuration, without Hydra's own part, in which these keys have these values."""
-    tree = {key: node for key, node in unresolved_dict(base).items() if key != "hydra"}
-    for override in overrides:
-        tree = with_value(tree, override.key_or_group.split("."), deepcopy(override.value()))
-    return OmegaConf.create(tree)
+def is_in(tree: Any, path: Sequence[str]) -> bool:
+    """Return whether a tree of dictionaries has something at a path."""
+    return not path or (isinstance(tree, Mapping) and path[0] in tree and is_in(tree[path[0]], path[1:]))
+
+
+def refers(node: Any) -> bool:
+    """Return whether a value refers to another, as ${seed} does, or is missing (???), anywhere in a tree."""
+    if isinstance(node, Mapping):
+        return any(map(refers, node.values()))
+    if isinstance(node, list):
+        return any(map(refers, node))
+    return isinstance(node, str) and ("${" in node or "???" in node)
 
 
 def unresolved_dict(config: DictConfig) -> dict[str, Any]:

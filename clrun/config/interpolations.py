@@ -18,13 +18,15 @@ PARTS = {"ints": "int", "floats": "float"}
 TRUTHS = {"true": True, "false": False}
 
 
-def typed(given: Mapping[str, Any], cfg: DictConfig, specs: Mapping[str, KeySpec]) -> dict[str, Any]:
+def typed(given: Mapping[str, Any], cfg: DictConfig | dict[str, Any], specs: Mapping[str, KeySpec]) -> dict[str, Any]:
     """Return the values of keys, in which a text that an interpolation gave has the type of its key.
 
     A text that was typed stays a text, and so does one that cannot be of the type, which is refused later. null leaves
-    the key out. cfg: the configuration, in which interpolations are not resolved.
+    the key out. cfg: the configuration, in which interpolations are not resolved; a dictionary has none.
     """
     values = dict(given)
+    if not isinstance(cfg, DictConfig):
+        return values
     for key, spec in specs.items():
         if key in given and spec.type not in TEXTS and has_text(given[key], spec.type):
             values[key] = converted(given[key], unresolved(cfg, key), spec.type)

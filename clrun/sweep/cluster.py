@@ -103,11 +103,10 @@ class Cluster:
         return {key: value if equals else True for key, equals, value in words}
 
 
-def cluster_of(configs: Sequence[DictConfig], catalog: Catalog) -> Cluster | None:
+def cluster_of(configs: Sequence[DictConfig | dict[str, Any]], catalog: Catalog) -> Cluster | None:
     """Return the cluster that the jobs of a sweep are submitted to; None if they are trained here. Raise UsageError."""
-    nodes: list[Any] = [
-        OmegaConf.to_container(cfg[CLUSTER], resolve=True) if cfg.get(CLUSTER) else None for cfg in configs
-    ]
+    nodes = [cfg.get(CLUSTER) or None for cfg in configs]
+    nodes = [OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node for node in nodes]
     if any(node != nodes[0] for node in nodes):
         raise UsageError("cluster: a sweep goes to one cluster; type one value.")
     chosen = chosen_cluster(nodes[0], catalog, configs[0])

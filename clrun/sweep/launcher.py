@@ -4,7 +4,7 @@ The runs that are not finished are then trained by clrun/sweep/execution.py, or 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
@@ -12,11 +12,11 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig
 
-from clrun.config.catalog import GROUPS, Catalog
+from clrun.config.catalog import CLUSTER, GROUPS, Catalog
 from clrun.config.check_values import check
-from clrun.config.composition import composed_from, remembering
+from clrun.config.composition import Composed, Composer, composed_from, value_at
 from clrun.config.messages import unsupported
 from clrun.config.settings import Settings
 from clrun.system.errors import RunsFailed, UsageError
@@ -26,7 +26,20 @@ if TYPE_CHECKING:
 
     from clrun.runs.prepared import Prepared
 
-Jobs = Sequence[tuple[Sequence[str], DictConfig]]  # a job's overrides, and what they compose to
+
+class Job(NamedTuple):
+    """A job of a sweep. Its configuration is composed when it is asked for: those of thousands would fill gigabytes."""
+
+    overrides: Sequence[str]
+    options: DictConfig  # what its options compose to, before other keys have the values that were typed
+    composer: Composer
+
+    def compose(self) -> Composed:
+        """Return its configuration."""
+        return self.composer(self.overrides)
+
+
+Jobs = Sequence[Job]
 
 
 class StackedLauncher(Launcher):
@@ -39,10 +52,16 @@ class StackedLauncher(Launcher):
         self.check_only = check
 
     def setup(self, *, hydra_context: HydraContext, task_function: Callable[[Any], Any], config: DictConfig) -> None:
-        """Keep what `launch` needs, and let Hydra compose each job only once: its sweeper composes all of them too."""
-        self.context, self.config = hydra_context, config
-        loader = hydra_context.config_loader
-        loader.load_sweep_config = remembering(loader.load_sweep_config)  # type: ignore # a patch of the sweeper's loader
+        """Keep what `launch` needs. Hydra's sweeper composes every job to see whether it can be: only options can fail
+        in that, so that they are all that is composed."""
+        self.config, loader = config, hydra_context.config_loader
+        compose = loader.load_sweep_config
+        self.composer = Composer(lambda overrides: compose(config, list(overrides)))
+
+        def options(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+            return self.composer.options(sweep_overrides)
+
+        loader.load_sweep_config = options  # type: ignore # a patch of the sweeper's loader
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Train what is not finished, and print a table of all runs.
@@ -52,9 +71,7 @@ class StackedLauncher(Launcher):
         """
         setup_globals()
         refuse_empty(self.config.hydra.overrides.task, job_overrides)
-        jobs = [
-            (list(overrides), self.compose(overrides, n)) for n, overrides in enumerate(job_overrides, initial_job_idx)
-        ]
+        jobs = [Job(tuple(one), self.composer.options(one), self.composer) for one in job_overrides]
         catalog, typed = composed_from(self.config.hydra)
         if self.check_only:
             check_jobs(jobs, catalog, typed)
@@ -62,18 +79,10 @@ class StackedLauncher(Launcher):
         prepared, errors = train_jobs(jobs, catalog, typed)
         summaries = report(list({run.id: run for run in prepared}.values()), errors)
         return [
-            job_return(overrides, cfg, run, summaries[run.id])
-            for (overrides, cfg), run in zip(jobs, prepared, strict=True)
+            job_return(job.overrides, run, summaries[run.id])
+            for job, run in zip(jobs, prepared, strict=True)
             if run.id in summaries  # not those of a cluster that the command does not wait for
         ]
-
-    def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """Return the configuration of a job."""
-        cfg = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-        if "hydra" in cfg:
-            with open_dict(cfg):
-                cfg.hydra.job.id, cfg.hydra.job.num = str(number), number
-        return cfg
 
 
 def register() -> None:
@@ -99,7 +108,7 @@ def train_jobs(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> tuple[list
     settings = settings_of(jobs, catalog, typed)
     from clrun.sweep import cluster, execution, workers  # pandas, from here on
 
-    target = cluster.cluster_of([cfg for _, cfg in jobs], catalog)
+    target = cluster.cluster_of([job.compose() for job in one_of_each_cluster(jobs)], catalog)
     if target is None:
         workers.warm_up_if_several(settings)
     prepared = prepare_all(settings)
@@ -146,17 +155,19 @@ def settings_of(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> list[Sett
 
     Raise UsageError where a job cannot be trained, or where no job takes a knob.
     """
-    accepted = {key for _, cfg in jobs for key in keys_taken(cfg, catalog)}
+    taken = {id(options): keys_taken(options, catalog) for options in different_options(jobs)}
+    accepted = set().union(*taken.values())
     refuse_unsupported([key for key in typed if key not in accepted], jobs, catalog)
     dropped: dict[str, None] = {}
     settings = []
-    for overrides, cfg in jobs:
+    for job in jobs:
+        cfg = job.compose()
         try:
             settings.append(check(cfg, accepted, catalog, typed))
         except UsageError as error:
-            text = " ".join(filter_overrides(overrides))
+            text = " ".join(filter_overrides(job.overrides))
             raise UsageError(f"{error} (In the job {text}; no job was started.)") from None
-        unused = [key for key in accepted - keys_taken(cfg, catalog) if OmegaConf.select(cfg, key) is not None]
+        unused = [key for key in accepted - taken[id(job.options)] if value_at(cfg, key) is not None]
         dropped |= dict.fromkeys(f"{key} ({', '.join(sorted(owners(cfg, key, catalog)))})" for key in sorted(unused))
     if dropped:
         print(f"Left out where it is not taken: {'; '.join(dropped)}.")
@@ -166,21 +177,36 @@ def settings_of(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> list[Sett
 def refuse_unsupported(keys: Sequence[str], jobs: Jobs, catalog: Catalog) -> None:
     """Raise UsageError where a typed knob belongs to options, of strategies, models ..., that no job chooses."""
     of_options = [key for key in keys if any(group in GROUPS for group, _ in catalog.takers(key))]
-    given = [key for key in of_options if any(OmegaConf.select(cfg, key) is not None for _, cfg in jobs)]
+    given = [key for key in of_options if any(value_at(job.compose(), key) is not None for job in jobs)]
     if given:
-        chosen = [dict.fromkeys(str(OmegaConf.select(cfg, f"{group}.name")) for _, cfg in jobs) for group in GROUPS]
+        options = different_options(jobs)
+        chosen = [dict.fromkeys(str(value_at(one, f"{group}.name")) for one in options) for group in GROUPS]
         raise UsageError(unsupported(given[0], catalog, tuple(",".join(names) for names in chosen)))
+
+
+def different_options(jobs: Jobs) -> list[DictConfig]:
+    """Return each choice of options of a sweep once."""
+    return list({id(job.options): job.options for job in jobs}.values())
+
+
+def one_of_each_cluster(jobs: Jobs) -> list[Job]:
+    """Return jobs such that every cluster that the sweep has named is among theirs."""
+    named = {}
+    for job in jobs:
+        texts = [text for text in job.overrides if text.lstrip("+").startswith(CLUSTER)]
+        named[id(job.options), *texts] = job
+    return list(named.values())
 
 
 def keys_taken(cfg: DictConfig, catalog: Catalog) -> set[str]:
     """Return the knobs that a job's options take; none for a job that `check` will refuse."""
-    chosen = [(group, OmegaConf.select(cfg, f"{group}.name")) for group in GROUPS]
+    chosen = [(group, value_at(cfg, f"{group}.name")) for group in GROUPS]
     return {key for group, name in chosen if name in catalog.options[group] for key in catalog.knobs(group, name)}
 
 
-def owners(cfg: DictConfig, key: str, catalog: Catalog) -> set[str]:
+def owners(cfg: Composed, key: str, catalog: Catalog) -> set[str]:
     """Return the job's options that could have taken a key, such as strategy=finetune."""
-    return {f"{group}={cfg[group].name}" for group, _ in catalog.takers(key)}
+    return {f"{group}={value_at(cfg, f'{group}.name')}" for group, _ in catalog.takers(key)}
 
 
 def prepare_all(settings: Sequence[Settings]) -> list["Prepared"]:
@@ -212,8 +238,8 @@ def unfinished(runs: Sequence["Prepared"], jobs: int) -> list["Prepared"]:
 # ---------------------------------------------------------------- afterwards
 
 
-def job_return(overrides: Sequence[str], cfg: DictConfig, prepared: "Prepared", summary: "pd.Series") -> JobReturn:
+def job_return(overrides: Sequence[str], prepared: "Prepared", summary: "pd.Series") -> JobReturn:
     """Return what a sweeper of Hydra's asks for: the average accuracy."""
-    done = JobReturn(overrides=list(overrides), cfg=cfg, working_dir=str(prepared.directory), task_name="clrun")
+    done = JobReturn(overrides=list(overrides), working_dir=str(prepared.directory), task_name="clrun")
     done.return_value, done.status = float(summary["average_accuracy"]), JobStatus.COMPLETED
     return done

@@ -14,8 +14,7 @@ from clrun.tune import space
 from clrun.tune.space import Axis
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
+    from clrun.config.composition import Composed
     from clrun.config.settings import Settings
     from clrun.sweep.cluster import Cluster
 
@@ -88,12 +87,17 @@ class Question:
     @cached_property
     def droppable(self) -> set[str]:
         """The keys of the options that may be drawn: each is left out where its option is not drawn."""
+        from clrun.config.composition import value_at  # Hydra
+
         composed = self.compose([*self.fixed, *(f"{key}={axis.ends[0]}" for key, axis in self.axes.items())])
-        names = {group: self.axes[group].ends if group in self.axes else [composed[group].name] for group in GROUPS}
+        names = {
+            group: self.axes[group].ends if group in self.axes else [value_at(composed, f"{group}.name")]
+            for group in GROUPS
+        }
         return {key for group in GROUPS for name in names[group] for key in self.catalog.knobs(group, name)}
 
     @cached_property
-    def compose(self) -> "Callable[[Sequence[str]], DictConfig]":
+    def compose(self) -> "Callable[[Sequence[str]], Composed]":
         """A function from overrides to what they compose to."""
         from clrun.config.composition import composer  # Hydra
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import active_children, get_all_start_methods
@@ -20,6 +21,7 @@ import torch
 from helpers import hold
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
@@ -56,27 +58,46 @@ JOBS = [
     ("split.classes=[[0,1],[2,3]]", "data_dir='a b'", "lambda=null"),
     ("+experiment=cats_dogs_deer", "seed=1"),
     ("lr=${lambda}", "lambda=3"),
+    ("model=module", "model.args={a:1}", "seed=2"),
+    ("+experiment=cats_dogs_deer", "seed=1", "dataset.pad=2"),
     (),
 ]
 
 
-def test_memoised_composition_is_hydras():
+def test_composing_many_jobs_is_hydras():
     ConfigStore.instance().store(name="knobs", node=catalog.read().nulls())
     composed_by_hydra = []
 
-    def by_hydra(_, overrides):
+    def by_hydra(overrides):
         composed_by_hydra.append(tuple(overrides))
         return compose("config", overrides=list(overrides), return_hydra_config=True)
 
-    remembering = composition.remembering(by_hydra)
+    composer = composition.Composer(by_hydra)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for job in JOBS:
             expected = OmegaConf.to_container(compose("config", overrides=list(job)))
-            found = OmegaConf.to_container(remembering(OmegaConf.create(), job))
+            found = OmegaConf.to_container(OmegaConf.create(composer(job)))
             assert {key: value for key, value in found.items() if key != "hydra"} == expected
         assert composed_by_hydra.count(("strategy=ewc",)) == 1
         assert not any("seed=3" in job for job in composed_by_hydra)
-        assert remembering(OmegaConf.create(), JOBS[0]) is remembering(OmegaConf.create(), JOBS[0])
+        assert composer.options(JOBS[0]) is composer.options(JOBS[1])
+        composer(JOBS[3])["split"]["classes"].append(7)  # what was typed is the caller's own
+        assert composer(JOBS[3])["split"]["classes"] == [[0, 1], [2, 3]]
+        with pytest.raises(ConfigCompositionException, match="no_such_key"):
+            composer(("no_such_key=1",))
+
+
+def test_jobs_are_not_kept(clrun):
+    """A job of a sweep needs some kilobytes: its settings, not its configuration."""
+    tracemalloc.start()
+    try:
+        assert clrun("-m", "--check", "seed=range(10)")[0] == 0
+        before = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        assert clrun("-m", "--check", "seed=range(310)")[0] == 0
+        assert tracemalloc.get_traced_memory()[1] - before < 300 * 40_000
+    finally:
+        tracemalloc.stop()
 
 
 # ---------------------------------------------------------------- what is trained together
