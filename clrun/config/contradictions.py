@@ -32,6 +32,8 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )
     refuse_origin(values["init_from"])
+    refuse_streams(values, given)
+    refuse_without_boundaries(values, given)
     if os.path.exists(values["outputs"]) and not os.path.isdir(values["outputs"]):  # False for a name that is too long
         raise UsageError(f"outputs={values['outputs']} is a file; name a folder, e.g. outputs=outputs.")
     longest = max(Path(values["outputs"]).parts, key=len, default="")
@@ -39,6 +41,49 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
         raise UsageError(f"outputs: {longest[:20]}... is longer than the 255 bytes that a folder's name may have.")
     refuse_against_features(values)
     refuse_device(values)
+
+
+def refuse_streams(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise UsageError for keys on when samples come that do not go together."""
+    blurry, disjoint, slots = (values.get(f"split.{key}") for key in ("blurry", "disjoint", "slots"))
+    if disjoint is not None and blurry is None:
+        raise UsageError(
+            "split.disjoint says which classes are not blurred; type split.blurry too, as in split.blurry=0.1."
+        )
+    if blurry is not None and values["tasks"] == 1:
+        raise UsageError(f"split.blurry={blurry}: one task has no other whose samples could come early; type tasks=2.")
+    typed = f"split.slots={slots}" if slots is not None else f"split.blurry={blurry}"
+    if (blurry is not None or slots is not None) and values["init_from"] is not None:
+        raise UsageError(f"{typed}: a run that goes on from another one has tasks of its own; leave init_from out.")
+    if slots is None:
+        return
+    others = ("split.classes", "split.sizes", "split.step", "split.blurry")
+    other = next((key for key in others if values.get(key) is not None), None)
+    if other is not None:
+        raise UsageError(f"{other} and {typed} both say which classes come in a task; leave one of them out.")
+    if values["scenario"] != "class":
+        raise UsageError(f"{typed}: a class that comes back has one output; type scenario=class.")
+
+
+def refuse_without_boundaries(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise UsageError for what tells a strategy where tasks begin and end, or fixes when samples come."""
+    if values["boundaries"] is not False:
+        return
+    if values["stream"] != "online":
+        raise UsageError("boundaries=false is a stream that is seen once; type stream=online too.")
+    if values["scenario"] == "task":
+        raise UsageError(
+            "boundaries=false: scenario=task gives the network the task of every sample; type scenario=class or "
+            "scenario=domain."
+        )
+    for key in ("split.blurry", "split.slots", "init_from"):
+        if values.get(key) is not None:
+            raise UsageError(f"boundaries=false says when samples come, and so does {key}; leave one of them out.")
+    if values["optimizer.reset"]:
+        raise UsageError("boundaries=false: optimizer.reset=true begins anew with each task; leave it out.")
+    scheduled = values["schedule"] is not None or values["warmup"] is not None
+    if scheduled and values["schedule_over"] != "stream":
+        raise UsageError("boundaries=false: a schedule over a task tells where it begins; type schedule_over=stream.")
 
 
 def refuse_against_features(values: Mapping[str, Any]) -> None:

@@ -12,6 +12,9 @@ from clrun.system.errors import UsageError
 # Samples a step of stream=online, where batch_size is not typed.
 ONLINE_BATCH = 10
 
+# Of boundaries=false, where it is not typed: tasks that a change takes.
+OVERLAP = 0.5
+
 # Of schedule=multistep, where they are not typed.
 MILESTONES = (0.5, 0.75)
 DECAY = 0.1
@@ -25,7 +28,7 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
         values["dataset.size"] = values["features.size"]  # pictures are read from their files as the network sees them
     if values["lr"] is None:
         values["lr"] = stated_default("lr", chosen["optimizer"])
-    values |= with_stream(values, given)
+    values |= with_stream(values, given) | with_boundaries(values, given)
     if values["epochs"] is None and values["iterations"] is None:
         values["epochs"] = stated_default("epochs", chosen["dataset"])
     values |= with_schedule(values, given)
@@ -95,6 +98,16 @@ def with_stream(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
         "passes": values["passes"] or 1,
         "batch_size": given.get("batch_size", ONLINE_BATCH),
     }
+
+
+def with_boundaries(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a stream without boundaries between tasks; those with boundaries are null. Raise UsageError
+    for a key that has no effect."""
+    if values["boundaries"] is not False:
+        if "overlap" in given:
+            raise UsageError("overlap belongs to boundaries=false; type that too, or leave overlap out.")
+        return {"boundaries": None}
+    return {"overlap": OVERLAP if values["overlap"] is None else values["overlap"]}
 
 
 def with_schedule(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -131,11 +131,14 @@ class EpochSampler:
 class OnlineSampler(EpochSampler):
     """A sampler that shows each sample once: `budget.passes` steps on a batch, and then the next batch.
 
-    The order of the samples in `own`, those of the stage's tasks, follows from the seed and the purpose alone. Where
-    `pools` holds others too, those of a memory, they are mixed in between, at random.
+    The order of the samples in `own`, those that come in the stage, follows from the seed and the purpose alone, or is
+    the order that they are given in, if `in_order`. Where `pools` holds others too, those of a memory, they are mixed
+    in between, at random. `fresh` (n,) are the rows that come for the first time.
     """
 
     own: Sequence[Tensor] = ()
+    in_order: bool = False
+    fresh: Tensor | None = None
 
     @property
     def passes(self) -> int:
@@ -168,6 +171,13 @@ class OnlineSampler(EpochSampler):
             )
         return self.cached[1]
 
+    def new(self, start: int, count: int) -> Tensor:
+        """Return which of the samples of `count` steps from step `start` on are new: (count, B) bool. They are those of
+        `fresh`, at the first step on their batch."""
+        sampled = self.sample(start, count)
+        first = (sampled.weight > 0) & (sampled.epoch == 0)[:, None]
+        return first if self.fresh is None else first & torch.isin(sampled.rows, self.fresh)
+
     def order(self) -> Tensor:
         """Return all rows (n,) of the pools in the order in which they are seen: by a random key that each has."""
         rows, own = torch.cat(self.pools), torch.cat(list(self.own))
@@ -175,7 +185,8 @@ class OnlineSampler(EpochSampler):
         known, place = own.sort()
         at = torch.searchsorted(known, rows).clamp(max=max(0, len(known) - 1))
         is_own = known[at] == rows if len(known) else torch.zeros_like(rows, dtype=torch.bool)
-        keys[is_own] = random_keys(len(own), self.seed, f"{self.purpose} stream")[place[at[is_own]]]
+        drawn = random_keys(len(own), self.seed, f"{self.purpose} stream")
+        keys[is_own] = (drawn.sort().values if self.in_order else drawn)[place[at[is_own]]]
         keys[~is_own] = random_keys(int((~is_own).sum()), self.seed, f"{self.purpose} memory")
         return rows[keys.argsort()]
 

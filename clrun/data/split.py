@@ -24,6 +24,9 @@ def assign_classes(names: Sequence[str], settings: Values, learnt: Collection[st
     if settings["split"] != "classes":
         return None
     lists = settings["split.classes"]
+    if settings.get("split.slots", None) is not None:
+        refuse_slots(len(names), settings["tasks"], settings["split.slots"])
+        return None
     if lists is None:
         new = [k for k, name in enumerate(names) if name not in learnt]
         if learnt and not new:
@@ -250,6 +253,18 @@ def refuse_contradicting_sizes(settings: Values) -> None:
     if settings.get("split.first", None) is not None and "split.step" not in typed:
         raise UsageError(
             "split.first is the number of classes of the first task; type split.step too, that of every other task."
+        )
+
+
+def refuse_slots(classes: int, tasks: int, slots: int) -> None:
+    """Raise UsageError where a task would have a class twice, or a class would come in no task."""
+    if slots > classes:
+        raise UsageError(f"split.slots={slots}: there are {classes} classes; type a smaller number.")
+    if slots * tasks < classes:
+        needed = -(-classes // tasks)
+        raise UsageError(
+            f"split.slots={slots}: {tasks} tasks of {slots} classes leave some of {classes} out; type split.slots="
+            f"{needed} or more, or more tasks."
         )
 
 

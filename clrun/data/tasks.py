@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clrun.data import split
+from clrun.data import arrivals, split
 from clrun.data.domains import classes_of_domains, split_by_domain
 from clrun.data.samples import Samples, refuse_unless_pictures
 from clrun.data.seeding import generator
@@ -36,12 +36,23 @@ class TaskStream(NamedTuple):
     """One run's tasks, on the host. Pools hold image numbers; a sample's row number is image + N * task."""
 
     tables: TaskTables
-    train: list[Tensor]  # [task] (n,) int64
+    train: list[Tensor]  # [task] (n,) int64: of the task itself, whenever they come
     validation: list[Tensor]  # [task] (n,) int64
     test: list[Tensor]  # [task] (n,) int64
     names: list[str]  # of the outputs
     groups: list[list[int]]  # [task] the class numbers, in the order of the outputs
     learnt: int = 0  # number of tasks, the first ones, that an earlier run has learnt
+    arrivals: list[Tensor] | None = None  # [stage] (n,) rows that come in it; None: those of the stage's own task
+    seen_from: Sequence[int] = ()  # [task] the first stage after which all of its classes have been seen; (): its own
+
+    def rows(self, stage: int, images: int) -> Tensor:
+        """Return the rows (n,) of the samples that come in a stage, where there are so many images."""
+        return self.train[stage] + images * stage if self.arrivals is None else self.arrivals[stage]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of samples that come in each stage."""
+        return [len(part) for part in (self.train if self.arrivals is None else self.arrivals)]
 
     @property
     def labels(self) -> list[dict[int, int]]:
@@ -53,12 +64,14 @@ class TaskStream(NamedTuple):
         """The number of outputs that a class of these tasks has; `names` may have more, for tasks that are left out."""
         return len({output for task in self.labels for output in task.values()})
 
-    def first(self, k: int) -> "TaskStream":
-        """Return the first k tasks with the outputs of the whole stream, and so for the same network."""
+    def first(self, k: int, images: int) -> "TaskStream":
+        """Return the first k tasks with the outputs of the whole stream, and so for the same network. Samples of later
+        tasks that come early, of so many images, are left out."""
         label, active, unlearnt, permutation, angle = self.tables
         tables = TaskTables(label[:k], active[:k, :k], unlearnt[:k], permutation[:k], angle[:k])
         pools = self.train[:k], self.validation[:k], self.test[:k]
-        return TaskStream(tables, *pools, self.names, self.groups[:k], self.learnt)
+        arrivals = None if self.arrivals is None else [rows[rows < k * images] for rows in self.arrivals[:k]]
+        return TaskStream(tables, *pools, self.names, self.groups[:k], self.learnt, arrivals, self.seen_from[:k])
 
 
 class EarlierTasks(NamedTuple):
@@ -90,22 +103,70 @@ def make_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TAS
     numbers = {name: number for number, name in enumerate(images.classes)}
     groups = [[numbers[name] for name in task] for task in earlier.labels] + new
     names, outputs = outputs_of_tasks(new, images.classes, settings, earlier)
-    label, active, unlearnt = label_tables(groups, outputs, len(names), len(images.classes), settings)
-    tables = TaskTables(label, active, unlearnt, pixel_orders(images, settings, earlier), angles(settings, earlier))
     random = generator(split_seed(settings), "validation")
     train, validation = hold_out(torch.arange(images.train), images.y, settings["validation"], random)
     test = torch.arange(images.train, len(images.y) - images.carried)
+    of_tasks = pools(train, images, groups, settings)
+    rows = arrivals_of(of_tasks, images, groups, settings)
+    come = outputs if rows is None else outputs_that_come(rows, images, groups, outputs)
+    label, active, unlearnt = label_tables(groups, outputs, come, len(names), len(images.classes), settings)
+    tables = TaskTables(label, active, unlearnt, pixel_orders(images, settings, earlier), angles(settings, earlier))
     stream = TaskStream(
         tables,
-        pools(train, images, groups, settings),
+        of_tasks,
         pools(validation, images, groups, settings),
         pools(test, images, groups, settings),
         names,
         groups,
         k,
+        rows,
+        () if rows is None else seen_from(outputs, come),
     )
     refuse_empty(stream, settings)
-    return stream if settings["first_tasks"] is None else stream.first(k + settings["first_tasks"])
+    return stream if settings["first_tasks"] is None else stream.first(k + settings["first_tasks"], len(images.y))
+
+
+def arrivals_of(
+    train: Sequence[Tensor], images: Samples, groups: Sequence[Sequence[int]], settings: Values
+) -> list[Tensor] | None:
+    """Return the rows (n,) that come in each stage; None where those are the samples of the stage's own task.
+
+    train: the images [task] (n,) of each task.
+    """
+    seed = split_seed(settings)
+    if settings.get("split.slots", None) is not None:
+        return arrivals.repeated(train, images.y, present_classes(images, settings), seed)
+    if settings.get("split.blurry", None) is not None:
+        share, disjoint = settings["split.blurry"], settings["split.disjoint"] or 0.0
+        return arrivals.blurred(train, images.y, groups, share, disjoint, seed)
+    if settings.get("boundaries", None) is False:
+        return arrivals.gradual(train, len(images.y), settings["overlap"], seed)
+    return None
+
+
+def present_classes(images: Samples, settings: Values) -> list[list[int]]:
+    """Return the classes of each task of a stream in which classes come back."""
+    numbers = len(images.classes), settings["tasks"], settings["split.slots"]
+    return arrivals.experiences(*numbers, split_seed(settings))
+
+
+def outputs_that_come(
+    rows: Sequence[Tensor], images: Samples, groups: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Return the outputs [stage] of the samples that come in each stage. rows: as of `arrivals_of`."""
+    classes, N = len(images.classes), len(images.y)
+    of_class = {t * classes + k: o for t, group in enumerate(groups) for k, o in zip(group, outputs[t], strict=True)}
+    seen = [torch.unique(part // N * classes + images.y[part % N]).tolist() for part in rows]
+    return [sorted({of_class[cell] for cell in cells}) for cells in seen]
+
+
+def seen_from(outputs: Sequence[Sequence[int]], come: Sequence[Sequence[int]]) -> list[int]:
+    """Return the first stage [task] after which there was a sample of every output of the task. come: the outputs
+    [stage] of the samples that come."""
+    first: dict[int, int] = {}
+    for stage, of_stage in enumerate(come):
+        first |= {o: stage for o in of_stage if o not in first}
+    return [max((first.get(o, len(come)) for o in group), default=task) for task, group in enumerate(outputs)]
 
 
 def pools(numbers: Tensor, images: Samples, groups: Sequence[Sequence[int]], settings: Values) -> list[Tensor]:
@@ -136,6 +197,8 @@ def classes_of_tasks(images: Samples, settings: Values, earlier: EarlierTasks = 
     only here is the order of classes that are not listed drawn.
     """
     groups = split.assign_classes(images.classes, settings, earlier.classes)
+    if settings.get("split.slots", None) is not None:
+        return arrivals.first_seen(present_classes(images, settings))
     if settings["split"] == "domains":
         of_domains = classes_of_domains(images)
         return [of_domains[k] for k in domain_order(images, settings)]
@@ -203,22 +266,29 @@ def shared_names(
 
 
 def label_tables(
-    groups: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]], C: int, classes: int, settings: Values
+    groups: Sequence[Sequence[int]],
+    outputs: Sequence[Sequence[int]],
+    come: Sequence[Sequence[int]],
+    C: int,
+    classes: int,
+    settings: Values,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return label (T, K), active (T, T, C) and unlearnt (T, C).
 
     This is the one place that distinguishes task-, domain- and class-incremental streams.
 
     task: the outputs of a task alone answer for it. domain: all tasks share the outputs. class: the outputs of all
-    classes seen so far answer, or those of all classes (key `active`).
+    classes seen so far answer, or those of all classes (key `active`). come: the outputs [stage] of the samples that
+    come in each stage, which are those of the task itself unless boundaries are blurred.
     """
     T = len(groups)
     label = torch.zeros(T, classes, dtype=torch.long)
-    of_task = torch.zeros(T, C, dtype=torch.bool)
+    of_task, of_stage = torch.zeros(2, T, C, dtype=torch.bool)
     for t, (group, of_group) in enumerate(zip(groups, outputs, strict=True)):
-        label[t, list(group)] = torch.tensor(of_group)
+        label[t, list(group)] = torch.tensor(of_group, dtype=torch.long)
         of_task[t, list(of_group)] = True
-    seen = torch.stack([of_task[: s + 1].any(0) for s in range(T)])[:, None].expand(T, T, C)
+        of_stage[t, list(come[t])] = True
+    seen = of_stage.cummax(0).values[:, None].expand(T, T, C)
     everything = torch.ones(T, T, C, dtype=torch.bool)
     by_scenario = {"task": of_task.expand(T, T, C), "domain": everything}
     by_scenario["class"] = seen if settings["active"] == "seen" else everything
@@ -272,7 +342,9 @@ def hold_out(numbers: Tensor, labels: Tensor, share: float, random: torch.Genera
 
 def split_by_task(numbers: Tensor, labels: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the image numbers of each task; tasks of the same classes share one tensor."""
-    by_group = {tuple(group): numbers[torch.isin(labels[numbers], torch.tensor(group))] for group in groups}
+    by_group = {
+        tuple(group): numbers[torch.isin(labels[numbers], torch.tensor(group, dtype=labels.dtype))] for group in groups
+    }
     return [by_group[tuple(group)] for group in groups]
 
 
@@ -298,20 +370,20 @@ def refuse_many_tasks(images: Samples, settings: Values) -> None:
 
 def refuse_empty(stream: TaskStream, settings: Values) -> None:
     """Raise UsageError where a task has no image for training, testing or validation, or less than a batch."""
-    pools = list(zip(stream.train, stream.test, stream.validation, strict=True))
-    for t, (train, test, validation) in list(enumerate(pools, 1))[stream.learnt :]:
-        if not len(train) or not len(test):
-            kind = "training" if not len(train) else "test"
+    pools = list(zip(stream.sizes, stream.test, stream.validation, stream.groups, strict=True))
+    for t, (train, test, validation, group) in list(enumerate(pools, 1))[stream.learnt :]:
+        if not train or (group and not len(test)):
+            kind = "training" if not train else "test"
             raise UsageError(
                 f"Task {t} has no {kind} samples: its classes need at least one each in training and test."
             )
-        if settings["validation"] > 0 and not len(validation):
+        if settings["validation"] > 0 and group and not len(validation):
             raise UsageError(
                 f"validation={settings['validation']} leaves task {t} without a validation sample: "
                 f"a class has too few; try a larger fraction, or validation=0."
             )
-        if settings["drop_last"] and len(train) < settings["batch_size"]:
+        if settings["drop_last"] and train < settings["batch_size"]:
             raise UsageError(
                 f"drop_last=true with batch_size={settings['batch_size']} leaves task {t} nothing to learn from: "
-                f"it has {len(train)} training samples; type drop_last=false, or batch_size={len(train)} or less."
+                f"it has {train} training samples; type drop_last=false, or batch_size={train} or less."
             )

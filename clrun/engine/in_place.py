@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
 from clrun.engine.prequential import tested_first
-from clrun.engine.state import QUADRATIC, Average, Signals, TrainState
+from clrun.engine.state import ANSWERS, QUADRATIC, Average, Signals, TrainState
 from clrun.engine.step import clip_scale, renewed_state, signals_of
 from clrun.engine.steppers import Block, counting
 from clrun.models import BatchNormRecord, SplitTheta, updated_statistics
@@ -51,9 +52,11 @@ class InPlaceStepper:
         self.penalty = InPlacePenalty(theta, self.split)
         self.penalty.update(strategy.quadratic(self.current.state, hp))
         self.not_monitored = theta.new_tensor(torch.nan)
+        self.full = 0  # samples of a batch that is not cut
 
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
         size, full = block.samples.rows.shape
+        self.full = full
         sizes = block.sizes or [full] * size
         batches, log = self.strategy.data.batches(self.tables, block.samples, block.context), []
         rates = (self.lr * block.context.rate).expand(size).unbind()
@@ -63,14 +66,14 @@ class InPlaceStepper:
             batch = next(batches) if sizes[k] == full else next(batches).first(sizes[k])
             log.append(self.take_step(batch, rates[k], monitored))
             del batch
-        return {name: torch.stack([signals[name] for signals in log]) for name in log[0]}
+        return {name: torch.stack([signals[name] for signals in log], -1) for name in log[0]}
 
     def snapshot(self) -> TrainState:
         return copied(self.current)
 
     def take_step(self, batch: Batch, lr: Tensor, monitored: bool) -> Signals:
         """Take one step and return its signals {name: ()}; those in `MONITORED` are nan unless `monitored`."""
-        counts = tested_first(self.strategy, self.current, self.hp, batch) if self.prequential else {}
+        tested = {ANSWERS: self.answers(batch)} if self.prequential else {}
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
         # Batches are cut to their size, so that all their samples are there.
         strategy, theta, state = (
@@ -101,7 +104,12 @@ class InPlaceStepper:
         self.current = self.current._replace(stats=updated_statistics(self.current.stats, passes), state=new)
         if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
-        return signals_of(loss, norm if monitored else self.not_monitored, aux) | counts
+        return signals_of(loss, norm if monitored else self.not_monitored, aux) | tested
+
+    def answers(self, batch: Batch) -> Tensor:
+        """Return whether each sample of a batch is answered correctly, as 1 or 0: (B,), also where it was cut."""
+        right = tested_first(self.strategy, self.current, self.hp, batch)
+        return pad(right, (0, self.full - len(right)))
 
     def average(self, decay: float) -> None:
         """Write the average after a step over the one before."""

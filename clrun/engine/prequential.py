@@ -7,18 +7,18 @@ The accuracy over these answers is called prequential (Dawid 1984; Gama et al. 2
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clrun.data.batches import Batch, StepContext
-from clrun.engine.state import ONLINE_CORRECT, ONLINE_SAMPLES, Signals, TrainState
+from clrun.engine.state import ANSWERS, ONLINE_CORRECT, ONLINE_SAMPLES, Signals, TrainState
 from clrun.strategy import BARRED, Strategy
 
 
-def tested_first(strategy: Strategy, current: TrainState, hp: Any, batch: Batch) -> Signals:
-    """Return the number () of samples of a batch that are new to one run, and of those that it answers correctly.
+def tested_first(strategy: Strategy, current: TrainState, hp: Any, batch: Batch) -> Tensor:
+    """Return for each sample of a batch (B,) whether one run answers it correctly, as 1 or 0.
 
     What answers is what would be evaluated at this moment: the weights that the strategy deploys and its scores, with
     the running statistics of batch norm. The outputs that may answer are those with which the samples are trained.
-    Samples of earlier tasks, which a memory brings back, are not new, and neither are those of a further pass.
     """
     with torch.no_grad():
         evaluated = strategy.eval_mode(current.stats)
@@ -28,8 +28,15 @@ def tested_first(strategy: Strategy, current: TrainState, hp: Any, batch: Batch)
         theta = evaluated.deploy(current.evaluated, current.state, hp)
         scores = evaluated.scores(theta, current.state, hp, batch.x, batch.t)
         right = scores.masked_fill(~batch.active, BARRED).argmax(-1) == batch.y
-        new = (batch.weight > 0) & (batch.t >= batch.stage) & (batch.epoch == 0)
-    return {
-        ONLINE_CORRECT: (right & new).to(current.theta.dtype).sum(),
-        ONLINE_SAMPLES: new.to(current.theta.dtype).sum(),
-    }
+    return right.to(current.theta.dtype)
+
+
+def counted(signals: Signals, new: Tensor) -> Signals:
+    """Return the signals of some steps with counts (R, S) in place of the answers to single samples.
+
+    new (R, S, B): which samples are new to a run. The others are those that a memory brings back or that a further step
+    is taken on.
+    """
+    right = signals[ANSWERS].movedim(1, 2) > 0  # (R, S, B)
+    others = {name: v for name, v in signals.items() if name != ANSWERS}
+    return others | {ONLINE_CORRECT: (right & new).sum(2), ONLINE_SAMPLES: new.sum(2)}

@@ -23,6 +23,7 @@ class SampleSchedule:
     streams: Sequence[TaskStream]  # [r]
     budget: Budget
     balanced: bool  # where several tasks are visible, every batch holds equally many samples of each
+    boundaries: bool = True  # whether tasks follow each other; else samples come in an order of their own
 
     def horizon(self, stage: int) -> int:
         """Return the newest task seen by the end of a stage. It is the stage itself, except for strategies such as
@@ -35,8 +36,16 @@ class SampleSchedule:
         return sum(trains[:stage]), sum(trains)
 
     def rows(self, r: int, stage: int) -> list[Tensor]:
-        """Return the rows (n,) of each task whose samples feed a stage of run r."""
-        return [self.strategy.data.rows(self.streams[r].train[task], task) for task in self.strategy.visible(stage)]
+        """Return the rows (n,) that come with each task that feeds a stage of run r: those of its samples, where tasks
+        are not blurred."""
+        images = len(self.strategy.data.images)
+        return [self.streams[r].rows(task, images) for task in self.strategy.visible(stage)]
+
+    def fresh_rows(self, r: int, stage: int) -> Tensor:
+        """Return the rows (n,) that no stage of run r before this one has had."""
+        before = {task for s in range(stage) for task in self.strategy.visible(s)}
+        parts = zip(self.strategy.visible(stage), self.rows(r, stage), strict=True)
+        return torch.cat([torch.zeros(0, dtype=torch.long), *(rows for task, rows in parts if task not in before)])
 
     def sampler(self, r: int, stage: int, phase: str, rows: Sequence[Tensor] | None = None) -> EpochSampler:
         """Return the sampler of run r for one pass of a stage, over these rows [source] (n,) or those of its tasks."""
@@ -44,7 +53,11 @@ class SampleSchedule:
         rows = own if rows is None else [source.cpu() for source in rows]
         purpose = f"stage {stage} {phase}"
         if self.budget.passes is not None:
-            return OnlineSampler(list(rows), self.budget, False, self.seeds[r], purpose, own=own)
+            fresh = self.fresh_rows(r, stage)
+            in_order = not self.boundaries and len(own) == 1
+            return OnlineSampler(
+                list(rows), self.budget, False, self.seeds[r], purpose, own=own, in_order=in_order, fresh=fresh
+            )
         balanced = self.balanced and len(rows) > 1
         return EpochSampler(list(rows), self.budget, balanced, self.seeds[r], purpose)
 

@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.batches import Pool, StepContext
-from clrun.data.sampler import Budget, EpochSampler
+from clrun.data.sampler import Budget, EpochSampler, OnlineSampler
 from clrun.data.tasks import TaskStream, TaskTables
 from clrun.engine.blocks import BLOCK_SECONDS, BLOCK_STEPS, BlockSizes
 from clrun.engine.cuda_graph import GraphStepper
@@ -46,6 +46,7 @@ from clrun.engine.health import diagnose
 from clrun.engine.in_place import InPlaceStepper, overrides
 from clrun.engine.listener import TrainingListener
 from clrun.engine.plasticity import plasticity
+from clrun.engine.prequential import counted
 from clrun.engine.rates import RateSchedule
 from clrun.engine.schedule import SampleSchedule
 from clrun.engine.state import Average, PartialStage, Signals, StageReport, TrainState
@@ -85,6 +86,7 @@ class Stack:
     reset: bool  # whether every task begins with a fresh state of the optimizer
     rate_schedule: RateSchedule  # of the learning rate
     clip_norm: float | None = None  # the largest norm of a gradient; None: any
+    boundaries: bool = True  # whether the strategy is told where tasks begin and end
     evaluate_every: int = 0  # steps between evaluations within a task; 0: none
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
     plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
@@ -97,7 +99,8 @@ class Stack:
     def __post_init__(self) -> None:
         self.vectorizer = Vectorizer(len(self.seeds), self.lr.device)
         self.tables: TaskTables = self.vectorizer.stack_trees([stream.tables for stream in self.streams])
-        self.schedule = SampleSchedule(self.strategy, self.seeds, self.streams, self.budget, self.balanced)
+        samples = self.strategy, self.seeds, self.streams, self.budget, self.balanced, self.boundaries
+        self.schedule = SampleSchedule(*samples)
         self.evaluator = Evaluator(self.strategy, self.vectorizer, self.streams, self.tables, self.hp)
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
@@ -135,7 +138,7 @@ class Stack:
     def begin_stage(self, current: TrainState, stage: int) -> TrainState:
         """Return the runs with what a stage starts afresh: nothing, the optimizer, what the strategy renews, or the
         whole network."""
-        if stage == 0:
+        if stage == 0 or not self.boundaries:
             return current
         if overrides(self.strategy, "begin_stage"):
             begin = self.vectorizer.vectorize(self.strategy.begin_stage)
@@ -317,6 +320,10 @@ class Stack:
             )
             signals = stepper.run_steps(block, listener.steps_taken)
             signals = {name: self.vectorizer.unstack_to_host(v) for name, v in signals.items()}
+            if self.prequential:
+                online = [sampler for sampler in samplers if isinstance(sampler, OnlineSampler)]
+                new = torch.stack([sampler.new(partial.start, size) for sampler in online])
+                signals = counted(signals, new)
         self.seconds_per_step = (perf_counter() - began) / size
         return signals | {"present": batch_sizes > 0}
 
@@ -335,9 +342,11 @@ class Stack:
         return self.alone and not (self.use_graph or self.compile)
 
     def stage_and_horizon(self, stage: int) -> tuple[Tensor, Tensor]:
-        """Return the stage () and its horizon (), int64, on the device."""
+        """Return the stage () and its horizon (), int64, on the device; stage 0 where the strategy is not told."""
         horizon = self.schedule.horizon(stage)
-        return torch.tensor(stage, device=self.device), torch.tensor(horizon, device=self.device)
+        return torch.tensor(stage if self.boundaries else 0, device=self.device), torch.tensor(
+            horizon, device=self.device
+        )
 
     def make_stepper(self, current: TrainState, samplers: Sequence[EpochSampler]) -> Stepper:
         """Return what takes the steps of a pass, starting from `current`, which itself stays as it is."""
@@ -383,6 +392,8 @@ class Stack:
 
     def consolidate(self, current: TrainState, partial: PartialStage) -> TrainState:
         """Return the runs after the strategy's `after_phase`, which may use all samples of the pass once more."""
+        if not self.boundaries:
+            return current
         phase = self.strategy.phases[partial.phase]
 
         def after_phase(current: TrainState, hp: Any, pool: Pool) -> tuple[Tensor, Any]:

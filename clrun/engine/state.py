@@ -18,6 +18,7 @@ MONITORED = (NORM, QUADRATIC)
 # Names of the signals that count the answers to samples just before they are learnt: see `prequential`.
 ONLINE_CORRECT = "online_correct"
 ONLINE_SAMPLES = "online_samples"
+ANSWERS = "online_answers"  # (B,) of a step: 1 where the answer was right; counted as soon as the steps are taken
 COUNTED = (ONLINE_CORRECT, ONLINE_SAMPLES)
 
 Signals = dict[str, Tensor]  # what the steps of a pass report: {name: (R, S)}; of a single step of one run {name: ()}

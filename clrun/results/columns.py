@@ -228,6 +228,12 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "domain": "its domain; with `split=domains`",
         "angle": "rotation of its images in degrees, counter-clockwise; where tasks differ by their rotation",
     },
+    "class_counts.csv": {
+        "task": "number of the task that is being learnt, from 1",
+        "class": "name of a class of which samples come then",
+        "of_task": "number of the task that these samples belong to, from 1, with which the class is tested",
+        "samples": "number of these training samples",
+    },
     "pictures.csv": {
         "part": "`train` or `test`",
         "class": "name of the class",

@@ -52,8 +52,11 @@ def from_start(accuracy: np.ndarray, learnt: int) -> np.ndarray:
 
 
 def of_tasks(accuracy: np.ndarray, tasks: np.ndarray) -> np.ndarray:
-    """Return R of some tasks alone; tasks: a mask (T,) bool. The rows after other tasks are left out, too."""
-    return accuracy[np.concatenate([[True], tasks])][:, tasks]
+    """Return R of some tasks alone; tasks: a mask (T,) bool. The rows after other tasks are left out, too, and the last
+    row is the end of the run, which may lie after the last of these tasks."""
+    kept = accuracy[np.concatenate([[True], tasks])][:, tasks]
+    kept[-1] = accuracy[-1, tasks]
+    return kept
 
 
 def averages_so_far(accuracy: np.ndarray, at_once: bool = False, counted: np.ndarray | None = None) -> np.ndarray:
@@ -292,15 +295,17 @@ def stability_gap(accuracy: np.ndarray, over_training: OverTraining, learnt: int
     return mean(np.array([mean(gaps[k, :k]) for k in range(max(1, learnt), len(gaps))]))
 
 
-def accuracy_auc(over_training: OverTraining, counts: np.ndarray) -> float:
+def accuracy_auc(over_training: OverTraining, counts: np.ndarray, seen_from: Sequence[int] = ()) -> float:
     """Return A_AUC = sum_i a_i (s_i - s_{i-1}) / s_n (Koh et al. 2022, in which s_i - s_{i-1} is constant).
 
     s_i is the step of evaluation i = 1 ... n within and at the end of tasks, s_0 = 0, and a_i the accuracy then over
     all test samples of the tasks seen so far, the one that is being learnt included. counts (T,) are the numbers of
-    test samples. nan where nothing, or not everything, was measured.
+    test samples; seen_from: the stage [task] from which all classes of a task have been seen, by default its own. nan
+    where nothing, or not everything, was measured.
     """
     table = pd.DataFrame(over_training, columns=["step", "stage", "eval_task", "accuracy"])
-    seen = table[(table["stage"] >= 1) & (table["eval_task"] <= table["stage"])]
+    first = np.array(seen_from or range(1, len(counts) + 1))[table["eval_task"].astype(int) - 1]
+    seen = table[(table["stage"] >= 1) & (first <= table["stage"])]
     n = np.asarray(counts)[seen["eval_task"].astype(int) - 1]
     sums = pd.DataFrame({"step": seen["step"], "correct": seen["accuracy"] * n, "n": n})
     at = sums.groupby("step")[["correct", "n"]].sum(min_count=1)

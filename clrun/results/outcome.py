@@ -61,6 +61,8 @@ class Outcome:
     task_classes: Sequence[Sequence[str]] | None = None  # the classes of each task, where tasks differ by them
     task_domains: Sequence[str] | None = None  # the domain of each task, where tasks are domains
     task_angles: Sequence[float] | None = None  # degrees, where tasks differ by the rotation of their images
+    seen_from: Sequence[int] = ()  # [task] number of tasks after which all of its classes were seen; (): its own number
+    class_counts: Sequence[Mapping[str, Any]] | None = None  # rows of class_counts.csv; None where a task has its own
     learnt: int = 0  # tasks, the first ones, that an earlier run has learnt: row `learnt` is before any training
     sample_count: int | None = None  # of the data set, for training and testing
     pillow_version: str | None = None  # which decoded picture files

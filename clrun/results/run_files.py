@@ -84,6 +84,8 @@ def write_progress(outcome: Outcome) -> None:
     write_table(directory / "costs.csv", tables.objects(outcome.task_costs, list(FILES["costs.csv"])), guard)
     if outcome.task_classes is not None:
         write_table(directory / "tasks.csv", tables.classes_table(outcome.task_classes, outcome.task_domains), guard)
+    if outcome.class_counts is not None:
+        write_table(directory / "class_counts.csv", tables.class_counts_table(outcome.class_counts), guard)
     if outcome.task_angles is not None:
         write_table(directory / "tasks.csv", tables.angles_table(outcome.task_angles), guard)
     if outcome.online is not None:

@@ -19,13 +19,14 @@ def objects(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = N
 
 
 def unanswerable(outcome: Outcome) -> np.ndarray:
-    """Return a mask (T+1, T) bool of the cells whose answer is barred by construction: tasks that have not been learnt,
-    where only the outputs of classes seen so far may answer. The untrained network may answer for each task."""
+    """Return a mask (T+1, T) bool of the cells whose answer is barred by construction: tasks of which a class has not
+    come yet, where only the outputs of classes seen so far may answer. The untrained network may answer for each."""
     tasks = len(outcome.counts)
     if outcome.forward_transfer_defined or not outcome.forgetting_defined:  # joint training has seen all from the start
         return np.zeros((tasks + 1, tasks), bool)
     after, task = np.indices((tasks + 1, tasks))
-    return np.asarray((after > 0) & (task >= after))
+    seen_from = np.array(outcome.seen_from or range(1, tasks + 1))
+    return np.asarray((after > 0) & (after < seen_from[task]))
 
 
 def matrix_table(
@@ -134,6 +135,11 @@ def classes_table(task_classes: Sequence[Sequence[str]], domains: Sequence[str] 
     return objects(rows, ["task", "class"] if domains is None else ["task", "class", "domain"])
 
 
+def class_counts_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return class_counts.csv: one row per task, class and own task of the samples that come while it is learnt."""
+    return objects(rows, list(FILES["class_counts.csv"]))
+
+
 def angles_table(task_angles: Sequence[float]) -> pd.DataFrame:
     """Return tasks.csv of tasks that differ by the rotation of their images, in degrees counter-clockwise."""
     return objects([{"task": task, "angle": angle} for task, angle in enumerate(task_angles, start=1)])
@@ -177,7 +183,8 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
         values["validation_accuracy"] = metrics.mean(outcome.validation[-1][held_out])
     if outcome.over_training is not None and outcome.forgetting_defined and tasks.all():
         values |= metrics.continual_metrics(accuracy, outcome.over_training, learnt)
-        values["accuracy_auc"] = metrics.accuracy_auc(outcome.over_training, outcome.counts)
+    if outcome.over_training is not None and outcome.forgetting_defined:
+        values["accuracy_auc"] = metrics.accuracy_auc(outcome.over_training, outcome.counts, outcome.seen_from)
     if outcome.online is not None:
         values["online_accuracy"] = metrics.online_accuracy(outcome.online)
     return values

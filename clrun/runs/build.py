@@ -61,6 +61,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         lr=vectorizer.stack_trees([torch.tensor(run.settings["lr"], dtype=dtype) for run in runs]),
         drawn=[drawn_numbers(strategy, run.settings["seed"], dtype) for run in runs],
         initializers=[initializer(run, layout, data, dtype) for run in runs],
+        boundaries=settings["boundaries"] is not False,
         evaluate_every=settings["evaluate_every"],
         validate=settings["validation"] > 0,
         plasticity=settings["measure"] == "plasticity",

@@ -75,6 +75,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
     refuse_average(strategy, stream, network, images, settings)
+    refuse_untold(strategy, stream, images, settings)
     if origin is not None:
         refuse_unfit(origin, strategy, network, stream, images, settings)
     return Prepared(settings, images, stream, strategy, origin, network.fixed())
@@ -198,6 +199,22 @@ def refuse_one_pass(strategy: type[Strategy], settings: Settings) -> None:
         )
 
 
+def refuse_untold(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> None:
+    """Raise UsageError where tasks have no boundaries and the method must be told of them."""
+    data = data_without_images(len(stream.train), len(stream.names), images.x.shape[1:])
+    if (
+        settings["boundaries"] is not False
+        or not strategy(cast(Net, None), data, **choices(strategy, settings)).uses_boundaries
+    ):
+        return
+    typed = {key: value for key, value in settings.not_default.items() if key in settings.knobs}
+    named = "".join(f" with {key}={format_value(value)}" for key, value in typed.items())
+    raise UsageError(
+        f"boundaries=false: strategy={settings['strategy']}{named} must be told where a task begins or ends; type a "
+        "strategy that is not, such as strategy=er, or leave boundaries out."
+    )
+
+
 def refuse_average(
     strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
 ) -> None:
@@ -234,7 +251,7 @@ def refuse_batch_of_one(
     data = data_without_images(len(stream.train), len(stream.names), images.x.shape[1:])
     unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
     for stage in range(stream.learnt, len(stream.train)):
-        pools = [stream.train[task] for task in unbuilt.visible(stage)]
+        pools = [stream.rows(task, len(images.y)) for task in unbuilt.visible(stage)]
         even = settings["scenario"] == "task" and len(pools) > 1 and settings["passes"] is None
         if not pools or not unbuilt.takes_steps(stage):
             continue

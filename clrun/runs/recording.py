@@ -75,6 +75,8 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         warnings=[*initial_warnings(settings), *unequal_tasks(prepared), *lost_state(prepared)],
         forward_transfer_defined=not (settings["scenario"] == "class" and settings["active"] == "seen"),
         forgetting_defined=any(stack.strategy.visible(stage) for stage in range(1, T)),
+        seen_from=[stage + 1 for stage in prepared.stream.seen_from],
+        class_counts=class_counts(prepared),
         learnt=stack.learnt,
         task_classes=task_classes(prepared),
         task_domains=task_domains(prepared),
@@ -91,6 +93,21 @@ def task_classes(prepared: Prepared) -> list[list[str]] | None:
     if prepared.settings["split"] not in ("classes", "domains"):
         return None
     return [[prepared.images.classes[k] for k in group] for group in prepared.stream.groups]
+
+
+def class_counts(prepared: Prepared) -> list[dict[str, object]] | None:
+    """Return the rows of class_counts.csv: how many samples of which classes, and of which tasks, come while each task
+    is learnt; None where these are all samples of the task itself."""
+    if prepared.stream.arrivals is None:
+        return None
+    rows: list[dict[str, object]] = []
+    names, labels = prepared.images.classes, prepared.images.y
+    for stage, part in enumerate(prepared.stream.arrivals):
+        cells, counts = torch.unique(part // len(labels) * len(names) + labels[part % len(labels)], return_counts=True)
+        for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
+            own, k = divmod(cell, len(names))
+            rows.append({"task": stage + 1, "class": names[k], "of_task": own + 1, "samples": count})
+    return rows
 
 
 def task_domains(prepared: Prepared) -> list[str] | None:
@@ -241,6 +258,6 @@ def state_bytes(stack: Stack, current: TrainState, r: int, prepared: Prepared) -
 
 def revisited(prepared: Prepared, stack: Stack) -> int:
     """Return the largest number of images, of tasks other than its own, that a stage trains on."""
-    sizes = [len(pool) for pool in prepared.stream.train]
+    sizes = prepared.stream.sizes
     seen = [stack.strategy.visible(stage) for stage in range(len(sizes))]
     return max(sum(sizes[task] for task in tasks if task != stage) for stage, tasks in enumerate(seen))

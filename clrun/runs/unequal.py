@@ -13,6 +13,7 @@ def unequal_tasks(prepared: Prepared) -> list[str]:
     settings, pools = prepared.settings, prepared.stream.test
     if settings["scenario"] != "class" or settings["split"] not in ("classes", "domains"):
         return []
+    pools = [pool for pool in pools if len(pool)]  # where classes come back, a task may have none of its own
     samples = [len(pool) for pool in pools]
     classes = [len(prepared.images.y[pool].unique()) for pool in pools]
     if min(classes) == max(classes) and max(samples) < UNEQUAL * min(samples):

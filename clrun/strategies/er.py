@@ -17,7 +17,7 @@ together, so that the number of either varies around the half.)
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,11 +34,16 @@ class ER(Replay):
     `weighting` is "equal", "samples" or "share".
     """
 
+    needs_boundaries: ClassVar[bool] = False
     weighting: str = "equal"
 
     class State(NamedTuple):
         memory: AnyMemory
         walk: Walk | tuple[()] = ()
+
+    @property
+    def uses_boundaries(self) -> bool:
+        return super().uses_boundaries or self.weighting == "share"  # which counts the tasks
 
     def init(self, theta: Tensor) -> State:
         return self.State(self.empty(theta), self.unwalked(theta))

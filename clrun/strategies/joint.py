@@ -1,6 +1,7 @@
 """Joint training on all tasks at once, L(theta) = sum_t L_t(theta). It is the usual upper bound and needs all data."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from clrun.strategy import MultiTask
 
@@ -10,6 +11,8 @@ class Joint(MultiTask):
 
     It has no state.
     """
+
+    needs_boundaries: ClassVar[bool] = False
 
     def visible(self, stage: int) -> Sequence[int]:
         return range(self.data.tasks) if stage == 0 else ()

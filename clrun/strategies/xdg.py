@@ -9,7 +9,7 @@ here it is alone. Inputs and the output layer are not gated.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from clrun.strategy import HealthRows, Knobs, Network, Strategy, format_value
 @dataclass(frozen=True)
 class XdG(Strategy):
     """Context-dependent gating. Its state is a gate for every task and hidden unit, one byte each."""
+
+    needs_boundaries: ClassVar[bool] = True  # the gates are those of the sample's task
 
     gated: float = 0.8
 

@@ -34,6 +34,9 @@ HealthRows = Sequence[Mapping[str, float]]
 # Share: a penalty or a replayed loss below this part of the whole loss has no effect.
 NEGLIGIBLE = 1e-12
 
+# Hooks that are called where a task begins or ends, or say what its training is.
+BOUNDARY_HOOKS = ("begin_stage", "after_phase", "visible", "trained_rows", "takes_steps")
+
 # Former names of hooks, which are accepted for one release, and their new names.
 FORMER_HOOKS = {"objection": "incompatibility", "complaints": "warnings"}
 
@@ -60,6 +63,10 @@ class Strategy:
         goes_on: Whether a run may go on from the state of an earlier one (`init_from`), to which tasks and outputs are
             added. A state that names samples does so by `Memory` or `RankedMemory` then.
         one_pass: Whether the method can learn where each sample of a task is seen once (`stream=online`).
+        needs_boundaries: Whether the method must be told where tasks begin and end, which `boundaries=false` does not.
+            A class that overrides one of `BOUNDARY_HOOKS`, restarts or has several phases, and does not state
+            `needs_boundaries`, gets True. Without boundaries none of these hooks but `visible` is called, and
+            `batch.stage` stays 0.
         shares: The signals that are part of the loss; their share of it is reported as "<signal>_over_loss".
     """
 
@@ -73,17 +80,22 @@ class Strategy:
     goes_on: ClassVar[bool] = True
     fits_weights: ClassVar[bool] = False
     one_pass: ClassVar[bool] = True
+    needs_boundaries: ClassVar[bool] = False
 
     class Hyper(NamedTuple):
         """The strengths of the method, each a tensor (); plain fine-tuning has none."""
 
     def __init_subclass__(cls, **rest: Any) -> None:
-        """Accept the former names of hooks, and set `reads_once` to False where `logits` is overridden without it."""
+        """Accept the former names of hooks, and set `reads_once` and `needs_boundaries` where a class overrides what
+        they are about and does not state them."""
         super().__init_subclass__(**rest)
         accept_former_hooks(cls)
         inherited = [base.logits for base in cls.__bases__ if issubclass(base, Strategy)]
         if "reads_once" not in cls.__dict__ and cls.logits not in inherited:
             cls.reads_once = False
+        uses = any(hook in cls.__dict__ for hook in BOUNDARY_HOOKS) or cls.restart or len(cls.phases) > 1
+        if "needs_boundaries" not in cls.__dict__ and uses:
+            cls.needs_boundaries = True
 
     # ---------------------------------------------------------------- hooks on the host: ordinary Python
 
@@ -127,6 +139,12 @@ class Strategy:
         must not change during the pass. If there is no row, no step is taken.
         """
         return own
+
+    @property
+    def uses_boundaries(self) -> bool:
+        """Whether the method, with its fixed choices, must be told where tasks begin and end: by default
+        `needs_boundaries`."""
+        return self.needs_boundaries
 
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:

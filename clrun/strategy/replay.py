@@ -90,6 +90,10 @@ class Replay(Strategy):
         """Whether samples are offered when their task ends, and not as they are trained on."""
         return self.memory_per_class is not None or self.policy in AT_TASK_ENDS
 
+    @property
+    def uses_boundaries(self) -> bool:
+        return self.needs_boundaries or self.filled_at_ends
+
     def empty(self, theta: Tensor) -> AnyMemory:
         """Return an empty memory of M slots on the device of theta."""
         rows = torch.zeros(self.slots, dtype=torch.long, device=theta.device)

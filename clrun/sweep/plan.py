@@ -74,7 +74,7 @@ def static_part(prepared: "Prepared") -> list[Any]:
     values = {key: value for key, value in settings.values.items() if key not in free}
     shapes = [tuple(table.shape) for table in prepared.stream.tables]
     # a stack counts steps for all its runs, so those evaluated every few steps must be at the same step of a task
-    lengths = [len(pool) for pool in prepared.stream.train] if settings["evaluate_every"] else None
+    lengths = prepared.stream.sizes if settings["evaluate_every"] else None
     return [
         dict(settings.targets), values, prepared.images.fingerprint, shapes, len(prepared.stream.names), lengths,
         prepared.fixed,

@@ -1,0 +1,251 @@
+"""When samples come: blurred boundaries, classes that come back, and no boundaries."""
+
+from collections import Counter
+
+import pandas as pd
+import pytest
+import torch
+from conftest import STRATEGIES, live
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clrun.data import arrivals
+from clrun.runs import train
+from clrun.strategy import Strategy
+from clrun.system.errors import UsageError
+
+SMALL = ("scenario=class", "model.widths=[8]", "device=cpu", "plots=false")
+
+
+@st.composite
+def task_sets(draw):
+    """Return image numbers [task], labels (N,) and the classes [task] of tasks of one to three classes."""
+    sizes = draw(st.lists(st.integers(1, 3), min_size=2, max_size=5))
+    starts = [sum(sizes[:t]) for t in range(len(sizes))]
+    groups = [list(range(a, a + n)) for a, n in zip(starts, sizes, strict=True)]
+    counts = draw(st.lists(st.integers(1, 30), min_size=sum(sizes), max_size=sum(sizes)))
+    labels = torch.tensor(draw(st.permutations([k for k, n in enumerate(counts) for _ in range(n)])))
+    pools = [torch.isin(labels, torch.tensor(group)).nonzero()[:, 0] for group in groups]
+    return pools, labels, groups
+
+
+def own_task(rows, labels):
+    return (rows // len(labels)).tolist()
+
+
+def every_sample_once(stages, pools, labels):
+    expected = torch.cat(arrivals.rows_of(pools, len(labels))).sort().values
+    return torch.equal(torch.cat(stages).sort().values, expected)
+
+
+# ---------------------------------------------------------------- blurred
+
+
+@settings(max_examples=60, deadline=None)
+@given(task_sets(), st.floats(0.05, 0.95), st.sampled_from([0.0, 0.5]), st.integers(0, 99))
+def test_a_share_of_each_class_comes_elsewhere(tasks, share, disjoint, seed):
+    pools, labels, groups = tasks
+    stages = arrivals.blurred(pools, labels, groups, share, disjoint, seed)
+    assert every_sample_once(stages, pools, labels)
+    whole = 0
+    for task, group in enumerate(groups):
+        for k in group:
+            came = Counter(
+                s for s, rows in enumerate(stages) for row in rows.tolist() if labels[row % len(labels)] == k
+            )
+            n = sum(came.values())
+            elsewhere = [came[s] for s in range(len(pools)) if s != task]
+            assert sum(elsewhere) in (0, round(share * n))
+            assert max(elsewhere) - min(elsewhere) <= 1  # evenly
+            whole += sum(elsewhere) == 0 and round(share * n) > 0
+    if disjoint:
+        assert whole <= round(disjoint * sum(map(len, groups)))
+    assert arrivals.blurred(pools, labels, groups, share, disjoint, seed)[0].equal(stages[0])
+
+
+def test_the_share_of_equal_tasks_is_that_of_their_samples():
+    labels = torch.arange(10).repeat_interleave(400)
+    groups = [[2 * t, 2 * t + 1] for t in range(5)]
+    pools = [torch.isin(labels, torch.tensor(group)).nonzero()[:, 0] for group in groups]
+    for stage, rows in enumerate(arrivals.blurred(pools, labels, groups, 0.1, 0.0, 0)):
+        assert len(rows) == 800
+        assert sum(t != stage for t in own_task(rows, labels)) == 80
+    kept = arrivals.disjoint_classes(groups, 0.5, torch.Generator().manual_seed(0))
+    assert [len(kept & {*group}) for group in groups] == [1] * 5  # as in Koh et al. 2022
+
+
+# ---------------------------------------------------------------- classes that come back
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))
+def test_each_class_comes_as_often_as_any_other(classes, tasks, slots, seed):
+    slots = max(min(slots, classes), -(-classes // tasks))
+    if slots > classes:
+        return
+    present = arrivals.experiences(classes, tasks, slots, seed)
+    assert all(len(set(of_task)) == slots for of_task in present)
+    times = Counter(k for of_task in present for k in of_task)
+    assert set(times) == {*range(classes)}
+    assert max(times.values()) - min(times.values()) <= 1
+    new = arrivals.first_seen(present)
+    assert sorted(k for of_task in new for k in of_task) == [*range(classes)]
+    labels = torch.arange(classes).repeat(7)
+    pools = [torch.isin(labels, torch.tensor(of_task, dtype=torch.long)).nonzero()[:, 0] for of_task in new]
+    stages = arrivals.repeated(pools, labels, present, seed)
+    assert every_sample_once(stages, pools, labels)
+    for rows, of_task in zip(stages, present, strict=True):
+        assert {*labels[rows % len(labels)].tolist()} <= {*of_task}
+
+
+def test_seeds_draw_different_experiences():
+    drawn = [arrivals.experiences(10, 20, 3, seed) for seed in range(3)]
+    assert drawn[0] == arrivals.experiences(10, 20, 3, 0)
+    assert drawn[0] != drawn[1] != drawn[2]
+
+
+# ---------------------------------------------------------------- no boundaries
+
+
+@settings(max_examples=40, deadline=None)
+@given(task_sets(), st.floats(0.05, 1.0), st.integers(0, 99))
+def test_no_sample_comes_more_than_half_a_change_early_or_late(tasks, overlap, seed):
+    pools, labels, _ = tasks
+    stages = arrivals.gradual(pools, len(labels), overlap, seed)
+    assert every_sample_once(stages, pools, labels)
+    assert all(abs(t - stage) <= 1 for stage, rows in enumerate(stages) for t in own_task(rows, labels))
+
+
+def test_the_next_task_gains_evenly():
+    """Of two tasks of 20,000 samples with overlap 0.4: the change lies between times 0.8 and 1.2."""
+    labels = torch.zeros(40_000, dtype=torch.long)
+    pools = [torch.arange(20_000), torch.arange(20_000, 40_000)]
+    order = torch.cat(arrivals.gradual(pools, 40_000, 0.4, 0))
+    second = torch.tensor(own_task(order, labels)).float()
+    assert second[:15_900].max() == 0
+    assert second[24_100:].min() == 1
+    for place, share in ((17_000, 0.125), (20_000, 0.5), (23_000, 0.875)):
+        assert second[place - 400 : place + 400].mean() == pytest.approx(share, abs=0.06)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("split.blurry=0.2", "batch_size=200"),
+        ("split.slots=3", "batch_size=200"),
+        ("stream=online", "boundaries=false", "batch_size=150", "epochs=null"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_a_stack_equals_the_runs_alone_and_methods_see_one_stream(stack_of, options):
+    made = {}
+    for strategy in ("er", "finetune"):
+        typed = (f"strategy={strategy}", "scenario=class", "tasks=5", *options)
+        together = stack_of(*typed, seeds=(0, 1))
+        made[strategy] = [together.schedule.rows(1, stage)[0] for stage in range(5)]
+        _, reports = live(together)
+    assert all(torch.equal(a, b) for a, b in zip(made["er"], made["finetune"], strict=True))
+    for r, seed in enumerate((0, 1)):
+        alone = stack_of(*typed, seeds=[seed])
+        for one, other in zip(reports, live(alone)[1], strict=True):
+            assert torch.equal(one.correct[r], other.correct[0])
+            if one.online is not None:
+                assert torch.equal(one.online[r], other.online[0])
+                assert int(one.online[r, 1]) == alone.streams[0].sizes[one.stage]  # each sample once
+
+
+@pytest.mark.parametrize(
+    "options", [("split.blurry=0.1", "split.disjoint=0.5", "tasks=5"), ("split.slots=4", "tasks=4")], ids=" ".join
+)
+def test_no_test_sample_of_an_unseen_class_counts(prepared_of, options):
+    """And every class is asked about once all of its task's classes have come, at the latest in its own task."""
+    prepared = prepared_of(*SMALL, "strategy=finetune", "iterations=3", *options, "evaluate_every=2")
+    train.train_run(prepared, quiet=True)
+    counts = pd.read_csv(prepared.directory / "class_counts.csv")
+    classes = pd.read_csv(prepared.directory / "tasks.csv")
+    matrix = pd.read_csv(prepared.directory / "accuracy_matrix.csv").set_index("after_task")
+    for task, names in classes.groupby("task")["class"]:
+        for after in range(1, prepared.settings["tasks"] + 1):
+            seen = {*counts[counts["task"] <= after]["class"].astype(str)}
+            assert pd.notna(matrix.loc[after, f"task_{task}"]) == ({*names.astype(str)} <= seen)
+    assert counts["samples"].sum() == sum(map(len, prepared.stream.train))
+    summary = pd.read_csv(prepared.directory / "summary.csv").iloc[0]
+    last = pd.read_csv(prepared.directory / "accuracy.csv").query(f"after_task == {prepared.settings['tasks']}")
+    assert summary["overall_accuracy"] == pytest.approx(last["correct"].sum() / last["n"].sum())
+    assert summary["average_accuracy"] == pytest.approx(last["accuracy"].mean())
+
+
+# ---------------------------------------------------------------- methods that must be told
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_method_is_told_of_boundaries_or_says_that_it_must_be(stack_of, strategy):
+    """Without boundaries no hook of theirs is called, and each sample comes once."""
+    typed = (f"strategy={strategy}", "scenario=class", "stream=online", "boundaries=false", "tasks=2", "epochs=null")
+    try:
+        stack = stack_of(*typed, "batch_size=300")
+    except UsageError as refusal:
+        assert any(
+            why in str(refusal) for why in ("must be told where a task", "needs the task", "trains on its memory")
+        )
+        return
+    assert not stack.strategy.uses_boundaries
+    cls = type(stack.strategy)
+    hooks = dict.fromkeys([name for name in ("begin_stage", "after_phase") if name in cls.__dict__], not_called)
+    stack = stack_of(*typed, "batch_size=300", strategy=type(cls.__name__, (cls,), hooks))
+    _, reports = live(stack)
+    assert sum(int(report.online[0, 1]) for report in reports if report.online is not None) == sum(
+        stack.streams[0].sizes
+    )
+
+
+def not_called(*_):
+    raise AssertionError("a strategy that is not told of boundaries was told")
+
+
+def test_who_overrides_such_a_hook_must_be_told_unless_it_says_otherwise():
+    class Told(Strategy):
+        def after_phase(self, phase, theta, state, hp, pool):
+            return theta, state
+
+    class NotTold(Told):
+        needs_boundaries = False
+
+    class Restarting(Strategy):
+        restart = True
+
+    assert Told.needs_boundaries
+    assert Restarting.needs_boundaries
+    assert not NotTold.needs_boundaries
+    assert not Strategy.needs_boundaries
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("boundaries=false",), "type stream=online too"),
+        (("boundaries=false", "stream=online"), "gives the network the task of every sample"),
+        (("overlap=0.5",), "overlap belongs to boundaries=false"),
+        (("boundaries=false", "stream=online", "scenario=class", "optimizer.reset=true"), "begins anew with each task"),
+        (("boundaries=false", "stream=online", "scenario=class", "schedule=cosine"), "type schedule_over=stream"),
+        (("boundaries=false", "stream=online", "scenario=class", "split.blurry=0.1"), "and so does split.blurry"),
+        (("split.disjoint=0.5",), "type split.blurry too"),
+        (("split.blurry=0.1", "tasks=1"), "one task has no other"),
+        (("split.slots=3",), "type scenario=class"),
+        (("split.slots=1", "scenario=class"), "type split.slots=2 or more"),
+        (("split.slots=11", "scenario=class"), "there are 10 classes"),
+        (("split.slots=3", "scenario=class", "split.sizes=[6,4]"), "both say which classes come"),
+    ],
+)
+def test_contradictions_are_refused(settings_of, typed, said):
+    with pytest.raises(UsageError, match=said):
+        settings_of("strategy=finetune", *typed)
+
+
+@pytest.mark.parametrize("choice", [("memory_policy=herding",), ("weighting=share",), ("memory_per_class=3",)])
+def test_a_choice_that_needs_boundaries_is_refused(prepared_of, choice):
+    with pytest.raises(UsageError, match="must be told where a task begins"):
+        prepared_of("strategy=er", "stream=online", "boundaries=false", "scenario=class", *choice)
