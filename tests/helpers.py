@@ -2,9 +2,12 @@
 
 import json
 import subprocess
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -72,3 +75,11 @@ def second_task(stack):
     when = StepContext(torch.tensor(1), torch.tensor(1), torch.tensor(0.5), torch.tensor(0), pool.noise[:, :8].float())
     draw = stack.strategy.data.index(stack.tables, rows, torch.ones(8, dtype=torch.float64))
     return run, (stack.lr, stack.hp, stack.tables, draw, when)
+
+
+def slow_but(cases: Iterable[Any], fast: Callable[[Any], bool]) -> list[Any]:
+    """Cases of a parametrised test, of which those that are not fast ones are left to `-m slow`."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if fast(case) else pytest.mark.slow)
+        for case in cases
+    ]

@@ -6,11 +6,13 @@ that has no character but those of ASCII (the classes are called Müller and 猫
 
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers import slow_but
 from PIL import Image
 
 from clrun.system.paths import PACKAGE
@@ -114,8 +116,16 @@ def ended(words: list[str], sink: str, folder: Path) -> tuple[int, bytes, str]:
     return process.returncode, out, err.decode()
 
 
-@pytest.mark.parametrize("sink", SINKS)
-@pytest.mark.parametrize("name", COMMANDS)
+# Every command with a full disk, and one command with every output; all others with -m slow.
+FAST = {
+    *product(COMMANDS, ["full disk"]),
+    *product(["clrun"], SINKS),
+    ("clrun-predict", "ascii"),
+    ("clrun-report", "closed"),
+}
+
+
+@pytest.mark.parametrize(("name", "sink"), slow_but(product(COMMANDS, SINKS), FAST.__contains__))
 def test_every_command_does_its_work_with_every_output(world, tmp_path, name, sink):
     command, expected = COMMANDS[name], SINKS[sink]
     places = {"new": str(tmp_path / "new"), "run": str(next(world.glob("finished/runs/ewc/*seed=0*")))}

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import slow_but
 from interrupting import SHORT_BLOCKS, InterruptingProgress
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -98,7 +99,11 @@ def test_every_strategy_is_equal_or_refused():
     assert not equal & {*NEVER} and not MASKED & (equal | {*NEVER})
 
 
-@pytest.mark.parametrize("strategy", EQUAL)
+# One of each kind of state that is carried on; all others with -m slow.
+FAST = {"finetune", "finetune average", "ewc", "si", "derpp", "agem", "icarl", "bic", "dgr", "ranpac", "xdg"}
+
+
+@pytest.mark.parametrize("strategy", slow_but(EQUAL, FAST.__contains__))
 def test_it_equals_one_run(trained, strategy):
     """Task 1 in one run, tasks 2 and 3 in another: the bytes of one run of three tasks, but for where samples lie."""
     same = (*SMALL, KEPT, f"strategy={strategy.split()[0]}", *EQUAL[strategy], "seed=3")

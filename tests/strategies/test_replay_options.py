@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 from conftest import live
-from helpers import module_of
+from helpers import module_of, slow_but
 from test_every_strategy import distance
 from test_memory_and_replay import SMALL, Loop
 from torch.utils._pytree import tree_map
@@ -281,7 +281,7 @@ CASES = [(strategy, options) for strategy, several in OPTIONS.items() for option
 
 
 @pytest.mark.parametrize(("strategy", "options"), CASES)
-@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("scenario", slow_but(["task", "class"], {"class"}.__contains__))
 def test_stacked_equals_alone(stack_of, strategy, options, scenario):
     """Three seeds whose tasks have unequal sizes, so that batches are filled up."""
     typed = (f"strategy={strategy}", *options, f"scenario={scenario}", "memory_size=60", "epochs=2", "batch_size=48")
