@@ -297,6 +297,14 @@ class Catalog:
         """Return (group, name) of the options that take a key."""
         return [(g, name) for g, options in self.options.items() for name in options if key in self.knobs(g, name)]
 
+    def type_of(self, key: str) -> str:
+        """Return the type of a key; "" for one that there is not."""
+        if key in self.root:
+            return self.root[key].type
+        for group, name in self.takers(key):
+            return self.knobs(group, name)[key].type
+        return ""
+
     def all_keys(self) -> list[str]:
         """Return all that can be typed before an equals sign: groups and keys."""
         knobs = (key for g, options in self.options.items() for name in options for key in self.knobs(g, name))

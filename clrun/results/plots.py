@@ -44,14 +44,21 @@ def draw(directory: Path, guard: Guard = UNGUARDED) -> None:
 
     guard: as of `clrun.system.atomic_files.replacing`. Raise UnreadableFile.
     """
+    for name, figure in figures(directory).items():
+        save(figure, directory / f"{name}.png", guard)
+
+
+def figures(directory: Path) -> dict[str, Figure]:
+    """Return the plots of a run by name, in the order in which they are drawn, from its CSV files. Raise
+    UnreadableFile."""
     matrix = read_table(directory / "accuracy_matrix.csv")
-    save(matrix_figure(matrix), directory / "accuracy_matrix.png", guard)
-    confusions = directory / "confusion_over_tasks.csv"
-    if confusions.exists():
-        save(confusion_figure(read_table(confusions)), directory / "confusion.png", guard)
     path = directory / "accuracy_over_training.csv"
     curves = training_figure(read_table(path)) if path.exists() else tasks_figure(matrix)
-    save(curves, directory / "accuracy_over_tasks.png", guard)
+    drawn = {"accuracy_matrix": matrix_figure(matrix)}
+    confusions = directory / "confusion_over_tasks.csv"
+    if confusions.exists():
+        drawn["confusion"] = confusion_figure(read_table(confusions))
+    return drawn | {"accuracy_over_tasks": curves}
 
 
 def plain_text(figure: Figure) -> None:

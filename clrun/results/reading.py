@@ -69,6 +69,10 @@ LAYOUTS = {
         ("after_task", "eval_task", "true_output", "predicted_output"),
         ("true_class", "predicted_class"),
     ),
+    "accuracy.csv": Layout(
+        ("run", "after_task", "eval_task", "correct", "n", "accuracy"), ("after_task", "eval_task"), ("run", "strategy")
+    ),
+    "health.csv": Layout(("task",), ("task",)),
     "costs.csv": Layout(("task",), ("task",)),
     "tasks.csv": Layout(("task",), (), ("class", "domain")),
 }

@@ -4,6 +4,7 @@ The runs that are not finished are then trained by clrun/sweep/execution.py, or 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,6 +20,7 @@ from clrun.config.check_values import check
 from clrun.config.composition import Composed, Composer, composed_from, value_at
 from clrun.config.messages import unsupported
 from clrun.config.settings import Settings
+from clrun.system.atomic_files import write_text
 from clrun.system.errors import RunsFailed, UsageError
 
 if TYPE_CHECKING:
@@ -45,11 +47,12 @@ Jobs = Sequence[Job]
 class StackedLauncher(Launcher):
     """The launcher that `-m` uses; conf/hydra/launcher/stacked.yaml names it.
 
-    check: whether the jobs are checked and nothing else is done (`clrun -m --check`).
+    check: whether the jobs are checked and nothing else is done (`clrun -m --check`). folders: a file into which the
+    folders of all runs are written, one a line (for `clrun.run`).
     """
 
-    def __init__(self, check: bool = False) -> None:
-        self.check_only = check
+    def __init__(self, check: bool = False, folders: str | None = None) -> None:
+        self.check_only, self.folders = check, folders
 
     def setup(self, *, hydra_context: HydraContext, task_function: Callable[[Any], Any], config: DictConfig) -> None:
         """Keep what `launch` needs. Hydra's sweeper composes every job to see whether it can be: only options can fail
@@ -77,6 +80,8 @@ class StackedLauncher(Launcher):
             check_jobs(jobs, catalog, typed)
             return []
         prepared, errors = train_jobs(jobs, catalog, typed)
+        if self.folders is not None:
+            write_text(Path(self.folders), "".join(f"{run.directory.absolute()}\n" for run in prepared))
         summaries = report(list({run.id: run for run in prepared}.values()), errors)
         return [
             job_return(job.overrides, run, summaries[run.id])
