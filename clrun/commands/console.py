@@ -71,6 +71,8 @@ def answer(action: Callable[[], Any], wants_trace: bool) -> int:
             complain(sentence)
             return 1
         paragraph = mistake(error)
+        if paragraph is None:
+            complain_of_users_line(error)
         if wants_trace or paragraph is None:
             print_traceback()
         complain(paragraph or "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
@@ -87,6 +89,16 @@ def exit_unless_done(code: int) -> None:
 def complain(paragraph: str) -> None:
     """Print a paragraph to standard error."""
     print(f"clrun: {paragraph}", file=sys.stderr)
+
+
+def complain_of_users_line(error: Exception) -> None:
+    """Print where in a user's own file an error happened, if it did: before the traceback, in which the frames of clrun
+    and of the libraries are many."""
+    from clrun.system.user_frames import users_frame
+
+    where = users_frame(error)
+    if where is not None:
+        complain(f"an error in {where}")
 
 
 def print_traceback() -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import STRATEGIES
 from PIL import Image
 
-from clrun.commands import export, predict, report, run, verify
+from clrun.commands import check, export, predict, report, run, verify
 from clrun.config.catalog import read
 from clrun.report.runs import MEASURES
 from clrun.system.paths import CONF
@@ -22,9 +22,10 @@ GUIDES = ROOT / "docs" / "guides"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [page for page in (README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS) if page.is_file()]
 EXAMPLES = {
-    "strategy": "decay",
-    "network": "strided",
-    "data": "waves",
+    "decay": "strategy",
+    "rehearse": "strategy",
+    "strided": "network",
+    "waves": "data",
 }  # of the pages your-own-*.md: the blocks after the names of these files
 needs_checkout = pytest.mark.skipif(not README.is_file(), reason="README.md lies in a checkout alone")
 
@@ -73,16 +74,16 @@ def workshop(tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "PICTURES", tmp_path / "FIVE")
     for part, name in product(("train", "test"), ("bird", "ship")):
         shutil.copytree(tmp_path / "PICTURES" / part / "cat", tmp_path / "FIVE" / part / name)
-    for group, name in EXAMPLES.items():
+    for name, group in EXAMPLES.items():
         page = GUIDES / f"your-own-{group}.md"
         folder = tmp_path / "my" / {"network": "model", "data": "dataset"}.get(group, group)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.yaml").write_text(block_of(page, f"{name}.yaml"))
         (tmp_path / f"{name}.py").write_text(block_of(page, f"{name}.py"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLRUN_DATA_DIR", raising=False)
     yield tmp_path
-    for name in EXAMPLES.values():
+    for name in EXAMPLES:
         sys.modules.pop(name, None)
 
 
@@ -137,8 +138,22 @@ def test_every_export_is_accepted(page, command):
 @needs_checkout
 def test_every_command_is_shown():
     """So none of the tests above is empty; searches are tested in tests/tune."""
-    for name in ("clrun", "clrun-report", "clrun-tune", "clrun-verify", "clrun-predict", "clrun-export"):
+    for name in ("clrun", "clrun-report", "clrun-tune", "clrun-verify", "clrun-predict", "clrun-export", "clrun-check"):
         assert commands(name)
+
+
+@needs_checkout
+@pytest.mark.parametrize("name", [name for name, group in EXAMPLES.items() if group == "strategy"])
+def test_the_example_strategies_keep_their_promises(workshop, capfd, name):
+    typed = (f"strategy={name}", "scenario=class", "tasks=2", "iterations=5", "batch_size=16")
+    check.command(["--config-dir", "my", *typed])
+    assert capfd.readouterr().out.count(" ok ") == 8
+
+
+@needs_checkout
+@pytest.mark.parametrize(("page", "command"), commands("clrun-check"))
+def test_every_check_is_accepted(page, command):
+    assert any(text.startswith("strategy=") for text in check.parser().parse_args(words(command)).overrides)
 
 
 @needs_checkout

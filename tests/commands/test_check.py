@@ -1,0 +1,213 @@
+"""clrun-check: what it says of a class that keeps its promises, and of each way to break one."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from clrun.commands import check, console
+from clrun.runs import contract
+from clrun.strategy import Strategy, gradient_of
+from clrun.system.user_frames import users_frame
+
+YAML = """
+name: checked
+about: a strategy under check
+_target_: checked_of_the_user.Checked
+neutral: {lambda: 0.0}
+knobs:
+  lambda: {default: 0.01, type: float, min: 0, about: strength of the pull}
+"""
+CLASS = """
+from typing import NamedTuple
+
+from torch import Tensor
+
+from clrun.strategy import Strategy
+
+
+class Checked(Strategy):
+    class Hyper(NamedTuple):
+        lambda_: Tensor
+
+    def loss(self, theta, state, hp, batch):
+        fit, aux = super().loss(theta, state, hp, batch)
+        pull = hp.lambda_ * theta.square().sum(){more}
+        return fit + pull, aux | {{"pull": pull}}
+"""
+SMALL = ("strategy=checked", "scenario=task", "tasks=2", "iterations=5", "batch_size=16")
+
+
+@pytest.fixture
+def checked(capsys, empty_folder):
+    """checked(more) -> exit code, standard output and error of clrun-check of a class with this in its loss."""
+
+    def answer(more: str, *arguments: str) -> tuple[int, str, str]:
+        Path("my/strategy").mkdir(parents=True)
+        Path("my/strategy/checked.yaml").write_text(YAML)
+        Path("checked_of_the_user.py").write_text(CLASS.format(more=more))
+        with pytest.raises(SystemExit) as caught:
+            console.end_with(lambda _: check.command(["--config-dir", "my", *(arguments or SMALL)]))
+        return caught.value.code, *capsys.readouterr()
+
+    yield answer
+    sys.modules.pop("checked_of_the_user", None)
+
+
+def test_a_class_that_keeps_its_promises(checked):
+    code, out, err = checked("")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert code == 0 and not err and all(line.split()[1] == "ok" for line in out.splitlines())
+    assert names == ["scenarios", "pure", "padding", "stacked", "strengths", "resumed", "neutral", "health"]
+    assert "pull" in out.splitlines()[-1] and not Path("outputs").exists()
+
+
+def test_an_error_in_the_class_names_its_line(checked):
+    """And all other checks are made all the same."""
+    code, out, err = checked(" + undefined_name")
+    failed = [line for line in out.splitlines() if " FAILED " in line]
+    place = (
+        "checked_of_the_user.py, line 15, in loss: pull = hp.lambda_ * theta.square().sum() + undefined_name: NameError"
+    )
+    assert code == 1 and len(failed) == 7 and all(place in line for line in failed)
+    assert "7 of 8 promises are broken" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("strategy=chekced",), "checked"),
+        (("lambda=1",), "name it"),
+        (("strategy=checked", "seed=3"), "leave seed out"),
+        (("strategy=checked", "lambda=-1"), "lambda"),
+    ],
+)
+def test_mistakes(checked, arguments, said):
+    code, out, err = checked("", *arguments)
+    assert code == 2 and not out and said in err and err.count("\n") == 1
+
+
+def test_the_crash_of_a_run_begins_with_the_users_line(clrun, empty_folder, faulty):
+    _, _, err = clrun(*faulty("raise ValueError('boom')"), "iterations=2", "tasks=2")
+    first = err.splitlines()[0]
+    assert first.startswith("clrun: an error in ") and "faulty_of_the_user.py, line 14, in after_phase: raise" in first
+
+
+def test_frames_of_libraries_are_not_the_users():
+    for source in (lambda: torch.zeros(2) @ torch.zeros(3), lambda: int("x")):
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            source()
+        assert "test_check.py" in users_frame(caught.value)
+    try:
+        contract.alike(*[1])
+    except TypeError as error:
+        assert "test_check.py" in users_frame(error)
+        error.__traceback__ = None
+        assert users_frame(error) is None
+
+
+# ---------------------------------------------------------------- each broken promise
+
+
+class Broken(Strategy):
+    """A base of classes that have a strength and a state, and do nothing with them."""
+
+    class Hyper(NamedTuple):
+        pass
+
+
+class PlainMean(Broken):
+    def loss(self, theta, state, hp, batch):
+        fit, aux = super().loss(theta, state, hp, batch)
+        return fit + self.logits(theta, state, hp, batch.x, batch.t).square().mean(), aux
+
+
+class PlainSum(Broken):
+    def loss(self, theta, state, hp, batch):
+        fit, aux = super().loss(theta, state, hp, batch)
+        return fit + self.logits(theta, state, hp, batch.x, batch.t).square().sum() / 100, aux
+
+
+class BatchCount(Broken):
+    def init(self, theta):
+        return theta.new_zeros(())
+
+    def after_step(self, state, hp, batch, aux):
+        return state + len(batch.x)
+
+
+class InPlace(BatchCount):
+    def after_step(self, state, hp, batch, aux):
+        return state.add_(1)
+
+
+class OwnNoise(Broken):
+    def gradient(self, theta, state, hp, batch):
+        g, loss, aux = gradient_of(self.loss, theta, state, hp, batch)
+        return g + 0.1 * torch.randn(g.shape, dtype=g.dtype), loss, aux
+
+
+class Grows(BatchCount):
+    def after_step(self, state, hp, batch, aux):
+        return torch.cat([state.flatten(), batch.y.to(state)])
+
+
+class CountsThePool(Broken):
+    """In a stack, the pool of each run is as long as that of the longest task."""
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        return theta + 1e-3 * len(pool.rows), state
+
+
+class NotANumber(Broken):
+    def health(self, state, hp):
+        return {"ratio": torch.zeros(()) / torch.zeros(())}
+
+
+@dataclass(frozen=True)
+class Pulls(Broken):
+    def loss(self, theta, state, hp, batch):
+        fit, aux = super().loss(theta, state, hp, batch)
+        return fit + 1e-12 * theta.square().sum(), aux
+
+
+def found(stack_of, name: str, cls: type[Strategy]) -> str | None:
+    typed: tuple[str, ...] = (
+        "strategy=finetune",
+        "first_tasks=1" if name == "stacked" else "split.classes=[[0,1,2],[3,4]]",
+    )
+
+    def one(**more):
+        return stack_of(*typed, strategy=cls, **more)
+
+    if name == "stacked":
+        typed += ("epochs=1", "batch_size=48")
+        return contract.stacked(one(seeds=(0, 1)), lambda r: one(seeds=[r]), ["seed=0", "seed=1"])
+    if name == "neutral":
+        return contract.neutral(one(), stack_of(*typed))
+    if name == "health":
+        return contract.health(contract.trained(one())[1])
+    return getattr(contract, name)(one())
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "said"),
+    [
+        ("padding", PlainMean, "batch.mean"),
+        ("padding", PlainSum, "batch.weight"),
+        ("padding", BatchCount, "batch.weight"),
+        ("stacked", CountsThePool, "differs by"),
+        ("pure", InPlace, "write into none"),
+        ("pure", OwnNoise, "batch.noise"),
+        ("pure", Grows, "shapes"),
+        ("neutral", Pulls, "differ from those of finetune"),
+        ("health", NotANumber, "column ratio is nan after task 1"),
+    ],
+)
+def test_each_broken_promise_is_found(stack_of, name, cls, said):
+    """And finetune, which keeps them, is not blamed."""
+    assert said in found(stack_of, name, cls)
+    assert found(stack_of, name, Broken) is None
