@@ -18,9 +18,8 @@ from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.user_frames import users_frame
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from clrun.config.catalog import Catalog
+    from clrun.config.composition import Composed
     from clrun.config.settings import Settings
     from clrun.engine.stack import Stack
     from clrun.runs.prepared import Prepared
@@ -114,7 +113,7 @@ class Checks:
 
     overrides: Sequence[str]
     catalog: "Catalog"
-    compose: "Callable[[Sequence[str]], DictConfig]"
+    compose: "Callable[[Sequence[str]], Composed]"
     folder: Path  # for runs that write files
     small: Mapping[str, Sequence[str]] = field(default_factory=lambda: SMALL)  # what is typed unless these keys are
 
