@@ -64,8 +64,10 @@ def command(argv: Sequence[str]) -> None:
     if network.takes_floats and arguments.input != "uint8":
         raise UsageError("--input is for pictures, and this run's samples are numbers; leave it out.")
     from clrun.runs import exporting
+    from clrun.runs.answering import report_edits
     from clrun.runs.checkpoint import InvalidCheckpoint
 
+    report_edits(network)
     try:
         if arguments.to == "state_dict":
             about = exporting.write_state_dict(network, path)

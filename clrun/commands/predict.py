@@ -194,10 +194,11 @@ Place = tuple[str, ...] | tuple[str, int]  # what a sample is called: the file, 
 
 def answerer(network: "DeployedNetwork", task: int) -> "Answering | AnsweringPictures":
     """Return the module that answers. Raise UsageError where the network cannot be used."""
-    from clrun.runs.answering import answering
+    from clrun.runs.answering import answering, report_edits
     from clrun.runs.checkpoint import InvalidCheckpoint
 
     try:
+        report_edits(network)
         return answering(network, task)
     except InvalidCheckpoint as error:
         raise UsageError(f"the network of run {network.identity} cannot be used: {error}.") from None

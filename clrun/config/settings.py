@@ -30,6 +30,10 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "batch norm sees what is trained on": lambda values: values.get("model.norm") == "batch",
     # A task's gates do not depend on how many tasks come after it, so that a run may go on as one run does.
     "gates are drawn task by task": lambda values: values.get("strategy") == "xdg",
+    # A schedule over the stream is that of the whole stream, with the tasks that first_tasks leaves out.
+    "schedules of a part are those of the whole": lambda values: (
+        values.get("first_tasks") is not None and values.get("schedule_over") == "stream"
+    ),
     # Classes of tasks that first_tasks leaves out have no share in what is kept of the others.
     "shares are of the classes that come": lambda values: (
         values.get("first_tasks") is not None

@@ -23,11 +23,10 @@ class RateSchedule:
     """
 
     kind: str = "constant"
-    over_stream: bool = (
-        False  # whether p is the part of the stream, in which every task counts the same; else of a pass
-    )
+    over_stream: bool = False  # whether p is the part of the stream, a task like any other; else of a pass
     milestones: Sequence[float] = ()
     decay: float = 0.1
+    left_out: int = 0  # tasks at the end of the stream that are not trained (`first_tasks`)
     warmup: float = 0.0  # the part of the steps, of a pass or of the stream, in which the rate rises
 
     def factors(self, start: int, size: int, total: int, stages_done: int, stages: int) -> Tensor:

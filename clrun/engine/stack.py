@@ -330,6 +330,8 @@ class Stack:
     def rates(self, samplers: Sequence[EpochSampler], partial: PartialStage, size: int) -> list[Tensor]:
         """Return [r] the parts (size,) of its learning rate that each run uses in the next steps of a pass."""
         done, of = self.schedule.stages_before(partial.report.stage)
+        if of == self.strategy.data.tasks:  # otherwise one stage trains them all, as joint does
+            of += self.rate_schedule.left_out
         of_runs = [self.rate_schedule.factors(partial.start, size, each.steps, done, of) for each in samplers]
         return [factors.to(self.lr.dtype) for factors in of_runs]
 

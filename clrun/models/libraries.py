@@ -52,8 +52,13 @@ class TimmNetwork(LibraryNetwork):
 
 
 def channels_of(args: Mapping[str, Any] | None) -> int:
-    """Return the channels of the pictures that a library's network takes."""
-    return int(dict(args or {}).get("in_chans", 3))
+    """Return the channels of the pictures that a library's network takes. Raise UsageError if that is no number."""
+    channels = dict(args or {}).get("in_chans", 3)
+    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+        raise UsageError(
+            f"in_chans:{channels} in args: the channels must be a whole number, at least 1, as in_chans:3."
+        )
+    return channels
 
 
 # ---------------------------------------------------------------- the libraries

@@ -198,7 +198,7 @@ class Answering(nn.Module):
 
 
 def answering_settings(network: DeployedNetwork) -> Settings:
-    """Return the settings of a network without what only training reads. Report classes that were edited since."""
+    """Return the settings of a network without what only training reads."""
     search_folders(network.folders)
     targets = {group: target for group, target in network.settings.targets.items() if group in ANSWERING}
     before = network.settings.values
@@ -209,12 +209,15 @@ def answering_settings(network: DeployedNetwork) -> Settings:
         values["features.weights"] = network.features.file
     if network.frozen:
         values["features.weights"] = None  # the file of the run holds them
-    settings = replace(network.settings, targets=targets, values=values)
-    now = with_sources(settings)
+    return replace(network.settings, targets=targets, values=values)
+
+
+def report_edits(network: DeployedNetwork) -> None:
+    """Say which class of the user's was edited since the training."""
+    before, now = network.settings.values, with_sources(answering_settings(network))
     edited = [key for key in ("source", "model.source", "features.source") if now.get(key, None) != before.get(key)]
     if edited:
         announce(f"{edited[0]}: the code is not that of the run's training any more; its answers may have changed.")
-    return settings
 
 
 def rebuilt(network: DeployedNetwork, settings: Settings, layout: Layout, autocast: torch.dtype | None) -> Strategy:

@@ -165,6 +165,7 @@ def rate_schedule(settings: Settings) -> RateSchedule:
     return RateSchedule(
         kind=settings["schedule"] or "constant",
         over_stream=settings["schedule_over"] == "stream",
+        left_out=settings["tasks"] - (settings["first_tasks"] or settings["tasks"]),
         milestones=settings["schedule_milestones"] or (),
         decay=settings["schedule_decay"] or 1.0,
         warmup=settings["warmup"] or 0.0,

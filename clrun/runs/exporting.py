@@ -215,13 +215,23 @@ def write_state_dict(network: DeployedNetwork, path: Path) -> dict[str, Any]:
         "classes": list(network.names),
         "scale": numbers(network.input["scale"]),
         "shift": numbers(network.input["shift"]),
-        "input": "number * scale + shift, by channel",
+        "input": inputs_of_weights(network),
     }
     tensors = {name: v.detach().cpu().contiguous().clone() for name, v in named.items()}
     with replacing(path) as temporary:
         save_tensors(tensors, metadata_of(about), temporary)
     write_text(path.with_name(f"{path.name}.json"), json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return about
+
+
+def inputs_of_weights(network: DeployedNetwork) -> str:
+    """Return what the network is given in place of a sample."""
+    if network.features is None:
+        return "number * scale + shift, by channel"
+    values = network.settings
+    named = [key for key in ("features.target", "features.arch") if values.get(key, None) is not None]
+    frozen = f"features={values['features']} {' '.join(f'{key}={values[key]}' for key in named)}".strip()
+    return f"feature * scale + shift, of the {network.shape[0]} features that {frozen} makes of a picture"
 
 
 def metadata_of(about: Mapping[str, Any]) -> dict[str, str]:

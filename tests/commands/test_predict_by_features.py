@@ -1,5 +1,6 @@
 """clrun-predict, of a run that learnt from features: new pictures go through the same frozen network."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_a_module_that_draws_other_weights_is_refused_and_an_edited_one_is_said(
         (tmp_path / "mine_of_the_user.py").write_text(edited)
         found, rows, err = answer(directory, folder / "test")
         assert found == code and rows == (expected if code == 0 else [])
-        assert "features.source: the code is not that of the run's training" in err
+        assert err.count("features.source: the code is not that of the run's training") == 1
         assert ("its weights are not those" in err) == (code == 2)
     sys.modules.pop("mine_of_the_user")
 
@@ -140,6 +141,15 @@ def test_a_checkpoint_without_a_network(trained, answer, folder):
     expected = answer(directory, folder / "test")
     (directory / "network.safetensors").unlink()
     assert expected[0] == 0 and answer(directory, folder / "test")[:2] == expected[:2]
+
+
+def test_weights_say_that_their_inputs_are_features(trained, answer, tmp_path):
+    directory = trained().directory
+    code, _, err = answer(directory, "--to", "state_dict", "--out", tmp_path / "a.safetensors", command=export.command)
+    assert code == 0, err
+    about = json.loads((tmp_path / "a.safetensors.json").read_text())
+    made = "features=module features.target=user_networks.Eyes"
+    assert about["input"] == f"feature * scale + shift, of the 7 features that {made} makes of a picture"
 
 
 def test_what_is_exported_takes_pictures(trained, answer, folder, tmp_path):

@@ -68,6 +68,20 @@ def test_over_the_stream_a_schedule_goes_on():
     assert torch.allclose(stages, RateSchedule("cosine").factors(0, 40, 40, 0, 1), atol=1e-12)
 
 
+def test_the_first_tasks_are_trained_as_in_the_whole_stream(stack_of):
+    small = [text for text in SMALL if not text.startswith("tasks")]
+    typed = (*small, "scenario=domain", "tasks=5", "schedule=linear", "schedule_over=stream", "strategy=finetune")
+    whole = stack_of(*typed, dtype=torch.float64)
+    state, _ = whole.learn(whole.initialize(), 0)
+    state, _ = whole.learn(state, 1)
+    assert torch.equal(trained(stack_of(*typed, "first_tasks=2", dtype=torch.float64)), state.theta)
+    joint = ("strategy=joint", "first_tasks=2", "schedule=linear")
+    alike = [
+        trained(stack_of(*typed[:-3], *joint, *over, dtype=torch.float64)) for over in ((), ("schedule_over=stream",))
+    ]
+    assert torch.equal(*alike), "joint trains in one stage, which is its whole stream"
+
+
 @pytest.mark.parametrize("norm", [0.0, 0.5, 1.0, 8.0])
 def test_clipping_is_that_of_pytorch(norm):
     g = torch.full((4,), norm / 2, dtype=torch.float64)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.models.dropout import keep_mask
+from clrun.models.libraries import channels_of
 from clrun.strategies.ewc import EWC
 from clrun.strategy import diagonal_fisher
 from clrun.system.errors import UsageError
@@ -272,6 +273,13 @@ def test_the_smallest_network_of_timm(stack_of):
 def test_wrong_names_of_library_networks_are_refused(prepared_of, overrides, says):
     with pytest.raises(UsageError, match=says):
         prepared_of(*overrides.split())
+
+
+@pytest.mark.parametrize("channels", ["abc", None, 0, -1, 1.5, True])
+def test_channels_are_a_number(channels):
+    with pytest.raises(UsageError, match=f"in_chans:{channels} in args"):
+        channels_of({"in_chans": channels})
+    assert channels_of({"in_chans": 1}) == 1 and channels_of(None) == channels_of({"width": 3}) == 3
 
 
 def test_the_importance_of_a_linear_network_is_that_of_its_head(stack_of):
