@@ -45,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     questions.add_argument(
         "--budget", metavar="LIMITS", help="which rows keep it, such as 'state_mb<1,total_seconds<30'"
     )
+    questions.add_argument(
+        "--html", nargs="?", const="", metavar="FILE",
+        help="also write a page to look at in a browser (default: report.html in the folder); needs plotly",
+    )  # fmt: skip
     flags.add_argument("--trials", action="store_true", help="also the runs that clrun-tune has trained in searches")
     flags.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
     flags.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
@@ -67,6 +71,7 @@ def command(argv: Sequence[str]) -> None:
     arguments = parser().parse_args(list(argv))
     if arguments.measure not in MEASURES:
         raise UsageError(f"--measure {arguments.measure}: there are {', '.join(MEASURES)}.")
+    page = None if arguments.html is None else html_path(arguments.folder, arguments.html)
     runs = read(arguments.folder, arguments.grams_per_kwh, arguments.price_per_hour, trials=arguments.trials)
     unsorted = rows_of(runs)
     order = default_order(unsorted) if arguments.sort is None else arguments.sort
@@ -86,6 +91,8 @@ def command(argv: Sequence[str]) -> None:
         from clrun.report import figures  # Matplotlib
 
         figures.draw(arguments.folder, rows)
+    if page is not None:
+        write_page(page, arguments.folder, rows, arguments.measure)
     print(f"Written: {arguments.folder / 'report.csv'}, .md, .tex" + (", report/" if not arguments.no_plots else ""))
 
 
@@ -95,6 +102,21 @@ def compared(folder: Path, rows: Sequence[Row], first: str, second: str, measure
     print("\n\n".join(one.paragraph for one in comparisons))
     run_files.write_table(folder / "comparison.csv", compare.table(comparisons))
     print(f"\nWritten: {folder / 'comparison.csv'}")
+
+
+def html_path(folder: Path, typed: str) -> Path:
+    """Return where the page is written. Raise UsageError where that is no place for one, or plotly is missing."""
+    from clrun.report.page import page_path  # Matplotlib
+
+    return page_path(folder, typed)
+
+
+def write_page(path: Path, folder: Path, rows: Sequence[Row], measure: str) -> None:
+    """Write the page, and say where and how large it is."""
+    from clrun.report.page import write
+
+    size = write(path, folder, rows, measure)
+    print(f"Written: {path} ({size / 1e6:.1f} MB); a double click opens it.")
 
 
 def sections_of(folder: Path, rows: Sequence[Row], measure: str, order: str) -> list[Section]:
