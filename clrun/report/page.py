@@ -32,6 +32,8 @@ def page_path(folder: Path, typed: str) -> Path:
             f"--html {typed or path}: the name of a page ends in .html; type clrun-report {folder} --html, or name "
             f"such a file, and the folder of results before it: clrun-report FOLDER --html page.html."
         )
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UsageError(f"--html {typed}: {path.parent} is a file; name a page in a folder.")
     plotly_script()
     return path
 

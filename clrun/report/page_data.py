@@ -21,9 +21,9 @@ from clrun.report import figures
 from clrun.report.intervals import LEVEL, half_width
 from clrun.report.page_confusion import Confusions, confusions_of
 from clrun.report.rows import Row, heading, references, streams
-from clrun.report.runs import MEASURES, keys_of
+from clrun.report.runs import ACCURACIES, MEASURES, keys_of
 from clrun.report.tables import BESIDE, COSTS, PERCENT, remarks
-from clrun.results import collection, columns
+from clrun.results import collection, columns, plots
 from clrun.results.columns import WARNING_SEPARATOR
 from clrun.results.outcome import RunStatus
 from clrun.results.tables import is_missing
@@ -68,8 +68,8 @@ def page_data(folder: Path, rows: Sequence[Row], measure: str, beside: Path) -> 
 
 
 def measures_of(rows: Sequence[Row], first: str) -> list[dict[str, Any]]:
-    """Return what is measured in any of the rows: name, meaning, whether it is a share, whether less is better, and
-    whether it is in the table from the start."""
+    """Return what is measured in any of the rows: name, meaning, whether it is a share, whether less is better,
+    whether it is in the table from the start, and whether its differences are between -1 and 1."""
     shown = dict.fromkeys([first, *BESIDE, *COSTS])
     there = [name for name in dict.fromkeys([*shown, *MEASURES]) if any(row[name].n for row in rows)]
     return [
@@ -79,6 +79,7 @@ def measures_of(rows: Sequence[Row], first: str) -> list[dict[str, Any]]:
             "percent": name in PERCENT,
             "less": name in LESS_IS_BETTER or name in columns.COSTS or name in ("total_seconds", "relative_seconds"),
             "shown": name in shown,
+            "bounded": name in ACCURACIES,
         }
         for name in there
     ]
@@ -216,21 +217,22 @@ def matrix_of(directory: Path | None) -> np.ndarray | None:
     """Return the accuracy matrix (T+1, T) of a run with the average so far as its last column, (T+1, T+1); None where
     it cannot be read."""
     table = None if directory is None else figures.table_or_none(directory / "accuracy_matrix.csv")
-    return None if table is None else table.drop(columns="after_task").to_numpy(float)
+    return None if table is None else plots.tasks_of(table).assign(average=table["average"]).to_numpy(float)
 
 
-def rounded_matrices(matrices: Sequence[np.ndarray | None], rows: Sequence[int], notes: list[str]) -> list[Any]:
+def rounded_matrices(
+    matrices: Sequence[np.ndarray | None], rows: Sequence[int], notes: list[str], room: int = ROOM
+) -> list[Any]:
     """Return the matrix of each run, rounded; of each row the mean of its runs where there is no room for all, and of
     the first rows alone where there is no room for that."""
     size = sum(matrix.size for matrix in matrices if matrix is not None)
-    if size <= ROOM:
+    if size <= room:
         return [None if matrix is None else digits(matrix) for matrix in matrices]
     notes.append(
         "There are too many runs or tasks for every accuracy matrix: of each run the average so far is kept, and of "
         "each row the mean of its matrices, as the matrix of its first run."
     )
     kept: list[Any] = []
-    room = ROOM
     for number, matrix in enumerate(matrices):
         if matrix is None:
             kept.append(None)

@@ -99,7 +99,7 @@ function withinTasks(stream, place, task) {
   const equal = new Set(changes.map(String)).size === 1; // methods that train on old tasks again take more steps
   const shapes = (equal ? changes[0] : []).map((x) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, layer: "below", line: { color: "#888", width: 1, dash: "dot" } }));
   const title = task === 0 ? "average accuracy so far (%)" : `accuracy on task ${task} (%)`;
-  draw(place, traces, { shapes, xaxis: { title: equal ? "training steps (dotted: a new task begins)" : "training steps (these methods change tasks at different steps)" }, yaxis: { title } });
+  draw(place, traces, { shapes, xaxis: { title: equal ? "training steps (dotted: a new task begins)" : "training steps; tasks begin at different ones" }, yaxis: { title } });
 }
 
 /** Draw the accuracy matrix of a row: the mean over its seeds, or that of one run. */
@@ -115,13 +115,13 @@ function matrix(stream, place, row, seed) {
 }
 
 /** Draw values (rows of columns, in percent) as a heat map, with numbers where they are few. */
-function heatMap(place, values, columns, rows, { x, y, few, hover, range = [0, 100], scale = "Cividis" }) {
+function heatMap(place, values, columns, rows, { x, y, few, hover, range = [0, 100], zeros = false }) {
   const flat = values.flatMap((row, i) => row.map((v, j) => [i, j, v])).filter(([, , v]) => v != null);
   const middle = (range[0] + range[1]) / 2;
   const texts = few ? [{ type: "scatter", mode: "text", x: flat.map(([, j]) => j), y: flat.map(([i]) => i), hoverinfo: "skip",
-    text: flat.map(([, , v]) => (Math.abs(v) < 0.05 ? "" : v >= 99.95 ? "100" : v.toFixed(v < 9.95 ? 1 : 0))),
+    text: flat.map(([, , v]) => (Math.abs(v) < 0.05 ? (zeros ? "0" : "") : v >= 99.95 ? "100" : v.toFixed(v < 9.95 ? 1 : 0))),
     textfont: { size: 11, color: flat.map(([, , v]) => (v < middle + 0.05 * (range[1] - range[0]) ? "#ffffff" : "#000000")) } }] : [];
-  const map = { type: "heatmap", z: values, zmin: range[0], zmax: range[1], colorscale: scale, showscale: !few, xgap: 1, ygap: 1, hoverinfo: "text", hoverongaps: false,
+  const map = { type: "heatmap", z: values, zmin: range[0], zmax: range[1], colorscale: "Cividis", showscale: !few, xgap: 1, ygap: 1, hoverinfo: "text", hoverongaps: false,
     text: values.map((row, i) => row.map((v, j) => (v == null ? "" : hover(i, j, v)))) };
   const tick = (names) => ({ tickvals: thinned(names), ticktext: thinned(names).map((k) => plain(cut(names[k], 18))) });
   draw(place, [map, ...texts], { xaxis: { title: x, ...tick(columns), showgrid: false, zeroline: false },
@@ -143,7 +143,7 @@ function forgetting(stream, place) {
   const T = rows[0].forgetting.length - 1;
   const values = rows.map((row) => row.forgetting.slice(0, T).map(percent));
   const most = Math.max(1, ...values.flat().filter((v) => v != null));
-  return heatMap(place, values, numbers(T), rows.map((row) => row.label), { x: "points lost on task", y: "", few: T <= 12, range: [0, most],
+  return heatMap(place, values, numbers(T), rows.map((row) => row.label), { x: "points lost on task", y: "", few: T <= 12, range: [0, most], zeros: true,
     hover: (i, j, v) => `${plain(rows[i].label)}: ${v.toFixed(1)} points lost on task ${j + 1}` });
 }
 

@@ -18,7 +18,7 @@ function comparisonSection(stream, section) {
     make("label", {}, "in", makeSelect(stream.measures.map((name) => [name, name]), choice.name, change("name")))), answer, chart);
 
   function update() {
-    const found = differences(stream, choice.a, choice.b, choice.name), result = statistic(found.map(([, d]) => d));
+    const found = differences(stream, choice.a, choice.b, choice.name), result = statistic(found.map(([, d]) => d), measureOf(choice.name).bounded);
     const [a, b] = [stream.rows[choice.a], stream.rows[choice.b]], unit = (v) => (measureOf(choice.name).percent ? 100 * v : v);
     const diverged = a.diverged + b.diverged, show = (v) => shown(choice.name, v);
     const interval = result[0] > 1 ? `${show(result[1])} (95 % interval [${show(result[3])}, ${show(result[4])}], n = ${result[0]} pairs by seed). ` : `n = ${result[0]}. `;

@@ -234,8 +234,10 @@ function start() {
   const change = () => { setTheme(theme.value); redraw(); };
   theme.addEventListener("change", change);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", change);
-  addEventListener("beforeprint", () => { setTheme("light"); redraw(); document.querySelectorAll(".chart").forEach((chart) => chart.data && Plotly.relayout(chart, { width: 680 })); });
-  addEventListener("afterprint", () => { setTheme(theme.value); redraw(); document.querySelectorAll(".chart").forEach((chart) => chart.data && Plotly.relayout(chart, { width: null, autosize: true })); });
+  const width = (chart, wide) => chart.data && Plotly.relayout(chart, wide ? { width: null, autosize: true } : { width: chart.closest(".side") ? 480 : 980 });
+  const charts = (wide) => document.querySelectorAll(".chart").forEach((chart) => width(chart, wide));
+  addEventListener("beforeprint", () => { setTheme("light"); redraw(); charts(false); });
+  addEventListener("afterprint", () => { setTheme(theme.value); redraw(); charts(true); });
   setTheme("auto");
   PAGE.streams.forEach((one, i) => stream.append(make("option", { value: i }, one.title)));
   stream.addEventListener("change", () => show(Number(stream.value)));

@@ -26,13 +26,15 @@ function shownStatistic(name, [n, mean, sd]) {
   return constant ? shown(name, mean) : `${shown(name, mean, like)} ± ${shown(name, sd, like)}`;
 }
 
-/** Return [n, mean, sd, low, high] of numbers: deviation with n - 1, and the interval of the mean by Student's t. */
-function statistic(values) {
+/** Return [n, mean, sd, low, high] of differences: deviation with n - 1, and the interval of the mean by Student's t, which
+ * ends at -1 and 1 where it is `bounded`. */
+function statistic(values, bounded) {
   const n = values.length;
   const mean = n ? values.reduce((sum, v) => sum + v, 0) / n : null;
   const sd = n > 1 ? Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (n - 1)) : null;
   const half = n > 1 ? PAGE.widths[n - 2] * sd : null; // t(0.975, n - 1) / sqrt(n), from Python
-  return [n, mean, sd, n > 1 ? mean - half : null, n > 1 ? mean + half : null];
+  const [least, largest] = bounded ? [-1, 1] : [-Infinity, Infinity];
+  return [n, mean, sd, n > 1 ? Math.max(mean - half, least) : null, n > 1 ? Math.min(mean + half, largest) : null];
 }
 
 /** Return [seed, difference a - b] of a measure for the seeds of which both rows have a run that is done. */
