@@ -179,17 +179,19 @@ def check_single(cfg: "DictConfig") -> None:
 
 
 def show_job(cfg: "DictConfig", package: str | None, resolve: bool) -> None:
-    """Print what is composed, or the part of it below `package`, as YAML; run nothing (`clrun --cfg job`). resolve:
+    """Print what is composed, or the part of it below `package`, as YAML; run nothing (`clrun --cfg job`), below what the
+    comments of an experiment's file say. resolve:
     whether interpolations are replaced by what they stand for. Raise UsageError."""
     import yaml
 
     from clrun.config.check_values import resolved_dict
-    from clrun.config.composed_text import COMMENT, part_of, stated
-    from clrun.config.composition import unresolved_dict
+    from clrun.config.composed_text import COMMENT, about_experiment, part_of, stated
+    from clrun.config.composition import chosen_experiments, unresolved_dict
 
     tree = resolved_dict(cfg) if resolve else unresolved_dict(cfg)
+    part = yaml.safe_dump(stated(part_of(tree, package)), sort_keys=False, allow_unicode=True)
     print(
-        COMMENT, yaml.safe_dump(stated(part_of(tree, package)), sort_keys=False, allow_unicode=True), sep="\n", end=""
+        *(about_experiment(name, path) for name, path in chosen_experiments().items()), COMMENT, part, sep="\n", end=""
     )
 
 

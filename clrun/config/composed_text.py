@@ -1,11 +1,19 @@
 """What `clrun --cfg job` prints: the composed settings, without what says nothing."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from clrun.system.errors import UsageError
 
 COMMENT = "# Keys that are null, which have their defaults, and what yaml files specify of keys (knobs) are left out."
+
+
+def about_experiment(name: str, path: Path) -> str:
+    """Return what the yaml of an experiment says of it, as comments: where the protocol is from, what differs, and what
+    to type."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return "\n".join([f"# +experiment={name}", *(line for line in lines if not line.startswith("# @"))])
 
 
 def stated(value: Any) -> Any:

@@ -79,6 +79,13 @@ def composer(catalog: Catalog, config_dir: str | None) -> Callable[[Sequence[str
     return lambda overrides: composed([*map(as_typed, overrides)])
 
 
+def chosen_experiments() -> dict[str, Path]:
+    """Return the experiments that the command line of the job that is running has taken, and the file of each."""
+    known = composed_from()[0].experiments
+    chosen = HydraConfig.get().runtime.choices.get("experiment", [])
+    return {name: known[name] for name in ([chosen] if isinstance(chosen, str) else chosen) if name in known}
+
+
 def composed_from(hydra_config: Any = None) -> tuple[Catalog, list[str]]:
     """Return the catalogue of the folders that Hydra composed from, and the keys that were typed.
 
