@@ -179,9 +179,9 @@ def check_single(cfg: "DictConfig") -> None:
 
 
 def show_job(cfg: "DictConfig", package: str | None, resolve: bool) -> None:
-    """Print what is composed, or the part of it below `package`, as YAML; run nothing (`clrun --cfg job`), below what the
-    comments of an experiment's file say. resolve:
-    whether interpolations are replaced by what they stand for. Raise UsageError."""
+    """Print what is composed, or the part of it below `package`, as YAML, after what the file of an experiment says of
+    it; run nothing (`clrun --cfg job`). resolve: whether interpolations are replaced by what they stand for. Raise
+    UsageError."""
     import yaml
 
     from clrun.config.check_values import resolved_dict
@@ -190,9 +190,8 @@ def show_job(cfg: "DictConfig", package: str | None, resolve: bool) -> None:
 
     tree = resolved_dict(cfg) if resolve else unresolved_dict(cfg)
     part = yaml.safe_dump(stated(part_of(tree, package)), sort_keys=False, allow_unicode=True)
-    print(
-        *(about_experiment(name, path) for name, path in chosen_experiments().items()), COMMENT, part, sep="\n", end=""
-    )
+    about = [about_experiment(name, path) for name, path in chosen_experiments().items()]
+    print(*about, COMMENT, part, sep="\n", end="")
 
 
 def single(cfg: "DictConfig") -> None:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 
-from clrun.commands import export, predict, report, run, tune, verify
+from clrun.commands import check, export, predict, report, run, tune, verify
 from clrun.config import help
 from reference.markdown import code, plain, table
 
@@ -94,6 +94,11 @@ def clrun_predict() -> str:
 def clrun_export() -> str:
     """Return the part on `clrun-export`."""
     return flags(export.parser())
+
+
+def clrun_check() -> str:
+    """Return the part on `clrun-check`."""
+    return flags(check.parser())
 
 
 def clrun_verify() -> str:
