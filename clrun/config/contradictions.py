@@ -55,6 +55,10 @@ def refuse_streams(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     typed = f"split.slots={slots}" if slots is not None else f"split.blurry={blurry}"
     if (blurry is not None or slots is not None) and values["init_from"] is not None:
         raise UsageError(f"{typed}: a run that goes on from another one has tasks of its own; leave init_from out.")
+    if values["split"] == "relabelled" and (values["scenario"] != "domain" or values["init_from"] is not None):
+        raise UsageError(
+            "split=relabelled exchanges the labels that tasks share; type scenario=domain, and leave init_from out."
+        )
     if slots is None:
         return
     others = ("split.classes", "split.sizes", "split.step", "split.blurry")

@@ -106,7 +106,7 @@ def make_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TAS
     random = generator(split_seed(settings), "validation")
     train, validation = hold_out(torch.arange(images.train), images.y, settings["validation"], random)
     test = torch.arange(images.train, len(images.y) - images.carried)
-    of_tasks = pools(train, images, groups, settings)
+    of_tasks = drawn_samples(pools(train, images, groups, settings), settings)
     rows = arrivals_of(of_tasks, images, groups, settings)
     come = outputs if rows is None else outputs_that_come(rows, images, groups, outputs)
     label, active, unlearnt = label_tables(groups, outputs, come, len(names), len(images.classes), settings)
@@ -176,6 +176,21 @@ def pools(numbers: Tensor, images: Samples, groups: Sequence[Sequence[int]], set
     return split_by_domain(numbers, images.domain, domain_order(images, settings))
 
 
+def drawn_samples(train: list[Tensor], settings: Values) -> list[Tensor]:
+    """Return the images [task] (n,) of each task: as many as split.period says, drawn for each task, or all.
+
+    Raise UsageError where there are not so many.
+    """
+    period = settings.get("split.period", None)
+    if period is None:
+        return train
+    fewest = min(map(len, train))
+    if period > fewest:
+        raise UsageError(f"split.period={period}: a task has {fewest} training samples; type at most as many.")
+    random = generator(split_seed(settings), "period")
+    return [pool[torch.randperm(len(pool), generator=random)[:period]].sort().values for pool in train]
+
+
 def domain_order(images: Samples, settings: Values) -> list[int]:
     """Return the numbers of the domains in the order of the tasks."""
     if settings["split.order"] != "seed":
@@ -202,6 +217,8 @@ def classes_of_tasks(images: Samples, settings: Values, earlier: EarlierTasks = 
     if settings["split"] == "domains":
         of_domains = classes_of_domains(images)
         return [of_domains[k] for k in domain_order(images, settings)]
+    if groups is None and settings["split"] == "relabelled":
+        return label_orders(len(images.classes), settings)
     if groups is None:
         return [list(range(len(images.classes)))] * settings["tasks"]
     order = class_order(len(images.classes), settings)
@@ -210,6 +227,13 @@ def classes_of_tasks(images: Samples, settings: Values, earlier: EarlierTasks = 
     new = sorted(k for group in groups for k in group)  # all classes, but for those that an earlier run has learnt
     drawn = dict(zip(new, (k for k in order if k in {*new}), strict=True))
     return [[drawn[k] for k in group] for group in groups]
+
+
+def label_orders(classes: int, settings: Values) -> list[list[int]]:
+    """Return for each task the class that each label stands for; the first task has them in their own order."""
+    random = generator(split_seed(settings), "labels")
+    drawn = [torch.randperm(classes, generator=random).tolist() for _ in range(settings["tasks"] - 1)]
+    return [list(range(classes)), *drawn]
 
 
 def class_order(classes: int, settings: Values) -> list[int] | None:
@@ -258,6 +282,8 @@ def shared_names(
             f"scenario=domain: tasks share their outputs, and the earlier run has {len(earlier.names)}; list as many "
             "classes a task in split.classes."
         )
+    if settings["split"] == "relabelled":
+        return [f"label {i}" for i in range(len(groups[0]))]
     if settings["split"] != "classes" and earlier.names:
         return earlier.names
     former = [[name] for name in earlier.names] or [[] for _ in groups[0]]
@@ -342,10 +368,10 @@ def hold_out(numbers: Tensor, labels: Tensor, share: float, random: torch.Genera
 
 def split_by_task(numbers: Tensor, labels: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the image numbers of each task; tasks of the same classes share one tensor."""
-    by_group = {
-        tuple(group): numbers[torch.isin(labels[numbers], torch.tensor(group, dtype=labels.dtype))] for group in groups
-    }
-    return [by_group[tuple(group)] for group in groups]
+    distinct = {tuple(sorted(group)) for group in groups}
+    of = labels[numbers]
+    by_group = {group: numbers[torch.isin(of, torch.tensor(group, dtype=labels.dtype))] for group in distinct}
+    return [by_group[tuple(sorted(group))] for group in groups]
 
 
 def refuse_other_than_pictures(images: Samples, settings: Values) -> None:
