@@ -12,7 +12,7 @@ from torch import Tensor
 from clrun.data.batches import StepContext, pad_rows
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import TaskStream, TaskTables
-from clrun.engine.state import PAIR, Evaluation, TrainState
+from clrun.engine.state import Evaluation, TrainState
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import BARRED, Strategy
 
@@ -34,13 +34,14 @@ class Evaluator:
         horizon: the newest task seen so far, which decides on the outputs that may answer; None before any training.
         part: "test" or "validation".
         """
-        C, correct, pairs = self.strategy.data.outputs, [], []
-        for task, (predicted, labels, valid) in enumerate(self.predictions(current, horizon, part)):
-            correct.append(right(predicted, labels, valid))
-            samples, _ = pad_rows([getattr(stream, part)[task] for stream in self.streams])
-            found = pairs_of(predicted, labels, samples, valid, C)
-            pairs.append(np.insert(found, PAIR.index("task"), task, axis=1))
-        return Evaluation(torch.stack(correct, -1), np.concatenate(pairs))
+        answers = list(self.predictions(current, horizon, part))
+        correct = [right(predicted, labels, valid) for predicted, labels, valid in answers]
+        samples = [pad_rows(pools)[0] for pools in zip(*(getattr(one, part) for one in self.streams), strict=True)]
+        task = [torch.full_like(labels, t) for t, (_, labels, _) in enumerate(answers)]
+        predicted, labels, valid = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
+        size = self.strategy.data.tasks, self.strategy.data.outputs
+        pairs = pairs_of(predicted, labels, torch.cat(samples, -1), torch.cat(task, -1), valid, *size)
+        return Evaluation(torch.stack(correct, -1), pairs)
 
     def correct(self, current: TrainState, horizon: int | None, part: str) -> Tensor:
         """Return (R, T) int64: the correct answers of all runs on each task. The arguments are those of `evaluate`."""
@@ -55,16 +56,33 @@ class Evaluator:
         last = self.strategy.data.tasks - 1
         seen = torch.tensor(last if horizon is None else horizon, device=self.vectorizer.device)
         tables = self.tables if horizon is not None else untrained_tables(self.tables)
-        for task in range(last + 1):
-            images = [getattr(stream, part)[task] for stream in self.streams]
-            padded, valid = pad_rows([self.strategy.data.rows(pool, task) for pool in images])
-            if padded.shape[1] == 0:  # a task of an earlier run, of which the data have no sample
-                yield padded, padded, valid.bool()
+        for tasks in self.together(part):
+            padded = [
+                pad_rows([self.strategy.data.rows(getattr(one, part)[t], t) for one in self.streams]) for t in tasks
+            ]
+            widths = [rows.shape[1] for rows, _ in padded]
+            if not any(widths):  # tasks of which the data have no sample
+                yield from ((rows, rows, valid.bool()) for rows, valid in padded)
                 continue
-            rows = self.vectorizer.stack_trees(list(padded))
+            rows = self.vectorizer.stack_trees(list(torch.cat([rows for rows, _ in padded], -1)))
             chunks = [predict(current, self.hp, tables, chunk, seen) for chunk in rows.split(self.chunk_size, -1)]
-            predicted, labels = (self.vectorizer.unstack_to_host(torch.cat(v, -1)) for v in zip(*chunks, strict=True))
-            yield predicted, labels, valid.bool()
+            answers = [self.vectorizer.unstack_to_host(torch.cat(v, -1)) for v in zip(*chunks, strict=True)]
+            for predicted, labels, (_, valid) in zip(*(v.split(widths, -1) for v in answers), padded, strict=True):
+                yield predicted, labels, valid.bool()
+
+    def together(self, part: str) -> list[list[int]]:
+        """Return the tasks in lists, in order, that are asked in one forward pass: as many as fit into a chunk, so that
+        hundreds of small tasks take few passes."""
+        lists: list[list[int]] = []
+        filled = 0
+        for task in range(self.strategy.data.tasks):
+            size = max(len(getattr(stream, part)[task]) for stream in self.streams)
+            if not lists or filled + size > self.chunk_size:
+                lists.append([])
+                filled = 0
+            lists[-1].append(task)
+            filled += size
+        return lists
 
 
 def right(predicted: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
@@ -72,16 +90,19 @@ def right(predicted: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     return ((predicted == labels) & valid).sum(-1)
 
 
-def pairs_of(predicted: Tensor, labels: Tensor, samples: Tensor, valid: Tensor, outputs: int) -> np.ndarray:
-    """Return the columns PAIR, but for the task, of the answers of R runs to the samples of one task, in their order.
+def pairs_of(
+    predicted: Tensor, labels: Tensor, samples: Tensor, task: Tensor, valid: Tensor, tasks: int, outputs: int
+) -> np.ndarray:
+    """Return the columns PAIR (K, 6) of the answers of R runs to the samples of all tasks, run by run and task by task.
 
-    predicted, labels, samples: (R, n); valid: (R, n) bool, the samples that count; outputs: C.
+    predicted, labels, samples, task: (R, n); valid: (R, n) bool, the samples that count; tasks: T; outputs: C.
     """
     run = valid.nonzero(as_tuple=True)[0]
-    codes = (run * outputs + labels[valid]) * outputs + predicted[valid]
+    sizes = tasks, outputs, outputs
+    codes = ((run * tasks + task[valid]) * outputs + labels[valid]) * outputs + predicted[valid]
     found, first, counts = np.unique(codes.numpy(), return_index=True, return_counts=True)
-    run_and_true, chosen = found // outputs, samples[valid].numpy()[first]
-    return np.stack([run_and_true // outputs, run_and_true % outputs, found % outputs, counts, chosen], axis=1)
+    columns = np.unravel_index(found, (len(valid), *sizes))
+    return np.stack([*columns, counts, samples[valid].numpy()[first]], axis=1)
 
 
 def untrained_tables(tables: TaskTables) -> TaskTables:

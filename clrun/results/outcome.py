@@ -68,6 +68,7 @@ class Outcome:
     pillow_version: str | None = None  # which decoded picture files
     device: str = "cpu"  # as PyTorch names it: "cpu", "cuda", "cuda:0"
     guard: Guard = UNGUARDED  # what must allow that its files are written
+    writing_seconds: float = 0.0  # that its tables took when they were last written
     written_at: float = -math.inf  # seconds of time.monotonic() at which its tables were last written
 
     @property

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from clrun.results import fonts
 from clrun.results.confusion_plot import confusion_figure
 from clrun.results.reading import TASKS, read_table
+from clrun.results.thinning import ALL_TASKS, remark, shown_tasks
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
 # Okabe and Ito's palette, whose colours are distinguishable with every common kind of colour blindness.
@@ -39,8 +40,9 @@ LEGEND, COLOUR_BAR = 1.15, 0.85
 
 
 def draw(directory: Path, guard: Guard = UNGUARDED) -> None:
-    """Draw accuracy_matrix.png, confusion.png and accuracy_over_tasks.png from the CSV files of a run, each all or
-    nothing. A run of an earlier version, or one that diverged in its first task, has no file for confusion.png.
+    """Draw accuracy_matrix.png, confusion.png, online_accuracy.png and accuracy_over_tasks.png from the CSV files of a
+    run, each all or nothing. confusion.png has no file in a run of an earlier version, or of one that diverged in its
+    first task, or of very many tasks.
 
     guard: as of `clrun.system.atomic_files.replacing`. Raise UnreadableFile.
     """
@@ -58,6 +60,9 @@ def figures(directory: Path) -> dict[str, Figure]:
     confusions = directory / "confusion_over_tasks.csv"
     if confusions.exists():
         drawn["confusion"] = confusion_figure(read_table(confusions))
+    online = directory / "online_accuracy.csv"
+    if online.exists():
+        drawn["online_accuracy"] = online_figure(read_table(online))
     return drawn | {"accuracy_over_tasks": curves}
 
 
@@ -171,9 +176,10 @@ def tasks_figure(matrix: pd.DataFrame) -> Figure:
     the average so far; from accuracy_matrix.csv."""
     tasks = tasks_of(matrix).shape[1]
     figure, axes = canvas(6.4, 3.8, LEGEND)
-    for task, style in enumerate(styles(tasks), start=1):
+    marker = "" if remark(tasks) else "o"
+    for task, style in styles(tasks):
         rows = matrix[matrix["after_task"] >= task]
-        axes.plot(rows["after_task"], 100 * rows[f"task_{task}"], marker="o", **style)
+        axes.plot(rows["after_task"], 100 * rows[f"task_{task}"], marker=marker, **style)
     average = matrix[matrix["after_task"] >= 1]
     axes.plot(average["after_task"], 100 * average["average"], "--", color=INK, linewidth=1.3, label="average")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -183,29 +189,47 @@ def tasks_figure(matrix: pd.DataFrame) -> Figure:
     return finish(figure, axes, tasks)
 
 
+def online_figure(rows: pd.DataFrame) -> Figure:
+    """Return a curve of the accuracy on training samples just before they were learnt, task by task; from
+    online_accuracy.csv. A dashed line is that over all tasks."""
+    *of_tasks, total = (100 * rows["online_accuracy"]).tolist()
+    figure, axes = canvas(6.4, 3.8, LEGEND)
+    few = {"marker": "o", "markersize": 4} if len(of_tasks) <= ALL_TASKS else {}
+    axes.plot(range(1, len(of_tasks) + 1), of_tasks, color=PALETTE[0], linewidth=1.3, label="task by task", **few)
+    axes.axhline(total, color=INK, linewidth=1.0, linestyle="--", label="all tasks")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("task")
+    finish(figure, axes, 0)
+    axes.set_ylabel("accuracy before learning")
+    return figure
+
+
 def training_figure(rows: pd.DataFrame) -> Figure:
     """Return curves of the accuracy on every task, from its own training on, over optimizer steps, with a dotted line
     where a new task begins; from accuracy_over_training.csv."""
     tasks = int(rows["eval_task"].max())
     figure, axes = canvas(8.0, 3.8, LEGEND)
-    for switch in rows[rows["stage"] >= 1].groupby("stage")["step"].max().iloc[:-1]:
+    switches = rows[rows["stage"] >= 1].groupby("stage")["step"].max().iloc[:-1]
+    for switch in [] if remark(tasks) else switches:
         axes.axvline(switch, color="#999999", linewidth=0.8, linestyle=":")
-    for task, style in enumerate(styles(tasks), start=1):
+    for task, style in styles(tasks):
         begin = task if task > 1 else 0  # stage 0: the untrained network
         curve = rows[(rows["eval_task"] == task) & (rows["stage"] >= begin)]
         axes.plot(curve["step"], 100 * curve["accuracy"], **style)
     axes.set_xlim(0, rows["step"].max())
-    axes.set_xlabel("training steps (dotted: a new task begins)")
+    axes.set_xlabel("training steps" if remark(tasks) else "training steps (dotted: a new task begins)")
     return finish(figure, axes, tasks)
 
 
-def styles(tasks: int) -> Iterator[dict[str, Any]]:
-    """Yield the colour, width and label of each task's curve; that of the first task is bold and in front."""
+def styles(tasks: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each task that is shown and the colour, width and label of its curve; that of the first task
+    is bold and in front."""
+    shown = shown_tasks(tasks)
     others = 1.3 if tasks <= len(PALETTE) else 0.8
-    for task, colour in enumerate(colours(tasks), start=1):
+    for task, colour in zip(shown, colours(len(shown)), strict=True):
         width = 2.8 if task == 1 else others
         style = {"color": colour, "linewidth": width, "markersize": width + 2, "zorder": 4 if task == 1 else 3}
-        yield style | {"label": f"task {task}"}
+        yield task, style | {"label": f"task {task}"}
 
 
 def colours(tasks: int) -> Sequence[Any]:
@@ -223,11 +247,14 @@ def finish(figure: Figure, axes: Axes, tasks: int) -> Figure:
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
-    step = max(1, int(np.ceil(tasks / LEGEND_ENTRIES)))
-    kept = [*range(0, tasks, step), *range(tasks, len(labels))]
+    shown = len(shown_tasks(tasks))
+    step = max(1, int(np.ceil(shown / LEGEND_ENTRIES)))
+    kept = [*range(0, shown, step), *range(shown, len(labels))]
     axes.legend(
         [handles[k] for k in kept],
         [labels[k] for k in kept],
+        title=remark(tasks) or None,
+        title_fontsize=8,
         loc="center left",
         bbox_to_anchor=(1.01, 0.5),
         frameon=False,

@@ -72,6 +72,8 @@ LAYOUTS = {
     "accuracy.csv": Layout(
         ("run", "after_task", "eval_task", "correct", "n", "accuracy"), ("after_task", "eval_task"), ("run", "strategy")
     ),
+    "online_accuracy.csv": Layout(("task", "samples", "correct", "online_accuracy"), ("task",), ("task",)),
+    "class_counts.csv": Layout(("task", "class", "of_task", "samples"), ("task", "class", "of_task"), ("class",)),
     "health.csv": Layout(("task",), ("task",)),
     "costs.csv": Layout(("task",), ("task",)),
     "tasks.csv": Layout(("task",), (), ("class", "domain")),

@@ -17,7 +17,8 @@ from clrun.results.outcome import Outcome
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing, write_text
 from clrun.system.yaml_numbers import Dumper
 
-SECONDS_BETWEEN_WRITES = 5.0  # of the tables of a run that is under way
+SECONDS_BETWEEN_WRITES = 5.0  # of the tables of a run that is under way, at least
+WRITING_SHARE = 0.02  # of the time that a run takes, at most, for tables that grow with the square of its tasks
 
 # Names of files that are being written: clrun's, and those of the library that writes tensors.
 TEMPORARY_FILES = (".*.tmp", ".tmp*")
@@ -59,10 +60,13 @@ def clear_temporary_files(directory: Path) -> None:
 
 def write_progress_if_due(outcome: Outcome, clock: Callable[[], float] = monotonic) -> None:
     """Write the tables as `write_progress` does, unless they were written less than SECONDS_BETWEEN_WRITES ago: nobody
-    reads faster, and a task can take less time than the writing. clock: returns seconds."""
-    if clock() - outcome.written_at >= SECONDS_BETWEEN_WRITES:
+    reads faster, and a task can take less time than the writing. Where the writing takes long, it is done less often.
+    clock: returns seconds."""
+    began = clock()
+    if began - outcome.written_at >= max(SECONDS_BETWEEN_WRITES, outcome.writing_seconds / WRITING_SHARE):
         write_progress(outcome)
         outcome.written_at = clock()
+        outcome.writing_seconds = outcome.written_at - began
 
 
 def write_progress(outcome: Outcome) -> None:

@@ -19,10 +19,10 @@ from clrun.runs import checkpoint
 from clrun.runs.checkpoint import Checkpoint, InvalidCheckpoint, Position
 from clrun.system.locks import LockLost
 
-# Fields of an Outcome that a checkpoint keeps: as JSON, and as integer arrays (or None).
+# Fields of an Outcome that a checkpoint keeps: as JSON, and as tensors of integers, where they are not None.
 JSON_FIELDS = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
 ARRAY_FIELDS = ("correct", "validation_correct")
-CONFUSIONS = "confusions"  # the tensor that keeps this field, which is too long for JSON
+CONFUSIONS = "confusions"  # the tensor that keeps this field
 
 
 # ---------------------------------------------------------------- a run's state as named tensors, and back
@@ -76,16 +76,22 @@ def shape_and_type(tensor: Tensor | None) -> tuple[torch.Size, torch.dtype] | No
 
 
 def outcome_notes(outcome: Outcome) -> dict[str, Any]:
-    """Return what an outcome has measured so far, as JSON."""
-    arrays = {name: getattr(outcome, name) for name in ARRAY_FIELDS}
-    plain = {name: v if v is None else v.tolist() for name, v in arrays.items()}
-    named = {name: getattr(outcome, name) for name in (*JSON_FIELDS, "online")}
-    return json.loads(json.dumps(plain | named))
+    """Return what an outcome has measured so far but for arrays, as JSON."""
+    return json.loads(json.dumps({name: getattr(outcome, name) for name in (*JSON_FIELDS, "online")}))
+
+
+def outcome_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
+    """Return copies of the arrays that an outcome has measured so far, by the name of their tensor in checkpoints.
+
+    In a run of 800 tasks they hold hundreds of thousands of numbers, for which JSON would take seconds after each task.
+    """
+    arrays = {f"outcome.{name}": getattr(outcome, name) for name in ARRAY_FIELDS}
+    return {CONFUSIONS: outcome.confusions} | {name: v.copy() for name, v in arrays.items() if v is not None}
 
 
 def restore_outcome(outcome: Outcome, saved: Checkpoint) -> None:
-    """Write into an outcome what `outcome_notes` has returned, and its confusions, which a checkpoint of an earlier
-    version does not have."""
+    """Write into an outcome what `outcome_notes` and `outcome_arrays` have returned. A checkpoint of an earlier version
+    has no confusions, and the other arrays in its notes."""
     notes = saved.notes
     if CONFUSIONS in saved.tensors:
         outcome.confusions = saved.tensors[CONFUSIONS].numpy()
@@ -95,7 +101,9 @@ def restore_outcome(outcome: Outcome, saved: Checkpoint) -> None:
     outcome.costs = {"cpu_seconds": 0.0} | outcome.costs  # a checkpoint of an earlier version has none
     outcome.status = RunStatus(outcome.status)
     for name in ARRAY_FIELDS:
-        setattr(outcome, name, None if notes[name] is None else np.array(notes[name]))
+        noted = None if notes.get(name) is None else torch.tensor(notes[name])
+        found = saved.tensors.get(f"outcome.{name}", noted)
+        setattr(outcome, name, None if found is None else found.numpy())
 
 
 def partial_stage_notes(partial: PartialStage, runs: int) -> list[dict[str, Any]]:
@@ -145,7 +153,7 @@ class ResumePoint:
     position: Position
     current: TrainState
     notes: Sequence[Mapping[str, Any]]  # [r]
-    confusions: Sequence[np.ndarray]  # [r], of the outcomes
+    arrays: Sequence[Mapping[str, np.ndarray]]  # [r], of the outcomes
     partial: PartialStage | None
 
 
@@ -213,7 +221,7 @@ class Checkpointer:
         """Return the point at which `stage` tasks are over."""
         position = Position(stage, (), self.stack.step)
         notes = [outcome_notes(outcome) for outcome in self.outcomes]
-        return ResumePoint(position, current, notes, [outcome.confusions for outcome in self.outcomes], None)
+        return ResumePoint(position, current, notes, [outcome_arrays(outcome) for outcome in self.outcomes], None)
 
     def within_task(self, start: ResumePoint, current: TrainState, partial: PartialStage) -> ResumePoint:
         """Return a point within a task. What the outcomes have measured is as it was at the start of the task."""
@@ -221,7 +229,7 @@ class Checkpointer:
         shares = partial_stage_notes(partial, len(self.outcomes))
         notes = [{**n, "half": share} for n, share in zip(start.notes, shares, strict=True)]
         position = Position(start.position.stage, passes, self.stack.step)
-        return ResumePoint(position, current, notes, start.confusions, partial)
+        return ResumePoint(position, current, notes, start.arrays, partial)
 
     def write(self, point: ResumePoint) -> bool:
         """Write the checkpoint of every run into its directory, and return whether that succeeded.
@@ -247,7 +255,7 @@ class Checkpointer:
         """Return run r's part of a point."""
         tensors = named_tensors(run_of_stack(point.current, r, self.stack.alone))
         signals = named_signals(point.partial, r) if point.partial else {}
-        measured = {CONFUSIONS: torch.from_numpy(point.confusions[r])}
+        measured = {name: torch.from_numpy(v) for name, v in point.arrays[r].items()}
         costs = dict(point.notes[r]["costs"])
         for name, value in self.unrecorded_costs().items():
             costs[name] += value

@@ -110,7 +110,15 @@ def folder_in_place(path: Path) -> str:
 
 def refuse_folders_in_place(directory: Path) -> None:
     """Raise UsageError where a file of a run could not be written at the end, since a folder has its name."""
-    names = (*FILES, "failed.txt", "config.yaml", "accuracy_matrix.png", "confusion.png", "accuracy_over_tasks.png")
+    names = (
+        *FILES,
+        "failed.txt",
+        "config.yaml",
+        "accuracy_matrix.png",
+        "confusion.png",
+        "online_accuracy.png",
+        "accuracy_over_tasks.png",
+    )
     for path in (directory / name for name in names):
         if path.is_dir():
             raise UsageError(folder_in_place(path))

@@ -20,6 +20,10 @@ from clrun.strategy import Strategy
 from clrun.system.energy import Meter
 from clrun.system.peak_memory import peak_memory
 
+# Tasks up to which it is kept what was taken for what after each of them; of more, the table would have millions of
+# rows.
+CONFUSED_TASKS = 100
+
 # Costs that are added up while a run is trained, over all its interruptions.
 ACCUMULATED = (
     "train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "cpu_seconds", "samples", "energy_wh",
@@ -179,7 +183,7 @@ def record_divergence(outcome: Outcome, divergence: Divergence | None, task: int
 def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> None:
     """Record the accuracies of run r after a stage, or before any training, in a row of the accuracy matrix."""
     outcome.correct[row] = report.correct[r].numpy()
-    if report.evaluation is not None and row > 0:
+    if report.evaluation is not None and row > 0 and len(outcome.counts) <= CONFUSED_TASKS:
         pairs = report.evaluation.pairs
         outcome.confusions = np.concatenate([outcome.confusions, with_row(pairs[pairs[:, 0] == r], row)])
     if outcome.validation_correct is not None:

@@ -16,6 +16,7 @@ from clrun.results.outcome import RunStatus
 from clrun.results.reading import TASKS, read_table
 from clrun.results.run_files import read_summary
 from clrun.results.tables import is_missing
+from clrun.results.thinning import remark, shown_tasks
 from clrun.system.text import format_cell
 from clrun.terminal.console import percent, print_line, warn
 from clrun.terminal.fitting import Cells, Column, print_table
@@ -91,18 +92,26 @@ def matrix_table(matrix: pd.DataFrame, names: dict[int, str]) -> Cells:
     """Return the accuracy matrix in percent: a column for each task, the average over tasks and, where it is another
     number, the accuracy over all samples."""
     accuracies = matrix.filter(regex=TASKS)
-    tasks, ends = range(1, accuracies.shape[1] + 1), ends_of(matrix)
+    count, ends = accuracies.shape[1], ends_of(matrix)
+    tasks = shown_tasks(count)
     rows: list[list[str | Text]] = []
     start = rows_before_start(matrix)
-    for after, row in list(enumerate(accuracies.itertuples(index=False)))[start:]:
-        cells = [Text(percent(row[task - 1]), emphasis(after, task)) for task in tasks]
+    for after in [k for k in range(start, count + 1) if k in (0, start, *tasks)]:
+        row = accuracies.iloc[after]
+        cells = [Text(percent(row.iloc[task - 1]), emphasis(after, task)) for task in tasks]
         name = "untrained" if after == 0 else "at start" if after == start else f"task {after}"
         rows.append([name, *cells, *(percent(matrix[end].iloc[after]) for end in ends)])
     columns = [Column("after", text=True), *(Column(header(task, names)) for task in tasks), *map(Column, ends)]
     title = "accuracy in percent"
     if len(ends) > 1:
         title += " (average: over tasks, overall: over all test samples)"
+    title += said_in(count, "accuracy_matrix.csv")
     return Cells(title, columns, rows, labels=1, ends=len(ends))
+
+
+def said_in(tasks: int, file: str) -> str:
+    """Return ' (12 of 800 tasks; FILE has all)', or '' where all tasks are shown."""
+    return f" ({remark(tasks)}; {file} has all)" if remark(tasks) else ""
 
 
 def ends_of(matrix: pd.DataFrame) -> list[str]:
@@ -138,12 +147,16 @@ def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Cells:
     for column in forgetting.columns[1:]:
         words = column.removeprefix("accuracy_").removesuffix("_accuracy").split("_")
         columns.append(Column("\n".join(words)))
-    rows = []
+    rows, tasks = [], len(forgetting) - 1
+    shown = {*shown_tasks(tasks), len(forgetting)}  # the last row is the average
     for number, row in enumerate(forgetting.itertuples(index=False), start=1):
+        if number not in shown:
+            continue
         label = f"{row[0]} ({names[number]})" if number in names else str(row[0])
         rows.append([label, *(percent(value) for value in row[1:])])
     styles = [*[""] * (len(rows) - 1), "bold"]
-    return Cells("forgetting in percent", columns, rows, labels=1, styles=styles)
+    title = "forgetting in percent" + said_in(tasks, "forgetting.csv")
+    return Cells(title, columns, rows, labels=1, styles=styles)
 
 
 def scores(summary: pd.Series, chance: float | None) -> str:

@@ -26,6 +26,13 @@ SEARCH = (*TINY, "strategy=finetune", "lr=0.01,0.02", "trials=2", "sampler=rando
 ROW = Row(title="t", source="s", base=list(KEPT), cases={"c": Case(overrides=[], target=50, tolerance=100)})
 
 
+# Files that a run with stream=online and split.blurry has besides, as they would be.
+OF_OTHER_STREAMS = {
+    "online_accuracy.csv": "task,samples,correct,online_accuracy\n1,4,3,0.75\nall,4,3,0.75\n",
+    "class_counts.csv": "task,class,of_task,samples\n1,0,1,3\n1,2,2,1\n",
+}
+
+
 def ended(action: Callable[[], object]) -> int:
     """The exit code of a command."""
     with pytest.raises(SystemExit) as caught:
@@ -69,6 +76,8 @@ def trained(tmp_path_factory) -> Path:
     os.chdir(folder)
     try:
         assert typed(*SWEEP) == 0
+        for name, content in OF_OTHER_STREAMS.items():
+            (damaged_run() / name).write_text(content)
         assert typed("-m", *KEPT[:-1], "strategy=joint", "seed=0,1") == 0
         assert ended(lambda: tune.command(SEARCH)) == 0
         Image.new("L", (8, 8)).save("picture.png")
@@ -153,6 +162,7 @@ SOUND = {
     ("tasks.csv", "comma in numbers"),  # and it has none
     ("confusion.csv", "comma in numbers"),
     ("confusion_over_tasks.csv", "comma in numbers"),
+    ("class_counts.csv", "comma in numbers"),
 }
 
 # Every damage of every file is tried on the reader, which all commands share; these with each command that reads it.
