@@ -40,8 +40,11 @@ PLOTLY_SYMBOLS = {
     "*": "star", "p": "pentagon", "h": "hexagon", "<": "triangle-left", ">": "triangle-right", "d": "diamond-tall",
 }  # fmt: skip
 
-# Measures of which less is better; of all costs, too.
-LESS_IS_BETTER = ("forgetting", "stability_gap", "intransigence")
+# Measures of which less is better.
+LESS_IS_BETTER = (
+    *("forgetting", "stability_gap", "intransigence", "total_seconds", "relative_seconds"),
+    *(name for name in columns.COSTS if name != "samples_per_second"),
+)
 
 MEANINGS = {
     **columns.METRIC_MEANINGS,
@@ -77,7 +80,7 @@ def measures_of(rows: Sequence[Row], first: str) -> list[dict[str, Any]]:
             "name": name,
             "about": MEANINGS.get(name, ""),
             "percent": name in PERCENT,
-            "less": name in LESS_IS_BETTER or name in columns.COSTS or name in ("total_seconds", "relative_seconds"),
+            "less": name in LESS_IS_BETTER,
             "shown": name in shown,
             "bounded": name in ACCURACIES,
         }

@@ -28,7 +28,7 @@ function comparisonSection(stream, section) {
     const mean = { x: [unit(result[1])], y: [0.75], mode: "markers", hoverinfo: "text", text: [`mean ${show(result[1])}`], marker: { size: 12, color: visible("#D55E00"), symbol: "diamond" },
       error_x: result[0] > 1 ? { type: "data", symmetric: false, array: [unit(result[4] - result[1])], arrayminus: [unit(result[1] - result[3])], thickness: 2, width: 8 } : undefined };
     const ink = getComputedStyle(document.documentElement).getPropertyValue("--ink").trim();
-    draw(chart, found.length ? [points, mean] : [], { shapes: [{ type: "line", x0: 0, x1: 0, y0: 0, y1: 1, line: { color: ink, width: 1 } }], xaxis: { title: `difference in ${titleOf(choice.name)}` },
+    draw(chart, found.length ? [points, mean] : [], { shapes: [{ type: "line", x0: 0, x1: 0, y0: 0, y1: 1, line: { color: ink, width: 1 } }], xaxis: { title: `difference in ${titleOf(choice.name).replace("(%)", "(points)")}` },
       yaxis: { tickvals: [0.35, 0.75], ticktext: ["by seed", "mean, interval"], range: [0, 1], showgrid: false } , margin: { l: 90, r: 16, t: 12, b: 46 } }, 190);
   }
 

@@ -4,8 +4,8 @@ const PAGE = JSON.parse(document.getElementById("data").textContent);
 const STATE = { stream: 0, order: [], on: new Set(), redraw: [], legends: [] }; // order: the rows that the table shows
 
 /** Add a section with a heading and an explanation, and return it. */
-function addSection(id, title, about, wide = false) {
-  const section = make("section", { id, class: wide && "wide" }, make("h2", {}, title), about && make("p", { class: "note" }, about));
+function addSection(id, title, about) {
+  const section = make("section", { id }, make("h2", {}, title), about && make("p", { class: "note" }, about));
   document.getElementById("main").append(section);
   document.getElementById("contents").append(make("a", { href: `#${id}` }, title), " ");
   return section;
@@ -51,7 +51,7 @@ function reasonOf(stream, run) {
   const of = (name) => run.measures[stream.measures.indexOf(name)] ?? null;
   if (run.status === "diverged") return `diverged${run.diverged_at ? ` at ${run.diverged_at}` : ""}`;
   const kept = of("accuracy_kept"), accuracy = of("average_accuracy"), guess = stream.references.chance;
-  if (kept != null && kept <= 0) return "no better than finetune";
+  if (kept != null && kept < 0.0005) return "no better than finetune"; // 0.0 points, as they are shown
   return guess != null && accuracy != null && accuracy <= guess ? "no better than guessing" : "";
 }
 
@@ -93,7 +93,7 @@ function methodsSection(stream, runsTable) {
 function curvesSection(stream) {
   const tasks = tasksOf(stream), whole = stream.matrices.some((matrix) => matrix && matrix[0].length > 1);
   const options = [[0, "the average so far"], ...(whole ? numbers(tasks).map((k) => [k, `task ${k}`]) : [])];
-  const over = addSection("over-tasks", "Accuracy over tasks", "Bold with markers: the mean; faint: each seed. A click on a method switches it off or on, in all charts.", true);
+  const over = addSection("over-tasks", "Accuracy over tasks", "Bold with markers: the mean; faint: each seed. A click on a method switches it off or on, in all charts.");
   curveChart(over, options, (place, task) => overTasks(stream, place, task));
   if (!stream.curves.some(Boolean)) return;
   const within = addSection("within-tasks", "Accuracy within tasks", "Test accuracy while tasks are learnt (key evaluate_every), one line for each seed.");
@@ -110,7 +110,7 @@ function curveChart(section, options, drawInto) {
 
 function matricesSection(stream) {
   if (!stream.matrices.some((one) => one && one[0].length > 1)) return;
-  const section = addSection("matrices", "Accuracy matrices", "Each row shows the accuracy on every task after one more task was learnt; read down a column to see a task being forgotten. Two methods side by side.", true);
+  const section = addSection("matrices", "Accuracy matrices", "Each row shows the accuracy on every task after one more task was learnt; read down a column to see a task being forgotten. Two methods side by side.");
   const side = make("div", { class: "side" });
   section.append(side);
   for (const place of [0, 1]) {
@@ -134,7 +134,7 @@ function forgettingSection(stream) {
 }
 
 function costSection(stream) {
-  const section = addSection("cost", "Accuracy and forgetting against cost", "A point is a method. The dotted line joins those that no other method beats in both; faint points are switched off in the legend.", true);
+  const section = addSection("cost", "Accuracy and forgetting against cost", "A point is a method. The dotted line joins those that no other method beats in both; faint points are switched off in the legend.");
   const there = (names) => names.filter((name) => stream.measures.includes(name) && stream.rows.some((row) => row.measures[stream.measures.indexOf(name)][0]));
   const x = there(PAGE.measures.filter((measure) => measure.less).map((measure) => measure.name)), costs = x.filter((name) => !measureOf(name).percent);
   const y = there(PAGE.measures.map((measure) => measure.name)).filter((name) => measureOf(name).percent);
@@ -152,7 +152,7 @@ function costChart(stream, side, choice, costs, measures) {
   const value = (i, name) => shownStatistic(name, stream.rows[i].measures[stream.measures.indexOf(name)]);
   const update = () => {
     const best = against(stream, chart, choice.x, choice.y), word = measureOf(choice.y).less ? "least" : "most";
-    about.textContent = `The ${word} ${choice.y.replace(/_/g, " ")} for ${choice.x.replace(/_/g, " ")}, from the cheapest on:`;
+    about.textContent = `The ${word} ${choice.y} for its ${choice.x}: no other method is better in both. From the cheapest on:`;
     list.replaceChildren(...best.map((i) => make("li", {}, make("strong", {}, stream.rows[i].label), `: ${choice.x} ${value(i, choice.x)}, ${choice.y} ${value(i, choice.y)}`)));
   };
   side.append(make("div", {}, make("div", { class: "controls" },
@@ -175,7 +175,7 @@ function settingsSection(stream) {
 }
 
 function runsSection(stream) {
-  const section = addSection("runs", "Runs", "Every run with its seed, why it counts as failed, its files, and the command that trains it again. Links lead to the folder of results, if the page is where it was written.", true);
+  const section = addSection("runs", "Runs", "Every run with its seed, why it counts as failed, its files, and the command that trains it again. Links lead to the folder of results, if the page is where it was written.");
   const place = make("div"), of = (run, name) => run.measures[stream.measures.indexOf(name)] ?? null;
   const item = (i, run) => ({ i, run, label: stream.rows[run.row].label, reason: reasonOf(stream, run) });
   const measures = ["average_accuracy", "forgetting", "accuracy_kept"].filter((name) => stream.measures.includes(name));
@@ -214,7 +214,7 @@ function show(number) {
   costSection(stream);
   matricesSection(stream);
   if (stream.classes.length) {
-    STATE.redraw.push(confusionSection(stream, addSection("confusion", "What was taken for what", "Of 100 test samples of a class, how many were taken for which class.", true)));
+    STATE.redraw.push(confusionSection(stream, addSection("confusion", "What was taken for what", "Of 100 test samples of a class, how many were taken for which class.")));
   }
   settingsSection(stream);
   if (stream.rows.length > 1) {
