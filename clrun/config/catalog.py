@@ -55,7 +55,19 @@ class KeySpec(Strict):
 
     default: Any  # if it is null, null may be typed
     type: Literal[
-        "float", "int", "bool", "str", "path", "choice", "count", "ints", "floats", "classes", "mapping", "texts"
+        "float",
+        "int",
+        "bool",
+        "str",
+        "path",
+        "choice",
+        "count",
+        "ints",
+        "floats",
+        "classes",
+        "mapping",
+        "texts",
+        "names",
     ]
     about: str = Field(min_length=1)
     min: float | None = None  # inclusive
@@ -71,10 +83,10 @@ class KeySpec(Strict):
     @model_validator(mode="after")
     def is_consistent(self) -> "KeySpec":
         """Raise ValueError where fields contradict each other."""
-        if self.type in ("choice", "count") and not self.choices:
-            raise ValueError("types choice and count take a list of choices")
-        if self.choices and self.type not in ("choice", "count", "bool"):
-            raise ValueError("types choice, count and bool, and only they, take a list of choices")
+        if self.type in ("choice", "count", "names") and not self.choices:
+            raise ValueError("types choice, count and names take a list of choices")
+        if self.choices and self.type not in ("choice", "count", "names", "bool"):
+            raise ValueError("types choice, count, names and bool, and only they, take a list of choices")
         if self.later and self.default is not None:
             raise ValueError("a key that came later is null by default")
         if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
@@ -118,6 +130,8 @@ class KeySpec(Strict):
             "str": "a text",
             "path": "a path",
             "choice": f"one of {', '.join(self.choices or [])}",
+            "names": f"one of {', '.join(self.choices or [])}, or a list of them, such as "
+            f"[{','.join((self.choices or [])[:2])}]",
             "count": f"{' or '.join(self.choices or [])}, or a whole number, {self.range()}",
             "ints": f"a list of whole numbers{each}, such as [100,100]",
             "floats": f"a list of finite numbers{each}, such as [0.1,0.2]",
@@ -156,6 +170,8 @@ def type_of(kind: str, bounds: dict[str, Any], choices: tuple[str, ...]) -> Any:
             return one_of | bool if choices else bool
         case "choice":
             return one_of
+        case "names":
+            return one_of | Annotated[list[one_of], Field(min_length=1)]
         case "str":
             return text
         case "path":

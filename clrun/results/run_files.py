@@ -75,8 +75,7 @@ def write_progress(outcome: Outcome) -> None:
     run has such values."""
     directory, at_once, guard = outcome.directory, not outcome.forgetting_defined, outcome.guard
     empty = tables.unanswerable(outcome)
-    matrix = tables.matrix_table(outcome.correct, outcome.counts, at_once, empty)
-    write_table(directory / "accuracy_matrix.csv", matrix, guard)
+    write_table(directory / "accuracy_matrix.csv", tables.accuracy_matrix_table(outcome), guard)
     if outcome.validation_correct is not None and outcome.validation_counts is not None:
         validation = tables.matrix_table(outcome.validation_correct, outcome.validation_counts, at_once, empty)
         write_table(directory / "validation_matrix.csv", validation, guard)

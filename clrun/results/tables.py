@@ -43,6 +43,11 @@ def matrix_table(
     return table.assign(average=average, overall=metrics.overall_so_far(correct, counts, at_once))
 
 
+def accuracy_matrix_table(outcome: Outcome) -> pd.DataFrame:
+    """Return accuracy_matrix.csv of a run."""
+    return matrix_table(outcome.correct, outcome.counts, not outcome.forgetting_defined, unanswerable(outcome))
+
+
 def accuracy_table(outcome: Outcome) -> pd.DataFrame:
     """Return accuracy.csv: one row for each cell of the accuracy matrix that was measured and is not `unanswerable`."""
     there = (np.asarray(outcome.correct) >= 0) & (np.asarray(outcome.counts) > 0)

@@ -22,6 +22,8 @@ from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import NO_TASKS, TaskStream, make_tasks
 from clrun.engine.state import TrainState
+from clrun.loggers.logs import names_of
+from clrun.loggers.sink import refuse_missing
 from clrun.models import Layout, Net, Network, normalises_one_sample
 from clrun.runs.build import budget, choices, initialize, uninitialized_network
 from clrun.runs.features import extractor_maker
@@ -48,6 +50,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     shared: the data sets in memory; by default those of the process.
     """
     strategy = strategy_class(settings)
+    refuse_missing(names_of(settings.values))
     refuse_one_pass(strategy, settings)
     settings = with_sources(settings)
     images = (SHARED if shared is None else shared).load(

@@ -19,6 +19,7 @@ from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.listener import TrainingListener
 from clrun.engine.stack import Stack
 from clrun.engine.state import PartialStage, StageReport, TrainState
+from clrun.loggers.logs import Logs
 from clrun.results import run_files
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
@@ -131,7 +132,8 @@ def train_stack(
     with meter_of(stack.device) as meter:
         costs = ProcessCosts(len(runs), began, meter)
         checkpointer = Checkpointer(stack, outcomes, settings["checkpoint_every"], announce, costs.per_run)
-        recorder = Recorder(stack, outcomes, progress, checkpointer, costs)
+        logs = Logs(outcomes, announce)
+        recorder = Recorder(stack, outcomes, progress, checkpointer, costs, logs)
         with recorder.recording():
             run, first, partial = resume_or_initialize(stack, runs, recorder)
             report = None
@@ -147,6 +149,7 @@ def train_stack(
         try:
             keep_network(stack, run, r, prepared, outcome.status != RunStatus.DIVERGED)
             write_final(outcome, prepared.settings["plots"])
+            logs.end(outcome)
             if prepared.settings["keep_checkpoint"] is not True:
                 checkpoint.remove(prepared.directory, prepared.guard)
         except LockLost as error:  # the other runs of the stack have ended all the same
@@ -214,6 +217,7 @@ def resume_or_initialize(
     checkpoints of the runs, or newly initialised."""
     current, first, partial = resumed(stack, runs, recorder.outcomes) or initialized(stack, runs, recorder)
     recorder.checkpointer.start(current, first, partial)
+    recorder.logs.begin(resumed=first > stack.learnt or partial is not None)
     return current, first, partial
 
 
@@ -261,11 +265,12 @@ class Recorder(TrainingListener):
     progress: Progress
     checkpointer: Checkpointer
     costs: ProcessCosts
+    logs: Logs
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Show progress while the block runs; if it is interrupted, write checkpoints."""
-        with self.progress, self.checkpointer.writing_on_interrupt():
+        with self.logs.closing(), self.progress, self.checkpointer.writing_on_interrupt():
             yield
 
     def pass_started(self, stage: int, steps: int) -> None:
@@ -291,6 +296,7 @@ class Recorder(TrainingListener):
         """Record and write what was measured in a stage, write a checkpoint, and report the accuracies."""
         record_stage(report, self.outcomes, self.costs)
         self.checkpointer.end_task(current, stage + 1)
+        self.logs.update()
         seen = self.stack.schedule.horizon(stage) + 1
         rows = [o.accuracy[stage + 1, :seen] for o in self.outcomes if o.status != RunStatus.DIVERGED]
         if rows and self.stack.strategy.visible(stage):

@@ -197,6 +197,7 @@ WRONG_VALUES = {
     "path": ["", 1, True, math.nan, ["a"]],
     "str": ["", 1, True, math.nan, ["a"]],
     "mapping": ["", 1, "abc", ["a"], True, math.nan, {"a": math.inf}, {"a": [1, {"b": math.nan}]}],
+    "names": ["", 1, "nothing", [], [""], [None], ["nothing"], [["a"]], True, math.nan, {"a": 1}],
     "texts": ["", 1, "abc", [1.5], [""], [None], [True], [["a"]], {"a": 1}],
     "floats": ["", 1, "abc", ["a"], [math.nan], [math.inf], [True], [[0.5]], {"a": 1}],
     "ints": ["", 1, "abc", ["a"], [1.5], [math.nan], [True], [10**12], {"a": 1}],

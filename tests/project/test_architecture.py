@@ -16,7 +16,7 @@ PACKAGE = Path(clrun.__file__).parent
 LEVELS = (
     ("system", "optimizers"),
     ("data", "models", "results"),
-    ("strategy", "config", "terminal"),
+    ("strategy", "config", "terminal", "loggers"),
     ("engine", "strategies", "report"),
     ("runs",),
     ("sweep",),
@@ -135,8 +135,8 @@ def test_the_page_shows_the_levels():
 @needs_page
 def test_the_page_counts_the_packages_and_names_the_former_paths():
     packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()]
-    assert len(packages) == 15
-    assert "fifteen packages and the module `optimizers.py`" in " ".join(TEXT.split())
+    assert len(packages) == 16
+    assert "sixteen packages and the module `optimizers.py`" in " ".join(TEXT.split())
     for path in PACKAGE.glob("*.py"):
         assert path.name == "__init__.py" or f"`{path.name}`" in TEXT
 
