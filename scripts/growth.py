@@ -102,8 +102,10 @@ def place(model: Prepared, settings: Settings, drawn: random.Random) -> None:
         if path.name not in ("summary.csv", "accuracy_matrix.csv", "costs.csv"):
             os.link(path, directory / path.name)
     shutil.copy(model.directory / "costs.csv", directory / "costs.csv")
-    matrix = (model.directory / "accuracy_matrix.csv").read_text()
-    (directory / "accuracy_matrix.csv").write_text(f"{matrix.rstrip().rpartition(',')[0]},{accuracy}\n")
+    header, *rows = (model.directory / "accuracy_matrix.csv").read_text().splitlines()
+    last = dict(zip(header.split(","), rows[-1].split(","), strict=True)) | {"average": str(accuracy)}
+    matrix = [header, *rows[:-1], ",".join(last.values())]
+    (directory / "accuracy_matrix.csv").write_text("\n".join(matrix) + "\n")
     _, row = collection.stamp_and_row(model.directory / "summary.csv")
     row |= {key: str(settings[key]) for key in ("seed", *settings.knobs) if key in row}
     row |= {"run": settings.identity(fingerprint), "group": settings.group(fingerprint)}

@@ -320,11 +320,6 @@ WRONG = {
     "in small letters": (empty, of("svhn"), "did you mean SVHN?"),
     "no pictures of classes": (empty, of("CocoDetection"), "There are Caltech101, Caltech256"),
     "one of clrun's": (empty, of("CIFAR10"), "dataset.set=CIFAR10: this one is read by dataset=cifar10; type that"),
-    "a name as a name": (
-        empty,
-        ("dataset=torchvision", "dataset.name=SVHN"),
-        "dataset.name: no such key; did you mean dataset.set?",
-    ),
     "sizes": (empty, of("Flowers102"), "its pictures differ in size; type the height and width"),
     "a small size": (empty, of("Flowers102", "dataset.size=2"), "dataset.size=2: must be a whole number, at least 4"),
     "no argument": (

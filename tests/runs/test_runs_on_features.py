@@ -238,7 +238,7 @@ WRONG = {
     "no module": (["features=module", "features.target=nowhere.Eyes"], "there is no module nowhere"),
     "no arch": (["features=torchvision"], "features=torchvision needs a network: type features.arch=..., such as"),
     "arch misspelt": (["features=torchvision", "features.arch=resnet81"], "features.arch=resnet81: torchvision has no"),
-    "name": (["features=torchvision", "features.name=resnet18"], "did you mean features.arch?"),
+    "name": (["features=torchvision", "features.names=resnet18"], "features.names: no such key"),
     "option misspelt": (["features=torchvison"], "there is no such features; did you mean torchvision?"),
     "key without features": (["features.size=32"], "features=none takes no features.size"),
     "size too small": ([*EYES, *OWN, "features.size=4"], "does not take these pictures, 3 x 4 x 4"),
