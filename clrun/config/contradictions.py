@@ -19,6 +19,11 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
         raise UsageError("optimizer.nesterov=true needs a momentum; e.g. optimizer.momentum=0.9.")
     if values["average_decay"] is not None and values["average"] is None:
         raise UsageError("average_decay is read by average=ema alone; type average=ema as well, or no average_decay.")
+    if values["evaluate_samples"] is not None and not values["evaluate_every"]:
+        raise UsageError(
+            "evaluate_samples says how many samples evaluate_every asks; type evaluate_every=N as well, in steps, or "
+            "leave evaluate_samples out."
+        )
     if strategy.needs_task_id and values["scenario"] != "task" and not values["task_id_at_test"]:
         raise UsageError(
             f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "

@@ -1,8 +1,8 @@
 """How many samples of every task a stack classifies correctly, and which classes it confuses."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clrun.data.batches import StepContext, pad_rows
-from clrun.data.seeding import DRAWS
+from clrun.data.seeding import DRAWS, generator
 from clrun.data.tasks import TaskStream, TaskTables
 from clrun.engine.state import Evaluation, TrainState
 from clrun.engine.vectorize import Vectorizer
@@ -26,6 +26,8 @@ class Evaluator:
     streams: Sequence[TaskStream]  # [r]
     tables: TaskTables  # of all runs
     hp: Any  # the strategy's Hyper of all runs
+    seeds: Sequence[int] = ()  # [r]
+    within: int | None = None  # of each task, the most test samples that `within_task` evaluates; None: all
     chunk_size: int = 1024  # samples per forward pass
 
     def evaluate(self, current: TrainState, horizon: int | None, part: str) -> Evaluation:
@@ -46,6 +48,24 @@ class Evaluator:
     def correct(self, current: TrainState, horizon: int | None, part: str) -> Tensor:
         """Return (R, T) int64: the correct answers of all runs on each task. The arguments are those of `evaluate`."""
         return torch.stack([right(*answers) for answers in self.predictions(current, horizon, part)], -1)
+
+    def correct_within_task(self, current: TrainState, horizon: int | None) -> Tensor:
+        """Return (R, T) int64: the correct answers of all runs on each task within a task, where at most `within` test
+        samples of each are asked. horizon: as of `evaluate`."""
+        some = self if self.within is None else replace(self, streams=self.smaller_streams)
+        return some.correct(current, horizon, "test")
+
+    @cached_property
+    def smaller_streams(self) -> list[TaskStream]:
+        """The streams [r] with at most `within` test samples of each task, the same ones for equal seeds, in order."""
+        pairs = zip(self.streams, self.seeds, strict=True)
+        pools = [[self.few(pool, seed, task) for task, pool in enumerate(stream.test)] for stream, seed in pairs]
+        return [stream._replace(test=few) for stream, few in zip(self.streams, pools, strict=True)]
+
+    def few(self, pool: Tensor, seed: int, task: int) -> Tensor:
+        """Return at most `within` of the test samples (n,) of a task, drawn for a seed, in their order."""
+        order = torch.randperm(len(pool), generator=generator(seed, f"evaluated within tasks {task}"))
+        return pool[order[: self.within].sort().values]
 
     def predictions(
         self, current: TrainState, horizon: int | None, part: str

@@ -88,6 +88,7 @@ class Stack:
     clip_norm: float | None = None  # the largest norm of a gradient; None: any
     boundaries: bool = True  # whether the strategy is told where tasks begin and end
     evaluate_every: int = 0  # steps between evaluations within a task; 0: none
+    evaluate_samples: int | None = None  # test samples of a task that these evaluations use, at most; None: all
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
     plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
     decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
@@ -101,7 +102,9 @@ class Stack:
         self.tables: TaskTables = self.vectorizer.stack_trees([stream.tables for stream in self.streams])
         samples = self.strategy, self.seeds, self.streams, self.budget, self.balanced, self.boundaries
         self.schedule = SampleSchedule(*samples)
-        self.evaluator = Evaluator(self.strategy, self.vectorizer, self.streams, self.tables, self.hp)
+        self.evaluator = Evaluator(
+            self.strategy, self.vectorizer, self.streams, self.tables, self.hp, self.seeds, self.evaluate_samples
+        )
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
         self.seconds_per_step: float | None = None  # wall-clock time in the last block
@@ -387,7 +390,7 @@ class Stack:
         """Evaluate the runs within a task, at every multiple of `evaluate_every` steps."""
         if self.evaluate_every and self.step % self.evaluate_every == 0:
             with self.timed(report, "eval"):
-                correct = self.evaluator.correct(current, self.schedule.horizon(report.stage), "test")
+                correct = self.evaluator.correct_within_task(current, self.schedule.horizon(report.stage))
                 report.over_training.append((self.step, correct))
 
     # ------------------------------------------------------------ the end of a pass

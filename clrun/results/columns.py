@@ -207,6 +207,15 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "predicted_output": "number of the output that the network predicted, from 1",
         "sample": "number of the first of these test samples in the data set, from 0, all training samples first",
     },
+    "class_accuracy.csv": {
+        "after_task": "number of tasks that have been learnt",
+        "eval_task": "number of the task of the test samples, from 1",
+        "class": "class of the test samples",
+        "output": "number of the output that is right, from 1: classes of different tasks may have one name",
+        "correct": "number of test samples of the class that were classified correctly",
+        "n": "number of test samples of the class",
+        "accuracy": "`correct` / `n`: the recall of the class",
+    },
     "health.csv": {
         "task": "number of the task, from 1",
         "steps": "optimizer steps of the task",

@@ -71,8 +71,8 @@ def write_progress_if_due(outcome: Outcome, clock: Callable[[], float] = monoton
 
 def write_progress(outcome: Outcome) -> None:
     """Write the tables of all that has been measured so far: the matrices, forgetting.csv, accuracy.csv, health.csv and
-    costs.csv, and tasks.csv, confusion_over_tasks.csv, online_accuracy.csv and accuracy_over_training.csv where the
-    run has such values."""
+    costs.csv, and tasks.csv, confusion_over_tasks.csv, class_accuracy.csv, online_accuracy.csv and
+    accuracy_over_training.csv where the run has such values."""
     directory, at_once, guard = outcome.directory, not outcome.forgetting_defined, outcome.guard
     empty = tables.unanswerable(outcome)
     write_table(directory / "accuracy_matrix.csv", tables.accuracy_matrix_table(outcome), guard)
@@ -83,6 +83,7 @@ def write_progress(outcome: Outcome) -> None:
     write_table(directory / "accuracy.csv", tables.accuracy_table(outcome), guard)
     if len(outcome.confusions):
         write_table(directory / "confusion_over_tasks.csv", tables.confusion_over_tasks_table(outcome), guard)
+        write_table(directory / "class_accuracy.csv", tables.class_accuracy_table(outcome), guard)
     write_table(directory / "health.csv", tables.health_table(outcome.health), guard)
     write_table(directory / "costs.csv", tables.objects(outcome.task_costs, list(FILES["costs.csv"])), guard)
     if outcome.task_classes is not None:

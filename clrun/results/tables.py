@@ -101,6 +101,17 @@ def confusion_over_tasks_table(outcome: Outcome) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def class_accuracy_table(outcome: Outcome) -> pd.DataFrame:
+    """Return class_accuracy.csv: one row for each class of each task after each task, summed over the answers of
+    `confusion_over_tasks_table`."""
+    pairs = confusion_over_tasks_table(outcome)
+    pairs = pairs.assign(correct=pairs["count"].where(pairs["true_output"] == pairs["predicted_output"], 0))
+    keys = ["after_task", "eval_task", "true_output", "true_class"]
+    sums = pairs.groupby(keys, as_index=False, sort=True)[["correct", "count"]].sum()
+    table = sums.rename(columns={"true_output": "output", "true_class": "class", "count": "n"})
+    return table.assign(accuracy=table["correct"] / table["n"])[list(FILES["class_accuracy.csv"])]
+
+
 def answered(outcome: Outcome) -> np.ndarray:
     """Return which rows of `Outcome.confusions` belong to cells of the accuracy matrix that are not empty."""
     return ~unanswerable(outcome)[outcome.confusions[:, 0], outcome.confusions[:, 1]]

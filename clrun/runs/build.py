@@ -63,6 +63,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         initializers=[initializer(run, layout, data, dtype) for run in runs],
         boundaries=settings["boundaries"] is not False,
         evaluate_every=settings["evaluate_every"],
+        evaluate_samples=settings["evaluate_samples"],
         validate=settings["validation"] > 0,
         plasticity=settings["measure"] == "plasticity",
         decay=decay_of_average(settings),

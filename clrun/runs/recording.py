@@ -206,10 +206,13 @@ def record_over_training(outcome: Outcome, report: StageReport, r: int, before: 
     """
     if outcome.over_training is None:
         return
-    evaluations = dict(report.over_training) | {report.step: report.correct}
+    most = outcome.values.get("evaluate_samples")
+    asked = outcome.counts if most is None else np.minimum(outcome.counts, most)
+    evaluations = {step: (correct, asked) for step, correct in report.over_training}
+    evaluations[report.step] = report.correct, outcome.counts
     outcome.over_training.extend(
-        {"step": step, "stage": report.stage + 1, "eval_task": task + 1, "accuracy": right / outcome.counts[task]}
-        for step, correct in evaluations.items()
+        {"step": step, "stage": report.stage + 1, "eval_task": task + 1, "accuracy": right / counts[task]}
+        for step, (correct, counts) in evaluations.items()
         if before is None or step < before
         for task, right in enumerate(correct[r].tolist())
         if outcome.counts[task] > 0

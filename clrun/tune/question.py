@@ -33,6 +33,7 @@ FIXED = {
     "seed",
     "validation",
     "evaluate_every",
+    "evaluate_samples",
 }
 
 

@@ -29,6 +29,7 @@ def test_files_and_columns(tmp_path):
         "costs.csv",
         "confusion.csv",
         "confusion_over_tasks.csv",
+        "class_accuracy.csv",
         "confusion.png",
         "summary.csv",
         "accuracy_matrix.png",
@@ -71,6 +72,22 @@ def test_cells(tmp_path):
         "",
     ]
     assert lines(tmp_path / "health.csv")[3] == "3,0.30000000000000004,0,"
+
+
+def test_accuracy_of_each_class(tmp_path):
+    """After the first task, 3 of 4 cats and 1 of 2 dogs are right; after the second no cat is, and all deer are."""
+    pairs = [[1, 0, 0, 0, 3, 7], [1, 0, 0, 1, 1, 8], [1, 0, 1, 1, 1, 9], [1, 0, 1, 0, 1, 10]]
+    pairs += [[2, 0, 0, 2, 4, 7], [2, 0, 1, 1, 2, 9], [2, 1, 2, 2, 5, 11]]
+    write_final(outcome(tmp_path, confusions=np.array(pairs)), plots=False)
+    assert lines(tmp_path / "class_accuracy.csv") == [
+        "after_task,eval_task,class,output,correct,n,accuracy",
+        "1,1,cat,1,3,4,0.75",
+        "1,1,dog,2,1,2,0.5",
+        "2,1,cat,1,0,4,0.0",
+        "2,1,dog,2,2,2,1.0",
+        "2,2,deer,3,5,5,1.0",
+        "",
+    ]
 
 
 def test_summary_row(tmp_path):
@@ -178,7 +195,7 @@ def test_same_bytes_twice(tmp_path):
     for name in "ab":
         write_final(outcome(tmp_path / name, over_training=rows))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == sorted(path.name for path in (tmp_path / "b").iterdir()) and len(files) == 12
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir()) and len(files) == 13
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 

@@ -27,6 +27,7 @@ FILES = {
     "accuracy_over_tasks.png",
     "confusion.png",
     "confusion_over_tasks.csv",
+    "class_accuracy.csv",
     *(f"{name}.csv" for name in TABLES),
 }
 
@@ -125,7 +126,7 @@ def test_neither_hash_seeds_nor_threads_nor_time_change_a_byte(tmp_path):
         subprocess.run(line, env=os.environ | environment, capture_output=True, check=True, timeout=300)
         paths = sorted((tmp_path / str(number)).glob("runs/*/*/*.csv"))
         found.append({path.name: path.read_bytes() for path in paths if path.name not in TIMED})
-    assert len(found[0]) == 8 and found[0] == found[1]
+    assert len(found[0]) == 9 and found[0] == found[1]
 
 
 def test_deterministic_asks_torch_and_cublas(trained, monkeypatch):
