@@ -70,7 +70,7 @@ def distinct_names(rows: pd.DataFrame, scenario: str) -> dict[int, str]:
     names = {
         int(output): str(name)
         for side in ("true", "predicted")
-        for output, name in rows[[f"{side}_output", f"{side}_class"]].drop_duplicates().to_numpy()
+        for output, name in rows.drop_duplicates(f"{side}_output")[[f"{side}_output", f"{side}_class"]].to_numpy()
     }
     several = {name for name, n in Counter(names.values()).items() if n > 1} if scenario != "task" else set()
     tasks = dict(rows[["true_output", "eval_task"]].drop_duplicates("true_output").to_numpy().tolist())

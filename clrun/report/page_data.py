@@ -276,8 +276,8 @@ def curves_of(directories: Sequence[Path | None], notes: list[str]) -> list[Any]
 
 def curve_of(table: pd.DataFrame, every: int) -> dict[str, Any]:
     """Return the accuracies of one run within tasks at one of `every` evaluations, and at the end of each task."""
-    wide = table.pivot_table(index=["step", "stage"], columns="eval_task", values="accuracy", dropna=False)
-    wide = wide.sort_index().dropna(how="all")
+    wide = table.set_index(["step", "stage", "eval_task"])["accuracy"].unstack("eval_task").sort_index()
+    wide = wide.dropna(how="all")
     stages = wide.index.get_level_values("stage").to_numpy()
     last = np.append(stages[1:] != stages[:-1], True)
     wide = wide[(np.arange(len(wide)) % every == 0) | last]

@@ -182,6 +182,7 @@ def with_streams(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     alike = runs["dataset"].isin(catalog.fixed_datasets()) & stream.notna()
     names = stream[alike].groupby(told[alike]).first().to_dict()
     names |= stream[alike & new].groupby(told[alike & new]).first().to_dict()  # that of today, where there is one
+    runs = runs.copy()  # in one piece of memory; pandas warns of a table that was made column by column
     return runs.assign(setup=setup, stream=stream.where(~(old & alike), told.map(names).astype(object).fillna(stream)))
 
 
