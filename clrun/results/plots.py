@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from clrun.results import fonts
 from clrun.results.confusion_plot import confusion_figure
 from clrun.results.reading import TASKS, read_table
-from clrun.results.thinning import ALL_TASKS, remark, shown_tasks
+from clrun.results.thinning import remark, shown_tasks
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 
 # Okabe and Ito's palette, whose colours are distinguishable with every common kind of colour blindness.
@@ -181,7 +181,11 @@ def tasks_figure(matrix: pd.DataFrame) -> Figure:
         rows = matrix[matrix["after_task"] >= task]
         axes.plot(rows["after_task"], 100 * rows[f"task_{task}"], marker=marker, **style)
     average = matrix[matrix["after_task"] >= 1]
-    axes.plot(average["after_task"], 100 * average["average"], "--", color=INK, linewidth=1.3, label="average")
+    front = 5 if remark(tasks) else 2  # where curves are dense, they would cover it
+    (line,) = axes.plot(
+        average["after_task"], 100 * average["average"], "--", color=INK, linewidth=1.3, label="average"
+    )
+    line.set_zorder(front)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     margin = 0.2 if tasks > 1 else 0.5
     axes.set_xlim(1 - margin, tasks + margin)
@@ -194,8 +198,9 @@ def online_figure(rows: pd.DataFrame) -> Figure:
     online_accuracy.csv. A dashed line is that over all tasks."""
     *of_tasks, total = (100 * rows["online_accuracy"]).tolist()
     figure, axes = canvas(6.4, 3.8, LEGEND)
-    few = {"marker": "o", "markersize": 4} if len(of_tasks) <= ALL_TASKS else {}
-    axes.plot(range(1, len(of_tasks) + 1), of_tasks, color=PALETTE[0], linewidth=1.3, label="task by task", **few)
+    marker = "" if remark(len(of_tasks)) else "o"
+    numbers = range(1, len(of_tasks) + 1)
+    axes.plot(numbers, of_tasks, color=PALETTE[0], linewidth=1.3, marker=marker, markersize=4, label="each task")
     axes.axhline(total, color=INK, linewidth=1.0, linestyle="--", label="all tasks")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("task")
@@ -223,11 +228,11 @@ def training_figure(rows: pd.DataFrame) -> Figure:
 
 def styles(tasks: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of each task that is shown and the colour, width and label of its curve; that of the first task
-    is bold and in front."""
+    is in front and, where all are shown, bold."""
     shown = shown_tasks(tasks)
     others = 1.3 if tasks <= len(PALETTE) else 0.8
     for task, colour in zip(shown, colours(len(shown)), strict=True):
-        width = 2.8 if task == 1 else others
+        width = 2.8 if task == 1 and not remark(tasks) else others
         style = {"color": colour, "linewidth": width, "markersize": width + 2, "zorder": 4 if task == 1 else 3}
         yield task, style | {"label": f"task {task}"}
 

@@ -1,8 +1,8 @@
 """When checkpoints are written, and how the state of a stack becomes named tensors and is restored from them."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -76,8 +76,9 @@ def shape_and_type(tensor: Tensor | None) -> tuple[torch.Size, torch.dtype] | No
 
 
 def outcome_notes(outcome: Outcome) -> dict[str, Any]:
-    """Return what an outcome has measured so far but for arrays, as JSON."""
-    return json.loads(json.dumps({name: getattr(outcome, name) for name in (*JSON_FIELDS, "online")}))
+    """Return what an outcome has measured so far, but for arrays, as what JSON can hold. Rows are added to an outcome
+    and never changed, so that a copy of a list is enough."""
+    return {name: copy(getattr(outcome, name)) for name in (*JSON_FIELDS, "online")}
 
 
 def outcome_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
