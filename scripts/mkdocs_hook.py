@@ -30,6 +30,7 @@ def generators() -> dict[str, Callable[[], str]]:
         "command_line.clrun_predict": command_line.clrun_predict,
         "command_line.clrun_export": command_line.clrun_export,
         "command_line.clrun_check": command_line.clrun_check,
+        "command_line.clrun_watch": command_line.clrun_watch,
         "command_line.clrun_verify": command_line.clrun_verify,
         "command_line.rows_of_verify": command_line.rows_of_verify,
         "strategies.sections": lambda: strategies.sections(catalog),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clrun.config.catalog import Catalog
 
 # The other commands, which may be typed with a blank in place of the dash.
-COMMANDS = ("report", "predict", "export", "tune", "verify")
+COMMANDS = ("report", "predict", "export", "tune", "verify", "watch")
 
 # Pairs of brackets that a value may open and must close.
 BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))

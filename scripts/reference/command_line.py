@@ -1,9 +1,9 @@
-"""The parts of docs/reference/command-line.md, from the parsers of the six console scripts."""
+"""The parts of docs/reference/command-line.md, from the parsers of the console scripts."""
 
 import argparse
 from collections.abc import Mapping
 
-from clrun.commands import check, export, predict, report, run, tune, verify
+from clrun.commands import check, export, predict, report, run, tune, verify, watch
 from clrun.config import help
 from reference.markdown import code, plain, table
 
@@ -94,6 +94,11 @@ def clrun_predict() -> str:
 def clrun_export() -> str:
     """Return the part on `clrun-export`."""
     return flags(export.parser())
+
+
+def clrun_watch() -> str:
+    """Return the part on `clrun-watch`."""
+    return flags(watch.parser())
 
 
 def clrun_check() -> str:

@@ -11,7 +11,7 @@ import pytest
 from conftest import STRATEGIES
 from PIL import Image
 
-from clrun.commands import check, export, predict, report, run, verify
+from clrun.commands import check, export, predict, report, run, verify, watch
 from clrun.config.catalog import read
 from clrun.report.runs import MEASURES
 from clrun.system.paths import CONF
@@ -129,6 +129,12 @@ def test_every_prediction_is_accepted(page, command):
 
 
 @needs_checkout
+@pytest.mark.parametrize(("page", "command"), commands("clrun-watch"))
+def test_every_look_is_accepted(page, command):
+    assert watch.parser().parse_args(words(command)).folder == Path("outputs")
+
+
+@needs_checkout
 @pytest.mark.parametrize(("page", "command"), commands("clrun-export"))
 def test_every_export_is_accepted(page, command):
     asked = export.parser().parse_args(words(command))
@@ -138,7 +144,8 @@ def test_every_export_is_accepted(page, command):
 @needs_checkout
 def test_every_command_is_shown():
     """So none of the tests above is empty; searches are tested in tests/tune."""
-    for name in ("clrun", "clrun-report", "clrun-tune", "clrun-verify", "clrun-predict", "clrun-export", "clrun-check"):
+    others = ("report", "tune", "verify", "predict", "export", "check", "watch")
+    for name in ("clrun", *(f"clrun-{other}" for other in others)):
         assert commands(name)
 
 
