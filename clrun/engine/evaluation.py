@@ -1,6 +1,6 @@
 """How many samples of every task a stack classifies correctly, and which classes it confuses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -15,6 +15,11 @@ from clrun.data.tasks import TaskStream, TaskTables
 from clrun.engine.state import Evaluation, TrainState
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import BARRED, Strategy
+
+BINS = 15  # of equal width, for calibration; as in Guo et al. 2017
+
+# What answers samples: `predict_outputs`, or another function of its arguments that returns two values for each sample.
+Answer = Callable[[Strategy, TrainState, Any, TaskTables, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,20 @@ class Evaluator:
         order = torch.randperm(len(pool), generator=generator(seed, f"evaluated within tasks {task}"))
         return pool[order[: self.within].sort().values]
 
+    def calibration(self, current: TrainState, horizon: int) -> Tensor:
+        """Return (R, T, BINS, 3) float64: for each task the test samples whose confidence lies in a bin - how many, the
+        sum of the confidences, and how many are answered correctly. Bin m of 0 ... BINS-1 is (m/BINS, (m+1)/BINS].
+        horizon: as of `evaluate`."""
+        return torch.stack([binned(*answers) for answers in self.predictions(current, horizon, "test", confidences)], 1)
+
     def predictions(
-        self, current: TrainState, horizon: int | None, part: str
+        self, current: TrainState, horizon: int | None, part: str, answer: Answer | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield for every task, on the host: predicted outputs (R, n), labels (R, n), and (R, n) bool, False where a
-        run has fewer than n samples."""
-        predict = self.vectorizer.vectorize(partial(predict_outputs, self.strategy), (0, 0, 0, 0, None))
+        run has fewer than n samples. answer: what takes the place of `predict_outputs`, with other values than these.
+        """
+        one = predict_outputs if answer is None else answer
+        predict = self.vectorizer.vectorize(partial(one, self.strategy), (0, 0, 0, 0, None))
         last = self.strategy.data.tasks - 1
         seen = torch.tensor(last if horizon is None else horizon, device=self.vectorizer.device)
         tables = self.tables if horizon is not None else untrained_tables(self.tables)
@@ -103,6 +116,16 @@ class Evaluator:
             lists[-1].append(task)
             filled += size
         return lists
+
+
+def binned(confidence: Tensor, correct: Tensor, valid: Tensor) -> Tensor:
+    """Return (R, BINS, 3): the numbers, the sums of the confidences, and the numbers of correct ones of the samples in
+    each bin, of confidences (R, n), correct (R, n) bool and valid (R, n) bool."""
+    level = torch.where(valid, confidence.double().nan_to_num(), 0)
+    place = ((level * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+    values = torch.stack([torch.ones_like(level), level, correct.double()], -1) * valid[..., None]
+    bins = torch.zeros(len(level), BINS, 3, dtype=torch.float64)
+    return bins.scatter_add(1, place[..., None].expand_as(values), values)
 
 
 def right(predicted: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
@@ -136,6 +159,16 @@ def predict_outputs(
     """Return one run's predicted outputs (n,) and the labels (n,) of the samples at `rows` (n,)."""
     logits, labels = deployed_logits(strategy, current, hp, tables, rows, horizon)
     return logits.argmax(-1), labels
+
+
+def confidences(
+    strategy: Strategy, current: TrainState, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return one run's confidence (n,) in each of its answers to the samples at `rows` (n,), the largest value of the
+    softmax over the outputs that may answer, and whether they are correct (n,) bool."""
+    logits, labels = deployed_logits(strategy, current, hp, tables, rows, horizon)
+    confidence, predicted = logits.softmax(-1).max(-1)
+    return confidence, predicted == labels
 
 
 def deployed_logits(

@@ -91,6 +91,7 @@ class Stack:
     evaluate_samples: int | None = None  # test samples of a task that these evaluations use, at most; None: all
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
     plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
+    calibration: bool = False  # whether the confidence of the answers is measured at the end of a stage
     decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
     use_graph: bool = False  # whether steps are taken by the GraphStepper
     compile: bool = False  # whether the step is compiled first
@@ -242,6 +243,8 @@ class Stack:
             report.correct = report.evaluation.correct
             if self.validate:
                 report.validation = self.evaluator.correct(current, horizon, "validation")
+            if self.calibration and horizon is not None:
+                report.calibration = self.evaluator.calibration(current, horizon)
 
     def report_average(self, average: Average, theta: Tensor, report: StageReport) -> None:
         """Add how far the average of theta is from it to the health of a stage."""

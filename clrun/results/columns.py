@@ -216,6 +216,14 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "n": "number of test samples of the class",
         "accuracy": "`correct` / `n`: the recall of the class",
     },
+    "calibration.csv": {
+        "after_task": "number of tasks that have been learnt",
+        "eval_task": "number of the task of the test samples, from 1; `all` for all tasks learnt so far together",
+        "n": "number of test samples",
+        "accuracy": "share of them that were classified correctly",
+        "confidence": "largest value of the softmax over the outputs that may answer, mean over the samples",
+        "ece": "expected calibration error with 15 bins of equal width (Guo et al. 2017, equation 3)",
+    },
     "health.csv": {
         "task": "number of the task, from 1",
         "steps": "optimizer steps of the task",

@@ -10,12 +10,13 @@ Sources
     Rebuffi et al. 2017       iCaRL, experiments: average incremental accuracy (theirs is over all samples)
     Chaudhry et al. 2018      Riemannian Walk for Incremental Learning, "Forgetting Measure" (also in A-GEM, 2019)
     Riemer et al. 2019        Learning to Learn without Forgetting, experiments: learning accuracy
+    Guo et al. 2017           On calibration of modern neural networks, equation 3: expected calibration error
     De Lange et al. 2023      Continual evaluation for lifelong learning (2205.13452): min-ACC, WC-ACC, stability gap
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -219,6 +220,30 @@ def summary_metrics(
         "backward_transfer": mean(backward_transfer(accuracy)[:-1]) if forgetting_defined else nan,
         "forward_transfer": mean(forward_transfer(accuracy, forward_transfer_defined and forgetting_defined)[1:]),
     }
+
+
+def expected_calibration_error(bins: np.ndarray) -> float:
+    """Return ECE = sum_m n_m / n |acc_m - conf_m| over the bins of the confidence (Guo et al. 2017, eq. 3), with acc_m
+    and conf_m the shares of correct ones and the mean confidence of the n_m samples in bin m. nan without any sample.
+
+    bins (M, 3): n_m, the sum of their confidences, and the number of correct ones.
+    """
+    count, confidence, correct = bins.T
+    return float(np.abs(correct - confidence).sum() / count.sum()) if count.sum() > 0 else math.nan
+
+
+def calibration_rows(after: int, bins: np.ndarray) -> list[dict[str, Any]]:
+    """Return rows of calibration.csv, after so many tasks, from the bins (T, M, 3) of the tasks learnt so far: one for
+    each task that has samples, and one for all of them."""
+    named = {str(task): of_task for task, of_task in enumerate(bins, start=1)} | {"all": bins.sum(0)}
+    rows = []
+    for name, of_task in named.items():
+        count, confidence, correct = of_task.sum(0).tolist()
+        if count > 0:
+            measured = {"n": round(count), "accuracy": correct / count, "confidence": confidence / count}
+            error = expected_calibration_error(of_task)
+            rows.append({"after_task": after, "eval_task": name} | measured | {"ece": error})
+    return rows
 
 
 def gap_closed(accuracy: Accuracy, finetune: Accuracy, gap: Accuracy) -> Accuracy:

@@ -49,6 +49,7 @@ class Outcome:
     # (K, 6) int, a row for each pair that occurs: tasks learnt, tested task, true and predicted output, count, a sample
     confusions: np.ndarray = field(default_factory=lambda: np.zeros((0, 6), np.int64))
     over_training: list[dict[str, Any]] | None = None  # one row per evaluation and task; None if not asked for
+    calibration: list[dict[str, Any]] | None = None  # one row per task learnt and tested; None if not asked for
     online: list[dict[str, Any]] | None = None  # one row per task: answers before learning; None if not asked for
     health: list[dict[str, Any]] = field(default_factory=list)  # one row per task that has been learnt
     task_costs: list[dict[str, Any]] = field(default_factory=list)  # a row before any training, then one per task

@@ -66,6 +66,7 @@ def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_st
         evaluate_samples=settings["evaluate_samples"],
         validate=settings["validation"] > 0,
         plasticity=settings["measure"] == "plasticity",
+        calibration=settings["measure"] == "calibration",
         decay=decay_of_average(settings),
         use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto",
         compile=settings["compile"] and device.type == "cuda",

@@ -78,7 +78,7 @@ def shape_and_type(tensor: Tensor | None) -> tuple[torch.Size, torch.dtype] | No
 def outcome_notes(outcome: Outcome) -> dict[str, Any]:
     """Return what an outcome has measured so far, but for arrays, as what JSON can hold. Rows are added to an outcome
     and never changed, so that a copy of a list is enough."""
-    return {name: copy(getattr(outcome, name)) for name in (*JSON_FIELDS, "online")}
+    return {name: copy(getattr(outcome, name)) for name in (*JSON_FIELDS, "online", "calibration")}
 
 
 def outcome_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -99,6 +99,7 @@ def restore_outcome(outcome: Outcome, saved: Checkpoint) -> None:
     for name in JSON_FIELDS:
         setattr(outcome, name, notes[name])
     outcome.online = notes.get("online")  # which older checkpoints do not have
+    outcome.calibration = notes.get("calibration")
     outcome.costs = {"cpu_seconds": 0.0} | outcome.costs  # a checkpoint of an earlier version has none
     outcome.status = RunStatus(outcome.status)
     for name in ARRAY_FIELDS:

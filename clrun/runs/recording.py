@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
 from clrun.engine.state import Divergence, StageReport, TrainState
-from clrun.results import run_files
+from clrun.results import metrics, run_files
 from clrun.results.costs import carbon, money
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs.prepared import Prepared
@@ -73,6 +73,7 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         validation_counts=np.array([len(pool) for pool in prepared.stream.validation]) if validate else None,
         over_training=[] if settings["evaluate_every"] else None,
         online=[] if stack.prequential else None,
+        calibration=[] if stack.calibration else None,
         health=[],
         costs=dict.fromkeys(ACCUMULATED, 0.0),
         task_costs=[],
@@ -189,6 +190,9 @@ def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> 
     if outcome.validation_correct is not None:
         outcome.validation_correct[row] = report.validation[r].numpy()
     record_over_training(outcome, report, r)
+    if outcome.calibration is not None and report.calibration is not None and row > 0:
+        seen = len(outcome.counts) if not outcome.forgetting_defined else row
+        outcome.calibration += metrics.calibration_rows(row, report.calibration[r, :seen].numpy())
     if outcome.online is not None and report.online is not None:
         correct, samples = report.online[r].tolist()
         outcome.online.append({"task": report.stage + 1, "samples": samples, "correct": correct})

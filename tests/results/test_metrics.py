@@ -287,6 +287,20 @@ def test_both_definitions_agree_where_tasks_are_equal(data):
         assert found["overall_incremental_accuracy"] == pytest.approx(mean)
 
 
+def test_calibration_by_hand():
+    """Four samples of confidence 0.9, three of them right, and one of 0.5 that is wrong: 4/5 |0.75 - 0.9| + 1/5 0.5."""
+    bins = np.zeros((2, 15, 3))
+    bins[0, 13] = 4, 3.6, 3
+    bins[1, 7] = 1, 0.5, 0
+    assert metrics.expected_calibration_error(bins.sum(0)) == pytest.approx(0.8 * 0.15 + 0.2 * 0.5)
+    rows = metrics.calibration_rows(2, bins)
+    assert [(row["eval_task"], row["n"]) for row in rows] == [("1", 4), ("2", 1), ("all", 5)]
+    assert [row["ece"] for row in rows] == pytest.approx([0.15, 0.5, 0.22])
+    assert rows[2]["accuracy"] == 0.6 and rows[2]["confidence"] == pytest.approx(0.82)
+    assert math.isnan(metrics.expected_calibration_error(np.zeros((15, 3))))
+    assert metrics.calibration_rows(1, np.zeros((1, 15, 3))) == []
+
+
 def test_learning_accuracy_is_the_same_in_both_files_after_a_divergence():
     accuracy = np.array([[0.5, 0.5, 0.5], [0.9, 0.4, 0.3], [0.8, 0.7, 0.2], [np.nan] * 3])
     table = metrics.forgetting_table(accuracy)
