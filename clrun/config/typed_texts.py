@@ -14,6 +14,10 @@ from clrun.data.split import quoted_name, read_lists, typed_lists
 CLASSES = "split.classes"
 ORIGIN = "init_from"
 
+# What dataset.test may be besides the name of a column: shares with commas between them, which are another key's.
+PART, SHARE = "dataset.test", "dataset.test_fraction"
+SHARES = r"0?\.\d+(,0?\.\d+)*"
+
 # One or more paths with commas between them, which are not in quotes and call no function of Hydra's. References to
 # other keys, such as ${seed}, are replaced within quotes too.
 PATHS = r"(?:[^'\"\[\](){}$]|\$\{[\w.]+\})+"
@@ -31,6 +35,7 @@ def as_typed(text: str) -> str:
     typed, equals, value = text.partition("=")
     sign = typed[: len(typed) - len(typed.lstrip("+~"))]
     key = (RENAMED | ALSO_TYPED).get(typed[len(sign) :], typed[len(sign) :])
+    key = SHARE if key == PART and re.fullmatch(SHARES, value) else key
     lists = read_lists(value) if key == CLASSES else None
     if lists is not None:
         value = ",".join(typed_lists(each, quoted_name) for each in lists)

@@ -26,6 +26,18 @@ def test_names_of_library_networks_and_data_sets_are_typed_as_elsewhere():
     assert (frozen["features"], frozen["features.arch"]) == ("torchvision", "vit_b_16")
 
 
+@pytest.mark.parametrize("share", ["0.3", ".3", "0.2,0.3"])
+def test_a_share_for_testing_may_be_typed_where_a_column_may(share):
+    assert as_typed(f"dataset.test={share}") == f"dataset.test_fraction={share}"
+    assert as_typed(f"++dataset.test={share}") == f"++dataset.test_fraction={share}"
+    assert compose("dataset=table", "dataset.file=a.csv", "dataset.label=b", "dataset.test=0.3")["dataset.test"] is None
+
+
+@pytest.mark.parametrize("column", ["part", "1", "'0.3'", "0.3x", "3", "null"])
+def test_a_column_for_testing_stays_one(column):
+    assert as_typed(f"dataset.test={column}") == f"dataset.test={column}"
+
+
 def test_a_value_and_a_longer_key_keep_the_word():
     assert as_typed("dataset.root=pictures") == "dataset.root=pictures"
     assert as_typed("dataset.pictures=false") == "dataset.pictures=false"

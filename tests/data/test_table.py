@@ -245,7 +245,7 @@ WORDS = np.array([f"n{k}" for k in range(48)])
 
 WRONG_TABLES = {
     "a share as a column": (
-        holding("dataset.test=0.2"),
+        holding("dataset.test=2e-1"),
         "dataset.test=0.2: must be a text; for a share type dataset.test_fraction=0.2",
     ),
     "none named": (lambda: ("dataset=table",), "dataset=table needs your file and the column of the classes"),
