@@ -185,13 +185,15 @@ class Checks:
         """Check that a step is a function of what it is given."""
         from clrun.runs import contract
 
-        return contract.pure(self.stack()), "a step changes nothing that it is given, and gives the same again"
+        return contract.pure(
+            contract.SecondTask.of(self.stack())
+        ), "a step changes nothing that it is given, and gives the same again"
 
     def padding(self) -> Answer:
         """Check that samples of weight 0 do not count."""
         from clrun.runs import contract
 
-        return contract.padding(self.stack()), "samples of weight 0 change nothing"
+        return contract.padding(contract.SecondTask.of(self.stack())), "samples of weight 0 change nothing"
 
     def stacked(self) -> Answer:
         """Check that runs of several seeds, whose tasks differ in size, may be stacked."""

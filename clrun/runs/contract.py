@@ -90,10 +90,10 @@ class SecondTask:
 # ---------------------------------------------------------------- the promises
 
 
-def pure(stack: Stack) -> str | None:
+def pure(second: SecondTask) -> str | None:
     """Check that a step leaves what it is given as it was, gives the same again, and keeps the shapes of the state; and
     that no state is theta itself, which would move with it."""
-    second = SecondTask.of(stack)
+    stack = second.stack
     before, weight = tree_map(torch.clone, second.run), torch.ones(len(second.rows))
     first, again = (second.step(second.run, weight) for _ in range(2))
     if not equal(before, second.run):
@@ -109,9 +109,8 @@ def pure(stack: Stack) -> str | None:
     return None
 
 
-def padding(stack: Stack) -> str | None:
+def padding(second: SecondTask) -> str | None:
     """Check that samples of weight 0, by which the batches of a stack are filled up, change nothing in a step."""
-    second = SecondTask.of(stack)
     n = len(second.rows) - PADDED
     weight = (torch.arange(n + PADDED) < n).double()
     away = difference(second.step(second.run, weight[:n]), second.step(second.run, weight))

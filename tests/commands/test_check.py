@@ -190,7 +190,7 @@ def found(stack_of, name: str, cls: type[Strategy]) -> str | None:
         return contract.neutral(one(), stack_of(*typed))
     if name == "health":
         return contract.health(contract.trained(one())[1])
-    return getattr(contract, name)(one())
+    return getattr(contract, name)(contract.SecondTask.of(one()))
 
 
 @pytest.mark.parametrize(
