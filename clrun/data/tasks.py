@@ -64,13 +64,12 @@ class TaskStream(NamedTuple):
         """The number of outputs that a class of these tasks has; `names` may have more, for tasks that are left out."""
         return len({output for task in self.labels for output in task.values()})
 
-    def first(self, k: int, images: int) -> "TaskStream":
-        """Return the first k tasks with the outputs of the whole stream, and so for the same network. Samples of later
-        tasks that come early, of so many images, are left out."""
+    def first(self, k: int) -> "TaskStream":
+        """Return the first k tasks with the outputs of the whole stream, and so for the same network."""
         label, active, unlearnt, permutation, angle = self.tables
         tables = TaskTables(label[:k], active[:k, :k], unlearnt[:k], permutation[:k], angle[:k])
         pools = self.train[:k], self.validation[:k], self.test[:k]
-        arrivals = None if self.arrivals is None else [rows[rows < k * images] for rows in self.arrivals[:k]]
+        arrivals = None if self.arrivals is None else self.arrivals[:k]
         return TaskStream(tables, *pools, self.names, self.groups[:k], self.learnt, arrivals, self.seen_from[:k])
 
 
@@ -107,7 +106,7 @@ def make_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TAS
     train, validation = hold_out(torch.arange(images.train), images.y, settings["validation"], random)
     test = torch.arange(images.train, len(images.y) - images.carried)
     of_tasks = drawn_samples(pools(train, images, groups, settings), settings)
-    rows = arrivals_of(of_tasks, images, groups, settings)
+    rows = without_later(arrivals_of(of_tasks, images, groups, settings), settings, len(images.y))
     come = outputs if rows is None else outputs_that_come(rows, images, groups, outputs)
     label, active, unlearnt = label_tables(groups, outputs, come, len(names), len(images.classes), settings)
     tables = TaskTables(label, active, unlearnt, pixel_orders(images, settings, earlier), angles(settings, earlier))
@@ -123,7 +122,7 @@ def make_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TAS
         () if rows is None else seen_from(outputs, come),
     )
     refuse_empty(stream, settings)
-    return stream if settings["first_tasks"] is None else stream.first(k + settings["first_tasks"], len(images.y))
+    return stream if settings["first_tasks"] is None else stream.first(k + settings["first_tasks"])
 
 
 def arrivals_of(
@@ -142,6 +141,15 @@ def arrivals_of(
     if settings.get("boundaries", None) is False:
         return arrivals.gradual(train, len(images.y), settings["overlap"], seed)
     return None
+
+
+def without_later(rows: list[Tensor] | None, settings: Values, images: int) -> list[Tensor] | None:
+    """Return the rows (n,) of each stage, of the first `first_tasks` without samples of later tasks that would come
+    early; there are so many images."""
+    k = settings["first_tasks"]
+    if rows is None or k is None:
+        return rows
+    return [part[part < k * images] if stage < k else part for stage, part in enumerate(rows)]
 
 
 def present_classes(images: Samples, settings: Values) -> list[list[int]]:

@@ -178,6 +178,16 @@ def test_no_test_sample_of_an_unseen_class_counts(prepared_of, options):
     assert summary["average_accuracy"] == pytest.approx(last["accuracy"].mean())
 
 
+@pytest.mark.parametrize("options", [("split.blurry=0.3",), ("stream=online", "boundaries=false")], ids=" ".join)
+def test_tasks_that_are_left_out_send_no_samples_ahead(prepared_of, options):
+    """And their outputs may not answer."""
+    prepared = prepared_of("strategy=finetune", "scenario=class", "first_tasks=2", *options)
+    stream, images = prepared.stream, len(prepared.images.y)
+    assert [int((rows // images).max()) for rows in stream.arrivals] == [1, 1]
+    assert stream.tables.active[-1, 0].sum() == 4
+    assert prepared.chance == 0.25
+
+
 # ---------------------------------------------------------------- methods that must be told
 
 
