@@ -435,7 +435,7 @@ def test_a_sweep_killed_in_the_middle_is_finished_by_the_same_command(clrun):
     assert finished("killed").items() >= before.items()
     assert not [path for path in Path("killed").rglob("*.tmp") if path not in before]
     assert clrun(*typed, "outputs=whole", "device=cpu")[0] == 0
-    assert len(comparable("whole")) == 6 * 10 and comparable("killed") == comparable("whole")
+    assert len(comparable("whole")) == 6 * 11 and comparable("killed") == comparable("whole")
 
 
 def test_two_sweeps_at_once_train_each_run_once():
