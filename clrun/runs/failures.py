@@ -125,18 +125,21 @@ def refuse_folders_in_place(directory: Path) -> None:
 
 
 @contextmanager
-def disk_trouble(prepared: "Prepared") -> Iterator[None]:
-    """Raise an error of the disk as one paragraph: RunsFailed where it is full, UsageError where it is not writable."""
+def disk_trouble(outputs: str, place: Path) -> Iterator[None]:
+    """Raise an error of the disk as one paragraph: RunsFailed where it is full, UsageError where it is not writable.
+
+    place: what is written to, where the error does not say it.
+    """
     try:
         yield
     except OSError as error:
-        where = f"outputs={prepared.settings['outputs']}: {error.filename or prepared.directory}"
+        where = f"outputs={outputs}: {error.filename or place}"
         if error.errno in DISK_FULL:
             text = f"{where} could not be written: {error.strerror}. What was there is as it was; make room and type "
             raise RunsFailed(f"{text}the same command again, which continues from the last checkpoint.") from error
         if error.errno in (errno.EISDIR, errno.ENOTEMPTY):
-            raise UsageError(folder_in_place(Path(error.filename2 or error.filename or prepared.directory))) from error
-        no_folder = error.errno == errno.ENOENT and not Path(prepared.settings["outputs"]).exists()
+            raise UsageError(folder_in_place(Path(error.filename2 or error.filename or place))) from error
+        no_folder = error.errno == errno.ENOENT and not Path(outputs).exists()
         if error.errno in NOT_WRITABLE or no_folder:
             text = f"{where} cannot be written: {error.strerror}."
             raise UsageError(f"{text} Type outputs=FOLDER, of a folder that you may write to.") from error

@@ -48,7 +48,7 @@ def draw_missing_plots(prepared: Prepared) -> RunsFailed | UsageError | None:
 def disk_error_of(prepared: Prepared, action: Callable[[], object]) -> RunsFailed | UsageError | None:
     """Do something that writes files, and return the error of the disk that it met."""
     try:
-        with disk_trouble(prepared):
+        with disk_trouble(prepared.settings["outputs"], prepared.directory):
             action()
     except (RunsFailed, UsageError) as error:
         return error

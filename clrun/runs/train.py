@@ -76,7 +76,7 @@ def train_runs(
     console = make_console(stderr=True, quiet=quiet)
     progress = progress or TerminalProgress(console, len(runs[0].stream.train), name_of(runs))
     directories = list(dict.fromkeys(prepared.directory for prepared in runs))
-    with disk_trouble(runs[0]), locks.claimed(directories) as claim:
+    with disk_trouble(runs[0].settings["outputs"], runs[0].directory), locks.claimed(directories) as claim:
         for directory, owner in claim.others.items():
             announce(f"{directory.name}: {owner} is training it; left to that one.")
         mine = claim.mine

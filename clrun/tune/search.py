@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from clrun.terminal.fitting import Cells
     from clrun.tune.question import Question
 
+# The attribute in which optuna keeps the values of a trial that was enqueued.
+FIXED = "fixed_params"
+
 # Runs that a GPU trains at once.
 STACKED = 16
 
@@ -89,7 +92,8 @@ class Search:
     def next_round(self) -> list["FrozenTrial | Trial"]:
         """Return the trials to train next: what is left of an interrupted round, or a new round."""
         for trial in self.trials("RUNNING"):
-            if trial.params.keys() != self.question.axes.keys():  # the process was killed while it was being drawn
+            if trial.params.keys() != self.question.axes.keys():  # the process has ended while it was being drawn
+                self.enqueue_again(trial)
                 self.study.tell(trial.number, state=trial_state("FAIL"))
         running = [trial for trial in self.trials("RUNNING") if trial.number not in self.crashed]
         begun = len(self.trials("RUNNING", "COMPLETE", "PRUNED"))
@@ -100,6 +104,12 @@ class Search:
             if not self.enqueued or self.trials("WAITING"):
                 trials.append(self.draw())
         return trials
+
+    def enqueue_again(self, trial: "FrozenTrial") -> None:
+        """Enqueue the point of a trial that was not drawn to its end, if it was enqueued and is not again already."""
+        values = trial.system_attrs.get(FIXED)
+        if values is not None and all(other.system_attrs.get(FIXED) != values for other in self.trials("WAITING")):
+            self.study.enqueue_trial(values)
 
     @cached_property
     def enqueued(self) -> bool:
@@ -116,7 +126,7 @@ class Search:
 
     def draw(self) -> "Trial":
         """Return the next trial."""
-        number = len(self.study.get_trials(deepcopy=False))
+        number = len([trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name != "FAIL"])
         self.study.sampler = sampler(self.question.search["sampler"], self.question.search["sampler_seed"], number)
         return self.study.ask({key: axis.distribution() for key, axis in self.question.axes.items()})
 
@@ -318,7 +328,7 @@ def searching(question: "Question") -> Iterator[Search]:
         refuse_many_tasks(question, prepare.prepare(question.settings(question.first())).settings)
     run = prepare.prepare(first[0])
     folder = Path(run.settings["outputs"]) / "tune" / name(question, run)
-    with disk_trouble(run), locks.claimed([folder]) as claim:
+    with disk_trouble(run.settings["outputs"], folder), locks.claimed([folder]) as claim:
         if folder in claim.others:
             raise UsageError(f"{folder}: {claim.others[folder]} is at this search; wait for it, or end that one.")
         yield Search(question, folder, opened(folder), question.search["at_once"] or width(question, run), {})

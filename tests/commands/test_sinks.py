@@ -151,6 +151,30 @@ def whole_paths(world: Path, pattern: str) -> list[Path]:
     return list(Path(path.anchor).glob(str(Path(*parts))))
 
 
+@pytest.mark.slow
+def test_a_search_without_room_for_its_journal_is_one_paragraph_and_goes_on(world):
+    """No file may have more than 4,096 bytes, and those of the journal are more after a few trials."""
+    search = (
+        "clrun.tune",
+        *SMALL,
+        "strategy=ewc",
+        "lambda=1,2,3,4,5,6,7,8,9",
+        "keep_checkpoint=false",
+        "workers=1",
+        "outputs=full",
+    )
+    words = line((*search, "checkpoint_every=0"))
+    limited = ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *words]
+    own = environment(world, PYTHONDONTWRITEBYTECODE="1")  # or Python leaves modules that are cut
+    done = subprocess.run(limited, cwd=world, env=own, capture_output=True, text=True)
+    (folder,) = Path(world, "full", "tune").glob("ewc-*")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"clrun: outputs=full: {folder.relative_to(world)} could not be written: File too large." in done.stderr
+    again = subprocess.run(words, cwd=world, env=environment(world), capture_output=True, text=True)
+    assert again.returncode == 0 and "Traceback" not in again.stderr, again.stderr
+    assert len((folder / "trials.csv").read_text().splitlines()) == 10
+
+
 @pytest.mark.parametrize("name", ["clrun", "clrun-report"])
 def test_a_disk_without_room_is_one_paragraph(world, tmp_path, name):
     """The system refuses to write a single byte into a file; what is printed goes through a pipe."""

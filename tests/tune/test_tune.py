@@ -259,6 +259,28 @@ def test_a_short_list_is_tried_from_end_to_end(clrun_tune):
     assert ("c=" in typed) == ("strategy=si" in typed) and ("lambda=" in typed) == ("strategy=ewc" in typed)
 
 
+def finished_without_training(question: Question, folder: Path) -> list[int]:
+    """Go on with the search in a folder; every trial scores 0.5 -> the places of the lambdas tried."""
+    found = search.Search(question, folder, search.opened(folder), 2, {})
+    while drawn := found.next_round():
+        for trial in drawn:
+            found.study.tell(trial.number, 0.5)
+    return [trial.params["lambda"] for trial in found.trials("COMPLETE")]
+
+
+def test_every_point_of_a_list_is_tried_wherever_the_process_ended(tmp_path):
+    """The journal is cut after each of its lines, and within the next one."""
+    arguments = tune.parser().parse_intermixed_args([*SHORT, "strategy=ewc", "lambda=1,2,3"])
+    question = read(arguments, catalog.read())
+    assert sorted(finished_without_training(question, tmp_path)) == [0, 1, 2]
+    journal = tmp_path / "journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 10
+    for count in range(len(lines)):
+        journal.write_bytes(b"".join(lines[:count]) + lines[count][:9])
+        assert sorted(finished_without_training(question, tmp_path)) == [0, 1, 2], f"cut after line {count}"
+
+
 def test_a_strategy_of_the_users_own(clrun_tune, tmp_path):
     (tmp_path / "my" / "strategy").mkdir(parents=True)
     text = (CONF / "strategy" / "ewc.yaml").read_text().replace("name: ewc", "name: mine")
