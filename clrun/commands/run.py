@@ -39,7 +39,7 @@ def parser() -> KeyParser:
     flags = KeyParser(prog="clrun", add_help=False, allow_abbrev=False)
     for short, long in {"-h": "--help", "-r": "--run", "-m": "--multirun", "-sc": "--shell-completion"}.items():
         flags.add_argument(short, long, action="store_true")
-    for long in ("--version", "--hydra-help", "--resolve", "--check"):
+    for long in ("--version", "--hydra-help", "--resolve", "--check", "--cite"):
         flags.add_argument(long, action="store_true")
     flags.add_argument("-c", "--cfg", choices=["job", "hydra", "all"])
     flags.add_argument("-p", "--package")
@@ -67,6 +67,9 @@ def command(argv: Sequence[str], wants_trace: bool = False) -> None:
 
         help.show(catalog, arguments.overrides)
         return
+    if arguments.cite:
+        print(cited(arguments, catalog))
+        return
     refuse_together(arguments)
     if not (arguments.shell_completion or arguments.hydra_help):
         check_keys.refuse(arguments.overrides, arguments.multirun, catalog)
@@ -79,6 +82,17 @@ def command(argv: Sequence[str], wants_trace: bool = False) -> None:
     with hydra_arguments(arguments) as hydra_argv:
         task = task_of(arguments)
         run_with_hydra(catalog, hydra_argv, lambda cfg: exit_unless_done(answer(lambda: task(cfg), wants_trace)))
+
+
+def cited(arguments: argparse.Namespace, catalog: "Catalog") -> str:
+    """Return BibTeX of clrun and of the strategies that are named (`clrun --cite strategy=si`). Raise UsageError."""
+    from pathlib import Path
+
+    from clrun.config.citations import citations
+    from clrun.system.paths import CONF
+
+    users = [] if arguments.config_dir is None else [Path(arguments.config_dir)]
+    return citations(arguments.overrides, catalog, [CONF, *users])
 
 
 def task_of(arguments: argparse.Namespace) -> Callable[["DictConfig"], None]:

@@ -250,6 +250,7 @@ class StrategyOption(Option):
     refuses: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why it cannot work, and what to type
     needs_task_id: bool = False  # whether it must know the task at test
     neutral: dict[str, float] | None = None  # values at which it is equal to finetuning; None if there are none
+    papers: list[str] = []  # keys of entries of references.bib, in clrun's conf folder or the user's
 
 
 class ClusterOption(Option):

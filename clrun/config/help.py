@@ -36,6 +36,7 @@ FLAGS = {
     "--config-dir DIR": "a folder with strategies, datasets or experiments of your own",
     "--check": "check the settings of the run, or with -m of all runs; load no data, train nothing",
     "--cfg job": "print what is composed, run nothing",
+    "--cite strategy=si": "print BibTeX of clrun and of the papers of a strategy",
     "--hydra-help": "the flags of Hydra, which composes the keys",
     "--version": "print the version",
     "-sc install=bash": 'eval "$(clrun -sc install=bash)" completes keys and values with Tab',

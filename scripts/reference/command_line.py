@@ -17,6 +17,7 @@ HYDRA_FLAGS = {
     "--hydra-help": "print the help of Hydra, which composes the keys",
     "--resolve": "with --cfg, replace references between keys by their values",
     "--check": "check the settings of the run, or with --multirun of all runs; load no data and train nothing",
+    "--cite": "print BibTeX of clrun and of the papers of the strategies that are named, as --cite strategy=si,ewc",
     "--cfg": "print the composed settings and run nothing",
     "--package": "with --cfg, print this part of the settings alone",
     "--config-dir": "a folder with strategies, networks, optimizers or experiments of your own",

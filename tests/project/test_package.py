@@ -17,6 +17,7 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path):
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "wheel", ROOT], check=True)
     (wheel,) = (tmp_path / "wheel").glob("clrun-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
+    assert (tmp_path / "site" / "clrun" / "CITATION.cff").is_file()  # which clrun --cite reads
     (tmp_path / "empty").mkdir()
     command = [sys.executable, "-m", "clrun.commands.run", "strategy=ewc", "lambda=400", "iterations=2", "device=cpu"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
