@@ -30,9 +30,19 @@ def commit(package: Path = PACKAGE) -> str:
     root = package.resolve().parent
     if not (root / ".git").exists():
         return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    name = answer_of_git(root, "describe", "--always", "--abbrev=12", "--exclude=*")
+    changed = answer_of_git(root, "status", "--porcelain", "--untracked-files=no") if name else ""
+    return f"{name}+" if changed else name
+
+
+def answer_of_git(root: Path, *words: str) -> str:
+    """Return what git prints on a checkout; empty where there is no git, or it fails.
+
+    It does not lock its index, as `git describe --dirty` does: a `git commit` beside a run would fail then.
+    """
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):  # no git here: the commit stays unknown
+    except (FileNotFoundError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""

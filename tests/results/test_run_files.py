@@ -304,6 +304,9 @@ def test_commit_only_of_a_checkout_of_clrun(tmp_path, monkeypatch):
     git("commit", "-qm", "first")
     clean = commit(tmp_path / "clrun")
     assert len(clean) >= 12 and int(clean, 16)
+    index = (tmp_path / ".git" / "index").read_bytes()
+    os.utime(source, (1, 1))  # for which git would write its index again
+    assert commit(tmp_path / "clrun") == clean and (tmp_path / ".git" / "index").read_bytes() == index
     source.write_text("a = 2\n")
     assert commit(tmp_path / "clrun") == clean + "+"
     (tmp_path / "venv" / "clrun").mkdir(parents=True)
