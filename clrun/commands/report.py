@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from clrun import __version__
 from clrun.commands.console import Parser, end_with
-from clrun.report import budget, compare
+from clrun.report import budget, compare, latex
 from clrun.report.rows import Row, default_order, ordered, references, rows_of, streams, table
 from clrun.report.runs import MEASURES, read
 from clrun.report.tables import Section, section
@@ -52,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--trials", action="store_true", help="also the runs that clrun-tune has trained in searches")
     flags.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
     flags.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
+    flags.add_argument(
+        "--columns", metavar="NAMES", help="measures of report.tex in this order, such as average_accuracy,forgetting"
+    )
+    flags.add_argument(
+        "--names", action="append", default=[], metavar="A=B,...",
+        help="what columns and strategies are called in report.tex, such as 'average_accuracy=Acc.,ewc=EWC'",
+    )  # fmt: skip
     flags.add_argument("--no-plots", action="store_true", help="tables alone")
     flags.add_argument("--no-pictures", action="store_true", dest="no_plots", help=argparse.SUPPRESS)  # its former name
     return flags
@@ -71,6 +78,7 @@ def command(argv: Sequence[str]) -> None:
     arguments = parser().parse_args(list(argv))
     if arguments.measure not in MEASURES:
         raise UsageError(f"--measure {arguments.measure}: there are {', '.join(MEASURES)}.")
+    asked = latex.wanted(arguments.columns, arguments.names)
     page = None if arguments.html is None else html_path(arguments.folder, arguments.html)
     runs = read(arguments.folder, arguments.grams_per_kwh, arguments.price_per_hour, trials=arguments.trials)
     unsorted = rows_of(runs)
@@ -84,9 +92,10 @@ def command(argv: Sequence[str]) -> None:
         show([budget.section(part, arguments.measure, arguments.budget) for part in streams(rows)])
         return
     sections = sections_of(arguments.folder, rows, arguments.measure, order)
+    paper = latex.document(streams(rows), sections, arguments.measure, asked)
     show(sections)
     run_files.write_table(arguments.folder / "report.csv", table(rows))
-    write_readable(arguments.folder, sections)
+    write_readable(arguments.folder, sections, paper)
     if not arguments.no_plots:
         from clrun.report import figures  # Matplotlib
 
@@ -132,10 +141,10 @@ def show(sections: Sequence[Section]) -> None:
         console.print()
 
 
-def write_readable(folder: Path, sections: Sequence[Section]) -> None:
-    """Write report.md and report.tex."""
+def write_readable(folder: Path, sections: Sequence[Section], paper: str) -> None:
+    """Write report.md and report.tex. paper: the text of the latter."""
     atomic_files.write_text(folder / "report.md", "\n\n".join(part.markdown() for part in sections) + "\n")
-    atomic_files.write_text(folder / "report.tex", "\n\n".join(part.latex() for part in sections) + "\n")
+    atomic_files.write_text(folder / "report.tex", paper)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The rows of a report as tables for readers: on the terminal, in Markdown, in LaTeX."""
+"""The rows of a report as tables for readers: on the terminal and in Markdown; clrun/report/latex.py has LaTeX."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +63,7 @@ UNEQUAL = 0.005
 LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    | {"\N{MINUS SIGN}": "$-$", "<": "$<$", ">": "$>$"}
 )
 
 LISTED = 4  # labels in a remark
@@ -155,14 +156,6 @@ def markdown(lines: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in head + body)
 
 
-def latex(lines: pd.DataFrame) -> str:
-    """Return a table of text in LaTeX (which needs the package booktabs)."""
-    head, *body = ([in_latex(str(cell)) for cell in line] for line in [list(lines), *lines.to_numpy().tolist()])
-    rows = [" & ".join(line) + r" \\" for line in (head, *body)]
-    begin = r"\begin{tabular}{" + "l" * lines.shape[1] + "}"
-    return "\n".join([begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", ""])
-
-
 def in_latex(cell: str) -> str:
     """Return a text in which nothing is a command of LaTeX."""
     return cell.translate(LATEX)
@@ -185,11 +178,6 @@ class Section:
         """Return the section in Markdown."""
         parts = [f"## {self.title}", *map(markdown, self.tables), *self.notes, *self.remarks]
         return "\n\n".join(parts)
-
-    def latex(self) -> str:
-        """Return the tables in LaTeX; title, notes and remarks are comments."""
-        comments = [f"% {line}".replace("±", "$\\pm$") for line in (*self.notes, *self.remarks)]
-        return "\n".join([f"% {self.title}", *map(latex, self.tables), *comments])
 
     def print(self, console: Console) -> None:
         """Print the section; wide tables are split into several pieces below each other."""

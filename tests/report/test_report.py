@@ -298,12 +298,28 @@ def test_markdown_and_latex_say_the_same(clrun_report, folder):
     markdown, latex = (folder / "report.md").read_text(), (folder / "report.tex").read_text()
     x = values("s1", "e100")
     low, high = stats.t.interval(0.95, len(x) - 1, loc=x.mean(), scale=stats.sem(x))
-    for text in (markdown, latex):
-        assert f"[{100 * low:.1f}, {100 * high:.1f}]" in text and f"{100 * x.std(ddof=1):.1f}" in text
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]" in markdown
+    assert f"ewc & 100 & 4 & {100 * x.mean():.1f} & $\\pm$ {100 * x.std(ddof=1):.1f} & " in latex
+    assert f"| {100 * x.mean():.1f} | {100 * x.std(ddof=1):.1f} |" in markdown
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines[:6]}) == 1 and lines[1] == "|" + " --- |" * (lines[0].count("|") - 1)
     assert "After ± stands the standard deviation" in markdown and "% After $\\pm$ stands" in latex
     assert "average\\_accuracy" in latex and "$\\pm$" in latex and "±" not in latex
+
+
+@pytest.mark.parametrize(
+    "flags, reason",
+    [
+        (["--columns", "average_accuracy,acc"], "there is no column acc; there are n, average_accuracy"),
+        (["--columns", ""], "there is no column"),
+        (["--names", "forgetting"], "type what is called how"),
+        (["--names", "sii=SI"], "nothing here is called sii; there are n,"),
+    ],
+)
+def test_a_wrong_name_of_report_tex_is_refused(clrun_report, folder, flags, reason):
+    code, _, error = clrun_report("--no-plots", *flags)
+    assert code == 2 and reason in error and error.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["results.csv"]
 
 
 def test_statistics_of_all_groups_at_once_are_those_of_each():
@@ -338,15 +354,6 @@ def test_rows_know_what_their_runs_say():
         alone = Row(row.stream, row.group, row.keys, row.stream_keys, row.label_keys, row.runs)
         for name in MEASURES:
             assert row[name] == pytest.approx(alone[name], rel=1e-12, nan_ok=True)
-
-
-def test_latex_is_that_of_pandas():
-    """But for the end of a command, a space there and {} here, which does not swallow the space after it."""
-    lines = pd.DataFrame({"a_b": ["50 % ± 1", "x\\y~^", "{z} #1 $"], "c&d": ["", "猫", "1e-05"]})
-    expected = lines.to_latex(index=False, escape=True).replace("±", "$\\pm$")
-    for command in ("backslash", "asciitilde", "asciicircum"):
-        expected = expected.replace(f"\\text{command} ", f"\\text{command}{{}}")
-    assert tables.latex(lines) == expected
 
 
 @pytest.mark.parametrize("width", [60, 80, 240])
