@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from clrun import __version__
 from clrun.commands.console import Parser, end_with
@@ -22,6 +22,9 @@ from clrun.results import run_files
 from clrun.system import atomic_files
 from clrun.system.errors import UsageError
 from clrun.terminal.console import make_console
+
+if TYPE_CHECKING:
+    from clrun.report.paper_figures import Look
 
 
 def cli() -> NoReturn:
@@ -59,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         "--names", action="append", default=[], metavar="A=B,...",
         help="what columns and strategies are called in report.tex, such as 'average_accuracy=Acc.,ewc=EWC'",
     )  # fmt: skip
+    flags.add_argument("--format", choices=["png", "pdf", "svg"], default="png", help="of the plots")
+    flags.add_argument("--width", type=amount, metavar="INCHES", help="of the plots, such as 3.3 for one column")
+    flags.add_argument("--style", type=Path, metavar="FILE", help="a style file of Matplotlib, for the plots")
     flags.add_argument("--no-plots", action="store_true", help="tables alone")
     flags.add_argument("--no-pictures", action="store_true", dest="no_plots", help=argparse.SUPPRESS)  # its former name
     return flags
@@ -78,6 +84,7 @@ def command(argv: Sequence[str]) -> None:
     arguments = parser().parse_args(list(argv))
     if arguments.measure not in MEASURES:
         raise UsageError(f"--measure {arguments.measure}: there are {', '.join(MEASURES)}.")
+    look = None if arguments.no_plots else look_of(arguments)
     asked = latex.wanted(arguments.columns, arguments.names)
     page = None if arguments.html is None else html_path(arguments.folder, arguments.html)
     runs = read(arguments.folder, arguments.grams_per_kwh, arguments.price_per_hour, trials=arguments.trials)
@@ -96,13 +103,20 @@ def command(argv: Sequence[str]) -> None:
     show(sections)
     run_files.write_table(arguments.folder / "report.csv", table(rows))
     write_readable(arguments.folder, sections, paper)
-    if not arguments.no_plots:
+    if look is not None:
         from clrun.report import figures  # Matplotlib
 
-        figures.draw(arguments.folder, rows)
+        figures.draw(arguments.folder, rows, look)
     if page is not None:
         write_page(page, arguments.folder, rows, arguments.measure)
     print(f"Written: {arguments.folder / 'report.csv'}, .md, .tex" + (", report/" if not arguments.no_plots else ""))
+
+
+def look_of(arguments: argparse.Namespace) -> "Look":
+    """Return how the plots are written. Raise UsageError."""
+    from clrun.report.paper_figures import look  # Matplotlib
+
+    return look(arguments.format, arguments.width, arguments.style)
 
 
 def compared(folder: Path, rows: Sequence[Row], first: str, second: str, measure: str) -> None:

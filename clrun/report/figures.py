@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,9 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from clrun.report.intervals import Statistic, statistic
+from clrun.report.paper_figures import Look, fit, legend_below
 from clrun.report.rows import STREAM, Row, heading, references, streams, text
 from clrun.report.runs import REFERENCES, bounds_of
 from clrun.results import collection, plots
@@ -39,6 +41,8 @@ SHADED_NOTE = "bands and bars: 95 % intervals of the mean over the seeds (Studen
 REFERENCE_STYLE = {"joint": (0, (6, 2)), "finetune": ":", "chance": (0, (1, 4))}
 REFERENCE_LABEL = {"joint": "joint's level", "finetune": "finetune's level", "chance": "chance"}
 
+PLAIN = Look()  # without --format, --width and --style
+
 RETRAINING = ("cumulative", "scratch")  # strategies that train on all tasks again and again
 
 
@@ -52,18 +56,22 @@ class FigureData:
     costs: Mapping[str, Sequence[pd.DataFrame]]  # group -> costs.csv
     references: Mapping[str, float]  # accuracies of joint, finetune, chance
     title: str
+    look: Look = PLAIN
 
 
-def draw(folder: Path, rows: Sequence[Row]) -> None:
-    """Write report/*.png, or with several streams report/<stream>/*.png. A figure that lacks data is not drawn; figures
-    of an earlier report are removed. Characters that no installed font has are named in one sentence."""
+def draw(folder: Path, rows: Sequence[Row], look: Look = PLAIN) -> None:
+    """Write report/*.png, or with several streams report/<stream>/*.png; the format is that of the look. A figure that
+    lacks data is not drawn; figures of an earlier report are removed. Characters that no installed font has are named
+    in one sentence."""
     parts, missing = streams(rows), set[str]()
-    for old in [*(folder / "report").glob("*.png"), *(folder / "report").glob("*tasks-*/*.png")]:
-        old.unlink()
-    for part in parts:
-        directory_of_stream = folder / "report" / (folder_name(part[0]) if len(parts) > 1 else "")
-        for name, figure in figures(figure_data(folder, part)).items():
-            missing |= set(plots.save(figure, directory_of_stream / f"{name}.png"))
+    for form in plots.FILE_OPTIONS:
+        for old in [*(folder / "report").glob(f"*.{form}"), *(folder / "report").glob(f"*tasks-*/*.{form}")]:
+            old.unlink()
+    with mpl.rc_context(look.style):
+        for part in parts:
+            directory_of_stream = folder / "report" / (folder_name(part[0]) if len(parts) > 1 else "")
+            for name, figure in figures(figure_data(folder, part, look)).items():
+                missing |= set(plots.save(figure, directory_of_stream / f"{name}.{look.form}"))
     if missing:
         letters = "".join(sorted(missing)[:CHARACTERS]) + (" ..." if len(missing) > CHARACTERS else "")
         announce(
@@ -78,8 +86,8 @@ def folder_name(row: Row) -> str:
     return re.sub(r"[^\w.=+-]+", "_", f"{dataset}-{split}-{scenario}-{tasks}tasks-{row.stream}")
 
 
-def figure_data(folder: Path, rows: Sequence[Row]) -> FigureData:
-    """Return the data of the figures of the rows of one stream."""
+def figure_data(folder: Path, rows: Sequence[Row], look: Look = PLAIN) -> FigureData:
+    """Return the data of the figures of the rows of one stream, which will look so."""
     ended = [row for row in rows if row.n]
     shown = ended[:CURVES]
     title = heading(rows)
@@ -89,18 +97,19 @@ def figure_data(folder: Path, rows: Sequence[Row]) -> FigureData:
         title += f"\n{SHADED_NOTE}"
     return FigureData(
         rows=shown,
-        styles={row.group: curve_style(i) for i, row in enumerate(shown)},
+        styles={row.group: curve_style(i, look.palette) for i, row in enumerate(shown)},
         matrices=tables_of(folder, shown, "accuracy_matrix.csv"),
         costs=tables_of(folder, shown, "costs.csv"),
         references=references(folder, rows, say=lambda _: None),  # it was said when the tables were written
         title=title,
+        look=look,
     )
 
 
-def curve_style(i: int) -> dict[str, Any]:
+def curve_style(i: int, palette: Sequence[str] = plots.PALETTE) -> dict[str, Any]:
     """Return colour, dashes and marker of the i-th curve."""
-    colour, cycle = i % len(plots.PALETTE), i // len(plots.PALETTE) % len(DASHES)
-    return {"color": plots.PALETTE[colour], "linestyle": DASHES[cycle], "marker": MARKERS[cycle], "markersize": 4}
+    colour, cycle = i % len(palette), i // len(palette) % len(DASHES)
+    return {"color": palette[colour], "linestyle": DASHES[cycle], "marker": MARKERS[cycle], "markersize": 4}
 
 
 def tables_of(folder: Path, rows: Sequence[Row], file: str) -> dict[str, list[pd.DataFrame]]:
@@ -142,6 +151,9 @@ def figures(data: FigureData) -> dict[str, Figure]:
     if data.costs:
         drawn["cost_over_tasks"] = cost_over_tasks_figure(data)
     for figure in drawn.values():
+        fit(figure, data.look)
+        if data.look.width is not None:
+            continue
         title = "\n".join(textwrap.fill(line, int(13 * figure.get_figwidth())) for line in data.title.splitlines())
         figure.suptitle(title, fontsize=8, color=GREY, x=0.01, horizontalalignment="left")
     return drawn
@@ -192,13 +204,17 @@ def label_accuracy_axis(axes: Axes, title: str) -> None:
     axes.set_ylim(max(axes.get_ylim()[0], -2), min(axes.get_ylim()[1], 101))  # an interval of few runs may reach beyond
 
 
-def finish(figure: Figure, axes: Axes) -> Figure:
-    """Add a faint grid, and a legend beside the curves, in which the references come last."""
+def finish(figure: Figure, axes: Axes, look: Look = PLAIN) -> Figure:
+    """Add a faint grid, and a legend in which the references come last: beside the curves, or below them where the
+    figure has a width."""
     for panel in figure.axes:
         panel.grid(axis="y", color="#DDDDDD", linewidth=0.6)
         panel.set_axisbelow(True)
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
     entries.sort(key=lambda entry: is_reference(entry[1]))  # stable
+    if look.width is not None:
+        legend_below(figure, [handle for handle, _ in entries], [label for _, label in entries], look.width)
+        return figure
     labels = [textwrap.fill(label, 40, subsequent_indent="   ") for _, label in entries]
     figure.legend(
         [handle for handle, _ in entries],
@@ -220,6 +236,9 @@ def stretch(axes: Axes, values: np.ndarray) -> bool:
         axes.set_xscale("log")
     elif far:
         axes.set_xscale("symlog", linthresh=10.0 ** np.floor(np.log10(spread.min())), linscale=0.5)
+    if far:  # Matplotlib writes powers as formulas, and texts are no formulas here
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     return far
 
 
@@ -250,7 +269,7 @@ def curves_figure(data: FigureData, column: str, title: str, accuracies: Mapping
     draw_references(axes, accuracies)
     label_tasks_axis(axes)
     label_accuracy_axis(axes, title)
-    return finish(figure, axes)
+    return finish(figure, axes, data.look)
 
 
 def matrices_figure(data: FigureData) -> Figure:
@@ -258,6 +277,8 @@ def matrices_figure(data: FigureData) -> Figure:
     rows = [row for row in data.rows if row.group in data.matrices]
     titles = [textwrap.fill(row.label, TITLE_WIDTH) for row in rows]
     width = min(4, len(rows))
+    if data.look.width is not None:
+        width = min(width, max(1, int((data.look.width - 0.8) / 1.2)))  # inches that one needs for its numbers
     height = ceil_div(len(rows), width)
     figure = Figure(figsize=(2.3 * width + 1.1, 2.4 * height + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -310,12 +331,13 @@ def knob_figure(data: FigureData, knob: str) -> Figure:
             others = [f"{key}={row.text(key)}" for key in row.label_keys if key != knob and row.text(key)]
             series.setdefault(" ".join([row.strategy, *others]), []).append(row)
     for i, (label, points) in enumerate(series.items()):
-        draw_series(axes, sorted(points, key=lambda row: number(row, knob)), knob, label, curve_style(i))
+        style = curve_style(i, data.look.palette)
+        draw_series(axes, sorted(points, key=lambda row: number(row, knob)), knob, label, style)
     draw_references(axes, data.references)
     stretch(axes, np.array([number(row, knob) for points in series.values() for row in points], float))
     axes.set_xlabel(knob)
     label_accuracy_axis(axes, "average accuracy")
-    return finish(figure, axes)
+    return finish(figure, axes, data.look)
 
 
 def number(row: Row, knob: str) -> float:
@@ -348,9 +370,9 @@ def cost_figure(data: FigureData) -> Figure:
         draw_references(axes, data.references)
         means = np.array([row[cost].mean for row in data.rows])
         from_zero(axes, means[np.isfinite(means)])
-        axes.set_xlabel(titles[cost])
+        axes.set_xlabel(titles[cost] if data.look.width is None else textwrap.fill(titles[cost], 20))
     label_accuracy_axis(panels[0], "average accuracy")
-    return finish(figure, panels[0])
+    return finish(figure, panels[0], data.look)
 
 
 def draw_point(axes: Axes, row: Row, cost: str, style: Mapping[str, Any]) -> None:
@@ -387,7 +409,7 @@ def cost_over_tasks_figure(data: FigureData) -> Figure:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("seconds of training and consolidation so far")
-    return finish(figure, axes)
+    return finish(figure, axes, data.look)
 
 
 def cumulative_seconds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -30,6 +30,20 @@ INK = "#333333"  # the colour of axes and of reference lines
 DOTS_PER_INCH = 150
 FAST_PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}  # options of Pillow
 
+# The formats of a figure, and the options of their writers. Fonts are embedded in a PDF as TrueType (42), which
+# publishers ask for in place of Type 3; in an SVG letters are paths, so that it looks the same without the fonts.
+FILE_OPTIONS: dict[str, dict[str, Any]] = {
+    "png": {"metadata": {"Software": None}, "pil_kwargs": FAST_PNG},
+    "pdf": {"metadata": {"Creator": None, "Producer": None, "CreationDate": None}},
+    "svg": {"metadata": {"Creator": None, "Date": None}},
+}
+FILE_SETTINGS: Any = {
+    "text.hinting": "none",  # hints are for coarser pixels
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "clrun",  # names of parts of an SVG are the same each time
+}
+
 NUMBERS_UP_TO = 12  # tasks; a heat map of more tasks has no room for numbers
 TICKS = 20  # labels on an axis of tasks
 LEGEND_ENTRIES = 14  # tasks in a legend
@@ -73,16 +87,18 @@ def plain_text(figure: Figure) -> None:
 
 
 def save(figure: Figure, path: Path, guard: Guard = UNGUARDED) -> str:
-    """Write a PNG without the name of the software and the date, so that equal figures are equal files. Return the
-    characters that no installed font has, in whose places there are boxes."""
+    """Write a figure in the format that the name of the file says: png, pdf or svg, without the name of the software
+    and the date, so that equal figures are equal files. Return the characters that no installed font has, in whose
+    places there are boxes."""
     plain_text(figure)
     missing = fonts.choose(figure)
+    form = path.suffix.removeprefix(".")
     with (
         replacing(path, guard) as temporary,
-        mpl.rc_context({"text.hinting": "none"}),  # hints are for coarser pixels
+        mpl.rc_context(FILE_SETTINGS),
         without_warnings_of_glyphs() if missing else nullcontext(),
     ):
-        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, pil_kwargs=FAST_PNG)
+        figure.savefig(temporary, format=form, dpi=DOTS_PER_INCH, **FILE_OPTIONS[form])
     return missing
 
 

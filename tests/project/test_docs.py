@@ -98,7 +98,7 @@ def answer(monkeypatch, command: str) -> int:
 @pytest.mark.parametrize(("page", "command"), commands("clrun"))
 def test_every_command_is_accepted(workshop, monkeypatch, capfd, page, command):
     asked = words(command)
-    only_shows = {"--help", "--version", "--cfg", "-sc", "--hydra-help"} & set(asked)
+    only_shows = {"--help", "--cite", "--version", "--cfg", "-sc", "--hydra-help"} & set(asked)
     assert answer(monkeypatch, command if only_shows else f"{command.partition(' #')[0]} --check") in (0, None)
     assert only_shows or "Checked: " in capfd.readouterr().out
 
