@@ -105,7 +105,11 @@ class Evaluator:
 
     def together(self, part: str) -> list[list[int]]:
         """Return the tasks in lists, in order, that are asked in one forward pass: as many as fit into a chunk, so that
-        hundreds of small tasks take few passes."""
+        hundreds of small tasks take few passes. A strategy with answers of its own, such as by the weights of a task,
+        is asked one task at a time."""
+        kind = type(self.strategy)
+        if kind.logits is not Strategy.logits or kind.scores is not Strategy.scores:
+            return [[task] for task in range(self.strategy.data.tasks)]
         lists: list[list[int]] = []
         filled = 0
         for task in range(self.strategy.data.tasks):

@@ -36,7 +36,9 @@ def trained(prepared_of):
 
 
 def tensors_of(prepared):
-    return checkpoint.read(prepared.directory, prepared.id).tensors
+    """What a run has learnt; not what it has measured, of which the first run has a part."""
+    tensors = checkpoint.read(prepared.directory, prepared.id).tensors
+    return {name: v for name, v in tensors.items() if not name.startswith(("outcome.", "confusions"))}
 
 
 def table(prepared, name):

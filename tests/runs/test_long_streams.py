@@ -54,6 +54,13 @@ def test_tasks_are_answered_together_as_they_are_alone(stack_of, chunk):
     assert stack.evaluator.together("test") == [[*range(5)]]
 
 
+@pytest.mark.parametrize("strategy", ["packnet", "hat", "xdg", "separate"])
+def test_a_strategy_with_answers_of_its_own_is_asked_one_task_at_a_time(stack_of, strategy):
+    """packnet answers a batch by the weights of the first sample's task, and a strategy of a user's may do so."""
+    stack = stack_of(f"strategy={strategy}", "scenario=task")
+    assert stack.evaluator.together("test") == [[task] for task in range(5)]
+
+
 def test_tables_that_take_long_are_written_less_often(tmp_path, monkeypatch):
     made = outcome(tmp_path)
     times = iter([0.0, 1.0, 40.0, 60.0, 60.5])  # the first writing takes a second, so the next one is due after 50
