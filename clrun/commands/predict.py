@@ -75,8 +75,9 @@ def command(argv: Sequence[str]) -> None:
     answer = answerer(network, task)
     table = csv.writer(sys.stdout, lineterminator="\n")
     head = ["file", *(["row"] if rows else []), *([] if arguments.top is None else ["rank"]), "class", "probability"]
-    table.writerow(head)
-    for place, answers in classify(network, answer, samples, arguments.top or 1):
+    for number, (place, answers) in enumerate(classify(network, answer, samples, arguments.top or 1)):
+        if number == 0:  # where no sample can be read, nothing is printed
+            table.writerow(head)
         for rank, (name, probability) in enumerate(answers, 1):
             table.writerow([*place, *([] if arguments.top is None else [rank]), name, f"{probability:.4f}"])
 

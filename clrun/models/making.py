@@ -36,7 +36,9 @@ def called(make: Callable[[], Any], where: str) -> nn.Module:
         if is_meta():
             raise NotImplementedError(f"{where} cannot be made without values.") from error
         reason = " ".join(str(error).split())
-        raise UsageError(f"{where} cannot be made: {type(error).__name__}: {reason}.") from error
+        lacks = isinstance(error, TypeError) and "missing" in reason and "argument" in reason
+        advice = f"; give it by {where.partition('.')[0]}.args={{name:value}}" if lacks else ""
+        raise UsageError(f"{where} cannot be made: {type(error).__name__}: {reason}{advice}.") from error
     if not isinstance(module, nn.Module):
         raise UsageError(f"{where} makes a {type(module).__name__}; name a class of a torch.nn.Module.")
     return module

@@ -55,6 +55,7 @@ class ModuleNetwork(Network):
     """
 
     no_taps = "write its nonlinearities as modules, such as nn.ReLU(), with inputs (B, K) or (B, K, H, W)"
+    no_statistics = "use a network with group norm or layer norm in place of batch norm"
     channels: int | None = None  # of the pictures that the module takes; None: of those that there are
 
     def __init__(

@@ -143,6 +143,7 @@ class Network:
     taps: tuple[str, ...]
     widths: tuple[int, ...]
     no_taps = "type model=mlp or model=cnn"  # what to do for hidden layers, where there are none
+    no_statistics = "type model.norm=group"  # what to do in place of batch norm's running statistics
 
     def forward(self, weights: Weights, x: Tensor, tap: Tap, before: Tap) -> Tensor:
         """Return the logits (B, outputs) of samples x (B, C, H, W), or (B, ...) of another shape.

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ def digest_of_file(path: str, key: str = "model.weights") -> str:
         stat = Path(path).stat()
         return digest_of_version(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
-        raise UsageError(f"{key}={path} cannot be read: {error.strerror}.") from None
+        raise UsageError(
+            f"{key}={path} cannot be read: {error.strerror}; put the file back, or name it where it lies."
+        ) from None
 
 
 @lru_cache(maxsize=4)
@@ -42,7 +45,9 @@ def read_weights(path: str, key: str) -> dict[str, Tensor]:
     try:
         stat = Path(path).stat()
     except OSError as error:
-        raise UsageError(f"{key}={path} cannot be read: {error.strerror}.") from None
+        raise UsageError(
+            f"{key}={path} cannot be read: {error.strerror}; put the file back, or name it where it lies."
+        ) from None
     return weights_of_version(path, key, stat.st_size, stat.st_mtime_ns)
 
 
@@ -52,9 +57,11 @@ def weights_of_version(path: str, key: str, size: int, changed: int) -> dict[str
     try:
         content = read_any(Path(path))
     except Exception as error:  # libraries raise a dozen kinds for a damaged file
-        reason = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if isinstance(error, UnpicklingError):  # of which PyTorch says how it could be unpickled all the same
+            reason = "it holds other things than tensors, or is damaged, and nothing is ever unpickled"
         raise UsageError(
-            f"{key}={path} is no file of weights ({type(error).__name__}: {reason}); save a module by "
+            f"{key}={path} is no file of weights ({reason}); save a module by "
             "torch.save(module.state_dict(), FILE), or by safetensors."
         ) from None
     for wrapper in WRAPPERS:
@@ -94,7 +101,8 @@ def load_weights(
     missing = [n for n in wanted if n not in read and n not in kept and not n.endswith("num_batches_tracked")]
     unknown = [n for n in read if n not in wanted and not (kept and n.rpartition(".")[0] == head)]
     shapes = [n for n in wanted if n in read and n not in kept and read[n].shape != wanted[n].shape]
-    problems = [f"it lacks {missing[0]} and {len(missing) - 1} more"] if missing else []
+    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    problems = [f"it lacks {missing[0]}{others}"] if missing else []
     problems += [f"it has {unknown[0]}, which the network has not"] if unknown else []
     problems += [f"{n} is {tuple(read[n].shape)} there and {tuple(wanted[n].shape)} in the network" for n in shapes[:1]]
     if problems:

@@ -174,9 +174,14 @@ def refuse_other_data(origin: Origin, images: Samples, settings: Settings) -> No
             )
     if tuple(network.shape) != images.shape or network.floats != images.x.is_floating_point():
         mine, other = shape_text(images.shape), shape_text(network.shape)
+        pictures = len(images.shape) == len(network.shape) == 3
+        advice = (
+            "type the keys of the data set as they were there (dataset.size, dataset.pad)"
+            if pictures
+            else "name data whose samples are as there"
+        )
         raise UsageError(
-            f"{origin.where}: that network takes samples of {other}, and those of this data set have {mine}; type the "
-            "keys of the data set as they were there (dataset.size, dataset.pad)."
+            f"{origin.where}: that network takes samples of {other}, and those of this data set have {mine}; {advice}."
         )
     if images.columns != network.columns:
         raise UsageError(

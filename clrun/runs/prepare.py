@@ -226,8 +226,8 @@ def refuse_average(
         return
     if network.statistics():
         raise UsageError(
-            "average=ema: batch norm's running statistics are those of the weights, not of their average; type "
-            "model.norm=group, or leave average out."
+            "average=ema: batch norm's running statistics are those of the weights, not of their average; "
+            f"{network.no_statistics}, or leave average out."
         )
     if strategy.fits_weights:
         raise UsageError(

@@ -71,7 +71,7 @@ class AMN(EWC):
         if network.statistics():
             return (
                 "batch norm keeps one set of running statistics, and a task's units move what it sees, so that old "
-                "tasks would be answered with those of the newest; type model.norm=group."
+                f"tasks would be answered with those of the newest; {network.no_statistics}."
             )
         return super().incompatibility(network, optimizer, knobs)
 

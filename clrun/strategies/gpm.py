@@ -92,7 +92,7 @@ class GPM(Strategy):
         if network.statistics():
             return (
                 "batch norm keeps one set of running statistics, which later tasks overwrite and old ones would be "
-                "answered with; type model.norm=group, or use group norm in a network of your own."
+                f"answered with; {network.no_statistics}."
             )
         return None
 

@@ -68,8 +68,9 @@ class HAT(Strategy):
             return f"it gates hidden layers, and this network has none; {network.no_taps}."
         if [*network.layers] != [*network.taps, "head"]:
             return (
-                "its rule is for layers in a chain; a residual network has inner channels without a gate, and its "
-                "norms mix gated channels with free ones, so old answers would change; type model=mlp or model=cnn."
+                "its rule is for layers in a chain without norms: shortcuts pass a gate by, and norms mix gated "
+                "channels with free ones, so old answers would change; type model=mlp or model=cnn, or leave both out "
+                "of a network of your own."
             )
         return None
 

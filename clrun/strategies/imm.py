@@ -111,7 +111,7 @@ class IMM(Strategy):
         if network.statistics():
             return (
                 "batch norm's running statistics are those of the weights last trained, not of the merged ones; "
-                "type model.norm=group."
+                f"{network.no_statistics}."
             )
         if knobs["fisher_samples"] is not None and knobs["merge"] != "mode":
             return "fisher_samples is read by merge=mode alone; type merge=mode with it, or leave fisher_samples out."

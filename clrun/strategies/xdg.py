@@ -35,7 +35,7 @@ class XdG(Strategy):
         if network.statistics():
             return (
                 "batch norm keeps one set of running statistics, those of the newest task's units, with which old "
-                "tasks would be answered; type model.norm=group."
+                f"tasks would be answered; {network.no_statistics}."
             )
         return None
 

@@ -13,7 +13,7 @@ from loading import red_and_blue
 from PIL import Image
 from user_networks import Eyes
 
-from clrun.commands import export
+from clrun.commands import console, export, predict
 from clrun.runs.train import train_run
 
 pytestmark = pytest.mark.usefixtures("cache_home")
@@ -165,3 +165,11 @@ def test_what_is_exported_takes_pictures(trained, answer, folder, tmp_path):
     names = [row["class"] for row in rows]
     assert [float(row["probability"]) for row in rows] == pytest.approx(likeliest.values.tolist(), abs=2e-4)
     assert len(set(zip(names, likeliest.indices.tolist(), strict=True))) == len(set(names))
+
+
+def test_nothing_is_printed_where_no_picture_can_be_read(trained, tmp_path, capsys):
+    directory = trained().directory
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        console.end_with(lambda _: predict.command([str(directory), str(tmp_path / "none.png")]))
+    assert capsys.readouterr().out == ""

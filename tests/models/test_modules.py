@@ -202,7 +202,7 @@ def test_without_hidden_layers_the_refusal_says_what_to_write(stack_of):
         "model.target=user_networks.Nothing": "no such class",
         "model.target=no_such_package.Class": "no module no_such_package",
         "model.target=user_networks.wrong": "makes a int",
-        "model.target=user_networks.Mlp": "cannot be made: TypeError",
+        "model.target=user_networks.Mlp": "give it by model.args={name:value}",
         "model.target=user_networks.Counting": "its buffer body.count changes",
         "model.target=user_networks.OwnChance": "draws random numbers",
         "model.target=user_networks.Pair": "returns a tuple",
@@ -240,8 +240,10 @@ def test_wrong_files_of_weights_are_refused(prepared_of, tmp_path, content):
     )
     if content == "torn":
         path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(UsageError, match=r"model.weights=.*weights.pt"):
+    with pytest.raises(UsageError, match=r"model.weights=.*weights.pt") as refused:
         prepared_of(*CONV, f"model.weights={path}")
+    assert ("it holds other things than tensors" in str(refused.value)) == (content == "pickle")
+    assert "and 0 more" not in str(refused.value) and "\x1b" not in str(refused.value)
 
 
 # ---------------------------------------------------------------- libraries
@@ -273,6 +275,12 @@ def test_the_smallest_network_of_timm(stack_of):
 def test_wrong_names_of_library_networks_are_refused(prepared_of, overrides, says):
     with pytest.raises(UsageError, match=says):
         prepared_of(*overrides.split())
+
+
+@pytest.mark.parametrize("strategy", ["packnet", "gpm", "xdg", "amn", "imm"])
+def test_what_to_do_about_batch_norm_is_said_of_a_module(prepared_of, strategy):
+    with pytest.raises(UsageError, match="use a network with group norm or layer norm in place of batch norm"):
+        prepared_of("model=module", "model.target=user_networks.ConvNormDrop", f"strategy={strategy}", "scenario=task")
 
 
 @pytest.mark.parametrize("channels", ["abc", None, 0, -1, 1.5, True])
