@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
 from clrun.engine.health import is_monitored
-from clrun.engine.prequential import tested_first
+from clrun.engine.prequential import answered_first
 from clrun.engine.state import ANSWERS, QUADRATIC, Average, Signals, TrainState
 from clrun.engine.step import clip_scale, renewed_state, signals_of
 from clrun.engine.steppers import Block, counting
@@ -108,7 +108,7 @@ class InPlaceStepper:
 
     def answers(self, batch: Batch) -> Tensor:
         """Return whether each sample of a batch is answered correctly, as 1 or 0: (B,), also where it was cut."""
-        right = tested_first(self.strategy, self.current, self.hp, batch)
+        right = answered_first(self.strategy, self.current, self.hp, batch)
         return pad(right, (0, self.full - len(right)))
 
     def average(self, decay: float) -> None:

@@ -14,7 +14,7 @@ from clrun.engine.state import ANSWERS, ONLINE_CORRECT, ONLINE_SAMPLES, Signals,
 from clrun.strategy import BARRED, Strategy
 
 
-def tested_first(strategy: Strategy, current: TrainState, hp: Any, batch: Batch) -> Tensor:
+def answered_first(strategy: Strategy, current: TrainState, hp: Any, batch: Batch) -> Tensor:
     """Return for each sample of a batch (B,) whether one run answers it correctly, as 1 or 0.
 
     What answers is what would be evaluated at this moment: the weights that the strategy deploys and its scores, with

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from clrun.data.batches import Batch, SampleIndex, StepContext
 from clrun.data.tasks import TaskTables
-from clrun.engine.prequential import tested_first
+from clrun.engine.prequential import answered_first
 from clrun.engine.state import ANSWERS, NORM, QUADRATIC, Average, Signals, TrainState
 from clrun.models import BatchNormRecord, updated_statistics
 from clrun.optimizers import Optimizer
@@ -44,7 +44,7 @@ def make_step(
         current: TrainState, lr: Tensor, hp: Any, tables: TaskTables, samples: SampleIndex, context: StepContext
     ) -> tuple[TrainState, Signals]:
         batch = strategy.data.gather(tables, samples, context)
-        tested = {ANSWERS: tested_first(strategy, current, hp, batch)} if prequential else {}
+        tested = {ANSWERS: answered_first(strategy, current, hp, batch)} if prequential else {}
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
         training = strategy.train_mode(batch.weight, passes, batch.noise)
         g, loss, aux = whole_gradient(training, current.theta, current.state, hp, batch)
