@@ -51,7 +51,8 @@ def test_each_sample_is_seen_once_however_many_steps_it_takes(own, extra, batch_
 def test_what_a_memory_adds_does_not_change_the_order(own, extra, batch_size, seed):
     plain, mixed = (sampler(own, n, batch_size, 1, seed).order() for n in (0, extra))
     assert torch.equal(mixed[mixed < 1000], plain)
-    assert not torch.equal(plain, sampler(own, 0, batch_size, 1, seed + 1).order()) or own < 3
+    if own >= 12:  # of fewer samples, two seeds may well draw the same order
+        assert not torch.equal(plain, sampler(own, 0, batch_size, 1, seed + 1).order())
 
 
 def test_blocks_of_one_pass_continue_each_other():

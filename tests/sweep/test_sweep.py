@@ -22,7 +22,7 @@ from helpers import hold
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
 
@@ -58,6 +58,7 @@ JOBS = [
     ("split.classes=[[0,1],[2,3]]", "data_dir='a b'", "lambda=null"),
     ("+experiment=cats_dogs_deer", "seed=1"),
     ("lr=${lambda}", "lambda=3"),
+    (r"lr=$\{lambda\}", "lambda=3"),  # as Hydra's sweeper hands it on
     ("model=module", "model.args={a:1}", "seed=2"),
     ("+experiment=cats_dogs_deer", "seed=1", "dataset.pad=2"),
     (),
@@ -76,7 +77,9 @@ def test_composing_many_jobs_is_hydras():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for job in JOBS:
             expected = OmegaConf.to_container(compose("config", overrides=list(job)))
-            found = OmegaConf.to_container(OmegaConf.create(composer(job)))
+            composed = composer(job)
+            assert isinstance(composed, DictConfig) or "$" not in str(job), "a value that refers to another needs one"
+            found = OmegaConf.to_container(OmegaConf.create(composed))
             assert {key: value for key, value in found.items() if key != "hydra"} == expected
         assert composed_by_hydra.count(("strategy=ewc",)) == 1
         assert not any("seed=3" in job for job in composed_by_hydra)
