@@ -263,14 +263,18 @@ def picture_shape(inputs: Sequence[int], model: str) -> tuple[int, int, int]:
 def initialize_layers(network: Network, scheme: str) -> None:
     """Write initial values into the layers of a network.
 
-    `torch` leaves the values that PyTorch's layers have by default. `xavier` sets the weights of linear layers and
-    convolutions to the uniform values of Glorot & Bengio 2010 and their biases to zero.
+    `torch` leaves the values that PyTorch's layers have by default. `xavier` and `kaiming` set the biases of linear
+    layers and convolutions to zero and their weights to uniform values: those of Glorot & Bengio 2010, or those of He
+    et al. 2015, with the gain of ReLU everywhere but in the head.
     """
     if scheme == "torch":
         return
-    for module in network.layers.values():
+    for name, module in network.layers.items():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight)
+            if scheme == "xavier":
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="linear" if name == "head" else "relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

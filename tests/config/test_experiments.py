@@ -13,8 +13,9 @@ from clrun.system.paths import CONF
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NEW = (
     "sequential_mnist", "twenty_permuted_mnist", "twenty_rotated_mnist", "cifar100_b0_inc10", "cifar100_b50_inc10",
-    "online_cifar10", "online_cifar100",
+    "online_cifar10", "online_cifar100", "online_permuted_mnist",
 )  # fmt: skip
+LR = {"sequential_mnist": 0.03, "online_permuted_mnist": 0.003}
 
 
 def jobs(command: str) -> list[tuple[str, ...]]:
@@ -41,7 +42,7 @@ def test_what_an_experiment_is(clrun, name):
     comments = [line for line in out.splitlines() if line.startswith("#")]
     assert code == 0 and comments[0] == f"# +experiment={name}" and any("clrun -m" in line for line in comments)
     composed = yaml.safe_load(out)
-    assert composed["lr"] == {"sequential_mnist": 0.03}.get(name, 0.2 if name.startswith("twenty") else 0.1)
+    assert composed["lr"] == LR.get(name, 0.2 if name.startswith("twenty") else 0.1)
 
 
 def test_protocols_of_class_incremental_learning():

@@ -223,6 +223,16 @@ def test_xavier():
     assert pieces["hidden.0.weight"].std() == pytest.approx((2 / (3 * 16 * 16 + 7)) ** 0.5, rel=0.05)
 
 
+def test_kaiming():
+    """Uniform with the bound sqrt(6 / inputs) of He et al. 2015, and sqrt(3 / inputs) in the head."""
+    net, theta = made("mlp", scheme="kaiming")
+    pieces = net.layout.view(theta)
+    assert pieces["hidden.0.bias"].abs().max() == pieces["head.bias"].abs().max() == 0
+    for name, numerator in (("hidden.0.weight", 6), ("head.weight", 3)):
+        bound = (numerator / pieces[name].shape[1]) ** 0.5
+        assert 0.9 * bound < pieces[name].abs().max() <= bound
+
+
 @pytest.mark.parametrize("size", [8, 28, 32])
 @pytest.mark.parametrize("kind", SHAPES)
 def test_picture_sizes(kind, size):
