@@ -117,6 +117,15 @@ class Data:
     outputs: int
     class_count: int  # classes, where a class counts once in every task that has it
     augment: bool = False
+    sharing: int = 1  # runs whose chunks are in the device's memory at the same time: see `share`
+
+    def share(self, samples: int) -> int:
+        """Return how many samples of a run are computed at once where the device's memory allows this many: of a stack
+        on a GPU, each of the runs computes its part of them, at least one.
+
+        On a CPU a run computes as many whether it is alone or in a stack, so that its last digits are the same.
+        """
+        return max(1, samples // self.sharing)
 
     def rows(self, images: Tensor, task: int) -> Tensor:
         """Return the rows of images (n,) as samples of a task: image + N * task."""

@@ -31,7 +31,7 @@ def plasticity(strategy: Strategy, current: TrainState, hp: Any, pool: Pool) -> 
     least: list[Tensor] = []
     largest: list[Tensor] = []
     features, weights = [], []
-    for batch in evaluated.data.chunks(pool.first(SAMPLES), CHUNK_SAMPLES):
+    for batch in evaluated.data.chunks(pool.first(SAMPLES), evaluated.data.share(CHUNK_SAMPLES)):
         lows, highs = extremes(evaluated, theta, batch.x, batch.weight)
         least = [torch.minimum(a, b) for a, b in zip(least, lows, strict=True)] if least else lows
         largest = [torch.maximum(a, b) for a, b in zip(largest, highs, strict=True)] if largest else highs

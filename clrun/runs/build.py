@@ -29,12 +29,21 @@ DECAY = 0.99
 AUTOCAST = {"float32": None, "tf32": None, "bfloat16": torch.bfloat16}
 
 
-def build(runs: Sequence[Prepared], dtype: torch.dtype = torch.float32, block_steps: int = BLOCK_STEPS) -> Stack:
-    """Return the engine's stack of R prepared runs that differ in values only. block_steps: as `Stack` takes it."""
+def build(
+    runs: Sequence[Prepared],
+    dtype: torch.dtype = torch.float32,
+    block_steps: int = BLOCK_STEPS,
+    device: torch.device | None = None,
+) -> Stack:
+    """Return the engine's stack of R prepared runs that differ in values only.
+
+    block_steps: as `Stack` takes it. device: by default the one that the key `device` names.
+    """
     first, settings = runs[0], runs[0].settings
-    device = resolve_device(settings["device"])
+    device = resolve_device(settings["device"]) if device is None else device
     tasks, outputs = first.stream.tables.active.shape[1:]
     data = make_data(first.images, settings.values, tasks, outputs, device, dtype)
+    data = replace(data, sharing=1 if device.type == "cpu" else len(runs))
     if settings["scenario"] != "domain":
         data = replace(data, class_count=first.stream.class_count)  # fewer than the outputs with first_tasks
     if first.origin is not None:  # the network knows its inputs as they were normalised there

@@ -83,7 +83,9 @@ class FDR(Replay):
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
         """Return theta, and the state with samples of the task in the memory and what theta answers to them."""
-        answers = [self.probabilities(theta, state, hp, batch) for batch in self.data.chunks(pool, CHUNK)]
+        answers = [
+            self.probabilities(theta, state, hp, batch) for batch in self.data.chunks(pool, self.data.share(CHUNK))
+        ]
         weight = self.new(pool, state.memory.positions(pool.rows, pool.weight))
         slot_updates = self.slot_updates(state.memory, pool, weight)
         memory = self.stored(state.memory, slot_updates, pool, weight)

@@ -143,7 +143,7 @@ class GPM(Strategy):
     def inputs(self, theta: Tensor, pool: Pool) -> dict[str, Tensor]:
         """Return the inputs (n, in) in float64 of every layer with a memory; rows of zeros stand for no sample."""
         chunks: dict[str, list[Tensor]] = {name: [] for name in self.projected_layers}
-        for batch in self.data.chunks(pool, CHUNK_SAMPLES):
+        for batch in self.data.chunks(pool, self.data.share(CHUNK_SAMPLES)):
             seen: dict[str, Tensor] = {}
 
             def reader(pieces: Mapping[str, Tensor], mode: BatchNormMode, seen: dict[str, Tensor] = seen) -> Weights:

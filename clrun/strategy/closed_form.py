@@ -137,7 +137,7 @@ class ClosedForm(Strategy):
     def after_phase(self, phase: str, theta: Tensor, state: Tree, hp: Any, pool: Pool) -> tuple[Tensor, Tree]:
         """Return theta, and the state with all samples of the task in its sums and a new head."""
         first = 0
-        for batch in self.data.chunks(pool, CHUNK_SAMPLES):
+        for batch in self.data.chunks(pool, self.data.share(CHUNK_SAMPLES)):
             outputs = torch.arange(self.data.outputs, device=batch.y.device)
             targets = (batch.y[:, None] == outputs).double() * batch.weight[:, None].double()
             place = torch.arange(first, first + len(batch.y), device=batch.y.device)

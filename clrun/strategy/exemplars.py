@@ -75,7 +75,7 @@ class Exemplars(Replay):
         """Return all M slots of a memory as batches, those that are not in use with weight 0."""
         noise = pool.noise[:, :1].expand(-1, len(memory.rows))
         held = pool._replace(rows=memory.rows, weight=memory.used.to(pool.weight), noise=noise)
-        return list(self.data.chunks(held, CHUNK))
+        return list(self.data.chunks(held, self.data.share(CHUNK)))
 
     def exemplar_share(self, batch: Batch) -> Tensor:
         """Return the share () of the samples of a batch that are exemplars."""

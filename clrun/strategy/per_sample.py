@@ -70,7 +70,8 @@ def sum_over_samples(
     """
     theta, total = theta.detach(), torch.zeros_like(theta)
     shapes = output_shapes(strategy, theta, state, hp, next(strategy.data.chunks(pool, 1)))
-    for batch in strategy.data.chunks(pool, chunk_samples or default_chunk_samples(strategy, theta, shapes)):
+    size = chunk_samples or strategy.data.share(default_chunk_samples(strategy, theta, shapes))
+    for batch in strategy.data.chunks(pool, size):
         if shapes is None:
             total = total + one_by_one(strategy, theta, state, hp, batch, what)
         else:
@@ -79,7 +80,7 @@ def sum_over_samples(
 
 
 def default_chunk_samples(strategy: Strategy, theta: Tensor, shapes: Shapes | None) -> int:
-    """Return the number of samples of a chunk: as many as the constants above allow for this network."""
+    """Return the number of samples of a chunk of one run: as many as the constants above allow for this network."""
     if shapes is None:
         return max(1, min(CONV_SAMPLES, GRADIENT_FLOATS // len(theta)))
     layers = strategy.net.network.layers
@@ -87,7 +88,7 @@ def default_chunk_samples(strategy: Strategy, theta: Tensor, shapes: Shapes | No
     kernels = [layer.get_parameter("weight").numel() for layer in summed]
     if kernels:
         return max(1, min(CONV_SAMPLES, GRADIENT_FLOATS // max(kernels)))
-    return LINEAR_SAMPLES * (GPU_FACTOR if theta.is_cuda else 1)
+    return LINEAR_SAMPLES * (1 if theta.device.type == "cpu" else GPU_FACTOR)
 
 
 def has_positions(layer: nn.Module, shape: tuple[int, ...]) -> bool:

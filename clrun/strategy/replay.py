@@ -244,7 +244,7 @@ class Replay(Strategy):
 
         Of a class, as many are chosen by herding as there is room for where all classes have an equal share.
         """
-        batches = list(self.data.chunks(pool, CHUNK))
+        batches = list(self.data.chunks(pool, self.data.share(CHUNK)))
         features = torch.cat([self.net.features(theta, batch.x) for batch in batches])
         y = torch.cat([batch.y for batch in batches])
         share = self.memory_per_class or ceil_div(self.slots * self.data.tasks, self.data.class_count)
