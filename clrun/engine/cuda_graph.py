@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.batches import SampleIndex, StepContext
+from clrun.engine.recording import Body, Recorder
 from clrun.engine.state import Signals, TrainState
 from clrun.engine.step import Step, StepValues
 from clrun.engine.steppers import Block, counting
 from clrun.strategy import Tree
-
-WARM_UP_STEPS = 3  # steps before a graph is recorded, in which CUDA's libraries set themselves up
 
 
 class Buffers(NamedTuple):
@@ -28,28 +27,31 @@ class GraphStepper:
     """A stepper that applies the pure step to tensors whose addresses never change, as a CUDA graph demands.
 
     A counter on the device picks the samples of a step out of those of its block, and the results are copied over the
-    run. On CUDA this is recorded once, as a graph, and replayed for every step. On other devices the same instructions
-    are executed one by one, which is how they are tested without a GPU.
+    run. This is recorded once, and replayed for every step. Without a recorder the same instructions are executed one
+    by one.
 
     alone: whether there is one run, whose tensors have no axis R.
     """
 
-    def __init__(self, step: Step, current: TrainState, values: StepValues, alone: bool):
+    def __init__(
+        self, step: Step, current: TrainState, values: StepValues, alone: bool, recorder: Recorder | None = None
+    ):
         self.step, self.current, self.values = step, tree_map(torch.clone, current), values
         self.axis = 0 if alone else 1  # of a block's steps
         self.position = torch.zeros(1, dtype=torch.long, device=current.theta.device)  # of the next step in its block
         self.buffers: Buffers | None = None
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.recorder = recorder
+        self.replay: Body | None = None
 
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
         size = block.samples.rows.shape[self.axis]
         buffers = self.filled_buffers(block, size)
         self.position.zero_()
         for _ in counting(range(size), on_steps):
-            if self.graph is None:
+            if self.replay is None:
                 self.take_step(buffers)
             else:
-                self.graph.replay()
+                self.replay()
         return {name: v[..., :size].clone() for name, v in buffers.signals.items()}
 
     def snapshot(self) -> TrainState:
@@ -65,29 +67,19 @@ class GraphStepper:
         return self.buffers
 
     def allocate(self, block: Block, size: int) -> Buffers:
-        """Return buffers for blocks of up to `size` steps. On CUDA, also record the graph that uses them."""
+        """Return buffers for blocks of up to `size` steps, and record the step that uses them."""
         samples, context = tree_map(torch.clone, (block.samples, block.context))
         before = self.snapshot()
         _, signals = self.step(self.current, *self.values, *self.at_position((samples, context)))
         buffers = Buffers(samples, context, {name: v.new_zeros(*v.shape, size) for name, v in signals.items()})
-        if self.position.is_cuda:
-            self.graph = self.record(buffers)
-            self.write_state(before)
+        if self.recorder is not None:
+            self.replay = self.recorder.record(lambda: self.take_step(buffers), lambda: self.restart(before))
         return buffers
 
-    def record(self, buffers: Buffers) -> torch.cuda.CUDAGraph:
-        """Return a graph of one step. Warming up and recording change the run."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_STEPS):
-                self.take_step(buffers)
-                self.position.zero_()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.take_step(buffers)
-        return graph
+    def restart(self, before: TrainState) -> None:
+        """Go back to the first step of the block, and to the run as it was before."""
+        self.position.zero_()
+        self.write_state(before)
 
     def take_step(self, buffers: Buffers) -> None:
         """Take the step at `position`: write over the run and into the signals, and move the position on."""

@@ -48,6 +48,7 @@ from clrun.engine.listener import TrainingListener
 from clrun.engine.plasticity import plasticity
 from clrun.engine.prequential import counted
 from clrun.engine.rates import RateSchedule
+from clrun.engine.recording import CudaRecorder, Recorder
 from clrun.engine.schedule import SampleSchedule
 from clrun.engine.state import Average, PartialStage, Signals, StageReport, TrainState
 from clrun.engine.step import Step, make_step, skipping_empty_batches
@@ -94,6 +95,7 @@ class Stack:
     calibration: bool = False  # whether the confidence of the answers is measured at the end of a stage
     decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
     use_graph: bool = False  # whether steps are taken by the GraphStepper
+    recorder: Recorder | None = None  # of the step; None: CUDA graphs on CUDA, and elsewhere nothing is recorded
     compile: bool = False  # whether the step is compiled first
     block_steps: int = BLOCK_STEPS  # steps taken at once, at most
     block_seconds: float = BLOCK_SECONDS  # the time that they may take
@@ -364,9 +366,10 @@ class Stack:
             return InPlaceStepper(self.strategy, self.optimizer, current, *values, *options)
         unequal = not self.alone and len({(sampler.steps, sampler.epoch_steps) for sampler in samplers}) > 1
         step = self.step_of_unequal_tasks if unequal else self.step_of_equal_tasks
-        return (
-            GraphStepper(step, current, values, self.alone) if self.use_graph else EagerStepper(step, current, values)
-        )
+        if not self.use_graph:
+            return EagerStepper(step, current, values)
+        recorder = CudaRecorder(self.device) if self.recorder is None and self.device.type == "cuda" else self.recorder
+        return GraphStepper(step, current, values, self.alone, recorder)
 
     @cached_property  # so that it is compiled once, not once per stage
     def step_of_equal_tasks(self) -> Step:
