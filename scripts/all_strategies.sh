@@ -11,7 +11,7 @@ case "${1:-}" in
   *) sed -n '2,/^set/{/^#/p}' "$0" >&2; exit 2 ;;
 esac
 everywhere=finetune,joint,cumulative,scratch,ewc,si,mas,lwf,imm,er,mir,er_ace,agem,gem,der,derpp,fdr,gdumb,dgr
-new_outputs=icarl,wa,bic  # which tell old outputs from new ones
+new_outputs=icarl,wa,bic,generative_classifier  # which tell old outputs from new ones
 told=amn,hat,packnet,separate
 everywhere+=,ncm,slda,fecam,ranpac  # heads in closed form, without gradients
 everywhere+=,l2_init,shrink_perturb,upgd,cbp  # against the loss of plasticity

@@ -50,7 +50,10 @@ def prepared_of(settings_of, tmp_path) -> Callable[..., Prepared]:
 
 
 # What is typed for a strategy whose size by default takes seconds, unless the test types another size.
-SMALL = {"strategy=ranpac": "units=40"}
+SMALL = {
+    "strategy=ranpac": ("units=40",),
+    "strategy=generative_classifier": ("autoencoder_units=8", "importance_samples=3"),
+}
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def stack_of(prepared_of) -> Callable[..., Stack]:
     def stack(*overrides: str, seeds=(0,), dtype=torch.float64, variants=None, strategy=None) -> Stack:
         small = ("model.widths=[12,8]",) if not any(o.startswith("model") for o in overrides) else ()
         budget = () if any(o.startswith(("epochs", "iterations")) for o in overrides) else ("iterations=4",)
-        sizes = [SMALL[o] for o in overrides if o in SMALL]
+        sizes = [size for o in overrides for size in SMALL.get(o, ())]
         small += tuple(s for s in sizes if not any(o.startswith(s.partition("=")[0] + "=") for o in overrides))
         runs = [(f"seed={seed}", *variant) for seed in seeds for variant in (variants or [()])]
         prepared = [prepared_of(*overrides, *small, *budget, *own) for own in runs]

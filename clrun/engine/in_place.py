@@ -134,7 +134,7 @@ class InPlaceStepper:
             leaves = self.split_theta.leaves
             return gradient_by_leaf(strategy.loss, self.split_theta, leaves, self.split, *arguments)
         g, loss, aux = strategy.gradient(self.current.theta, *arguments)
-        return [g], loss, aux
+        return [g.contiguous()], loss, aux  # one that is a number expanded to P has no memory for the kernel to read
 
 
 class InPlacePenalty:

@@ -33,6 +33,7 @@ from clrun.strategy import (
     flat_inputs,
     log_softmax,
     normal,
+    values_of,
 )
 
 
@@ -72,11 +73,6 @@ class DGR(Strategy):
     def init(self, theta: Tensor) -> State:
         return self.State(theta)
 
-    def values(self, x: Tensor) -> Tensor:
-        """Return samples x (B, ...) as rows of numbers (B, D): pixels from 0 to 1, floats as the network gets them."""
-        plain = x if self.generator.floats else (x - self.data.shift) / self.data.scale / 255
-        return plain.flatten(1)
-
     def inputs(self, values: Tensor) -> Tensor:
         """Return rows of numbers (B, D) as samples (B, ...) that the network can be given."""
         x = values.view(-1, *self.data.images.shape[1:])
@@ -91,7 +87,7 @@ class DGR(Strategy):
         z = self.net(theta, x)
         fit, replay = cross_entropy(z[: len(old)], batch), self.replay_loss(z[len(old) :], x[len(old) :], state, batch)
         pieces = self.net.layout.view(theta)
-        both = zip((self.values(batch.x), old), noises, strict=True)
+        both = zip((values_of(self.data, batch.x), old), noises, strict=True)
         of_batch, of_old = (batch.mean(self.generator.loss(pieces, values, noise)) for values, noise in both)
         w = torch.ones_like(fit) / (batch.stage + 1)
         replayed = torch.where(batch.stage > 0, (1 - w) * (replay + of_old), 0)

@@ -7,7 +7,7 @@ from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
 from clrun.strategy.closed_form import ROUNDING, ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
 from clrun.strategy.exemplars import Exemplars, Past, distillation
 from clrun.strategy.fisher_information import diagonal_fisher
-from clrun.strategy.generator import Autoencoder, flat_inputs
+from clrun.strategy.generator import Autoencoder, flat_inputs, values_of
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.herding import class_means
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses, one_hot
@@ -86,5 +86,6 @@ __all__ = [
     "solved",
     "sum_over_samples",
     "uniform",
+    "values_of",
     "write_slots",
 ]

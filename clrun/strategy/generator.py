@@ -8,16 +8,22 @@ half the square of the difference for floats. Encoder and decoder have two hidde
 Shapes: B samples, D values, L latent variables.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clrun.models import MLP, Linear, Network
+from clrun.data.batches import Data
+from clrun.models import MLP, Layout, Linear, Network
 
 PREFIX = "generator"  # the beginning of the names of its weights in theta
+
+# Values of samples that are decoded at once, where one draw of the latent variables needs fewer.
+NUMBERS_AT_ONCE = 2**20
 
 
 def flat_inputs(network: Network) -> int | None:
@@ -25,6 +31,12 @@ def flat_inputs(network: Network) -> int | None:
     if not isinstance(network, MLP | Linear):
         return None
     return next(iter(network.parameters().values())).shape[1]
+
+
+def values_of(data: Data, x: Tensor) -> Tensor:
+    """Return samples x (B, ...) as rows of numbers (B, D): pixels from 0 to 1, floats as the network gets them."""
+    plain = x if data.images.is_floating_point() else (x - data.shift) / data.scale / 255
+    return plain.flatten(1)
 
 
 @dataclass(frozen=True)
@@ -36,15 +48,22 @@ class Autoencoder:
     latent: int  # L
     floats: bool  # whether the values are any numbers, not pixels from 0 to 1
 
-    def initial(self) -> dict[str, Tensor]:
-        """Return the initial values of its weights, by their names in theta, as nn.Linear draws them."""
+    @property
+    def layers(self) -> dict[str, tuple[int, int]]:
+        """The numbers of inputs and outputs of its layers, by their names in theta."""
         sizes = {"encode": (self.values, self.units, self.units, 2 * self.latent)}
         sizes["decode"] = (self.latent, self.units, self.units, self.values)
-        layers = {
-            f"{PREFIX}.{part}.{i}": nn.Linear(a, b)
-            for part, widths in sizes.items()
-            for i, (a, b) in enumerate(pairwise(widths))
-        }
+        return {f"{PREFIX}.{part}.{i}": ab for part, widths in sizes.items() for i, ab in enumerate(pairwise(widths))}
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the vector (p,) of its weights."""
+        shapes = {name: {"weight": (b, a), "bias": (b,)} for name, (a, b) in self.layers.items()}
+        return Layout({f"{name}.{kind}": shape for name, of in shapes.items() for kind, shape in of.items()})
+
+    def initial(self) -> dict[str, Tensor]:
+        """Return the initial values of its weights, by their names in theta, as nn.Linear draws them."""
+        layers = {name: nn.Linear(a, b) for name, (a, b) in self.layers.items()}
         return {f"{name}.{kind}": p.detach() for name, one in layers.items() for kind, p in one.named_parameters()}
 
     def apply(self, pieces: Mapping[str, Tensor], part: str, x: Tensor) -> Tensor:
@@ -56,14 +75,38 @@ class Autoencoder:
 
     def loss(self, pieces: Mapping[str, Tensor], x: Tensor, e: Tensor) -> Tensor:
         """Return the loss (B,) of samples x (B, D), with standard normal numbers e (B, L)."""
-        mean, log_var = self.apply(pieces, "encode", x).chunk(2, 1)
-        output = self.apply(pieces, "decode", mean + (log_var / 2).exp() * e)
-        if self.floats:
-            error = (output - x).square().sum(1) / 2
-        else:
-            error = F.binary_cross_entropy_with_logits(output, x, reduction="none").sum(1)
-        divergence = (mean.square() + log_var.exp() - 1 - log_var).sum(1) / 2
+        error, divergence = self.errors(pieces, x, e)
         return (error + divergence) / self.values
+
+    def errors(self, pieces: Mapping[str, Tensor], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both terms of D times the loss: what is lost of samples x (B, D), and the divergence (B,) in nats."""
+        mean, log_var = self.apply(pieces, "encode", x).chunk(2, 1)
+        error = self.error(pieces, x, mean + (log_var / 2).exp() * e)
+        return error, (mean.square() + log_var.exp() - 1 - log_var).sum(1) / 2
+
+    def error(self, pieces: Mapping[str, Tensor], x: Tensor, z: Tensor) -> Tensor:
+        """Return sum_d d(x_d, x^_d(z)) (..., B) for samples x (B, D) and z (..., B, L)."""
+        output = self.apply(pieces, "decode", z)
+        if self.floats:
+            return (output - x).square().sum(-1) / 2
+        return F.binary_cross_entropy_with_logits(output, x.expand_as(output), reduction="none").sum(-1)
+
+    def log_likelihood(self, pieces: Mapping[str, Tensor], x: Tensor, e: Tensor) -> Tensor:
+        """Return estimates (B,) of log p(x) of samples x (B, D), up to a constant that does not depend on the weights.
+
+        They are importance samples, for standard normal numbers e (S, L) that all x share:
+
+            log 1/S sum_s p(x | z_s) p(z_s) / q(z_s | x),    z_s = mean(x) + sqrt(var(x)) e_s
+
+        -log p(x | z) is the error of x for z, up to that constant.
+        """
+        mean, log_var = self.apply(pieces, "encode", x).chunk(2, 1)
+        log_weights = []
+        for noise in e[:, None].split(max(1, NUMBERS_AT_ONCE // x.numel())):
+            z = mean + (log_var / 2).exp() * noise
+            prior_to_posterior = (log_var + noise.square() - z.square()).sum(-1) / 2
+            log_weights.append(prior_to_posterior - self.error(pieces, x, z))
+        return torch.cat(log_weights).logsumexp(0) - math.log(len(e))
 
     def generated(self, pieces: Mapping[str, Tensor], z: Tensor) -> Tensor:
         """Return the samples (B, D) that the decoder makes of z (B, L)."""

@@ -19,6 +19,10 @@ MEANINGS: dict[str, str] = {
     "chosen_interference": "how much more the virtual step raises the loss of what is replayed than that of the "
     "candidates on the average",
     "generator_loss": "loss of the generator on the task's own samples",
+    "latent_nats": "what the latent variables say about a sample, in nats: their divergence from the prior",
+    "modelled_outputs": "number of outputs whose autoencoder was trained, after the task",
+    "modelled_samples": "samples that all autoencoders were trained with, since the start of the run, each counted as "
+    "often as it came",
     "exemplar_share": "share of the training samples that are exemplars of earlier tasks",
     "means": "number of outputs that have a mean of exemplars, after the task",
     "gamma": "what the weights of the new outputs were multiplied by, after the task",
@@ -84,6 +88,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "finetune": (),
     "gdumb": _MEMORY,
     "gem": ("projected_share", "replay_loss", "projections", *_MEMORY),
+    "generative_classifier": ("latent_nats", "modelled_outputs", "modelled_samples"),
     "gpm": ("memory_share", "fullest_memory", "emptiest_memory"),
     "hat": ("open_share", "used_share", "undecided_share"),
     "icarl": ("distillation", "exemplar_share", "means", *_MEMORY),

@@ -24,6 +24,7 @@ ORDER = (
     *("rwalk",),  # penalties on the weights, merging of weights
     *("xdg",),  # parts of the network per task
     *("gpm",),  # projection of steps
+    *("generative_classifier",),  # a generative model for each class
 )
 
 

@@ -7,6 +7,7 @@ from torch.utils._pytree import tree_map
 
 from clrun.data.sampler import Budget, EpochSampler
 from clrun.engine.health import first_divergence, monitoring_weights
+from clrun.strategies.finetune import Finetune
 
 
 def sampler(pools=(10,), epochs=3, iterations=None, batch_size=4, drop_last=False, even=False, seed=0):
@@ -298,3 +299,21 @@ def test_batch_norm_statistics_move_in_training_alone(stack_of):
     moved = tree_map(lambda a, b: not torch.equal(a, b), run.stats, trained.stats)
     assert all(moved.values())
     assert all(torch.equal(after.stats[name], v) for name, v in trained.stats.items())
+
+
+class Descends(Finetune):
+    """A loss whose gradient is one number for all weights, which autograd expands without memory of its own."""
+
+    def loss(self, theta, state, hp, batch):
+        return theta.sum() * batch.mean_weight.sum(), {}
+
+    def restrict(self, delta, g, theta, state, hp, batch):
+        return delta
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_gradient_that_is_one_number_is_read_as_that(stack_of, optimizer):
+    stack = stack_of("strategy=finetune", f"optimizer={optimizer}", "lr=0.25", "iterations=3", strategy=Descends)
+    start = stack.initialize()
+    run, _ = stack.learn(start, 0)
+    assert torch.allclose(run.theta, start.theta - 0.75, atol=1e-7)

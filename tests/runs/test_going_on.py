@@ -67,6 +67,7 @@ EQUAL = {
     "er_ace": ("memory_size=30",),
     "fdr": ("memory_size=30",),
     "dgr": ("generator_units=10", "latent=3"),
+    "generative_classifier": ("autoencoder_units=10", "latent=3", "importance_samples=3"),
     "rwalk": (),
     "xdg": (),
     "gpm": ("samples=40",),

@@ -92,6 +92,16 @@ def sums_of_the_first_task(self, state, features, targets, place):
     )
 
 
+def counted_once(self, state, hp, batch, aux):
+    """A generative classifier that counts samples in the first task alone."""
+    return state._replace(samples=state.samples + torch.where(batch.stage == 0, 1.0, 0.0))
+
+
+def of_nothing(self, theta, state, hp, batch):
+    """Autoencoders that learn nothing, whose latent variables then mean nothing."""
+    return 0 * theta.sum(), {"latent_nats": batch.mean_weight.sum() * 0}
+
+
 def every_direction(self, phase, theta, state, hp, pool):
     full = {name: torch.eye(len(p), dtype=p.dtype) for name, p in state.projections.items()}
     return theta, self.State(full, state.learnt + 1)
@@ -162,6 +172,11 @@ BREAKS = {
         ("offer", nothing_stored, "samples of one class alone"),
     ],
     "dgr": [("replay_loss", no_replay_loss, "what was generated never had a loss above 1e-12")],
+    "generative_classifier": [
+        ("after_step", as_it_was, "no autoencoder was trained"),
+        ("after_step", counted_once, "no autoencoder was trained after the first task"),
+        ("loss", of_nothing, "the latent variables say nothing about a sample"),
+    ],
     "er_ace": [
         ("after_step", as_it_was, EMPTY),
         ("offer", nothing_stored, "samples of one class alone"),
