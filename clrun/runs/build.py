@@ -21,6 +21,7 @@ from clrun.results.columns import SOURCES
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import named_class, python_name
 from clrun.strategy import Strategy
+from clrun.system.cards import CARDS, Cards
 
 # The decay of an average of theta, where average_decay is not typed; the key's `about` states it.
 DECAY = 0.99
@@ -83,10 +84,10 @@ def build(
     )
 
 
-def resolve_device(device: str) -> torch.device:
+def resolve_device(device: str, cards: Cards = CARDS) -> torch.device:
     """Return the device that the key `device` names; "auto" is CUDA where there is a card, else the CPU."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if cards.count() else "cpu")
     return torch.device(device)
 
 

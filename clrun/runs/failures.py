@@ -124,6 +124,43 @@ def refuse_folders_in_place(directory: Path) -> None:
             raise UsageError(folder_in_place(path))
 
 
+# What errors without a class of their own say where CUDA, or a library of it, is given no memory.
+SAID_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that a device's memory does not suffice, or was raised because of one that does.
+
+    Where memory runs out while a graph is recorded, the end of the recording fails as well, with an error of another
+    class that takes the place of the first one.
+    """
+    import torch  # late: a sweep that is only shown needs none of it
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, torch.OutOfMemoryError) or any(words in str(seen) for words in SAID_OF_MEMORY):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+@contextmanager
+def memory_trouble(runs: Sequence["Prepared"]) -> Iterator[None]:
+    """Raise RunsFailed, one paragraph, where the device's memory does not suffice for a run that is trained alone. Of
+    several runs the error itself is raised: they can be trained in smaller stacks."""
+    try:
+        yield
+    except RuntimeError as error:
+        if len(runs) > 1 or not out_of_memory(error):
+            raise
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise RunsFailed(
+            f"{runs[0].directory}: the device's memory does not suffice for this run ({reason}). End other programs "
+            "that use the device and type the same command again, which goes on from the last checkpoint; or type "
+            f"device=cpu, a batch_size below {runs[0].settings['batch_size']}, or a smaller network."
+        ) from error
+
+
 @contextmanager
 def disk_trouble(outputs: str, place: Path) -> Iterator[None]:
     """Raise an error of the disk as one paragraph: RunsFailed where it is full, UsageError where it is not writable.

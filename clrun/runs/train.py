@@ -24,15 +24,16 @@ from clrun.results import run_files
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
 from clrun.runs.answering import keep_network
-from clrun.runs.build import build
+from clrun.runs.build import build, resolve_device
 from clrun.runs.changed_pictures import write_counts
 from clrun.runs.checkpoint import InvalidCheckpoint, Position
 from clrun.runs.checkpointer import Checkpointer, restore_outcome, restore_partial_stage, restore_run
-from clrun.runs.failures import disk_trouble, reason_written
+from clrun.runs.failures import disk_trouble, memory_trouble, reason_written
 from clrun.runs.going_on import begun
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage, state_bytes
 from clrun.system import energy, locks
+from clrun.system.cards import CARDS, Cards
 from clrun.system.energy import Meter
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.locks import LockLost
@@ -62,6 +63,7 @@ def train_runs(
     quiet: bool = False,
     progress: Progress | None = None,
     trainer: StackTrainer | None = None,
+    cards: Cards = CARDS,
 ) -> list[RunStatus]:
     """Train runs that differ in values only, and write their files. Return the status of each: DONE, DIVERGED, or HELD
     where another process is training it, and TAKEN_OVER where this process stood still for so long that another one has
@@ -69,30 +71,36 @@ def train_runs(
 
     An interrupted run continues from its checkpoint. Runs whose checkpoints are at different positions are trained as
     several stacks, one after another. A crash writes failed.txt of all runs of its stack and is raised again: as
-    RunsFailed where the disk is to blame. Ctrl-C and SystemExit (a signal) write checkpoints first.
+    RunsFailed where the disk is to blame, or the memory of the device that one run alone has not. Ctrl-C and SystemExit
+    (a signal) write checkpoints first.
 
     progress: receives reports of progress; by default the terminal, unless quiet. trainer: by default `train_stack`.
     """
     console = make_console(stderr=True, quiet=quiet)
     progress = progress or TerminalProgress(console, len(runs[0].stream.train), name_of(runs))
     directories = list(dict.fromkeys(prepared.directory for prepared in runs))
-    with disk_trouble(runs[0].settings["outputs"], runs[0].directory), locks.claimed(directories) as claim:
+    troubles = disk_trouble(runs[0].settings["outputs"], runs[0].directory), memory_trouble(runs)
+    with troubles[0], troubles[1], locks.claimed(directories) as claim:
         for directory, owner in claim.others.items():
             announce(f"{directory.name}: {owner} is training it; left to that one.")
         mine = claim.mine
         claimed = [replace(run, guard=mine[run.directory]) for run in runs if run.directory in mine]
         ended = {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
         remaining = [prepared for prepared in claimed if prepared.directory not in ended]
-        statuses = ended | train_stacks(remaining, progress, trainer or train_stack)
+        statuses = ended | train_stacks(remaining, progress, trainer or train_stack, cards)
     return [statuses.get(prepared.directory, RunStatus.HELD) for prepared in runs]
 
 
-def train_stacks(runs: Sequence[Prepared], progress: Progress, trainer: StackTrainer) -> dict[Path, RunStatus]:
+def train_stacks(
+    runs: Sequence[Prepared], progress: Progress, trainer: StackTrainer, cards: Cards
+) -> dict[Path, RunStatus]:
     """Train the runs of each checkpoint position as one stack, and return the status of each run by its folder.
 
-    If another process takes a run over, the others of its stack go on from their checkpoints without it.
+    If another process takes a run over, the others of its stack go on from their checkpoints without it. On a card, the
+    memory of a stack is given back before the next one begins.
     """
     statuses: dict[Path, RunStatus] = {}
+    on_card = resolve_device(runs[0].settings["device"], cards).type == "cuda" if runs else False
     remaining = list(runs)
     while remaining:
         try:
@@ -105,6 +113,8 @@ def train_stacks(runs: Sequence[Prepared], progress: Progress, trainer: StackTra
         except LockLost as error:
             announce(str(error))
             ended = {error.directory: RunStatus.TAKEN_OVER}
+        if on_card:
+            cards.release()
         statuses |= ended
         remaining = [prepared for prepared in remaining if prepared.directory not in ended]
     return statuses
@@ -115,11 +125,12 @@ def train_stack(
     progress: Progress,
     block_steps: int = BLOCK_STEPS,
     meter_of: Callable[[torch.device], AbstractContextManager[Meter]] = energy.meter,
+    build: Callable[..., Stack] = build,
 ) -> list[RunStatus]:
     """Train runs whose checkpoints are at one position as one stack, from there to their end; write their files.
 
     block_steps: the most steps between two points from which an interrupted run can continue. meter_of: returns
-    the meter of the energy that a device draws.
+    the meter of the energy that a device draws. build: makes the engine's stack of the runs.
     """
     began, settings = perf_counter(), runs[0].settings
     prepare_torch(settings)

@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING
 from clrun.results.outcome import RunStatus
 from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan, workers
-from clrun.sweep.messages import Advanced, Event, RunResult, StackBegan, StackEnded, TaskBegan, WorkerDied
+from clrun.sweep.messages import (
+    Advanced,
+    Event,
+    RunResult,
+    StackBegan,
+    StackEnded,
+    StackTooLarge,
+    TaskBegan,
+    WorkerDied,
+)
 from clrun.system import locks
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Line, View
 
 if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
+    from clrun.runs.train import StackTrainer
 
 POLL_SECONDS = 1.0  # between two checks of the runs that other processes are training
 
@@ -42,7 +52,7 @@ def train_sweep(
 
 def train_free(todo: Sequence["Prepared"], view: View, errors: dict[str, str]) -> list["Prepared"]:
     """Train the runs that no other process is training, and return the others. Add reasons of crashes to `errors`."""
-    sweep = Sweep(plan.stacks(todo), view, errors)
+    sweep = Sweep(list(plan.stacks(todo)), view, errors)
     count = plan.processes(sweep.stacks)
     with closing(sweep.train_here() if count < 2 else sweep.train_in_workers(count)) as events:
         for event in events:
@@ -54,24 +64,31 @@ def train_free(todo: Sequence["Prepared"], view: View, errors: dict[str, str]) -
 class Sweep:
     """Stacks of runs and how they have ended so far."""
 
-    stacks: Sequence[Sequence["Prepared"]]
+    stacks: list[Sequence["Prepared"]]
     view: View
     errors: dict[str, str]  # id -> why the run crashed
     held: list["Prepared"] = field(default_factory=list)  # runs that another process is training
+    trainer: "StackTrainer | None" = None  # in this process: as of `clrun.runs.train.train_runs`
+    in_workers: Callable[..., Generator[Event, None, None]] = workers.train_in_workers
 
     def train_here(self) -> Generator[Event, None, None]:
-        """Train the stacks in this process, one after another."""
-        for number, stack in enumerate(self.stacks):
+        """Train the stacks in this process, one after another; from one on that is too large, in a worker."""
+        for number, stack in enumerate(list(self.stacks)):
             yield Event("1", number, StackBegan())
-            yield Event("1", number, StackEnded(workers.train_unfinished(stack, self.relay(number))))
+            last = workers.train_unfinished(stack, self.relay(number), self.trainer)
+            yield Event("1", number, last)
+            if isinstance(last, StackTooLarge):
+                first = len(self.stacks) - 2
+                yield from self.train_in_workers(1, [first, first + 1, *range(number + 1, first)])
+                return
 
     def relay(self, number: int) -> workers.Relay:
         """Return the progress of a stack that is trained in this process."""
         return workers.Relay(lambda message: self.handle(Event("1", number, message)))
 
-    def train_in_workers(self, count: int) -> Generator[Event, None, None]:
-        """Train the stacks in this many worker processes."""
-        return workers.train_in_workers([[run.settings for run in stack] for stack in self.stacks], count)
+    def train_in_workers(self, count: int, waiting: Sequence[int] | None = None) -> Generator[Event, None, None]:
+        """Train the stacks in this many worker processes. waiting: the indices of some stacks; None: all."""
+        return self.in_workers([[run.settings for run in stack] for stack in self.stacks], count, waiting)
 
     def handle(self, event: Event) -> None:
         """Show what a worker reports, and record how its runs have ended."""
@@ -85,6 +102,10 @@ class Sweep:
                 self.view.advance(event.worker, steps)
             case StackEnded(results):
                 self.end_stack(event.worker, stack, results)
+            case StackTooLarge():
+                self.stacks += workers.halves(stack)
+                told = f"{len(stack)} runs at once, which go on as two stacks in another process"
+                self.view.say(f"clrun: the device's memory does not suffice for {told}.")
             case WorkerDied(cause):
                 reason = f"Killed: {cause}"
                 for run in stack:

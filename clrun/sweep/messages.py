@@ -42,13 +42,19 @@ class StackEnded:
 
 
 @dataclass(frozen=True)
+class StackTooLarge:
+    """The last message on a stack for which the device's memory did not suffice: its halves are trained in another
+    process. They become the last two stacks of the sweep."""
+
+
+@dataclass(frozen=True)
 class WorkerDied:
     """The last message on a stack whose worker has ended without another."""
 
     cause: str
 
 
-Message = StackBegan | TaskBegan | Advanced | StackEnded | WorkerDied
+Message = StackBegan | TaskBegan | Advanced | StackEnded | StackTooLarge | WorkerDied
 
 
 class Event(NamedTuple):

@@ -15,13 +15,25 @@ from multiprocessing import forkserver, get_all_start_methods, get_context
 from multiprocessing.connection import Connection, wait
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from clrun.config.settings import Settings
 from clrun.results.outcome import RunStatus
-from clrun.sweep.messages import Advanced, Event, Message, RunResult, StackBegan, StackEnded, TaskBegan, WorkerDied
+from clrun.sweep.messages import (
+    Advanced,
+    Event,
+    Message,
+    RunResult,
+    StackBegan,
+    StackEnded,
+    StackTooLarge,
+    TaskBegan,
+    WorkerDied,
+)
 from clrun.system import machine
+from clrun.system.cards import CARDS, Cards
 from clrun.system.environment import replace_environment, variable_set
+from clrun.system.errors import RunsFailed
 from clrun.system.garbage_collection import relax_gc
 from clrun.system.output import lasting_output
 from clrun.system.signals import graceful_termination, handled
@@ -32,6 +44,8 @@ if TYPE_CHECKING:
 
     from clrun.runs.prepared import Prepared
     from clrun.runs.train import StackTrainer
+
+T = TypeVar("T")
 
 SHUTDOWN_SECONDS = 20.0  # that a worker is given to write a checkpoint and end
 
@@ -76,39 +90,55 @@ class Relay:
 
 def train_unfinished(
     stack: Sequence["Prepared"], progress: Progress, trainer: "StackTrainer | None" = None
-) -> list[RunResult]:
-    """Train those runs of a stack that no other process has finished meanwhile, and return how each run has ended.
+) -> StackEnded | StackTooLarge:
+    """Train those runs of a stack that no other process has finished meanwhile, and return how each run has ended, or
+    that the device's memory does not suffice for several runs at once.
+
+    Training more in this process is then not safe: where memory runs out while a graph is recorded, PyTorch does not
+    leave the state in which it records.
 
     trainer: as of `clrun.runs.train.train_runs`.
     """
     todo = [run for run in stack if run.settings["rerun"] or not run.finished]
-    results = dict(zip([run.id for run in todo], train_or_halve(todo, progress, trainer) if todo else [], strict=True))
-    return [results.get(run.id, RunResult(RunStatus.DONE_ELSEWHERE)) for run in stack]
+    trained = train_todo(todo, progress, trainer) if todo else []
+    if trained is None:
+        return StackTooLarge()
+    results = dict(zip([run.id for run in todo], trained, strict=True))
+    return StackEnded([results.get(run.id, RunResult(RunStatus.DONE_ELSEWHERE)) for run in stack])
 
 
-def train_or_halve(stack: Sequence["Prepared"], progress: Progress, trainer: "StackTrainer | None") -> list[RunResult]:
-    """Train a stack, or where the card's memory does not suffice its halves, one after the other."""
-    import torch
-
+def train_todo(
+    runs: Sequence["Prepared"], progress: Progress, trainer: "StackTrainer | None", cards: Cards = CARDS
+) -> list[RunResult] | None:
+    """Train runs as one stack, and return how each has ended; None where memory does not suffice for several of them,
+    after all of it was given back to the card."""
     from clrun.runs import train
+    from clrun.runs.failures import out_of_memory
 
     try:
-        return [RunResult(status) for status in train.train_runs(stack, progress=progress, trainer=trainer)]
+        return [RunResult(status) for status in train.train_runs(runs, progress=progress, trainer=trainer)]
+    except RunsFailed as error:
+        return [RunResult(RunStatus.CRASHED, str(error))] * len(runs)
     except Exception as error:  # any: the command reports it at its end, and train_runs has written failed.txt
-        reason = f"{type(error).__name__}: {error}"
-        halve = len(stack) > 1 and isinstance(error, torch.cuda.OutOfMemoryError)
-    if not halve:
-        return [RunResult(RunStatus.CRASHED, reason)] * len(stack)
-    torch.cuda.empty_cache()  # the error is gone here, and with it the frames that held the tensors
+        reason, too_large = f"{type(error).__name__}: {error}", len(runs) > 1 and out_of_memory(error)
+    if not too_large:
+        return [RunResult(RunStatus.CRASHED, reason)] * len(runs)
+    cards.release()  # the error is gone here, and with it the frames that held the tensors
+    return None
+
+
+def halves(stack: Sequence[T]) -> list[Sequence[T]]:
+    """Return a stack as two."""
     middle = len(stack) // 2
-    return train_or_halve(stack[:middle], progress, trainer) + train_or_halve(stack[middle:], progress, trainer)
+    return [stack[:middle], stack[middle:]]
 
 
 # ---------------------------------------------------------------- in a worker
 
 
 def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
-    """Train the stacks that arrive through a pipe, until this worker is ended or the other end is closed.
+    """Train the stacks that arrive through a pipe, until this worker is ended, the other end is closed, or a stack has
+    run out of memory.
 
     environment: the variables of the process of the sweep; those of the server from which this worker is forked are of
     the time when the server was started, which may have been for an earlier sweep.
@@ -119,8 +149,10 @@ def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does the closing of a terminal
     ended = suppress(EOFError, BrokenPipeError)
     with lasting_output(), graceful_termination(), ended:  # raised when the process of the sweep is gone
-        while True:
-            pipe.send(StackEnded(prepare_and_train(pipe.recv(), Relay(partial(send_or_end, pipe)))))
+        last: Message | None = None
+        while not isinstance(last, StackTooLarge):
+            last = prepare_and_train(pipe.recv(), Relay(partial(send_or_end, pipe)))
+            pipe.send(last)
 
 
 def send_or_end(pipe: Connection, message: Message) -> None:
@@ -132,7 +164,7 @@ def send_or_end(pipe: Connection, message: Message) -> None:
         sys.exit(1)
 
 
-def prepare_and_train(stack: Sequence[Settings], progress: Progress) -> list[RunResult]:
+def prepare_and_train(stack: Sequence[Settings], progress: Progress) -> StackEnded | StackTooLarge:
     """Prepare the runs of a stack and train them. What could be prepared when the sweep began, such as the data, may be
     gone by now: then all have crashed."""
     from clrun.runs import prepare
@@ -140,7 +172,7 @@ def prepare_and_train(stack: Sequence[Settings], progress: Progress) -> list[Run
     try:
         runs = [prepare.prepare(settings) for settings in stack]
     except Exception as error:  # any: the command reports it at its end, like a crash
-        return [RunResult(RunStatus.CRASHED, f"{type(error).__name__}: {error}")] * len(stack)
+        return StackEnded([RunResult(RunStatus.CRASHED, f"{type(error).__name__}: {error}")] * len(stack))
     return train_unfinished(runs, progress)
 
 
@@ -235,11 +267,21 @@ def exit_reason(exitcode: int | None) -> str:
 
 
 class WorkerPool:
-    """Workers, and the indices of the stacks that are not assigned to one yet."""
+    """Workers, and the indices of the stacks that are not assigned to one yet: all stacks, or those of `waiting`.
 
-    def __init__(self, stacks: Sequence[Sequence[Settings]], count: int) -> None:
-        self.stacks, self.waiting = stacks, deque(range(len(stacks)))
-        self.workers = [Worker(str(i)) for i in range(1, min(count, len(stacks)) + 1)]
+    start: starts a worker of a name, such as "1".
+    """
+
+    def __init__(
+        self,
+        stacks: Sequence[Sequence[Settings]],
+        count: int,
+        waiting: Sequence[int] | None = None,
+        start: Callable[[str], Worker] = Worker,
+    ) -> None:
+        self.start = start
+        self.stacks, self.waiting = list(stacks), deque(range(len(stacks)) if waiting is None else waiting)
+        self.workers = [start(str(i)) for i in range(1, min(count, len(self.waiting)) + 1)]
 
     def events(self) -> Iterator[Event]:
         """Yield the messages of the workers, until all stacks have ended."""
@@ -264,16 +306,20 @@ class WorkerPool:
         """Yield a message; after the last one on a stack, give the worker the next stack."""
         if worker.stack is not None:
             yield Event(worker.name, worker.stack, message)
-        if isinstance(message, StackEnded | WorkerDied):
+        if worker.stack is not None and isinstance(message, StackTooLarge):
+            first = len(self.stacks)
+            self.stacks += halves(self.stacks[worker.stack])
+            self.waiting.extendleft([first + 1, first])
+        if isinstance(message, StackEnded | StackTooLarge | WorkerDied):
             worker.stack = None
-            yield from self.assign_next(self.successor(worker) if isinstance(message, WorkerDied) else worker)
+            yield from self.assign_next(worker if isinstance(message, StackEnded) else self.successor(worker))
 
     def successor(self, dead: Worker) -> Worker:
-        """Start a process in place of one that has died, if there is work for it."""
+        """Start a process in place of one that has ended, if there is work for it."""
         dead.await_end()
         if not self.waiting:
             return dead
-        self.workers[self.workers.index(dead)] = worker = Worker(dead.name)
+        self.workers[self.workers.index(dead)] = worker = self.start(dead.name)
         return worker
 
     def end(self) -> None:
@@ -290,9 +336,14 @@ class WorkerPool:
             raise
 
 
-def train_in_workers(stacks: Sequence[Sequence[Settings]], count: int) -> Generator[Event, None, None]:
-    """Have stacks trained by this many workers, and yield their messages; closing the generator ends the workers."""
-    pool = WorkerPool(stacks, count)
+def train_in_workers(
+    stacks: Sequence[Sequence[Settings]], count: int, waiting: Sequence[int] | None = None
+) -> Generator[Event, None, None]:
+    """Have stacks trained by this many workers, and yield their messages; closing the generator ends the workers.
+
+    waiting: the indices of the stacks to train, in this order; None: all of them.
+    """
+    pool = WorkerPool(stacks, count, waiting)
     try:
         yield from pool.events()
     finally:

@@ -132,6 +132,12 @@ class View:
         """Show this many more steps in a worker's line."""
         self.lines[worker].advance(steps)
 
+    def say(self, line: str) -> None:
+        """Print a line above the table."""
+        print_line(self.console, line)
+        if not self.console.is_terminal:
+            self.console.file.flush()
+
     def ended(self, worker: str, runs: Sequence[str]) -> None:
         """Print a line for each run that a worker has ended, such as 'ewc/...: done', and remove the worker's line."""
         self.lines.pop(worker)

@@ -31,7 +31,7 @@ from clrun.results import run_files
 from clrun.results.columns import COSTS
 from clrun.runs import prepare, train
 from clrun.sweep import execution, plan, summary, workers
-from clrun.sweep.messages import Advanced, TaskBegan
+from clrun.sweep.messages import Advanced, Event, StackBegan, StackEnded, StackTooLarge, TaskBegan
 from clrun.system.paths import CONF
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Line, TerminalProgress, View, clock
@@ -168,30 +168,144 @@ def silent() -> workers.Relay:
     return workers.Relay(lambda message: None)
 
 
-def test_a_stack_that_does_not_fit_is_halved(prepared_of):
-    tried = []
+def while_recording(error: Exception) -> Exception:
+    """The error with which PyTorch ends the recording of a graph in which this one was raised."""
+    ended = torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+    ended.__context__ = error
+    return ended
 
-    def small_memory(runs, progress):
-        tried.append(len(runs))
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+NO_MEMORY = {
+    "of a step": OUT_OF_MEMORY,
+    "of a recording": while_recording(OUT_OF_MEMORY),
+    "of a launch": torch.AcceleratorError("CUDA error: out of memory"),
+    "of a library": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}
+
+
+class SmallMemory:
+    """Trains stacks of at most two runs, and notes what it was asked for."""
+
+    def __init__(self, error: Exception = OUT_OF_MEMORY) -> None:
+        self.error, self.tried = error, []
+
+    def __call__(self, runs, progress):
+        self.tried.append(len(runs))
         if len(runs) > 2:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return train.train_stack(runs, progress)
 
-    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(5)]
-    ended = workers.train_unfinished(runs, silent(), small_memory)
-    assert [one.status for one in ended] == ["done"] * 5
-    assert tried == [5, 2, 3, 1, 2]
-    assert all(one.finished for one in runs) and not list(Path(runs[0].directory).parent.rglob("failed.txt"))
+
+@pytest.mark.parametrize("error", NO_MEMORY.values(), ids=NO_MEMORY)
+def test_a_stack_that_runs_out_of_memory_is_too_large(prepared_of, error):
+    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(3)]
+    assert workers.train_unfinished(runs, silent(), SmallMemory(error)) == StackTooLarge()
 
 
-def test_a_run_that_does_not_fit_alone_has_failed(prepared_of):
-    def no_memory(runs, progress):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+def test_a_stack_that_fails_for_another_reason_is_not(prepared_of):
+    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(3)]
+    trainer = SmallMemory(while_recording(ValueError("unlucky")))
+    ended = workers.train_unfinished(runs, silent(), trainer)
+    assert [one.status for one in ended.results] == ["crashed"] * 3 and trainer.tried == [3]
 
-    runs = [prepared_of(*SHORT, f"seed={seed}") for seed in range(2)]
-    ended = workers.train_unfinished(runs, silent(), no_memory)
-    assert [(one.status, "out of memory" in one.reason) for one in ended] == [("crashed", True)] * 2
-    assert all((one.directory / "failed.txt").is_file() for one in runs)
+
+def test_a_stack_that_is_too_large_goes_on_as_halves_in_another_process(prepared_of):
+    """And so do the stacks after it: a process in which a recording has failed trains nothing more."""
+    typed = (*SHORT, "tasks=1", "plots=false")
+    stacks = [
+        [prepared_of(*typed, f"seed={10 * place + seed}") for seed in range(n)] for place, n in enumerate((1, 3, 1))
+    ]
+    here, told = SmallMemory(), []
+
+    def in_workers(settings, count, waiting):
+        told.append((count, [len(settings[number]) for number in waiting]))
+        pool = [([prepare.prepare(one) for one in settings[number]], number) for number in waiting]
+        for runs, number in pool:
+            yield Event("1", number, StackBegan())
+            yield Event("1", number, workers.train_unfinished(runs, silent()))
+
+    with View(Console(file=io.StringIO()), runs=5) as view:
+        sweep = execution.Sweep(list(stacks), view, {}, trainer=here, in_workers=in_workers)
+        for event in sweep.train_here():
+            sweep.handle(event)
+        assert "does not suffice for 3 runs at once" in view.console.file.getvalue()
+    assert here.tried == [1, 3] and told == [(1, [1, 2, 1])] and view.done == 5 and not sweep.errors
+    assert all(run.finished for stack in stacks for run in stack)
+    assert not list(Path(stacks[0][0].directory).parent.rglob("failed.txt"))
+
+
+def test_the_halves_of_a_stack_are_given_to_a_new_worker():
+    started = []
+
+    class Fake(SimpleNamespace):
+        def __init__(self, name):
+            super().__init__(name=name, stack=None, given=[], pipe=object(), await_end=lambda: None)
+            started.append(self)
+
+        def assign(self, number, stack):
+            self.stack = number
+            self.given.append(stack)
+
+    pool = workers.WorkerPool([list("abcde"), list("f")], 1, start=Fake)
+    events = [*pool.assign_next(started[0]), *pool.handle(started[0], StackTooLarge())]
+    first, second = started
+    assert first.given == [list("abcde")] and second.given == [list("ab")] and first.name == second.name == "1"
+    assert [event.message for event in events] == [StackBegan(), StackTooLarge(), StackBegan()]
+    list(pool.handle(second, StackEnded([])))
+    list(pool.handle(second, StackEnded([])))
+    assert second.given == [list("ab"), list("cde"), list("f")] and pool.workers == [second]
+
+
+GREEDY = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clrun.strategies.finetune import Finetune
+
+
+@dataclass(frozen=True)
+class Greedy(Finetune):
+    def after_phase(self, phase, theta, state, hp, pool):
+        runs = len(torch.func.debug_unwrap(theta)) if torch._C._functorch.is_batchedtensor(theta) else 1
+        with Path("tried").open("a") as tried:
+            tried.write(f"{os.getpid()} {runs}\\n")
+        if runs > 2:
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            finally:
+                raise torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+        return theta, state
+"""
+
+
+@pytest.mark.slow  # starts two processes
+def test_each_process_tries_one_stack_that_is_too_large(clrun):
+    Path("my/strategy").mkdir(parents=True)
+    stated = "{name: greedy, about: a greedy one, _target_: greedy_of_the_user.Greedy, knobs: {}}"
+    Path("my/strategy/greedy.yaml").write_text(stated)
+    Path("greedy_of_the_user.py").write_text(GREEDY)
+    typed = ("-m", "strategy=greedy", "seed=range(5)", *SHORT, "tasks=1", "stack=5", "workers=1", "plots=false")
+    code, out, err = clrun("--config-dir", "my", *typed)
+    assert code == 0 and out.count(": done\n") == 5 and "Traceback" not in err
+    tried = [line.split() for line in Path("tried").read_text().splitlines()]
+    assert [int(runs) for _, runs in tried] == [5, 2, 3, 1, 2]
+    pids = [pid for pid, _ in tried]
+    assert pids[0] == str(os.getpid()) and pids[1] == pids[2] and pids[3] == pids[4] and len(set(pids)) == 3
+
+
+def test_a_run_that_does_not_fit_alone_has_failed(clrun, faulty):
+    """It is said what can be done, and nothing that was learnt is lost."""
+    typed = faulty("raise __import__('torch').OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')")
+    code, _, err = clrun(*typed, *SHORT, "tasks=2")
+    assert code == 1 and "Traceback" not in err and len(list(Path("outputs").rglob("failed.txt"))) == 1
+    assert "memory does not suffice for this run (CUDA out of memory. Tried to allocate 2.00 GiB)" in err
+    assert "device=cpu" in err and "batch_size below 32" in err
+    code, _, err = clrun("-m", *typed, *SHORT, "tasks=2", "seed=1,2", "workers=1")
+    assert code == 1 and err.count("memory does not suffice for this run") == 2 and "Traceback" not in err
 
 
 def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
@@ -199,7 +313,7 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     train.train_run(runs[1], quiet=True)
     before = (runs[1].directory / "summary.csv").stat().st_mtime_ns
     ended = workers.train_unfinished(runs, silent())
-    assert [one.status for one in ended] == ["done", "done by another process", "done"]
+    assert [one.status for one in ended.results] == ["done", "done by another process", "done"]
     assert (runs[1].directory / "summary.csv").stat().st_mtime_ns == before
 
 
