@@ -113,7 +113,7 @@ class RanPAC(ClosedForm):
     @staticmethod
     def best_ridge(state: State) -> Tensor:
         """Return the strength () whose squared error on the samples held out is least, when fitted to the others."""
-        ridges = state.ridge.new_tensor(RIDGES)
+        ridges = torch.tensor(RIDGES, dtype=state.ridge.dtype, device=state.ridge.device)
         fitted = state.sums.without(state.held_out)
         errors = [state.held_out.squared_error(fitted.ridge_weights(ridge)) for ridge in ridges]
         return ridges[torch.stack(errors).nan_to_num(torch.inf, torch.inf).argmin()[None]][0]

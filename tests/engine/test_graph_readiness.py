@@ -1,80 +1,12 @@
-"""What a CUDA graph needs of every strategy's step, seen without a GPU: on device "meta" whatever waits for a value
-raises, and whatever is made on the host is found by the operations that meet it."""
+"""What a CUDA graph needs besides steps that leave the host alone (test_fake_device.py): buffers, memory, compiling."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import STRATEGIES
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
-from clrun.data.batches import StepContext
 from clrun.engine.cuda_graph import GraphStepper
-from clrun.engine.stack import STEP_DIMS
-from clrun.engine.step import make_step
 from clrun.sweep import plan
-
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2"}
-
-
-class OnTheHost(TorchDispatchMode):
-    """Names of operations that wait for the device, or that read or make a host tensor of more than one number."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        name = func._schema.name.split("::")[1]
-        tensors = [v for v in tree_leaves((args, kwargs, out)) if isinstance(v, torch.Tensor)]
-        if name in WAITING or any(v.device.type == "cpu" and v.dim() for v in tensors):
-            self.seen.add(name)
-        return out
-
-
-def elsewhere(tree):
-    return tree_map(lambda v: v.to("meta") if isinstance(v, torch.Tensor) else v, tree)
-
-
-def on_meta(stack, batch_size=8):
-    """The stack's strategy, a run and what its step takes, without a value in any tensor."""
-    strategy = stack.strategy
-    images = {name: elsewhere(getattr(strategy.data, name)) for name in ("images", "labels", "scale", "shift")}
-    strategy = replace(strategy, data=replace(strategy.data, **images))
-    R = () if stack.alone else (len(stack.seeds),)
-    rows = torch.zeros(*R, batch_size, dtype=torch.long)
-    draws = stack.vectorizer.vectorize(stack.strategy.data.index)(
-        stack.tables, rows, torch.ones_like(rows, dtype=torch.float64)
-    )
-    one, noise = torch.tensor(1), torch.zeros(*R, 6, batch_size)
-    when = StepContext(one, one, torch.zeros(R), torch.zeros(R).long(), noise, torch.ones(R))
-    return (
-        strategy,
-        elsewhere(stack.initialize()),
-        elsewhere((stack.lr, stack.hp, stack.tables)),
-        elsewhere((draws, when)),
-    )
-
-
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)], ids=["alone", "stacked"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_step_has_nothing_to_do_with_the_host(stack_of, strategy, seeds):
-    stack = stack_of(f"strategy={strategy}", seeds=seeds)
-    moved, run, values, dealt = on_meta(stack)
-    step = stack.vectorizer.vectorize(make_step(moved, stack.optimizer), STEP_DIMS)
-    with OnTheHost() as found:
-        step(run, *values, *dealt)
-    assert not found.seen
-
-
-def test_what_waits_or_lies_on_the_host_is_found():
-    with OnTheHost() as found:
-        torch.zeros(3, device="meta") + torch.tensor(1.0)  # one number of the host is a constant to a graph
-        assert not found.seen
-        torch.arange(3)
-        assert found.seen == {"arange"}
 
 
 def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
