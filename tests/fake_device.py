@@ -1,60 +1,39 @@
-"""A device that is not there: tensors on it have shapes and no values, those of the host are real. Whatever a stack
-does to its device is seen, for its whole life, without a card: copies, values that are waited for, tensors of two
-devices that meet.
+"""A short life on a device that is not there (`elsewhere.py`), in which everything that meets the host is noted."""
 
-"lazy" is a type of device that needs no card, driver or stream, so that autograd works on it.
-"""
-
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from elsewhere import DEVICE, VALUE_READERS, Elsewhere
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from clrun.data.sampler import EpochSampler
 from clrun.engine.stack import Stack
 from clrun.engine.state import PartialStage, TrainState
-from clrun.engine.steppers import Stepper
 from clrun.runs.build import build
 from clrun.runs.checkpointer import Checkpointer, restore_run
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import new_outcome
 
-DEVICE = torch.device("lazy:0")
-# Operations whose result, or its shape, the host can know only once the device has computed it.
-WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal"}
-DRAWS = {
-    "rand",
-    "randn",
-    "randperm",
-    "randint",
-    "uniform_",
-    "normal_",
-    "bernoulli",
-    "bernoulli_",
-    "multinomial",
-    "rand_like",
-    "randn_like",
-}
 COPIES = {"_to_copy", "copy_"}
+DRAWS = {"rand", "randn", "rand_like", "randn_like", "randperm", "randint", "bernoulli", "multinomial"}
 
 
-class FakeDevice(TorchDispatchMode):
-    """A mode in which tensors on DEVICE are fake.
+class FakeDevice(Elsewhere):
+    """A device that is not there and counts no bytes.
 
-    seen: (within, operation) of what met the host. within: "step" while a training step is taken, "consolidation" while
-    `Strategy.after_phase` is called, otherwise "".
+    seen: how often an operation met the host, by (within, operation). within: "step" while a training step is taken,
+    "consolidation" while `Strategy.after_phase` is called, otherwise "".
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.fake, self.within = FakeTensorMode(allow_non_fake_inputs=True), ""
-        self.seen: set[tuple[str, str]] = set()
+        self.within = ""
+        self.seen: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
     def noting(self, within: str) -> Iterator[None]:
@@ -64,9 +43,9 @@ class FakeDevice(TorchDispatchMode):
         finally:
             self.within = before
 
-    def met(self, within: str) -> set[str]:
-        """Return the operations that met the host there."""
-        return {name for where, name in self.seen if where == within}
+    def met(self, within: str) -> dict[str, int]:
+        """Return how often each operation met the host there."""
+        return {name: count for (where, name), count in self.seen.items() if where == within}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -76,39 +55,27 @@ class FakeDevice(TorchDispatchMode):
         if not there and to != DEVICE.type:
             return func(*args, **kwargs)
         name = func._schema.name.split("::")[1]
-        if to == "cpu" or name in WAITS or (name == "copy_" and not isinstance(args[0], FakeTensor)):
-            self.seen.add((self.within, name))
-            return self.answer(name, there[0], kwargs.get("dtype"))
+        if to == "cpu" or name in VALUE_READERS:
+            self.seen[self.within, name] += 1
+            return self.on_the_host(name, there[0], kwargs.get("dtype"))
         host = [v for v in tensors if not isinstance(v, FakeTensor)]
         # A host tensor of one number is an argument of a kernel. Anything else has to be copied.
         if name in DRAWS or (host and (name in COPIES or any(v.dim() for v in host))):
-            self.seen.add((self.within, name))
+            self.seen[self.within, name] += 1
         if host:
             args, kwargs = tree_map(self.faked, (args, kwargs))
         with self.fake:
             return func(*args, **kwargs)
 
-    def faked(self, v: Any) -> Any:
-        return self.fake.from_tensor(v) if isinstance(v, Tensor) and not isinstance(v, FakeTensor) else v
+    def count(self, tree: Any) -> None:
+        """Count no bytes, which would take longer than all else."""
 
-    def answer(self, name: str, v: Tensor, dtype: torch.dtype | None) -> Any:
-        """Return zeros for values that are asked for, and one row where their number would depend on values."""
-        if name == "_local_scalar_dense":
-            return torch.zeros((), dtype=v.dtype).item()
-        if name == "equal":
-            return True
-        if name in COPIES:
-            return torch.zeros(v.shape, dtype=dtype or v.dtype)
-        with self.fake:
-            return torch.zeros(1, v.dim() or 1, dtype=torch.long, device=DEVICE)
-
-    def __enter__(self) -> "FakeDevice":
-        torch._C._set_only_lift_cpu_tensors(True)
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        torch._C._set_only_lift_cpu_tensors(False)
-        super().__exit__(*error)
+    def record(self, body: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        """Call what a recorder of CUDA graphs is given, and note what of it meets the host."""
+        with self.noting("step"):
+            body()
+        undo()
+        return body
 
 
 def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -122,20 +89,9 @@ def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
 
 @dataclass
 class WatchedStack(Stack):
-    """A stack on a fake device, which is told when a step is taken and when a pass is consolidated."""
+    """A stack on a fake device, which is told when a pass is consolidated."""
 
     there: FakeDevice = field(default_factory=FakeDevice)
-
-    def make_stepper(self, current: TrainState, samplers: Sequence[EpochSampler]) -> Stepper:
-        stepper: Any = super().make_stepper(current, samplers)
-        take_step = stepper.take_step
-
-        def noted(*arguments: Any) -> Any:
-            with self.there.noting("step"):
-                return take_step(*arguments)
-
-        stepper.take_step = noted
-        return stepper
 
     def consolidate(self, current: TrainState, partial: PartialStage) -> TrainState:
         with self.there.noting("consolidation"):
@@ -149,7 +105,7 @@ def live_a_life(there: FakeDevice, runs: Sequence[Prepared], **changes: Any) -> 
     """
     with there:
         plain = build(runs, device=DEVICE)
-        own = {one.name: getattr(plain, one.name) for one in fields(plain)} | {"use_graph": True}
+        own = {one.name: getattr(plain, one.name) for one in fields(plain)} | {"use_graph": True, "recorder": there}
         stack = WatchedStack(**own | changes, there=there)
         outcomes = [new_outcome(prepared, stack) for prepared in runs]
         state = stack.initialize()
