@@ -19,16 +19,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from clrun.report.intervals import Statistic, statistic
 from clrun.report.paper_figures import Look, fit, legend_below
+from clrun.report.point_names import name_points
 from clrun.report.rows import STREAM, Row, heading, references, streams, text
 from clrun.report.runs import REFERENCES, bounds_of
-from clrun.results import collection, plots
+from clrun.results import collection, fonts, plots
 from clrun.results.reading import UnreadableFile, read_table
 from clrun.results.tables import is_missing
 from clrun.system.arithmetic import ceil_div
 from clrun.system.messages import announce
 
-DASHES, MARKERS = ("-", "--", "-."), "osD"
-CURVES = len(plots.PALETTE) * len(DASHES)  # in one figure; more could not be distinguished
+CURVES = 3 * len(plots.MARKERS)  # in one figure; more could not be distinguished
 NUMBERS_UP_TO = 6  # tasks; a small heat map of more tasks has no room for numbers
 TITLE_WIDTH = 26  # characters per line of a small heat map's title
 LOG_RATIO = 50  # largest value / smallest value from which an axis is logarithmic
@@ -41,7 +41,11 @@ SHADED_NOTE = "bands and bars: 95 % intervals of the mean over the seeds (Studen
 REFERENCE_STYLE = {"joint": (0, (6, 2)), "finetune": ":", "chance": (0, (1, 4))}
 REFERENCE_LABEL = {"joint": "joint's level", "finetune": "finetune's level", "chance": "chance"}
 
+JOINT = "all at once"  # what a row of joint is, beside methods that learn one task after another
+
 PLAIN = Look()  # without --format, --width and --style
+
+COST_TITLES = {"total_seconds": "seconds of training and consolidation", "state_mb": "strategy state (MB)"}
 
 RETRAINING = ("cumulative", "scratch")  # strategies that train on all tasks again and again
 
@@ -108,8 +112,8 @@ def figure_data(folder: Path, rows: Sequence[Row], look: Look = PLAIN) -> Figure
 
 def curve_style(i: int, palette: Sequence[str] = plots.PALETTE) -> dict[str, Any]:
     """Return colour, dashes and marker of the i-th curve."""
-    colour, cycle = i % len(palette), i // len(palette) % len(DASHES)
-    return {"color": palette[colour], "linestyle": DASHES[cycle], "marker": MARKERS[cycle], "markersize": 4}
+    colour = i + 2 * (i // len(plots.MARKERS))  # a marker comes again in another colour, and so do dashes
+    return {"color": palette[colour % len(palette)], "markersize": 4, **plots.shape(i % CURVES)}
 
 
 def tables_of(folder: Path, rows: Sequence[Row], file: str) -> dict[str, list[pd.DataFrame]]:
@@ -152,14 +156,20 @@ def figures(data: FigureData) -> dict[str, Figure]:
         drawn["cost_over_tasks"] = cost_over_tasks_figure(data)
     for figure in drawn.values():
         fit(figure, data.look)
-        if data.look.width is not None:
-            continue
-        title = "\n".join(textwrap.fill(line, int(13 * figure.get_figwidth())) for line in data.title.splitlines())
-        figure.suptitle(title, fontsize=8, color=GREY, x=0.01, horizontalalignment="left")
+        if data.look.width is None:
+            title = "\n".join(textwrap.fill(line, int(13 * figure.get_figwidth())) for line in data.title.splitlines())
+            figure.suptitle(title, fontsize=8, color=GREY, x=0.01, horizontalalignment="left")
+    if "accuracy_against_cost" in drawn:
+        name_costs(drawn["accuracy_against_cost"], data)
     return drawn
 
 
 # ---------------------------------------------------------------- what figures share
+
+
+def label_of(row: Row) -> str:
+    """Return how a legend calls a row."""
+    return f"{row.label}, {JOINT}" if row.strategy == "joint" else row.label
 
 
 def draw_references(axes: Axes, accuracies: Mapping[str, float]) -> None:
@@ -259,16 +269,20 @@ def from_zero(axes: Axes, values: np.ndarray) -> None:
 def curves_figure(data: FigureData, column: str, title: str, accuracies: Mapping[str, float]) -> Figure:
     """Return curves of a column of the accuracy matrices over the tasks learnt: means with 95 % intervals as bands."""
     figure, axes = plots.canvas(7.6, 4.2)
+    numbers = {len(tables) for tables in data.matrices.values()}
+    short = data.look.width is not None and len(numbers) == 1  # one number for all is in the caption of a paper
     for row in data.rows:
         if row.group in data.matrices:
             columns = [m.set_index("after_task")[column] for m in data.matrices[row.group]]
             runs = pd.concat(columns, axis=1).loc[1:]
             means = [statistic(values, bounds_of("average_accuracy")) for _, values in runs.iterrows()]
-            label = f"{row.label} (n={runs.shape[1]})"
+            label = label_of(row) + ("" if short else f" (n={runs.shape[1]})")
             draw_band(axes, runs.index.tolist(), means, label, data.styles[row.group], scale=100)
+    curves = list(axes.lines)
     draw_references(axes, accuracies)
     label_tasks_axis(axes)
     label_accuracy_axis(axes, title)
+    plots.side_by_side(curves)
     return finish(figure, axes, data.look)
 
 
@@ -358,8 +372,7 @@ def draw_series(axes: Axes, rows: Sequence[Row], knob: str, label: str, style: M
 
 def cost_figure(data: FigureData) -> Figure:
     """Return average accuracy against the seconds of training and consolidation, and against the strategy's state."""
-    titles = {"total_seconds": "seconds of training and consolidation", "state_mb": "strategy state (MB)"}
-    measured = [name for name in titles if any(row[name].mean > 0 for row in data.rows)]
+    measured = measured_costs(data)
     figure = Figure(figsize=(3.0 + 3.4 * len(measured), 4.2), layout=ConstrainedLayoutEngine(wspace=0.06))
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(measured), sharey=True, squeeze=False)[0]
@@ -370,9 +383,25 @@ def cost_figure(data: FigureData) -> Figure:
         draw_references(axes, data.references)
         means = np.array([row[cost].mean for row in data.rows])
         from_zero(axes, means[np.isfinite(means)])
-        axes.set_xlabel(titles[cost] if data.look.width is None else textwrap.fill(titles[cost], 20))
+        axes.set_xlabel(COST_TITLES[cost] if data.look.width is None else textwrap.fill(COST_TITLES[cost], 20))
     label_accuracy_axis(panels[0], "average accuracy")
     return finish(figure, panels[0], data.look)
+
+
+def measured_costs(data: FigureData) -> list[str]:
+    """Return the costs of `cost_figure`, a panel each."""
+    return [name for name in COST_TITLES if any(row[name].mean > 0 for row in data.rows)]
+
+
+def name_costs(figure: Figure, data: FigureData) -> None:
+    """Write the names of the rows beside their points in `cost_figure`, whose size is final."""
+    plots.plain_text(figure)
+    fonts.choose(figure)
+    with plots.without_warnings_of_glyphs():
+        figure.draw_without_rendering()  # which lays it out
+    for axes, cost in zip(figure.axes, measured_costs(data), strict=True):
+        means = [(row[cost].mean, 100 * row["average_accuracy"].mean, row.label) for row in data.rows]
+        name_points(axes, [(x, y, name) for x, y, name in means if np.isfinite([x, y]).all()])
 
 
 def draw_point(axes: Axes, row: Row, cost: str, style: Mapping[str, Any]) -> None:
@@ -389,7 +418,7 @@ def draw_point(axes: Axes, row: Row, cost: str, style: Mapping[str, Any]) -> Non
         markersize=7,
         elinewidth=0.8,
         color=style["color"],
-        label=row.label,
+        label=label_of(row),
     )
 
 
@@ -404,11 +433,12 @@ def cost_over_tasks_figure(data: FigureData) -> Figure:
         runs = seconds[row.group]
         bold = {"linewidth": 3.0, "zorder": 4} if row.strategy in RETRAINING else {"linewidth": 1.3}
         means = [statistic(values, bounds_of("total_seconds")) for _, values in runs.iterrows()]
-        draw_band(axes, runs.index.tolist(), means, row.label, {**data.styles[row.group], **bold})
+        draw_band(axes, runs.index.tolist(), means, label_of(row), {**data.styles[row.group], **bold})
     label_tasks_axis(axes)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("seconds of training and consolidation so far")
+    title = f"{COST_TITLES['total_seconds']} so far"
+    axes.set_ylabel(title if data.look.width is None else textwrap.fill(title, 24))
     return finish(figure, axes, data.look)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 import pandas as pd
 
 from clrun.report import figures
+from clrun.report.page_pictures import Pictures, pictures_of
+
+PAIR = ("after", "task", "true", "predicted", "count")
 
 Pairs = Counter[tuple[int, int, int, int]]  # (tasks learnt, tested task or 0, true, predicted) -> samples
 
@@ -23,17 +26,23 @@ class Confusions:
     of_runs: Sequence[Any] = ()  # of each run; None where it has none
     of_rows: Mapping[str, Any] = field(default_factory=dict)  # of rows, where there is no room for every run
     note: str = ""
+    pictures: Pictures = field(default_factory=Pictures)  # of misjudged samples
 
 
-def confusions_of(directories: Sequence[Path | None], scenario: str, rows: Sequence[int], room: int) -> Confusions:
-    """Return the confusions of runs in these folders. rows: of the report, of each; room: numbers that may be kept."""
+def confusions_of(
+    directories: Sequence[Path | None], scenario: str, rows: Sequence[int], room: int, picture_bytes: int = 0
+) -> Confusions:
+    """Return the confusions of runs in these folders. rows: of the report, of each; room: numbers that may be kept;
+    picture_bytes: room for pictures."""
     tables = [None if directory is None else named_pairs(directory, scenario) for directory in directories]
     names = {name for table in tables if table is not None for name in (*table["true"], *table["predicted"])}
     classes = sorted(names, key=natural)
     place = {name: number for number, name in enumerate(classes)}
     counted = [None if table is None else pairs_of(table, place) for table in tables]
+    pictures = pictures_of(directories, rows, tables, place, picture_bytes)
     if sum(5 * len(pairs) for pairs in counted if pairs is not None) <= room:
-        return Confusions(classes, [None if pairs is None else flat(pairs) for pairs in counted])
+        kept = [None if pairs is None else flat(pairs) for pairs in counted]
+        return Confusions(classes, kept, pictures=pictures)
     sums = summed(counted, rows)
     note = (
         "There are too many confusions for every run: those of the runs of a row are added up, over all tested tasks."
@@ -42,11 +51,13 @@ def confusions_of(directories: Sequence[Path | None], scenario: str, rows: Seque
         each = room // 5 // len(sums)
         sums = {row: Counter(dict(of_last_task(pairs).most_common(each))) for row, pairs in sums.items()}
         note = f"{note[:-1]}, after the last task alone, and of each row the {each} most frequent pairs."
-    return Confusions(classes, [None] * len(tables), {str(row): flat(pairs) for row, pairs in sums.items()}, note)
+    of_rows = {str(row): flat(pairs) for row, pairs in sums.items()}
+    return Confusions(classes, [None] * len(tables), of_rows, note, pictures)
 
 
 def named_pairs(directory: Path, scenario: str) -> pd.DataFrame | None:
-    """Return the confusions of a run: after, task, the names true and predicted, and count; None where there are none.
+    """Return the confusions of a run: after, task, the names true and predicted, count, and the number of a sample (-1
+    where it is not known); None where there are none.
 
     A run of an earlier version has those after the last task alone, over all tested tasks.
     """
@@ -54,14 +65,15 @@ def named_pairs(directory: Path, scenario: str) -> pd.DataFrame | None:
     if found is not None:
         names = distinct_names(found, scenario)
         sides = {side: found[f"{side}_output"].map(names) for side in ("true", "predicted")}
-        return pd.DataFrame(
-            {"after": found["after_task"], "task": found["eval_task"], **sides, "count": found["count"]}
-        )
+        sample = found.get("sample", -1)  # runs of earlier versions have none
+        head = {"after": found["after_task"], "task": found["eval_task"]}
+        return pd.DataFrame(head | sides | {"count": found["count"], "sample": sample})
     last, matrix = (figures.table_or_none(directory / name) for name in ("confusion.csv", "accuracy_matrix.csv"))
     if last is None or matrix is None:
         return None
     columns = {"true": last["true_class"], "predicted": last["predicted_class"], "count": last["count"]}
-    return pd.DataFrame({"after": matrix["after_task"].max(), "task": 0, **columns}).query("count > 0")
+    named = pd.DataFrame({"after": matrix["after_task"].max(), "task": 0, **columns}).query("count > 0")
+    return named.assign(sample=-1)
 
 
 def distinct_names(rows: pd.DataFrame, scenario: str) -> dict[int, str]:
@@ -90,7 +102,7 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
 def pairs_of(table: pd.DataFrame, place: Mapping[str, int]) -> Pairs:
     """Return the confusions of a run by numbers."""
     pairs: Pairs = Counter()
-    for after, task, true, predicted, count in table.itertuples(index=False):
+    for after, task, true, predicted, count in table[list(PAIR)].itertuples(index=False):
         pairs[int(after), int(task), place[true], place[predicted]] += int(count)
     return pairs
 

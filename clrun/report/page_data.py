@@ -31,6 +31,7 @@ from clrun.system.text import format_cell, format_value
 
 DIGITS: Final = 4
 ROOM = 500_000  # numbers of one kind (matrices, curves, confusions) on the page, of about six bytes each
+PICTURE_BYTES = 2_000_000  # of the misjudged pictures on the page, before they are compressed
 POINTS = 400  # of a curve within tasks
 
 # The names in plotly of Matplotlib's dashes and markers.
@@ -58,7 +59,7 @@ MEANINGS = {
 
 def page_data(folder: Path, rows: Sequence[Row], measure: str, beside: Path) -> dict[str, Any]:
     """Return the data of the page of all rows. beside: the folder of the page, from which its links start."""
-    most = max((row.n for row in rows), default=0)
+    most, parts = max((row.n for row in rows), default=0), streams(rows)
     return {
         "version": __version__,
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -66,7 +67,7 @@ def page_data(folder: Path, rows: Sequence[Row], measure: str, beside: Path) -> 
         "level": LEVEL,
         "widths": [half_width(n, 1.0) for n in range(2, most + 1)],  # of intervals for n = 2 ... at a deviation of 1
         "measures": measures_of(rows, measure),
-        "streams": [stream_data(folder, part, beside) for part in streams(rows)],
+        "streams": [stream_data(folder, part, beside, PICTURE_BYTES // len(parts)) for part in parts],
     }
 
 
@@ -88,8 +89,8 @@ def measures_of(rows: Sequence[Row], first: str) -> list[dict[str, Any]]:
     ]
 
 
-def stream_data(folder: Path, rows: Sequence[Row], beside: Path) -> dict[str, Any]:
-    """Return the data of the rows of one stream."""
+def stream_data(folder: Path, rows: Sequence[Row], beside: Path, picture_bytes: int) -> dict[str, Any]:
+    """Return the data of the rows of one stream. picture_bytes: room for misjudged pictures."""
     of_rows = [row.runs.copy() for row in rows]  # without the many pieces of memory that pandas warns of
     runs = pd.concat(of_rows, ignore_index=True).assign(
         row=np.repeat(range(len(rows)), [len(part) for part in of_rows])
@@ -98,12 +99,13 @@ def stream_data(folder: Path, rows: Sequence[Row], beside: Path) -> dict[str, An
     directories = [places.get(str(run)) for run in runs["run"]]
     notes: list[str] = []
     matrices = [matrix_of(directory) for directory in directories]
-    confusions = confusions_of(directories, str(rows[0].first["scenario"]), runs["row"].tolist(), ROOM)
+    scenario = str(rows[0].first["scenario"])
+    confusions = confusions_of(directories, scenario, runs["row"].tolist(), ROOM, picture_bytes)
     names = [measure for measure in MEASURES if any(row[measure].n for row in rows)]
     data = {
         "stream": rows[0].stream,
         "title": heading(rows),
-        "scenario": str(rows[0].first["scenario"]),
+        "scenario": scenario,
         "references": references(folder, rows, say=lambda _: None),
         "remarks": remarks(rows),
         "keys": list(rows[0].stream_keys),
@@ -124,7 +126,14 @@ def stream_data(folder: Path, rows: Sequence[Row], beside: Path) -> dict[str, An
 def confusion_data(found: Confusions, notes: list[str]) -> dict[str, Any]:
     """Return the confusions of a stream, and note what was left out."""
     notes += [found.note] if found.note else []
-    return {"classes": found.classes, "confusions": found.of_runs, "row_confusions": found.of_rows}
+    shown = found.pictures
+    pictures = {"sheet": shown.sheet, "tile": shown.tile, "columns": shown.columns, "examples": shown.examples}
+    return {
+        "classes": found.classes,
+        "confusions": found.of_runs,
+        "row_confusions": found.of_rows,
+        "pictures": pictures if shown.sheet else None,
+    }
 
 
 # ---------------------------------------------------------------- rows

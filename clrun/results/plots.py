@@ -1,8 +1,9 @@
 """The plots of a run, drawn from its CSV files alone. Equal CSV files give equal PNG files, byte for byte."""
 
+import textwrap
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,31 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from clrun.results import fonts
 from clrun.results.confusion_plot import confusion_figure
-from clrun.results.reading import TASKS, read_table
+from clrun.results.reading import TASKS, read_table, task_names
 from clrun.results.thinning import remark, shown_tasks
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
+from clrun.system.text import format_value
 
 # Okabe and Ito's palette, whose colours are distinguishable with every common kind of colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+# Of curves, so that they are told apart on grey paper, too.
+MARKERS, DASHES = "osD^vPX", ("-", "--", "-.", ":")
+SHAPES = len(MARKERS) * len(DASHES)  # of curves that differ without their colours
+
+NO_NAMES: Mapping[int, str] = {}  # of tasks that have none
 
 INK = "#333333"  # the colour of axes and of reference lines
 DOTS_PER_INCH = 150
@@ -51,6 +62,13 @@ LEGEND_ENTRIES = 14  # tasks in a legend
 # Inches beside the axes of a run's plots; for the legend, and for the colour bar with its numbers.
 LEFT, BOTTOM, TOP = 0.72, 0.55, 0.15
 LEGEND, COLOUR_BAR = 1.15, 0.85
+LETTER, LINE = 0.075, 0.16  # a letter and a line of a legend's or a title's text
+LETTERS = 18  # of a task's name in a legend
+NAME_LETTERS, NAME_LINES = 8, 3  # of a task's name below a heat map
+
+# Points of 1/72 inch: what lies nearer is one line to the eye, and so far such lines are shifted.
+ON_EACH_OTHER, SHIFT = 1.5, 2.2
+MARKED = 10  # points of a curve with markers, where it has many
 
 
 def draw(directory: Path, guard: Guard = UNGUARDED) -> None:
@@ -65,19 +83,57 @@ def draw(directory: Path, guard: Guard = UNGUARDED) -> None:
 
 
 def figures(directory: Path) -> dict[str, Figure]:
-    """Return the plots of a run by name, in the order in which they are drawn, from its CSV files. Raise
-    UnreadableFile."""
+    """Return the plots of a run by name, in the order in which they are drawn, from its CSV files and its config.yaml.
+    Raise UnreadableFile."""
     matrix = read_table(directory / "accuracy_matrix.csv")
+    names = task_names(directory)
     path = directory / "accuracy_over_training.csv"
-    curves = training_figure(read_table(path)) if path.exists() else tasks_figure(matrix)
-    drawn = {"accuracy_matrix": matrix_figure(matrix)}
+    curves = training_figure(read_table(path), names) if path.exists() else tasks_figure(matrix, names)
+    drawn = {"accuracy_matrix": matrix_figure(matrix, names)}
     confusions = directory / "confusion_over_tasks.csv"
     if confusions.exists():
         drawn["confusion"] = confusion_figure(read_table(confusions))
     online = directory / "online_accuracy.csv"
     if online.exists():
         drawn["online_accuracy"] = online_figure(read_table(online))
-    return drawn | {"accuracy_over_tasks": curves}
+    drawn["accuracy_over_tasks"] = curves
+    title = title_of(directory)
+    for figure in drawn.values():
+        add_title(figure, title)
+    return drawn
+
+
+def title_of(directory: Path) -> list[str]:
+    """Return two lines that say what a run is, from its config.yaml: 'ewc lambda=400', and 'digits, classes, 5 tasks,
+    scenario task · mlp · seed 0'. Return none where the file cannot be read: it is the title, and not the plot."""
+    try:
+        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        names = list(config)
+        own = names[names.index("strategy") + 1 : names.index("tasks")]  # the keys of the strategy
+        dataset, split, model = (config[group]["name"] for group in ("dataset", "split", "model"))
+        tasks = (
+            config["tasks"] if config.get("first_tasks") is None else f"{config['first_tasks']} of {config['tasks']}"
+        )
+        stream = f"{dataset}, {split}, {tasks} tasks, scenario {config['scenario']}"
+        line = f"{stream} · {model} · seed {config['seed']}"
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return []
+    amounts = [key for key in own if isinstance(config[key], int | float) and not isinstance(config[key], bool)]
+    return [" ".join([str(config["strategy"]), *(f"{key}={format_value(config[key])}" for key in amounts)]), line]
+
+
+def add_title(figure: Figure, lines: Sequence[str]) -> None:
+    """Make a figure higher, and write lines at its top, wrapped."""
+    width, height = figure.get_size_inches()
+    wrapped = [part for line in lines for part in textwrap.wrap(line, max(20, int(width / LETTER)))]
+    if not wrapped:
+        return
+    whole = height + LINE * len(wrapped) + 0.08
+    for axes in figure.axes:
+        box = axes.get_position()
+        axes.set_position((box.x0, box.y0 * height / whole, box.width, box.height * height / whole))
+    figure.set_size_inches(width, whole)
+    figure.text(0.08 / width, 1 - 0.06 / whole, "\n".join(wrapped), va="top", fontsize=8, color="#666666")
 
 
 def plain_text(figure: Figure) -> None:
@@ -110,16 +166,17 @@ def without_warnings_of_glyphs() -> Iterator[None]:
         yield
 
 
-def canvas(width: float, height: float, right: float | None = None) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float, right: float | None = None, bottom: float = BOTTOM) -> tuple[Figure, Axes]:
     """Return an empty figure of a width and a height in inches, and its axes.
 
-    right: inches that are kept free on that side; without it Matplotlib fits the margins, which draws the figure twice.
+    right, bottom: inches that are kept free; without the first Matplotlib fits the margins, which draws the figure
+    twice.
     Pyplot is not used: it keeps every figure and is not safe in threads.
     """
     figure = Figure(figsize=(width, height), layout="constrained" if right is None else None)
     FigureCanvasAgg(figure)
     if right is not None:
-        figure.subplots_adjust(LEFT / width, BOTTOM / height, 1 - right / width, 1 - TOP / height)
+        figure.subplots_adjust(LEFT / width, bottom / height, 1 - right / width, 1 - TOP / height)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)
@@ -129,24 +186,42 @@ def canvas(width: float, height: float, right: float | None = None) -> tuple[Fig
 # ---------------------------------------------------------------- the accuracy matrix
 
 
-def matrix_figure(matrix: pd.DataFrame) -> Figure:
+def matrix_figure(matrix: pd.DataFrame, names: Mapping[int, str] = NO_NAMES) -> Figure:
     """Return a heat map of accuracy_matrix.csv in percent: a row after each task, a column per task; cells that were
-    not measured stay white. Where there are too many tasks for numbers, it has a colour bar."""
+    not measured stay white. Where there are too many tasks for numbers, it has a colour bar.
+
+    names: of the tasks, such as their classes, which stand below the columns where tasks are few.
+    """
     values = 100 * tasks_of(matrix).to_numpy(float)
     tasks = values.shape[1]
     side = float(np.clip(0.55 * tasks, 1.6, 6.6))
     right = TOP if tasks <= NUMBERS_UP_TO else COLOUR_BAR
-    width, height = side + LEFT + right, side + BOTTOM + TOP
-    figure, axes = canvas(width, height, right)
+    below = [name_below(names.get(task, "")) for task in range(1, tasks + 1)] if tasks <= NUMBERS_UP_TO else []
+    bottom = BOTTOM + LINE * max((len(lines) for lines in below), default=0)
+    width, height = side + LEFT + right, side + bottom + TOP
+    figure, axes = canvas(width, height, right, bottom)
     image = heat_map(axes, values)
+    if any(below):
+        axes.set_xticks(range(tasks), ["\n".join([str(task), *lines]) for task, lines in enumerate(below, 1)])
     axes.set_xlabel("accuracy (%) on task")
     axes.set_ylabel("after learning task")
     if tasks <= NUMBERS_UP_TO:
         write_numbers(axes, values)
     else:
-        beside = figure.add_axes(((width - COLOUR_BAR + 0.1) / width, BOTTOM / height, 0.14 / width, side / height))
+        beside = figure.add_axes(((width - COLOUR_BAR + 0.1) / width, bottom / height, 0.14 / width, side / height))
         figure.colorbar(image, cax=beside, label="accuracy (%)").outline.set_visible(False)
     return figure
+
+
+def name_below(name: str) -> list[str]:
+    """Return the name of a task, such as 'cat, dog', as lines that fit below a column of a heat map."""
+    lines = [cut(line, NAME_LETTERS) for line in textwrap.wrap(name, NAME_LETTERS, break_long_words=False)]
+    return lines if len(lines) <= NAME_LINES else [*lines[: NAME_LINES - 1], "…"]
+
+
+def cut(text: str, letters: int) -> str:
+    """Return a text that has at most so many letters."""
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
 def tasks_of(matrix: pd.DataFrame) -> pd.DataFrame:
@@ -187,15 +262,15 @@ def write_numbers(axes: Axes, values: np.ndarray, decimals: int = 1, fontsize: i
 # ---------------------------------------------------------------- the curves
 
 
-def tasks_figure(matrix: pd.DataFrame) -> Figure:
+def tasks_figure(matrix: pd.DataFrame, names: Mapping[int, str] = NO_NAMES) -> Figure:
     """Return curves of the accuracy on every task, from the point where it was learnt, over the tasks learnt, and of
-    the average so far; from accuracy_matrix.csv."""
+    the average so far; from accuracy_matrix.csv. names: of the tasks, for the legend."""
     tasks = tasks_of(matrix).shape[1]
-    figure, axes = canvas(6.4, 3.8, LEGEND)
-    marker = "" if remark(tasks) else "o"
-    for task, style in styles(tasks):
+    figure, axes = canvas(5.25 + legend_width(tasks, names), 3.8, legend_width(tasks, names))
+    for task, style in styles(tasks, names):
         rows = matrix[matrix["after_task"] >= task]
-        axes.plot(rows["after_task"], 100 * rows[f"task_{task}"], marker=marker, **style)
+        axes.plot(rows["after_task"], 100 * rows[f"task_{task}"], **style)
+    curves = list(axes.lines)
     average = matrix[matrix["after_task"] >= 1]
     front = 5 if remark(tasks) else 2  # where curves are dense, they would cover it
     (line,) = axes.plot(
@@ -206,7 +281,9 @@ def tasks_figure(matrix: pd.DataFrame) -> Figure:
     margin = 0.2 if tasks > 1 else 0.5
     axes.set_xlim(1 - margin, tasks + margin)
     axes.set_xlabel("tasks learnt")
-    return finish(figure, axes, tasks)
+    finish(figure, axes, tasks)
+    side_by_side(curves)
+    return figure
 
 
 def online_figure(rows: pd.DataFrame) -> Figure:
@@ -225,32 +302,83 @@ def online_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def training_figure(rows: pd.DataFrame) -> Figure:
+def training_figure(rows: pd.DataFrame, names: Mapping[int, str] = NO_NAMES) -> Figure:
     """Return curves of the accuracy on every task, from its own training on, over optimizer steps, with a dotted line
-    where a new task begins; from accuracy_over_training.csv."""
+    where a new task begins; from accuracy_over_training.csv. names: of the tasks, for the legend."""
     tasks = int(rows["eval_task"].max())
-    figure, axes = canvas(8.0, 3.8, LEGEND)
+    figure, axes = canvas(6.85 + legend_width(tasks, names), 3.8, legend_width(tasks, names))
     switches = rows[rows["stage"] >= 1].groupby("stage")["step"].max().iloc[:-1]
     for switch in [] if remark(tasks) else switches:
         axes.axvline(switch, color="#999999", linewidth=0.8, linestyle=":")
-    for task, style in styles(tasks):
+    curves = []
+    for task, style in styles(tasks, names):
         begin = task if task > 1 else 0  # stage 0: the untrained network
         curve = rows[(rows["eval_task"] == task) & (rows["stage"] >= begin)]
-        axes.plot(curve["step"], 100 * curve["accuracy"], **style)
+        every = max(1, len(curve) // MARKED)
+        curves += axes.plot(curve["step"], 100 * curve["accuracy"], **style, markevery=(task % every, every))
     axes.set_xlim(0, rows["step"].max())
     axes.set_xlabel("training steps" if remark(tasks) else "training steps (dotted: a new task begins)")
-    return finish(figure, axes, tasks)
+    finish(figure, axes, tasks)
+    side_by_side(curves)
+    return figure
 
 
-def styles(tasks: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of each task that is shown and the colour, width and label of its curve; that of the first task
-    is in front and, where all are shown, bold."""
+def side_by_side(lines: Sequence[Line2D]) -> None:
+    """Shift lines that lie on each other up or down by a few points, so that each can be seen; others stay. Their axes
+    have their limits."""
+    if not 2 <= len(lines) <= SHAPES:  # of more, a plot shows the course of all and not each one
+        return
+    axes = lines[0].axes
+    assert isinstance(axes, Axes) and isinstance(axes.figure, Figure)
+    low, high = axes.get_ylim()
+    height = 72 * axes.get_position().height * axes.figure.get_figheight()
+    near = ON_EACH_OTHER * (high - low) / height
+    places: list[int] = []
+    for number, line in enumerate(lines):
+        taken = {places[other] for other in range(number) if on_each_other(line, lines[other], near)}
+        places.append(next(place for place in range(number + 1) if place not in taken))
+        shift = SHIFT * ((places[-1] + 1) // 2) * (-1) ** places[-1]  # 0, -1, 1, -2, 2 ... steps
+        if shift:
+            line.set_transform(axes.transData + ScaledTranslation(0, shift / 72, axes.figure.dpi_scale_trans))
+            line.set_clip_on(False)
+    if any(places):
+        axes.set_xlabel(f"{axes.get_xlabel()} · equal lines: side by side")
+
+
+def on_each_other(one: Line2D, other: Line2D, near: float) -> bool:
+    """Return whether two lines are nearer in y from one point to the next, or in the only one they share."""
+    x, mine, theirs = np.intersect1d(one.get_xdata(), other.get_xdata(), return_indices=True)
+    close = np.abs(np.asarray(one.get_ydata())[mine] - np.asarray(other.get_ydata())[theirs]) < near
+    return bool((close[1:] & close[:-1]).any() or (len(x) == 1 and close.all()))
+
+
+def legend_width(tasks: int, names: Mapping[int, str]) -> float:
+    """Return the inches that a legend of the tasks needs."""
+    longest = max((len(task_label(task, names)) for task in shown_tasks(tasks)), default=0)
+    return LEGEND + LETTER * max(0, longest - len("task 10"))
+
+
+def task_label(task: int, names: Mapping[int, str]) -> str:
+    """Return how a legend calls a task: 'task 1: cat, dog'."""
+    return f"task {task}" + (f": {cut(names[task], LETTERS)}" if names.get(task) else "")
+
+
+def styles(tasks: int, names: Mapping[int, str] = NO_NAMES) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each task that is shown and the colour, marker, dashes, width and label of its curve; that of
+    the first task is in front and, where all are shown, bold. Where tasks are many, curves have no markers."""
     shown = shown_tasks(tasks)
     others = 1.3 if tasks <= len(PALETTE) else 0.8
-    for task, colour in zip(shown, colours(len(shown)), strict=True):
+    for number, (task, colour) in enumerate(zip(shown, colours(len(shown)), strict=True)):
         width = 2.8 if task == 1 and not remark(tasks) else others
         style = {"color": colour, "linewidth": width, "markersize": width + 2, "zorder": 4 if task == 1 else 3}
-        yield task, style | {"label": f"task {task}"}
+        style |= {"marker": "", "linestyle": "-"} if remark(tasks) else shape(number)
+        yield task, style | {"label": task_label(task, names)}
+
+
+def shape(number: int) -> dict[str, Any]:
+    """Return the marker and the dashes of a curve, which no other one of SHAPES has."""
+    marker, cycle = number % len(MARKERS), number // len(MARKERS)
+    return {"marker": MARKERS[marker], "linestyle": DASHES[(marker + cycle) % len(DASHES)]}
 
 
 def colours(tasks: int) -> Sequence[Any]:

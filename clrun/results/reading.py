@@ -313,3 +313,23 @@ def refuse_contradiction(directory: Path) -> None:
             f"its last average is {final:.6g}, and the average accuracy in summary.csv is "
             f"{summary['average_accuracy']:.6g}",
         )
+
+
+def task_names(directory: Path) -> dict[int, str]:
+    """Return the name of each task from tasks.csv: its classes, such as 'cat, dog', its domain, or its rotation, such
+    as '30°'.
+
+    The result is empty where tasks differ by none of these. Raise UnreadableFile.
+    """
+    path = directory / "tasks.csv"
+    if not path.exists():
+        return {}
+    table = read_table(path)
+    if "angle" in table:
+        return {int(task): f"{angle:.0f}°" for task, angle in zip(table["task"], table["angle"], strict=True)}
+    if "domain" in table:
+        return {int(task): str(domain) for task, domain in zip(table["task"], table["domain"], strict=True)}
+    names: dict[int, list[str]] = {}
+    for task, name in zip(table["task"], table["class"], strict=True):
+        names.setdefault(int(task), []).append(name)
+    return {task: ", ".join(classes) for task, classes in names.items()}

@@ -116,6 +116,7 @@ def refuse_folders_in_place(directory: Path) -> None:
         "config.yaml",
         "accuracy_matrix.png",
         "confusion.png",
+        "misjudged.png",
         "online_accuracy.png",
         "accuracy_over_tasks.png",
     )

@@ -20,7 +20,7 @@ from clrun.engine.listener import TrainingListener
 from clrun.engine.stack import Stack
 from clrun.engine.state import PartialStage, StageReport, TrainState
 from clrun.loggers.logs import Logs
-from clrun.results import run_files
+from clrun.results import misjudged, run_files, tables
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
 from clrun.runs.answering import keep_network
@@ -159,6 +159,8 @@ def train_stack(
         finish(outcome, prepared, len(runs), state_bytes(stack, run, r, prepared), spent)
         try:
             keep_network(stack, run, r, prepared, outcome.status != RunStatus.DIVERGED)
+            if prepared.settings["plots"]:
+                write_misjudged(outcome, prepared.images.x)
             write_final(outcome, prepared.settings["plots"])
             logs.end(outcome)
             if prepared.settings["keep_checkpoint"] is not True:
@@ -328,6 +330,16 @@ def confusion_matrices(
         horizon = stack.schedule.horizon(stack.strategy.data.tasks - 1)
         evaluation = stack.evaluator.evaluate(current, horizon, "test")
     return evaluation.confusion(stack.strategy.data.outputs)
+
+
+def write_misjudged(outcome: Outcome, samples: torch.Tensor) -> None:
+    """Write misjudged.png of a run where its samples (N, ...) are pictures and some of them were misjudged."""
+    wrong = misjudged.chosen(outcome.confusions[tables.answered(outcome)])
+    pictures, path = samples[wrong].numpy(), outcome.directory / misjudged.NAME
+    if wrong and misjudged.are_pictures(pictures):
+        misjudged.write(path, wrong, pictures, outcome.guard)
+    else:
+        path.unlink(missing_ok=True)  # that of an earlier training of the run
 
 
 def write_final(outcome: Outcome, plots: bool) -> None:

@@ -13,7 +13,7 @@ from clrun.results import collection
 from clrun.results.columns import WARNING_SEPARATOR
 from clrun.results.metrics import gap_closed
 from clrun.results.outcome import RunStatus
-from clrun.results.reading import TASKS, read_table
+from clrun.results.reading import TASKS, read_table, task_names
 from clrun.results.run_files import read_summary
 from clrun.results.tables import is_missing
 from clrun.results.thinning import remark, shown_tasks
@@ -66,26 +66,6 @@ def heading(summary: pd.Series, knobs: Collection[str]) -> str:
     named = [f" on features of {name}" for name in frozen if not pd.isna(name)]
     network = f"{summary['model']}{named[0] if named else ''}"
     return " · ".join([method, stream, network, f"seed {summary['seed']}", f"{summary['device']}"])
-
-
-def task_names(directory: Path) -> dict[int, str]:
-    """Return the name of each task from tasks.csv: its classes, such as 'cat, dog', its domain, or its rotation, such
-    as '30°'.
-
-    The result is empty where tasks differ by none of these. Raise UnreadableFile.
-    """
-    path = directory / "tasks.csv"
-    if not path.exists():
-        return {}
-    table = read_table(path)
-    if "angle" in table:
-        return {int(task): f"{angle:.0f}°" for task, angle in zip(table["task"], table["angle"], strict=True)}
-    if "domain" in table:
-        return {int(task): str(domain) for task, domain in zip(table["task"], table["domain"], strict=True)}
-    names: dict[int, list[str]] = {}
-    for task, name in zip(table["task"], table["class"], strict=True):
-        names.setdefault(int(task), []).append(name)
-    return {task: ", ".join(classes) for task, classes in names.items()}
 
 
 def matrix_table(matrix: pd.DataFrame, names: dict[int, str]) -> Cells:

@@ -1,6 +1,8 @@
 """The page of a report: what is in the file, its size, and what is refused; and the page in a real browser."""
 
+import base64
 import errno
+import io
 import json
 import re
 import shlex
@@ -13,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from outcomes import outcome, placed, write_final
+from PIL import Image
 
 from clrun.commands import report
 from clrun.report import page_confusion
 from clrun.report.figures import curve_style
 from clrun.report.page_confusion import confusions_of
 from clrun.report.page_data import command_of, curve_of, rounded_matrices, style_of
+from clrun.report.page_pictures import pictures_of
+from clrun.results import misjudged, run_files
 from clrun.results.reading import read_table
 from clrun.results.tables import cell
 
@@ -52,6 +57,8 @@ def made(folder: Path, seeds: int = 3) -> Path:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     folder = made(tmp_path_factory.mktemp("page") / "results $1 <b>")
+    for run in folder.glob("runs/ewc/*"):
+        misjudged.write(run / misjudged.NAME, [5, 6], np.full((2, 1, 8, 8), 90, np.uint8))
     report.command([str(folder), "--html", "--no-plots"])
     return folder
 
@@ -206,6 +213,33 @@ def test_outputs_of_several_tasks_with_one_name_are_told_apart(tmp_path):
     assert page_confusion.natural("c10") > page_confusion.natural("c9")
 
 
+def test_the_page_shows_what_was_misjudged(tmp_path):
+    """Pictures of the runs' own sheets, each once; a sheet that is damaged is left out, and said."""
+    made(tmp_path, seeds=2)
+    folders = sorted(tmp_path.glob("runs/ewc/*"))
+    pictures = np.arange(2 * 64, dtype=np.uint8).reshape(2, 1, 8, 8)
+    misjudged.write(folders[0] / misjudged.NAME, [5, 0], pictures)
+    misjudged.write(folders[1] / misjudged.NAME, [5, 9], pictures)
+    pairs = np.array([[1, 0, 0, 1, 4, 5], [3, 0, 0, 2, 7, 0], [3, 0, 1, 1, 9, 9]])
+    names, place = ["4", "9", "7"], {"4": 0, "7": 1, "9": 2}
+    for folder in folders:
+        write_confusions(folder, names, pairs)
+    tables = [page_confusion.named_pairs(folder, "class") for folder in folders]
+    found = pictures_of(folders, [0, 0], tables, place, 10**6)
+    # run, tasks learnt, true, predicted, picture: after the last task first, and the same sample once for the row
+    assert found.examples == [0, 3, 0, 1, 0, 0, 1, 0, 2, 1] and found.tile == (8, 8)
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(found.sheet.partition(",")[2]))))
+    assert (sheet[:, :8] == pictures[1, 0]).all() and (sheet[:, 8:16] == pictures[0, 0]).all()
+    assert pictures_of(folders, [0, 0], tables, place, 64).examples == [0, 3, 0, 1, 0]
+    (folders[0] / misjudged.NAME).write_bytes(b"no picture")
+    assert pictures_of(folders, [0, 0], tables, place, 10**6).examples == [1, 1, 0, 2, 0]
+    assert pictures_of(folders, [0, 0], tables, place, 0).sheet == ""
+
+
+def write_confusions(directory, names, pairs):
+    run_files.write_progress(outcome(directory, class_names=names, confusions=pairs))
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -308,6 +342,8 @@ def test_in_a_browser(results, browser, capsys):
             f"return [...document.querySelectorAll('#{section} tbody th')].map((cell) => cell.textContent.trim())"
         )
 
+    from selenium.webdriver.support.wait import WebDriverWait
+
     browser.get((results / "report.html").resolve().as_uri())
     assert first_column("methods") == ["joint", "ewc", "finetune"]
     heading = browser.find_element("xpath", "//*[@id='methods']//th//button[contains(., 'forgetting')]")
@@ -332,6 +368,12 @@ def test_in_a_browser(results, browser, capsys):
     )
     text = run("return document.querySelector('#confusion').innerText")
     assert NASTY[0] in text and "$x$" in text
+    first, last = (f"document.querySelectorAll('#confusion .controls select')[{k}]" for k in ("0", "4"))
+    for select, value in ((first, "0"), (last, NASTY[0])):
+        run(f"const one = {select}; one.value = {json.dumps(value)}; {CHANGED}")
+    tile = "document.querySelector('#confusion .tile')"
+    assert run(f"return {tile}.title") == f"a {NASTY[0]} taken for $x$"
+    assert run(f"return getComputedStyle({tile}).backgroundImage").startswith('url("data:image/png;base64,')
     for i, value in enumerate("10"):
         run(f"const one = document.querySelectorAll('#comparison select')[{i}]; one.value = '{value}'; {CHANGED}")
     shown = run("return document.querySelector('#comparison .answer').textContent")
@@ -345,6 +387,7 @@ def test_in_a_browser(results, browser, capsys):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
     )
-    assert run("return document.documentElement.scrollWidth") <= 400
+    narrow = WebDriverWait(browser, 20).until  # charts follow the window in their own time
+    assert narrow(lambda _: run("return document.documentElement.scrollWidth") <= 400)
     browser.execute_cdp_cmd("Page.printToPDF", {})
     assert [entry["message"] for entry in browser.get_log("browser")] == []

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import os
 import shutil
 import sys
@@ -18,6 +19,7 @@ from clrun.config import composition
 from clrun.report import figures, tables
 from clrun.report.compare import conclusion, verdict
 from clrun.report.intervals import Statistic, statistic, statistics_of, sufficient_n
+from clrun.report.point_names import name_points
 from clrun.report.rows import Row, heading, rows_of, streams
 from clrun.report.rows import table as report_table
 from clrun.report.runs import MEASURES, completed, guessing_accuracy, read, with_derived
@@ -583,6 +585,30 @@ def test_guessing_does_not_press_the_curves_together(chance, label, seen):
     assert figures.finish(figure, axes).legends[0].get_texts()[-1].get_text() == label
 
 
+def test_names_beside_points_cover_no_point_and_no_other_name():
+    """Of two points at one place both have their names; one in a crowd that leaves no room has none."""
+    figure, axes = plots.canvas(5, 4)
+    points = [(0, 0, "a"), (1, 1, "the first"), (1, 1, "the second"), (2, 2, "$x$")]
+    axes.scatter([x for x, _, _ in points], [y for _, y, _ in points])
+    figure.draw_without_rendering()
+    crowd = [(1.5, 0.5, f"name {k}") for k in range(40)]
+    name_points(axes, points + crowd)
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert {name for _, _, name in points} <= {text.get_text() for text in axes.texts}
+    assert 1 < len(axes.texts) - len(points) < 10
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    pixels = axes.transData.transform([(x, y) for x, y, _ in points])
+    assert not any(box.contains(*pixel) for box in boxes for pixel in pixels)
+
+
+def test_joint_is_said_to_learn_all_at_once(trained):
+    drawn = figures.figures(figures.figure_data(trained, rows_of(read(trained))))
+    for name in ("first_task", "average_accuracy", "accuracy_against_cost", "cost_over_tasks"):
+        (label,) = [text.get_text() for text in drawn[name].legends[0].texts if text.get_text().startswith("joint,")]
+        assert "all at once" in label
+
+
 def test_several_streams_have_a_folder_each(trained, prepared_of):
     train.train_run(prepared_of(*TINY, "scenario=class"), quiet=True)
     report.command([str(trained)])
@@ -640,8 +666,10 @@ def test_everything_lies_on_the_canvas(many, trained, tmp_path):
 def test_rows_that_are_too_many_are_said_to_be_left_out(many, tmp_path):
     drawn = figures.figure_data(tmp_path, rows_of(many))
     assert len(drawn.rows) == figures.CURVES == 21 and "the first 21 of 32 rows" in drawn.title
-    looks = [(look["color"], look["linestyle"]) for look in drawn.styles.values()]
-    assert len(set(looks)) == len(looks)
+    parts = ("color", "linestyle", "marker")
+    for two in itertools.combinations(parts, 2):  # without colours on grey paper, and without dashes where points are
+        looks = [tuple(look[part] for part in two) for look in drawn.styles.values()]
+        assert len(set(looks)) == len(looks), two
 
 
 @pytest.mark.parametrize(

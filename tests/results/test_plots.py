@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.text import Text
-from outcomes import CORRECT, outcome
+from outcomes import CORRECT, outcome, write_final
 
 from clrun.results import run_files, tables
 
@@ -31,6 +32,50 @@ def test_pictures(tmp_path, tasks):
     )
     plots.draw(tmp_path)
     assert (tmp_path / "accuracy_over_tasks.png").read_bytes() != over_tasks
+
+
+def test_the_plots_of_a_run_say_what_it_is(tmp_path):
+    """Title and class names, also such as $ and characters of other scripts; a folder without config.yaml has none."""
+    from clrun.results import plots
+
+    made = outcome(tmp_path, task_classes=[["cat", "$x$"], ["猫" * 30]])
+    write_final(made, plots=False)
+    assert all(not figure.texts for figure in plots.figures(tmp_path).values())
+    groups = {group: {"name": name} for group, name in (("dataset", "pets"), ("split", "classes"), ("model", "mlp"))}
+    config = {**groups, "strategy": "ewc", "lambda": 400.0, "online": False, "tasks": 3, "scenario": "task", "seed": 7}
+    run_files.write_config(tmp_path, config)
+    drawn = plots.figures(tmp_path)
+    for figure in drawn.values():
+        (title,) = [text.get_text() for text in figure.texts]
+        assert title.splitlines()[0] == "ewc lambda=400"
+        assert " ".join(title.split()[2:]) == "pets, classes, 3 tasks, scenario task · mlp · seed 7"
+    labels = [label.get_text() for label in drawn["accuracy_matrix"].axes[0].get_xticklabels()]
+    assert labels == ["1\ncat, $x$", f"2\n{'猫' * 7}…", "3"]
+    legend = [text.get_text() for text in drawn["accuracy_over_tasks"].axes[0].get_legend().texts]
+    assert legend == ["task 1: cat, $x$", f"task 2: {'猫' * 17}…", "task 3", "average"]
+
+
+@pytest.mark.parametrize("shown", ["tasks", "training"])
+def test_lines_that_lie_on_each_other_are_told_apart(shown):
+    """Seven equal lines are at seven heights, with seven markers and more than one kind of dashes; a lone one stays."""
+    from clrun.results import plots
+
+    tasks = 8
+    values = np.full((tasks + 1, tasks), 100)
+    values[:, -1] = 40
+    if shown == "tasks":
+        figure = plots.tasks_figure(tables.matrix_table(values, np.full(tasks, 100)))
+    else:
+        cells = [(s, s, t + 1, values[s, t] / 100) for s in range(tasks + 1) for t in range(tasks)]
+        figure = plots.training_figure(pd.DataFrame(cells, columns=["step", "stage", "eval_task", "accuracy"]))
+    curves = [line for line in figure.axes[0].lines if line.get_marker() not in ("", "None", None)]
+    ends = [line.get_transform().transform((8, line.get_ydata()[-1]))[1] for line in curves]
+    pixels = figure.dpi / 72
+    assert len(curves) == tasks and all(abs(a - b) > 2 * pixels for k, a in enumerate(ends) for b in ends[:k])
+    assert max(ends[:6]) - min(ends[:6]) < 16 * pixels
+    assert ends[-1] == pytest.approx(figure.axes[0].transData.transform((8, 40))[1])
+    assert len({(line.get_marker(), line.get_linestyle()) for line in curves}) == tasks
+    assert "side by side" in figure.axes[0].get_xlabel()
 
 
 def test_heat_map_shows_the_numbers_of_few_tasks(tmp_path):

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from clrun.report.runs import guessing_accuracy
+from clrun.results.reading import task_names
 from clrun.runs.train import train_run
-from clrun.terminal.run_tables import task_names
 
 # Class numbers of each place: two, three and two classes of their own, of which "0" is in two places.
 PLACES = {"sea": [0, 1], "hill": [0, 2, 3], "lab": [4, 5]}

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from clrun.config.settings import Settings
-from clrun.results import run_files
+from clrun.results import reading, run_files
 from clrun.runs import prepare, show, train
 from clrun.strategies.ewc import EWC
 from clrun.system.errors import UsageError
-from clrun.terminal import run_tables
 
 SHORT = ("iterations=6", "model.widths=[12,8]", "device=cpu")
 TABLES = ("accuracy_matrix", "forgetting", "accuracy", "confusion", "health", "tasks", "summary")
@@ -26,6 +25,7 @@ FILES = {
     "accuracy_matrix.png",
     "accuracy_over_tasks.png",
     "confusion.png",
+    "misjudged.png",
     "confusion_over_tasks.csv",
     "class_accuracy.csv",
     *(f"{name}.csv" for name in TABLES),
@@ -382,7 +382,7 @@ def test_the_first_tasks_are_the_beginning_of_the_whole_stream(trained, scenario
 def test_a_rotated_stream_tells_its_angles(trained):
     prepared, _ = trained("split=rotated", "split.max_angle=180", "split.order=fixed", "tasks=4", "scenario=domain")
     assert (prepared.directory / "tasks.csv").read_text() == "task,angle\n1,0.0\n2,45.0\n3,90.0\n4,135.0\n"
-    assert run_tables.task_names(prepared.directory) == {1: "0°", 2: "45°", 3: "90°", 4: "135°"}
+    assert reading.task_names(prepared.directory) == {1: "0°", 2: "45°", 3: "90°", 4: "135°"}
 
 
 def test_joint_training_on_the_first_tasks_sees_no_other(trained):

@@ -13,6 +13,7 @@ from rich.text import Text
 from clrun.commands import verify
 from clrun.config import help
 from clrun.report.tables import terminal_table
+from clrun.results import reading
 from clrun.results.reading import read_table
 from clrun.terminal import run_tables, sweep_tables
 from clrun.terminal.fitting import Cells, Column, fitted, fold, lines_of, print_table, turned
@@ -33,7 +34,7 @@ def text_of(console: Console) -> str:
 def run_summary(tmp_path) -> list[Cells]:
     """The tables of a finished run."""
     made = placed(tmp_path, task_classes=CLASSES[:3])
-    names = run_tables.task_names(made.directory)
+    names = reading.task_names(made.directory)
     tables = {name: read_table(made.directory / name) for name in ("accuracy_matrix.csv", "forgetting.csv")}
     return [
         run_tables.matrix_table(tables["accuracy_matrix.csv"], names),

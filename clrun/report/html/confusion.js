@@ -34,6 +34,31 @@ function takenText(found, name) {
   return `${list}right: ${(100 * right).toFixed(0)} %`;
 }
 
+/** Return [predicted, pictures], as in `found`, of misjudged samples of a class; pictures are numbers on the sheet. */
+function examplesOf(stream, { row, seed, after, name }, found) {
+  const list = stream.pictures?.examples || [], true_ = stream.classes.indexOf(name), shown = new Map();
+  for (let k = 0; k < list.length; k += 5) {
+    const run = stream.runs[list[k]];
+    if (run.row !== row || (seed !== "" && run.seed !== seed) || list[k + 1] !== after || list[k + 2] !== true_) continue;
+    const predicted = stream.classes[list[k + 3]];
+    shown.set(predicted, [...new Set([...(shown.get(predicted) || []), list[k + 4]])]);
+  }
+  return found.filter(([predicted]) => shown.has(predicted)).map(([predicted]) => [predicted, shown.get(predicted)]);
+}
+
+/** Return an element that shows a picture of the sheet. */
+function tileOf(pictures, number, title) {
+  const [height, width] = pictures.tile, scale = 48 / Math.max(height, width), x = number % pictures.columns, y = Math.floor(number / pictures.columns);
+  const size = `width:${width * scale}px;height:${height * scale}px;background-position:${-x * width * scale}px ${-y * height * scale}px;background-size:${pictures.columns * width * scale}px auto`;
+  return make("span", { class: "tile", role: "img", "aria-label": title, title, style: size });
+}
+
+/** Return pictures of misjudged samples, grouped by the class that they were taken for. */
+function exampleFigures(stream, choice, found) {
+  return examplesOf(stream, choice, found).slice(0, 8).map(([predicted, tiles]) => make("figure", {},
+    make("div", {}, ...tiles.map((tile) => tileOf(stream.pictures, tile, `a ${choice.name} taken for ${predicted}`))), make("figcaption", {}, `taken for ${cut(predicted, 24)}`)));
+}
+
 function stagesOf(stream) {
   const lists = [...stream.confusions.filter(Boolean), ...Object.values(stream.row_confusions)];
   return [...new Set(lists.flatMap((list) => list.filter((_, k) => k % 5 === 0)))].sort((a, b) => a - b);
@@ -49,7 +74,7 @@ function confusionSection(stream, section) {
   const stages = stagesOf(stream), tested = testedTasksOf(stream);
   const withAny = stream.rows.map((_, i) => i).filter((i) => stream.row_confusions[i] || stream.runs.some((run, k) => run.row === i && stream.confusions[k]));
   const choice = { row: STATE.order.find((i) => withAny.includes(i)) ?? withAny[0], seed: "", after: stages[stages.length - 1], task: 0, name: stream.classes[0] };
-  const map = make("div", { class: "chart" }), answer = make("p", { class: "answer", role: "status" }), all = make("div"), seeds = make("span");
+  const pictures = make("div", { class: "examples" }), map = make("div", { class: "chart" }), answer = make("p", { class: "answer", role: "status" }), all = make("div"), seeds = make("span");
   const change = (name, read = (v) => v) => (value) => { choice[name] = read(value); update(); };
   section.append(
     make("div", { class: "controls" },
@@ -57,7 +82,8 @@ function confusionSection(stream, section) {
       make("label", {}, "after task", makeSelect(stages.map((k) => [k, k]), choice.after, change("after", Number))),
       tested.length > 1 && make("label", {}, "tested on", makeSelect([[0, "all tasks"], ...tested.map((k) => [k, `task ${k}`])], 0, change("task", Number))) || null,
       make("label", {}, "What is a", makeSelect(stream.classes.map((name) => [name, name]), choice.name, change("name")), "taken for?")),
-    answer, map, all);
+    answer, pictures, map, all);
+  if (stream.pictures) document.documentElement.style.setProperty("--sheet", `url(${stream.pictures.sheet})`);
 
   function update() {
     const runs = stream.row_confusions[choice.row] ? [] : runsOf(stream, choice.row);
@@ -66,7 +92,9 @@ function confusionSection(stream, section) {
     const totals = Array(C).fill(0);
     counts.forEach((n, key) => { totals[Math.floor(key / C)] += n; });
     const values = totals.map((total, i) => Array.from({ length: C }, (_, j) => (total ? (100 * (counts.get(i * C + j) || 0)) / total : null)));
-    answer.textContent = `${label}, after task ${choice.after}: ${choice.name} is ${takenText(takenFor(stream, counts, choice.name), choice.name)}.`.replace("is was", "was");
+    const mine = takenFor(stream, counts, choice.name);
+    answer.textContent = `${label}, after task ${choice.after}: ${choice.name} is ${takenText(mine, choice.name)}.`.replace("is was", "was");
+    pictures.replaceChildren(...exampleFigures(stream, choice, mine));
     heatMap(map, values, stream.classes, stream.classes, { x: "taken for", y: "class", few: C <= 12,
       hover: (i, j, v) => `${plain(stream.classes[i])} taken for ${plain(stream.classes[j])}: ${v.toFixed(1)} % of ${totals[i]}` });
     const lines = withAny.map((row) => ({ row, found: takenFor(stream, confusionCounts(stream, { ...choice, row, seed: "" }), choice.name) }));
