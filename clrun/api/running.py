@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from clrun.api.results import Results, load
 from clrun.api.typed import texts_of
 from clrun.config import catalog
 from clrun.system.errors import RunsFailed, UsageError
+from clrun.system.messages import announce
+from clrun.system.output import in_encoding
 from clrun.system.paths import PACKAGE
 
 LINES = 20  # of output, that the error of a process that crashed repeats
@@ -40,7 +43,7 @@ def run(
     texts = texts_of(typed, keys, catalog.with_folder(config_dir))
     flags = ["--multirun", *([] if config_dir is None else [f"--config-dir={config_dir}"])]
     with tempfile.TemporaryDirectory(prefix="clrun-") as folder:
-        train([folder, *flags, *texts], Path(folder), (lambda _: None) if quiet else show)
+        train([folder, *flags, *texts], Path(folder), (lambda _: None) if quiet else Shown())
         directories = [Path(line) for line in (Path(folder) / "folders").read_text(encoding="utf-8").splitlines()]
     return results_of(directories)
 
@@ -105,10 +108,21 @@ def end(process: "subprocess.Popen[str]", sent: signal.Signals, say: Callable[[s
         process.wait()
 
 
-def show(text: str) -> None:
-    """Print a piece of the output, at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+@dataclass
+class Shown:
+    """What prints pieces of the output at once. Where that is impossible, it says so, and the training goes on."""
+
+    lost: bool = False  # whether printing has failed
+
+    def __call__(self, text: str) -> None:
+        """Print a piece, with what stands for characters that standard output lacks."""
+        if self.lost:
+            return
+        try:
+            print(in_encoding(text, getattr(sys.stdout, "encoding", None)), end="", flush=True)
+        except (OSError, ValueError) as error:  # no room, or nobody reads; or the stream was closed
+            self.lost = True
+            announce(f"standard output could not be written: {error}. The training goes on.")
 
 
 def what_is_wrong(folder: Path, code: int, last: str) -> BaseException:

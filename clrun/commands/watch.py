@@ -21,12 +21,13 @@ from rich.text import Text
 from clrun import __version__
 from clrun.commands.console import Parser, end_with
 from clrun.system.errors import RunsFailed, UsageError
+from clrun.system.messages import announce
 from clrun.terminal import watching
 from clrun.terminal.console import make_console
 from clrun.terminal.fitting import Cells, fitted, lines_of, print_table
 from clrun.terminal.watching import State, Watcher
 
-NAMED = 5  # crashed runs in a message
+NAMED = 5  # crashed runs, or damaged files, in a message
 
 
 def main() -> NoReturn:
@@ -71,6 +72,7 @@ def command(argv: Sequence[str], console: Console | None = None, sleep: Callable
         print_table(shown, look())
     else:
         watch(shown, look, lambda: sleep(arguments.every))
+    report_unreadable(watcher)
     report_crashed(watcher)
 
 
@@ -89,6 +91,15 @@ def drawn(cells: Cells, width: int) -> Group:
     """Return a table that fits into a width."""
     lines = [line for part in fitted(width, cells) for line in lines_of(part)]
     return Group(Text(cells.title), *lines)
+
+
+def report_unreadable(watcher: Watcher) -> None:
+    """Say which files of the runs that were shown cannot be read, and what to type."""
+    sentences = list(watcher.unreadable.values())
+    for sentence in sentences[:NAMED]:
+        announce(sentence)
+    if len(sentences) > NAMED:
+        announce(f"{len(sentences) - NAMED} more files cannot be read.")
 
 
 def report_crashed(watcher: Watcher) -> None:

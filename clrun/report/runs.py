@@ -27,7 +27,7 @@ from clrun.config import catalog
 from clrun.results import collection, columns, costs, metrics, run_files, searched_runs
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.results.outcome import RunStatus
-from clrun.results.reading import read_table
+from clrun.results.reading import LARGEST, read_table
 from clrun.system.errors import UsageError
 from clrun.system.messages import announce
 
@@ -110,6 +110,11 @@ def refuse_unreadable(runs: pd.DataFrame, folder: Path) -> None:
         wrong = runs[name][pd.to_numeric(runs[name], errors="coerce").isna() & runs[name].notna()]
         if len(wrong):
             raise UsageError(f"{folder / 'results.csv'}: {name}={wrong.iloc[0]} is no number; write a share as 0.981.")
+        low, high = bounds_of(name)
+        outside = runs[name][~pd.to_numeric(runs[name]).between(max(low, -LARGEST), min(high, LARGEST))].dropna()
+        if len(outside):
+            limits = "from 0 to 1; write 98.1 % as 0.981" if name in ACCURACIES else f"from {low:g} to {high:g}"
+            raise UsageError(f"{folder / 'results.csv'}: {name}={outside.iloc[0]} cannot be: it is {limits}.")
 
 
 def completed(runs: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from clrun.results import metrics
-from clrun.results.columns import OVERALL_METRICS, SUMMARY_HEAD, SUMMARY_TAIL, SUMMARY_TEXTS, TEXT_COLUMNS
+from clrun.results.columns import COSTS, OVERALL_METRICS, SUMMARY_HEAD, SUMMARY_TAIL, SUMMARY_TEXTS, TEXT_COLUMNS
 from clrun.system.errors import RunsFailed
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a file, in either order of bytes
@@ -25,6 +25,12 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a file, in either orde
 TASKS = r"^task_\d+$"  # the columns of an accuracy matrix that are accuracies on tasks
 
 MOST_TASKS = 5000  # of a run of an earlier version; more in its accuracy.csv are damage
+
+COUNTS = ("seed", "tasks", "first_tasks")  # columns of a summary; the last one is empty where all tasks are learnt
+
+SHARES = r"\w+_accuracy|accuracy_auc"  # a pattern of the columns of a summary that hold numbers from 0 to 1
+
+LARGEST = 1e30  # of any number in a summary: seconds, bytes, samples
 
 STATUSES = ("done", "diverged")  # of a run that has ended
 
@@ -52,9 +58,10 @@ class Layout:
     required: tuple[str, ...]  # columns; `task_1` stands for task_1, task_2 ... without a gap
     unique: tuple[str, ...]  # columns that are not equal in two rows
     texts: tuple[str, ...] = ()  # columns that may hold words; all others hold numbers
+    shares: str = r"(online_)?accuracy"  # a pattern of the columns that hold numbers from 0 to 1
 
 
-MATRIX = Layout(("after_task", "task_1", "average"), ("after_task",))
+MATRIX = Layout(("after_task", "task_1", "average"), ("after_task",), shares=r"task_\d+|average|overall")
 LAYOUTS = {
     "accuracy_matrix.csv": MATRIX,
     "validation_matrix.csv": MATRIX,
@@ -170,6 +177,32 @@ def is_number(cell: str) -> bool:
     return "_" not in cell
 
 
+def refuse_other_shares(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], shares: str) -> None:
+    """Raise UnreadableFile where a cell of the columns that match a pattern is neither empty nor from 0 to 1, such as
+    981 for 0.981 from a spreadsheet that takes the point for a separator of thousands."""
+    for column in (column for column, name in enumerate(header) if re.fullmatch(shares, name)):
+        for number, row in enumerate(rows, start=2):
+            if row[column] and not 0 <= float(row[column]) <= 1:
+                raise UnreadableFile(path, f"line {number} has {header[column]}={row[column][:40]}, and not 0 to 1")
+
+
+def refuse_other_sizes(path: Path, header: Sequence[str], row: Sequence[str], numbers: Sequence[str]) -> None:
+    """Raise UnreadableFile where a cell of one of these columns is infinite, or too large for statistics, or where a
+    cost is negative."""
+    for name, cell in zip(header, row, strict=True):
+        least = 0 if name in COSTS else -LARGEST
+        if name in numbers and cell and not least <= float(cell) <= LARGEST:
+            raise UnreadableFile(path, f"it has {name}={cell[:40]}, which cannot be")
+
+
+def refuse_other_counts(path: Path, header: Sequence[str], row: Sequence[str]) -> None:
+    """Raise UnreadableFile where a summary has something else than whole numbers as its seed and its tasks."""
+    for name in (name for name in COUNTS if name in header):
+        cell = row[header.index(name)]
+        if not re.fullmatch(r"\d{1,18}", cell) and (cell or name != "first_tasks"):
+            raise UnreadableFile(path, f"it has {name}={cell[:40]}, which is no whole number")
+
+
 def refuse_twice(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], unique: Sequence[str]) -> None:
     """Raise UnreadableFile where two rows are equal in all these columns."""
     columns, seen = [header.index(name) for name in unique], dict[tuple[str, ...], int]()
@@ -199,6 +232,7 @@ def read_table(path: Path) -> pd.DataFrame:
     header, rows = rows_of(path, read_text(path))
     refuse_missing(path, header, layout.required)
     refuse_words(path, header, rows, [name for name in header if name not in layout.texts])
+    refuse_other_shares(path, header, rows, layout.shares)
     if layout.unique:
         refuse_twice(path, header, rows, layout.unique)
     if layout is MATRIX:
@@ -245,8 +279,11 @@ def summary_row(path: Path, content: bytes) -> tuple[list[str], list[str]]:
     refuse_missing(path, header, [*SUMMARY_HEAD, "stream"])
     if len(rows) > 1:
         raise UnreadableFile(path, f"it has {len(rows)} rows, and a run has one")
-    numbers = ["seed", "tasks", *(name for name in SUMMARY_TAIL if name not in SUMMARY_TEXTS)]
+    numbers = [name for name in SUMMARY_TAIL if name not in SUMMARY_TEXTS]
     refuse_words(path, header, rows, numbers)
+    refuse_other_shares(path, header, rows, SHARES)
+    refuse_other_sizes(path, header, rows[0], numbers)
+    refuse_other_counts(path, header, rows[0])
     status = rows[0][header.index("status")]
     if status not in STATUSES:
         raise UnreadableFile(path, f"its status is {status[:40] or 'empty'}, and not done or diverged")

@@ -40,6 +40,12 @@ def in_ascii(character: str) -> str:
     return character.encode("ascii", "backslashreplace").decode("ascii")
 
 
+def in_encoding(text: str, encoding: str | None) -> str:
+    """Return a text with what `readable` puts in the place of characters that an encoding lacks; None: of UTF-8."""
+    codecs.register_error(ERRORS, readable)
+    return text.encode(encoding or "utf-8", ERRORS).decode(encoding or "utf-8")
+
+
 class LastingBytes(io.RawIOBase):
     """Bytes that are written to another stream until that fails, and to nowhere from then on.
 

@@ -74,6 +74,7 @@ class Watcher:
 
     outputs: Path
     ended: dict[Path, float] = field(default_factory=dict)  # folder -> time of its summary.csv, in seconds
+    unreadable: dict[Path, str] = field(default_factory=dict)  # damaged file of those that were shown -> what to do
 
     def look(self, now: float) -> tuple[list[Seen], list[Path]]:
         """Return the runs that have not ended, those under way first, and the folders of those that have, the latest
@@ -85,7 +86,7 @@ class Watcher:
             with suppress(OSError):
                 self.ended[directory] = (directory / "summary.csv").stat().st_mtime
                 continue
-            found.append(seen(directory, now))
+            found.append(seen(directory, now, self.unreadable))
         order = list(State)
         found.sort(key=lambda one: (order.index(one.state), str(one.directory)))
         return found, sorted(self.ended, key=lambda directory: -self.ended[directory])
@@ -97,17 +98,20 @@ class Watcher:
         yield from there
 
 
-def seen(directory: Path, now: float) -> Seen:
-    """Return what is known of a run that has not ended. Its checkpoint is newer than its tables, if there is one."""
+def seen(directory: Path, now: float, unreadable: dict[Path, str]) -> Seen:
+    """Return what is known of a run that has not ended. Its checkpoint is newer than its tables, if there is one.
+
+    unreadable: gets the files that cannot be read, each with what to do.
+    """
     owner = living_owner(directory, now)
     crashed = (directory / "failed.txt").is_file()
     state = State.RUNNING if owner is not None else State.CRASHED if crashed else State.INTERRUPTED
-    matrix, place = table(directory / "accuracy_matrix.csv"), checkpoint_place(directory)
+    matrix, place = table(directory / "accuracy_matrix.csv", unreadable), checkpoint_place(directory)
     tasks = tasks_of(directory) if matrix is None else sum(str(name).startswith("task_") for name in matrix)
     learnt, steps = (0, None) if place is None else place
     left = None
     if owner is not None and learnt and tasks is not None:
-        left = seconds_left(directory, learnt, tasks, now)
+        left = seconds_left(directory, learnt, tasks, now, unreadable)
     accuracy = float("nan") if matrix is None else last_average(matrix)
     host = "" if owner is None else owner.host
     return Seen(directory, state, "", host, learnt, tasks, steps, accuracy, left)
@@ -126,13 +130,14 @@ def checkpoint_place(directory: Path) -> tuple[int, int] | None:
         return None
 
 
-def ended(directory: Path) -> Seen:
-    """Return what is known of a run that has ended."""
+def ended(directory: Path, unreadable: dict[Path, str]) -> Seen:
+    """Return what is known of a run that has ended. unreadable: as of `seen`."""
     try:
         summary = run_files.summary_of(directory)
-    except UnreadableFile:
+    except UnreadableFile as error:
+        unreadable[error.path] = str(error)
         return Seen(directory, State.ENDED, status="damaged")
-    health = table(directory / "health.csv")
+    health = table(directory / "health.csv", unreadable)
     first = summary.get("first_tasks")
     tasks = int(summary["tasks"]) if first is None or is_missing(first) else int(first)
     learnt = tasks if summary["status"] == RunStatus.DONE else None if health is None else len(health)
@@ -154,11 +159,13 @@ def living_owner(directory: Path, now: float) -> locks.Owner | None:
     return owner if now - heartbeat < STALE_SECONDS else None
 
 
-def table(path: Path) -> pd.DataFrame | None:
-    """Return a table of a run; None where it is not there yet, or cannot be read."""
+def table(path: Path, unreadable: dict[Path, str]) -> pd.DataFrame | None:
+    """Return a table of a run; None where it is not there yet, or cannot be read. unreadable: as of `seen`."""
     try:
-        return read_table(path) if path.is_file() else None
-    except UnreadableFile:
+        return read_table(path)
+    except UnreadableFile as error:
+        if os.path.lexists(path):
+            unreadable[path] = str(error)
         return None
 
 
@@ -177,7 +184,7 @@ def last_average(matrix: pd.DataFrame) -> float:
     return float(known.iloc[-1]) if len(known) else float("nan")
 
 
-def seconds_left(directory: Path, learnt: int, tasks: int, now: float) -> float | None:
+def seconds_left(directory: Path, learnt: int, tasks: int, now: float, unreadable: dict[Path, str]) -> float | None:
     """Return how many seconds a run is likely to take from now on, if its tasks take as long as those before.
 
     A task takes as long as its share in the time from the start of the process (when config.yaml was written) to the
@@ -188,13 +195,13 @@ def seconds_left(directory: Path, learnt: int, tasks: int, now: float) -> float 
         began, last = ((directory / name).stat().st_mtime for name in ("config.yaml", CHECKPOINT))
     except OSError:
         return None
-    per_task = max((last - began) / learnt, seconds_of_task(directory))
+    per_task = max((last - began) / learnt, seconds_of_task(directory, unreadable))
     return max(0.0, per_task * (tasks - learnt) - (now - last))
 
 
-def seconds_of_task(directory: Path) -> float:
+def seconds_of_task(directory: Path, unreadable: dict[Path, str]) -> float:
     """Return the seconds that a task has taken by costs.csv, in the mean; 0 where that is not known."""
-    costs = table(directory / "costs.csv")
+    costs = table(directory / "costs.csv", unreadable)
     measured = None if costs is None else costs[costs["task"] > 0].filter(regex="_seconds$")
     return 0.0 if measured is None or measured.empty else float(measured.to_numpy(float).sum()) / len(measured)
 
@@ -205,9 +212,10 @@ def seconds_of_task(directory: Path) -> float:
 def cells_of(outputs: Path, watcher: Watcher, now: float, everything: bool = False) -> Cells:
     """Return the table of the runs of a folder: all that have not ended, and the latest of those that have. everything:
     all of these, too."""
+    watcher.unreadable.clear()
     found, finished = watcher.look(now)
     shown = finished if everything else finished[:SHOWN]
-    rows = [one.cells() for one in [*found, *map(ended, shown)]]
+    rows = [one.cells() for one in [*found, *(ended(directory, watcher.unreadable) for directory in shown)]]
     return Cells(title(outputs, found, finished, shown), COLUMNS, rows, labels=2)
 
 

@@ -1,5 +1,6 @@
 """clrun from Python: what is imported, what is typed, what runs and what comes back; and the example notebooks."""
 
+import io
 import json
 import os
 import shutil
@@ -145,6 +146,40 @@ def test_a_process_that_crashes_says_what_it_said_last(tmp_path, script, expecte
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     with pytest.raises(RunsFailed, match=expected):
         running.hand_on(child, tmp_path, lambda _: None)
+
+
+PRINTED = """
+import subprocess, sys
+from pathlib import Path
+from clrun.api import running
+code = "import time; [print('Müller ± 猫', flush=True) or time.sleep(0.02) for _ in range(20)]; open('end', 'w')"
+options = dict(stdout=subprocess.PIPE, text=True, encoding="utf-8", process_group=0)
+running.hand_on(subprocess.Popen([sys.executable, "-X", "utf8", "-c", code], **options), Path("."), running.Shown())
+"""
+
+
+@pytest.mark.parametrize(
+    ("sink", "said"),
+    [
+        (">/dev/full", "standard output could not be written: [Errno 28]"),
+        (">&-", ""),
+        ("| true", "Broken pipe"),
+        (">/dev/full 2>/dev/full", ""),
+    ],
+)
+def test_training_goes_on_where_nothing_can_be_printed(tmp_path, sink, said):
+    (tmp_path / "script.py").write_text(PRINTED)
+    environment = dict(os.environ) | {"PYTHONPATH": str(PACKAGE.parent)}
+    line = f"{sys.executable} script.py {sink}"
+    done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (tmp_path / "end").exists() and said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("clrun: ") == bool(said)
+
+
+def test_characters_that_an_output_lacks_are_shown(monkeypatch, capsysbinary):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(sys.stdout.buffer, encoding="ascii", errors="strict"))
+    running.Shown()("Müller ± 猫\n")
+    assert capsysbinary.readouterr().out == b"M\\xfcller +- \\u732b\n"
 
 
 def test_an_interrupt_is_handed_on_once(tmp_path):

@@ -4,6 +4,8 @@ A command names the file of the run and what to type, goes on with the other run
 traceback. One group of runs is trained once; each test damages a copy.
 """
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from clrun.commands import console, predict, report, run, tune, verify
+from clrun.commands import console, predict, report, run, tune, verify, watch
 from clrun.commands.verify import Case, Row
 from clrun.results import reading
 from clrun.runs import checkpoint, network_file
@@ -59,6 +61,8 @@ COMMANDS: dict[str, Callable[[], int]] = {
     "predict": lambda: ended(lambda: predict.command([str(damaged_run()), "picture.png", "--task", "1"])),
     "tune": lambda: ended(lambda: tune.command(SEARCH)),
     "verify": lambda: ended(lambda: verify.verify("1", ROW, range(2), []).__next__()),
+    "html": lambda: ended(lambda: report.command(["outputs", "--html", "--no-plots"])),
+    "watch": lambda: ended(lambda: watch.command(["outputs", "--once"])),
 }
 
 
@@ -149,6 +153,8 @@ READ = {
     "compare": ("summary.csv",),
     "tune": ("validation_matrix.csv",),
     "verify": ("summary.csv", "accuracy_matrix.csv"),
+    "html": ("confusion_over_tasks.csv",),
+    "watch": ("summary.csv", "health.csv"),
 }
 # Damages that leave a file which is still right, or which is no file that is missed.
 SOUND = {
@@ -158,6 +164,8 @@ SOUND = {
     ("summary.csv", "word"),  # its last cell is the commit
     ("costs.csv", "missing"),
     ("accuracy_matrix.csv", "missing", "report"),
+    ("health.csv", "missing", "watch"),
+    ("confusion_over_tasks.csv", "missing", "html"),  # of a run of an earlier version
     ("summary.csv", "missing"),  # that run has not ended
     ("tasks.csv", "comma in numbers"),  # and it has none
     ("confusion.csv", "comma in numbers"),
@@ -185,7 +193,7 @@ def test_a_damaged_file_is_named(copied, capfd, command, file, damage):
         DAMAGES[damage](path)
     code = COMMANDS[command]()
     out, err = capfd.readouterr()
-    bystander = command in ("other run", "report", "compare")
+    bystander = command in ("other run", "report", "compare", "html", "watch")
     assert code == (0 if bystander else 1), err
     assert "Traceback" not in out + err
     assert path.parent.name in err and file in err, err
@@ -206,6 +214,36 @@ def test_a_damaged_file_is_refused(copied, file, damage):
     with pytest.raises(reading.UnreadableFile, match=file) as raised:
         read(path)
     assert str(path) in str(raised.value) and "rerun=true" in str(raised.value)
+
+
+def with_cell(path: Path, column: str, value: str) -> None:
+    """Write a value into the last row of a file."""
+    header, *rows = csv.reader(io.StringIO(path.read_text()))
+    rows[-1][header.index(column)] = value
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "value"),
+    [
+        *(("summary.csv", "tasks", value) for value in ("", "inf", "2.5", "-1")),
+        ("summary.csv", "first_tasks", "word"),
+        ("summary.csv", "seed", "1" * 30),
+        ("summary.csv", "state_mb", "inf"),
+        ("summary.csv", "state_mb", "-1"),
+        ("summary.csv", "train_seconds", "1e300"),
+        ("summary.csv", "average_accuracy", "9472"),  # 0.9472, where a point separates thousands
+        ("accuracy_matrix.csv", "task_1", "9472"),
+        ("accuracy.csv", "accuracy", "-1"),
+        ("accuracy_over_training.csv", "accuracy", "1.5"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused(copied, file, column, value):
+    path = damaged_run() / file
+    with_cell(path, column, value)
+    with pytest.raises(reading.UnreadableFile, match=f"{column}={value}"):
+        read(path)
 
 
 @pytest.mark.parametrize("damage", HARMLESS)

@@ -62,25 +62,25 @@ def owner(**changes: object) -> str:
 
 def test_a_run_is_under_way_while_its_process_lives(half):
     now = time.time()
-    assert seen(half, now).state == State.INTERRUPTED
+    assert seen(half, now, {}).state == State.INTERRUPTED
     (half / locks.NAME).write_text(owner())
-    found = seen(half, now)
+    found = seen(half, now, {})
     assert (found.state, found.host) == (State.RUNNING, locks.this_process().host)
     (half / locks.NAME).write_text(owner(started="1"))  # a later process has its number
-    assert seen(half, now).state == State.INTERRUPTED
+    assert seen(half, now, {}).state == State.INTERRUPTED
 
 
 def test_a_run_of_another_host_is_under_way_while_its_lock_is_renewed(half):
     (half / locks.NAME).write_text(owner(host="node7", space="elsewhere"))
     heartbeat = (half / locks.NAME).stat().st_mtime
-    assert seen(half, heartbeat + 100).host == "node7"
-    assert seen(half, heartbeat + watching.STALE_SECONDS + 1).state == State.INTERRUPTED
+    assert seen(half, heartbeat + 100, {}).host == "node7"
+    assert seen(half, heartbeat + watching.STALE_SECONDS + 1, {}).state == State.INTERRUPTED
     assert not list(half.glob(".lock*")), "nothing is written"
 
 
 def test_how_far_it_is(half):
     """Tables are written every few seconds, and the checkpoint after every task."""
-    found = seen(half, time.time())
+    found = seen(half, time.time(), {})
     assert (found.tasks_learnt, found.tasks, found.steps) == (2, 5, 4)
     matrix = pd.DataFrame({"after_task": range(3), "task_1": [0.1, 0.9, 0.7], "task_2": [0.2, 0.3, 0.9]})
     assert watching.last_average(matrix.assign(average=[0.15, 0.9, float("nan")])) == 0.9
@@ -91,20 +91,28 @@ def test_the_time_left_is_that_of_the_tasks_before(half):
     (half / locks.NAME).write_text(owner())
     os.utime(half / "config.yaml", (1000, 1000))
     os.utime(half / "checkpoint.safetensors", (1020, 1020))
-    assert seen(half, 1020).seconds_left == pytest.approx(30)  # two tasks took 20 s, and three are left
-    assert seen(half, 1027).seconds_left == pytest.approx(23)
-    assert seen(half, 9999).seconds_left == 0
+    assert seen(half, 1020, {}).seconds_left == pytest.approx(30)  # two tasks took 20 s, and three are left
+    assert seen(half, 1027, {}).seconds_left == pytest.approx(23)
+    assert seen(half, 9999, {}).seconds_left == 0
 
 
 def test_a_run_that_has_just_begun_has_no_tables(tmp_path):
     directory = tmp_path / "runs" / "ewc" / "digits"
     directory.mkdir(parents=True)
     (directory / locks.NAME).write_text(owner())
-    assert seen(directory, time.time()).cells() == ["ewc/digits", "running", locks.this_process().host, "", "", "", ""]
+    assert seen(directory, time.time(), {}).cells() == [
+        "ewc/digits",
+        "running",
+        locks.this_process().host,
+        "",
+        "",
+        "",
+        "",
+    ]
     (directory / "config.yaml").write_text("tasks: 7\nfirst_tasks: null\n")
     (directory / "costs.csv").write_text("half a li")
     (directory / "checkpoint.safetensors").write_bytes(b"\x05\0\0\0\0\0\0\0half")
-    assert seen(directory, time.time()).cells()[3] == "0/7"
+    assert seen(directory, time.time(), {}).cells()[3] == "0/7"
 
 
 # ---------------------------------------------------------------- the command
@@ -161,7 +169,7 @@ def test_a_run_that_is_removed_is_forgotten(tmp_path):
     directory.mkdir(parents=True)
     (directory / "summary.csv").write_text("damaged")
     watcher = Watcher(tmp_path)
-    assert watcher.look(0) == ([], [directory]) and watching.ended(directory).cells()[1] == "damaged"
+    assert watcher.look(0) == ([], [directory]) and watching.ended(directory, {}).cells()[1] == "damaged"
     (directory / "summary.csv").unlink()
     directory.rmdir()
     assert watcher.look(0) == ([], [])

@@ -467,7 +467,13 @@ def test_pictures_of_an_earlier_report_go(folder):
 
 @pytest.mark.parametrize(
     "change, said",
-    [({"average_accuracy": "50%"}, "average_accuracy=50% is no number"), ({"strategy": None}, "needs a strategy")],
+    [
+        ({"average_accuracy": "50%"}, "average_accuracy=50% is no number"),
+        ({"average_accuracy": 98.1}, "average_accuracy=98.1 cannot be: it is from 0 to 1; write 98.1 % as 0.981"),
+        ({"train_seconds": -1.0}, "train_seconds=-1.0 cannot be"),
+        ({"state_mb": np.inf}, "state_mb=inf cannot be"),
+        ({"strategy": None}, "needs a strategy"),
+    ],
 )
 def test_a_table_that_cannot_be_read_is_refused(clrun_report, folder, change, said):
     by_hand().astype(object).assign(**change).to_csv(folder / "results.csv", index=False)

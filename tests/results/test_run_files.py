@@ -106,7 +106,7 @@ def test_summary_row(tmp_path):
 
 def test_optional_files(tmp_path):
     rows = [{"step": 5, "stage": 2, "eval_task": 1, "accuracy": 0.25}]
-    validation = {"validation_correct": np.array(CORRECT[3]) - 1, "validation_counts": np.full(3, 5)}
+    validation = {"validation_correct": np.array(CORRECT[3]) - 1, "validation_counts": np.full(3, 10)}
     write_final(
         outcome(tmp_path, over_training=rows, task_classes=[["cat"], ["dog"], ["deer"]], **validation), plots=False
     )
@@ -118,7 +118,7 @@ def test_optional_files(tmp_path):
     assert lines(tmp_path / "tasks.csv") == ["task,class", "1,cat", "2,dog", "3,deer", ""]
     assert lines(tmp_path / "validation_matrix.csv")[0] == "after_task,task_1,task_2,task_3,average,overall"
     row = run_files.read_summary(tmp_path / "summary.csv").iloc[0]
-    assert row["validation_accuracy"] == pytest.approx((5 + 8 + 6) / 15)
+    assert row["validation_accuracy"] == pytest.approx((5 + 8 + 6) / 30)
     assert row["min_accuracy"] == pytest.approx((0.25 + 0.9) / 2)
     assert row["worst_case_accuracy"] == pytest.approx(0.7 / 3 + 2 / 3 * row["min_accuracy"])
     assert row["stability_gap"] == pytest.approx((0.65 + (0.2 - 0.1) / 2) / 2)
