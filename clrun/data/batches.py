@@ -71,6 +71,7 @@ class Batch(NamedTuple):
     epoch: Tensor  # () int64: the epochs of the pass that lie behind
     noise: Tensor  # (6, B) uniform in [0, 1): random numbers for the strategy (0 to 2) and the augmentation (3 to 5)
     tables: TaskTables
+    smoothing: float = 0.0  # of the labels that are trained on: the share of a target that is spread over the outputs
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean () of values (B,) over the samples, those of weight 0 left out."""
@@ -117,6 +118,7 @@ class Data:
     outputs: int
     class_count: int  # classes, where a class counts once in every task that has it
     augment: bool = False
+    smoothing: float = 0.0  # of the labels of every batch that is trained on
     sharing: int = 1  # runs whose chunks are in the device's memory at the same time: see `share`
 
     def share(self, samples: int) -> int:
@@ -185,7 +187,7 @@ class Data:
         active = tables.active.flatten(0, 1).index_select(0, case.flatten()).unflatten(0, case.shape)
         return Batch(
             x, index.y, index.t, active, index.weight, index.mean_weight, index.rows,
-            context.stage, context.horizon, context.progress, context.epoch, context.noise, tables,
+            context.stage, context.horizon, context.progress, context.epoch, context.noise, tables, self.smoothing,
         )  # fmt: skip
 
     def batches(
@@ -224,12 +226,13 @@ class Data:
         return self.gather(batch.tables, index, context)
 
     def chunks(self, pool: Pool, size: int) -> Iterator[Batch]:
-        """Yield the pool in order, `size` samples at a time, not augmented."""
+        """Yield the pool in order, `size` samples at a time, neither augmented nor with smoothed labels."""
         for i in range(0, len(pool.rows), size):
             part = slice(i, i + size)
             start = torch.zeros_like(pool.weight[0])
             context = StepContext(pool.stage, pool.horizon, start, torch.zeros_like(pool.stage), pool.noise[:, part])
-            yield self.batch(pool.tables, pool.rows[part], pool.weight[part], context, augment=False)
+            batch = self.batch(pool.tables, pool.rows[part], pool.weight[part], context, augment=False)
+            yield batch._replace(smoothing=0.0)
 
 
 def split_steps(index: SampleIndex, context: StepContext) -> Iterator[tuple[SampleIndex, StepContext]]:
@@ -247,8 +250,9 @@ def unbind_batch(batch: Batch) -> Iterator[Batch]:
     steps = zip(*(v.unbind(0) for v in (*per_sample, batch.progress, batch.epoch, batch.noise)), strict=True)
     for x, y, t, active, weight, mean_weight, rows, progress, epoch, noise in steps:
         yield Batch(
-            x, y, t, active, weight, mean_weight, rows, batch.stage, batch.horizon, progress, epoch, noise, batch.tables
-        )
+            x, y, t, active, weight, mean_weight, rows, batch.stage, batch.horizon, progress, epoch, noise,
+            batch.tables, batch.smoothing,
+        )  # fmt: skip
 
 
 def pad_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -270,4 +274,5 @@ def make_data(
     augment = settings["augment"] == "crop_flip"
     classes = outputs * tasks if settings["scenario"] == "domain" else outputs
     x = samples.x.to(device, dtype if samples.x.is_floating_point() else samples.x.dtype)
-    return Data(x, samples.y.to(device), scale, shift, tasks, outputs, classes, augment)
+    smoothing = settings["label_smoothing"] or 0.0
+    return Data(x, samples.y.to(device), scale, shift, tasks, outputs, classes, augment, smoothing)

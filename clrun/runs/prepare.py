@@ -78,6 +78,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
     refuse_average(strategy, stream, network, images, settings)
+    refuse_smoothing(strategy, stream, images, settings)
     refuse_untold(strategy, stream, images, settings)
     if origin is not None:
         refuse_unfit(origin, strategy, network, stream, images, settings)
@@ -234,14 +235,28 @@ def refuse_average(
             f"average=ema: strategy={settings['strategy']} fits its answers to the weights that it has trained, not to "
             "their average; leave average out."
         )
-    tasks = len(stream.train)
-    data = data_without_images(tasks, len(stream.names), images.x.shape[1:])
-    unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
-    if not any(unbuilt.takes_steps(stage) for stage in range(tasks)):
+    if not takes_steps(strategy, stream, images, settings):
         raise UsageError(
             f"average=ema: strategy={settings['strategy']} trains no weights by steps, so there is nothing to average; "
             "leave average out."
         )
+
+
+def refuse_smoothing(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> None:
+    """Raise UsageError where labels are to be smoothed and no loss reads them."""
+    if settings["label_smoothing"] is not None and not takes_steps(strategy, stream, images, settings):
+        raise UsageError(
+            f"label_smoothing={settings['label_smoothing']}: strategy={settings['strategy']} trains no weights by "
+            "steps, so there is no loss whose labels could be smoothed; leave label_smoothing out."
+        )
+
+
+def takes_steps(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> bool:
+    """Return whether the strategy trains weights by steps in any stage."""
+    tasks = len(stream.train)
+    data = data_without_images(tasks, len(stream.names), images.x.shape[1:])
+    unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
+    return any(unbuilt.takes_steps(stage) for stage in range(tasks))
 
 
 def refuse_batch_of_one(

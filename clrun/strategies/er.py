@@ -53,7 +53,7 @@ class ER(Replay):
         old, _ = self.recall(state.memory, batch, batch.noise[1], state.walk)
         both = self.recalling(state.memory, old, joined_to=batch)
         z = both.logits(theta, state, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
-        each = losses(z, torch.cat([batch.y, old.y]), torch.cat([batch.active, old.active]))
+        each = losses(z, torch.cat([batch.y, old.y]), torch.cat([batch.active, old.active]), batch.smoothing)
         sizes = [len(batch.y), len(old.y)]
         fit, replay = (part.mean(values) for part, values in zip((batch, old), each.split(sizes), strict=True))
         w = self.weight(state.memory, batch, old, fit)

@@ -50,7 +50,7 @@ class ERACE(Replay):
         both = self.recalling(state.memory, old, joined_to=batch)
         z = both.logits(theta, state, hp, torch.cat([batch.x, old.x]), torch.cat([batch.t, old.t]))
         own = batch.active & self.answering(state, batch)
-        each = losses(z, torch.cat([batch.y, old.y]), torch.cat([own, old.active]))
+        each = losses(z, torch.cat([batch.y, old.y]), torch.cat([own, old.active]), batch.smoothing)
         sizes = [len(batch.y), len(old.y)]
         fit, replay = (part.mean(values) for part, values in zip((batch, old), each.split(sizes), strict=True))
         replay = (state.memory.offered > 0) * replay

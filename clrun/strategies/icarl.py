@@ -32,6 +32,7 @@ from clrun.strategy import (
     class_means,
     lowered,
     one_hot,
+    smoothed,
 )
 
 
@@ -61,7 +62,7 @@ class ICaRL(Exemplars):
         z = self.logits(theta, state, hp, batch.x, batch.t)
         old = state.past.old
         soft = self.teacher_logits(state.past, batch.x).sigmoid()
-        hard = one_hot(batch.y, self.data.outputs).to(z)
+        hard = smoothed(one_hot(batch.y, self.data.outputs).to(z), batch.active, batch.smoothing)
         bce = F.binary_cross_entropy_with_logits(z, torch.where(old, soft, hard), reduction="none")
         least = F.binary_cross_entropy_with_logits(soft.logit(eps=1e-7), soft, reduction="none")
         distilled = batch.mean(torch.where(old, bce - least, 0).sum(-1)).detach()

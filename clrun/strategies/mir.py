@@ -77,7 +77,7 @@ class MIR(ER):
     def each_loss(self, theta: Tensor, state: ER.State, hp: Hyper, batch: Batch) -> Tensor:
         """Return the cross entropy (B,) of each sample, without a gradient."""
         with torch.no_grad():
-            return losses(self.logits(theta, state, hp, batch.x, batch.t), batch.y, batch.active)
+            return losses(self.logits(theta, state, hp, batch.x, batch.t), batch.y, batch.active, batch.smoothing)
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:

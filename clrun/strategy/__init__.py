@@ -10,7 +10,7 @@ from clrun.strategy.fisher_information import diagonal_fisher
 from clrun.strategy.generator import Autoencoder, flat_inputs, values_of
 from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.herding import class_means
-from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses, one_hot
+from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses, one_hot, smoothed
 from clrun.strategy.multitask import MultiTask
 from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_samples
 from clrun.strategy.quadratic import Gaussian, Quadratic
@@ -83,6 +83,7 @@ __all__ = [
     "network_mask",
     "normal",
     "one_hot",
+    "smoothed",
     "solved",
     "sum_over_samples",
     "uniform",

@@ -22,17 +22,31 @@ def log_softmax(logits: Tensor, active: Tensor) -> Tensor:
     return torch.where(active, logits, BARRED).log_softmax(-1)
 
 
-def losses(logits: Tensor, y: Tensor, active: Tensor) -> Tensor:
+def losses(logits: Tensor, y: Tensor, active: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the cross entropy (B,) of each sample, from logits (B, C), labels y (B,) and `active` (B, C) bool.
 
-    The softmax of a sample is over its active outputs.
+    The softmax of a sample is over its active outputs. smoothing: the share of the target that is spread evenly over
+    them, the label's own output included (Szegedy et al. 2016, section 7); the rest is the label's.
     """
-    return F.cross_entropy(torch.where(active, logits, BARRED), y, reduction="none")
+    of_label = F.cross_entropy(torch.where(active, logits, BARRED), y, reduction="none")
+    if smoothing == 0:
+        return of_label
+    of_all = -torch.where(active, log_softmax(logits, active), 0).sum(-1) / active.sum(-1).clamp(min=1)
+    return (1 - smoothing) * of_label + smoothing * of_all
+
+
+def smoothed(hard: Tensor, active: Tensor, smoothing: float) -> Tensor:
+    """Return targets (B, C) of which the share `smoothing` is spread evenly over the active outputs (B, C) bool, from
+    targets `hard` (B, C) that are 1 at the label."""
+    if smoothing == 0:
+        return hard
+    return (1 - smoothing) * hard + smoothing * active / active.sum(-1, keepdim=True).clamp(min=1)
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """Return the mean cross entropy () of logits (B, C) over the samples of the batch.
 
-    Samples of weight 0 do not count, and the softmax of a sample is over its active outputs.
+    Samples of weight 0 do not count, the softmax of a sample is over its active outputs, and labels are smoothed as the
+    batch says.
     """
-    return batch.mean(losses(logits, batch.y, batch.active))
+    return batch.mean(losses(logits, batch.y, batch.active, batch.smoothing))
