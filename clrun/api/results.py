@@ -106,6 +106,12 @@ class Results:
         """Accuracy within the tasks, of the runs with `evaluate_every`: a line for each run, step and task."""
         return self.lines("accuracy_over_training.csv")
 
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """The answers to all test samples, of the runs with `predictions=true`: a line for each run, number of tasks
+        learnt, and sample."""
+        return self.lines("predictions.csv")
+
     def lines(self, file: str) -> pd.DataFrame:
         """Return this file of all runs in one table, after the columns WHICH. A run without it has no lines; a file
         that cannot be read is left out, which is said."""

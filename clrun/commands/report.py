@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from clrun import __version__
 from clrun.commands.console import Parser, end_with
-from clrun.report import budget, compare, latex
+from clrun.report import budget, compare, latex, own_metric
 from clrun.report.rows import Row, default_order, ordered, references, rows_of, streams, table
 from clrun.report.runs import MEASURES, read
 from clrun.report.tables import Section, section
@@ -52,6 +52,10 @@ def parser() -> argparse.ArgumentParser:
         "--html", nargs="?", const="", metavar="FILE",
         help="also write a page to look at in a browser (default: report.html in the folder); needs plotly",
     )  # fmt: skip
+    flags.add_argument(
+        "--metric", metavar="FILE:FUNCTION",
+        help="own_metric: a function of yours of predictions.csv (predictions=true), as metrics.py:balanced",
+    )  # fmt: skip
     flags.add_argument("--trials", action="store_true", help="also the runs that clrun-tune has trained in searches")
     flags.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
     flags.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
@@ -87,7 +91,10 @@ def command(argv: Sequence[str]) -> None:
     look = None if arguments.no_plots else look_of(arguments)
     asked = latex.wanted(arguments.columns, arguments.names)
     page = None if arguments.html is None else html_path(arguments.folder, arguments.html)
+    metric = None if arguments.metric is None else own_metric.metric_of(arguments.metric)
     runs = read(arguments.folder, arguments.grams_per_kwh, arguments.price_per_hour, trials=arguments.trials)
+    if metric is not None:
+        runs = own_metric.measured(arguments.folder, runs, metric)
     unsorted = rows_of(runs)
     order = default_order(unsorted) if arguments.sort is None else arguments.sort
     rows = ordered(unsorted, order, arguments.reverse)

@@ -34,6 +34,7 @@ class Evaluator:
     seeds: Sequence[int] = ()  # [r]
     within: int | None = None  # of each task, the most test samples that `within_task` evaluates; None: all
     chunk_size: int = 1024  # samples per forward pass
+    every_answer: bool = False  # whether `evaluate` returns the answers to all samples, too
 
     def evaluate(self, current: TrainState, horizon: int | None, part: str) -> Evaluation:
         """Return the evaluation of all runs.
@@ -47,8 +48,12 @@ class Evaluator:
         task = [torch.full_like(labels, t) for t, (_, labels, _) in enumerate(answers)]
         predicted, labels, valid = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
         size = self.strategy.data.tasks, self.strategy.data.outputs
-        pairs = pairs_of(predicted, labels, torch.cat(samples, -1), torch.cat(task, -1), valid, *size)
-        return Evaluation(torch.stack(correct, -1), pairs)
+        numbers, tasks = torch.cat(samples, -1), torch.cat(task, -1)
+        pairs = pairs_of(predicted, labels, numbers, tasks, valid, *size)
+        run = valid.nonzero(as_tuple=True)[0]
+        columns = (run, *(column[valid] for column in (tasks, labels, predicted, numbers)))
+        every = torch.stack(columns, -1).numpy() if self.every_answer else None
+        return Evaluation(torch.stack(correct, -1), pairs, every)
 
     def correct(self, current: TrainState, horizon: int | None, part: str) -> Tensor:
         """Return (R, T) int64: the correct answers of all runs on each task. The arguments are those of `evaluate`."""

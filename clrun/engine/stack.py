@@ -93,6 +93,7 @@ class Stack:
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
     plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
     calibration: bool = False  # whether the confidence of the answers is measured at the end of a stage
+    every_answer: bool = False  # whether the answers to all test samples are reported at the end of a stage
     decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
     use_graph: bool = False  # whether steps are taken by the GraphStepper
     recorder: Recorder | None = None  # of the step; None: CUDA graphs on CUDA, and elsewhere nothing is recorded
@@ -106,8 +107,9 @@ class Stack:
         samples = self.strategy, self.seeds, self.streams, self.budget, self.balanced, self.boundaries
         self.schedule = SampleSchedule(*samples)
         self.evaluator = Evaluator(
-            self.strategy, self.vectorizer, self.streams, self.tables, self.hp, self.seeds, self.evaluate_samples
-        )
+            self.strategy, self.vectorizer, self.streams, self.tables, self.hp, self.seeds, self.evaluate_samples,
+            every_answer=self.every_answer,
+        )  # fmt: skip
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
         self.seconds_per_step: float | None = None  # wall-clock time in the last block

@@ -78,6 +78,8 @@ class Evaluation(NamedTuple):
 
     correct: Tensor  # (R, T) int64: correct answers on each task
     pairs: np.ndarray  # (K, 6) int64: the columns PAIR of every pair that occurs; all numbers from 0
+    # (N, 5) int64, where every answer is wanted: run, task, true and predicted output, number of the sample; else None
+    answers: np.ndarray | None = None
 
     def confusion(self, outputs: int) -> np.ndarray:
         """Return (R, C, C) int64 counts [true, predicted], over all tasks. outputs: C."""

@@ -38,6 +38,7 @@ BESIDE = (
     *columns.ONLINE_MEANINGS,
     "gap_closed",
     "intransigence",
+    "own_metric",
 )
 
 # What is shown as well where the tasks differ in size: the two definitions of the average incremental accuracy.

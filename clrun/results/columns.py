@@ -135,6 +135,7 @@ REPORT_METRIC_MEANINGS = {
     "kept_per_mb": "`accuracy_kept` / `state_mb`",
     "kept_per_wh": "`accuracy_kept` / `energy_wh`",
     "gap_closed": "(`average_accuracy` - finetune) / mean over the seeds of (joint - finetune)",
+    "own_metric": "what the function of `--metric` returns for the `predictions.csv` of a run; more is better",
     "intransigence": "joint's `average_accuracy` - `learning_accuracy`; the reference is joint training on all tasks, "
     "and not on tasks 1 to k as in Chaudhry et al. 2018",
 }
@@ -215,6 +216,15 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "correct": "number of test samples of the class that were classified correctly",
         "n": "number of test samples of the class",
         "accuracy": "`correct` / `n`: the recall of the class",
+    },
+    "predictions.csv": {
+        "after_task": "number of tasks that have been learnt",
+        "eval_task": "number of the task of the test sample, from 1",
+        "sample": "number of the sample in the data set, from 0, all training samples first",
+        "true_class": "class of the sample",
+        "predicted_class": "class that the network predicted",
+        "true_output": "number of the output that is right, from 1: classes of different tasks may have one name",
+        "predicted_output": "number of the output that the network predicted, from 1",
     },
     "calibration.csv": {
         "after_task": "number of tasks that have been learnt",

@@ -48,6 +48,8 @@ class Outcome:
     confusion: np.ndarray | None = None  # (C, C) int: [true, predicted], at the end
     # (K, 6) int, a row for each pair that occurs: tasks learnt, tested task, true and predicted output, count, a sample
     confusions: np.ndarray = field(default_factory=lambda: np.zeros((0, 6), np.int64))
+    # (N, 5) int, rows of tasks learnt, tested task, true and predicted output, sample; None if not asked for
+    predictions: np.ndarray | None = None
     over_training: list[dict[str, Any]] | None = None  # one row per evaluation and task; None if not asked for
     calibration: list[dict[str, Any]] | None = None  # one row per task learnt and tested; None if not asked for
     online: list[dict[str, Any]] | None = None  # one row per task: answers before learning; None if not asked for

@@ -76,6 +76,11 @@ LAYOUTS = {
         ("after_task", "eval_task", "true_output", "predicted_output"),
         ("true_class", "predicted_class"),
     ),
+    "predictions.csv": Layout(
+        ("after_task", "eval_task", "sample", "true_class", "predicted_class", "true_output", "predicted_output"),
+        ("after_task", "eval_task", "sample"),
+        ("true_class", "predicted_class"),
+    ),
     "accuracy.csv": Layout(
         ("run", "after_task", "eval_task", "correct", "n", "accuracy"), ("after_task", "eval_task"), ("run", "strategy")
     ),

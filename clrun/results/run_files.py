@@ -103,7 +103,9 @@ def write_progress(outcome: Outcome) -> None:
 
 
 def write_confusion(outcome: Outcome) -> None:
-    """Write confusion.csv, where the confusion of classes was measured."""
+    """Write confusion.csv, where the confusion of classes was measured, and predictions.csv where it is wanted."""
+    if outcome.predictions is not None:
+        write_table(outcome.directory / "predictions.csv", tables.predictions_table(outcome), outcome.guard)
     if outcome.confusion is not None:
         table = tables.confusion_table(outcome.class_names, outcome.confusion)
         write_table(outcome.directory / "confusion.csv", table, outcome.guard)

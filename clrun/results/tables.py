@@ -112,6 +112,16 @@ def class_accuracy_table(outcome: Outcome) -> pd.DataFrame:
     return table.assign(accuracy=table["correct"] / table["n"])[list(FILES["class_accuracy.csv"])]
 
 
+def predictions_table(outcome: Outcome) -> pd.DataFrame:
+    """Return predictions.csv: one row for each test sample after each task; the cells of the accuracy matrix that are
+    `unanswerable` have none."""
+    answers = np.zeros((0, 5), int) if outcome.predictions is None else outcome.predictions
+    after, task, true, predicted, sample = answers[~unanswerable(outcome)[answers[:, 0], answers[:, 1]]].T
+    names = np.array(outcome.class_names, dtype=object)
+    columns = (after, task + 1, sample, names[true], names[predicted], true + 1, predicted + 1)
+    return pd.DataFrame(dict(zip(FILES["predictions.csv"], columns, strict=True)))
+
+
 def answered(outcome: Outcome) -> np.ndarray:
     """Return which rows of `Outcome.confusions` belong to cells of the accuracy matrix that are not empty."""
     return ~unanswerable(outcome)[outcome.confusions[:, 0], outcome.confusions[:, 1]]

@@ -77,6 +77,7 @@ def build(
         validate=settings["validation"] > 0,
         plasticity=settings["measure"] == "plasticity",
         calibration=settings["measure"] == "calibration",
+        every_answer=settings["predictions"] is True,
         decay=decay_of_average(settings),
         use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto",
         compile=settings["compile"] and device.type == "cuda",

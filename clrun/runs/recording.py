@@ -74,6 +74,7 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         over_training=[] if settings["evaluate_every"] else None,
         online=[] if stack.prequential else None,
         calibration=[] if stack.calibration else None,
+        predictions=np.zeros((0, 5), np.int64) if stack.every_answer else None,
         health=[],
         costs=dict.fromkeys(ACCUMULATED, 0.0),
         task_costs=[],
@@ -187,6 +188,7 @@ def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> 
     if report.evaluation is not None and row > 0 and len(outcome.counts) <= CONFUSED_TASKS:
         pairs = report.evaluation.pairs
         outcome.confusions = np.concatenate([outcome.confusions, with_row(pairs[pairs[:, 0] == r], row)])
+    record_predictions(outcome, report, r, row)
     if outcome.validation_correct is not None:
         outcome.validation_correct[row] = report.validation[r].numpy()
     record_over_training(outcome, report, r)
@@ -198,8 +200,16 @@ def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> 
         outcome.online.append({"task": report.stage + 1, "samples": samples, "correct": correct})
 
 
+def record_predictions(outcome: Outcome, report: StageReport, r: int, row: int) -> None:
+    """Record the answers of run r to all test samples after a stage, where they are wanted."""
+    answers = None if report.evaluation is None else report.evaluation.answers
+    if outcome.predictions is not None and answers is not None and row > 0:
+        mine = with_row(answers[answers[:, 0] == r], row)
+        outcome.predictions = np.concatenate([outcome.predictions, mine])
+
+
 def with_row(pairs: np.ndarray, row: int) -> np.ndarray:
-    """Return the pairs (K, 6) of one run as rows of `Outcome.confusions`: `row` tasks have been learnt."""
+    """Return the pairs or answers of one run with `row`, the number of tasks learnt, in place of the run."""
     return np.concatenate([np.full((len(pairs), 1), row), pairs[:, 1:]], axis=1)
 
 

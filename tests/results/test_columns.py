@@ -20,7 +20,14 @@ RUNS = {
     "classes": ("strategy=ewc", "evaluate_every=2", "validation=0.2"),
     "rotated": ("split=rotated", "tasks=2", "scenario=domain", "average=ema", "measure=plasticity"),
     "joint": ("strategy=joint",),
-    "online": ("measure=calibration", "stream=online", "batch_size=400", "evaluate_every=2", "split.blurry=0.1"),
+    "online": (
+        "measure=calibration",
+        "predictions=true",
+        "stream=online",
+        "batch_size=400",
+        "evaluate_every=2",
+        "split.blurry=0.1",
+    ),
     "pictures": ("dataset=image_folder", "dataset.test_fraction=0.5", "dataset.size=8", "tasks=1", "scenario=class"),
 }
 
