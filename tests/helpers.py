@@ -83,3 +83,31 @@ def slow_but(cases: Iterable[Any], fast: Callable[[Any], bool]) -> list[Any]:
         pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if fast(case) else pytest.mark.slow)
         for case in cases
     ]
+
+
+class MadeUpCards:
+    """Cards that are not there, in place of `clrun.system.cards.Cards`."""
+
+    def __init__(self, *free: int) -> None:
+        self.free, self.told = free, []
+
+    def count(self) -> int:
+        return len(self.free)
+
+    def name(self, index: int) -> str:
+        return f"NVIDIA Made Up {index}"
+
+    def free_bytes(self, index: int) -> int:
+        return self.free[index]
+
+    def choose(self, index: int) -> None:
+        self.told.append(("choose", index))
+
+    def release(self) -> None:
+        self.told.append(("release",))
+
+    def forget_peak(self, index: int | None) -> None:
+        self.told.append(("forget_peak", index))
+
+    def peak_bytes(self, index: int | None) -> int:
+        return 7_000_000

@@ -50,6 +50,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+# Devices that are no choice of their own: one card of several. (Apple's "mps" is known, and refused with a reason.)
+DEVICES = r"^(cuda:\d{1,3}|mps)$"
+
+
 class KeySpec(Strict):
     """The specification of a key: its default, type, range and meaning."""
 
@@ -68,6 +72,7 @@ class KeySpec(Strict):
         "mapping",
         "texts",
         "names",
+        "device",
     ]
     about: str = Field(min_length=1)
     min: float | None = None  # inclusive
@@ -83,10 +88,10 @@ class KeySpec(Strict):
     @model_validator(mode="after")
     def is_consistent(self) -> "KeySpec":
         """Raise ValueError where fields contradict each other."""
-        if self.type in ("choice", "count", "names") and not self.choices:
-            raise ValueError("types choice, count and names take a list of choices")
-        if self.choices and self.type not in ("choice", "count", "names", "bool"):
-            raise ValueError("types choice, count, names and bool, and only they, take a list of choices")
+        if self.type in ("choice", "count", "names", "device") and not self.choices:
+            raise ValueError("types choice, count, names and device take a list of choices")
+        if self.choices and self.type not in ("choice", "count", "names", "bool", "device"):
+            raise ValueError("types choice, count, names, bool and device, and only they, take a list of choices")
         if self.later and self.default is not None:
             raise ValueError("a key that came later is null by default")
         if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
@@ -130,6 +135,7 @@ class KeySpec(Strict):
             "str": "a text",
             "path": "a path",
             "choice": f"one of {', '.join(self.choices or [])}",
+            "device": f"one of {', '.join(self.choices or [])}, or one card, such as cuda:1",
             "names": f"one of {', '.join(self.choices or [])}, or a list of them, such as "
             f"[{','.join((self.choices or [])[:2])}]",
             "count": f"{' or '.join(self.choices or [])}, or a whole number, {self.range()}",
@@ -172,6 +178,8 @@ def type_of(kind: str, bounds: dict[str, Any], choices: tuple[str, ...]) -> Any:
             return one_of
         case "names":
             return one_of | Annotated[list[one_of], Field(min_length=1)]
+        case "device":
+            return one_of | Annotated[str, Field(pattern=DEVICES)]
         case "str":
             return text
         case "path":

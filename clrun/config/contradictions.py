@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clrun.config.catalog import StrategyOption
+from clrun.system.cards import CARDS, Cards
 from clrun.system.errors import UsageError
 
 # Data sets of clrun's that never have pictures, and networks that take nothing else.
@@ -140,12 +141,28 @@ def refuse_origin(path: str | None) -> None:
         )
 
 
-def refuse_device(values: Mapping[str, Any]) -> None:
+def refuse_device(values: Mapping[str, Any], cards: Cards = CARDS) -> None:
     """Raise UsageError where the device cannot be used, or not with this precision."""
     if values["device"] == "cpu" and values["precision"] == "tf32":
         raise UsageError("precision=tf32 needs a CUDA device; type precision=float32, or leave device=cpu out.")
-    if values["device"] == "cuda":
-        import torch  # takes seconds, so only where CUDA is asked for
+    if values["device"] == "mps":
+        raise UsageError(
+            "device=mps: clrun trains on a CPU or on NVIDIA cards, and not on the GPU of an Apple computer; type "
+            "device=cpu, or leave device out."
+        )
+    if values["device"].startswith("cuda"):
+        refuse_card(values["device"], cards)
 
-        if not torch.cuda.is_available():
-            raise UsageError("device=cuda: there is no CUDA device here; type device=cpu, or leave device out.")
+
+def refuse_card(device: str, cards: Cards) -> None:
+    """Raise UsageError where there is no such card. device: "cuda" or "cuda:NUMBER"."""
+    count, (_, _, number) = cards.count(), device.partition(":")
+    if not count:
+        raise UsageError(f"device={device}: there is no CUDA device here; type device=cpu, or leave device out.")
+    if number and int(number) >= count:
+        there = ", ".join(f"cuda:{index} ({cards.name(index)})" for index in range(count))
+        every = "device=cuda" if count == 1 else "device=cuda, by which a sweep uses all of them"
+        raise UsageError(
+            f"device={device}: there is no such card here, or $CUDA_VISIBLE_DEVICES hides it. There is {there}; type "
+            f"one of them, or {every}."
+        )

@@ -21,7 +21,7 @@ def refusal(key: str, value: Any, spec: KeySpec) -> str:
 
 def advice(key: str, value: Any, spec: KeySpec) -> str:
     """Return what to type in place of a value; "" if there is nothing to advise."""
-    if spec.type == "choice":
+    if spec.type in ("choice", "device"):
         near = difflib.get_close_matches(str(value), spec.choices or [], 1)
         return f"did you mean {near[0]}?" if near else ""
     if spec.type == "classes":

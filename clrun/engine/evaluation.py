@@ -16,6 +16,9 @@ from clrun.engine.state import Evaluation, TrainState
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import BARRED, Strategy
 
+CHUNK_SAMPLES = 1024  # of a forward pass; on a GPU, those of all runs of a stack together, but LEAST of each
+LEAST = 32
+
 BINS = 15  # of equal width, for calibration; as in Guo et al. 2017
 
 # What answers samples: `predict_outputs`, or another function of its arguments that returns two values for each sample.
@@ -33,7 +36,7 @@ class Evaluator:
     hp: Any  # the strategy's Hyper of all runs
     seeds: Sequence[int] = ()  # [r]
     within: int | None = None  # of each task, the most test samples that `within_task` evaluates; None: all
-    chunk_size: int = 1024  # samples per forward pass
+    chunk_size: int = CHUNK_SAMPLES  # samples per forward pass
     every_answer: bool = False  # whether `evaluate` returns the answers to all samples, too
 
     def evaluate(self, current: TrainState, horizon: int | None, part: str) -> Evaluation:

@@ -41,7 +41,7 @@ from clrun.data.sampler import Budget, EpochSampler, OnlineSampler
 from clrun.data.tasks import TaskStream, TaskTables
 from clrun.engine.blocks import BLOCK_SECONDS, BLOCK_STEPS, BlockSizes
 from clrun.engine.cuda_graph import GraphStepper
-from clrun.engine.evaluation import Evaluator
+from clrun.engine.evaluation import CHUNK_SAMPLES, LEAST, Evaluator
 from clrun.engine.health import diagnose
 from clrun.engine.in_place import InPlaceStepper, overrides
 from clrun.engine.listener import TrainingListener
@@ -106,10 +106,9 @@ class Stack:
         self.tables: TaskTables = self.vectorizer.stack_trees([stream.tables for stream in self.streams])
         samples = self.strategy, self.seeds, self.streams, self.budget, self.balanced, self.boundaries
         self.schedule = SampleSchedule(*samples)
-        self.evaluator = Evaluator(
-            self.strategy, self.vectorizer, self.streams, self.tables, self.hp, self.seeds, self.evaluate_samples,
-            every_answer=self.every_answer,
-        )  # fmt: skip
+        chunk = max(LEAST, self.strategy.data.share(CHUNK_SAMPLES))
+        asked = self.seeds, self.evaluate_samples, chunk, self.every_answer
+        self.evaluator = Evaluator(self.strategy, self.vectorizer, self.streams, self.tables, self.hp, *asked)
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
         self.seconds_per_step: float | None = None  # wall-clock time in the last block

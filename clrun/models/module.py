@@ -15,7 +15,6 @@ Shapes: B samples.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import torch
@@ -229,10 +228,6 @@ class ModuleNetwork(Network):
     def owner(self, buffer: str) -> str:
         """Return the name in theta of the layer that holds a buffer, with a dot at its end."""
         return f"{self.layer_names.get(buffer.rpartition('.')[0], '')}."
-
-    def floats_per_sample(self, shape: Sequence[int]) -> int:
-        """Return the floats that a sample leaves in all layers, forward and backward."""
-        return 3 * prod(shape) + 2 * self.activation_floats
 
 
 def fitted(module: nn.Module, path: str | None, width: int, outputs: int) -> tuple[nn.Module, str]:

@@ -10,7 +10,7 @@ Shapes: B samples, C channels, H x W pixels, P parameters.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import gcd, prod
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -142,6 +142,7 @@ class Network:
     layers: dict[str, nn.Module]
     taps: tuple[str, ...]
     widths: tuple[int, ...]
+    activation_floats = 0  # that a sample leaves in all layers, where some are not applied by `Weights`
     no_taps = "type model=mlp or model=cnn"  # what to do for hidden layers, where there are none
     no_statistics = "type model.norm=group"  # what to do in place of batch norm's running statistics
 
@@ -216,14 +217,6 @@ class Network:
         Runs that differ in it cannot be trained as one stack.
         """
         return digest_of(self.fixed_tensors())
-
-    def floats_per_sample(self, shape: Sequence[int]) -> int:
-        """Return an estimate of the floats that a sample of this shape leaves in all layers, forward and backward.
-
-        By default it is as if all layers were as large as the picture is at their width.
-        """
-        dense = all(isinstance(layer, nn.Linear) for layer in self.layers.values())
-        return 3 * prod(shape) + 6 * (1 if dense else prod(shape[1:])) * sum(self.widths)
 
 
 class FeatureWeights(Weights):

@@ -1,5 +1,6 @@
 """From prepared runs to the engine's stack: the network, the data on the device, the strategy and its strengths."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -90,6 +91,18 @@ def resolve_device(device: str, cards: Cards = CARDS) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if cards.count() else "cpu")
     return torch.device(device)
+
+
+def ready_device(device: str, cards: Cards = CARDS) -> torch.device:
+    """Return the device that the key `device` names, after CUDA was told what holds for the whole process: which card
+    "cuda" means, as streams and graphs are made on that one; and the size of workspace with which cuBLAS can be
+    deterministic, which it reads when it starts, and so maybe for an earlier run of this process."""
+    found = resolve_device(device, cards)
+    if found.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if found.index is not None:
+            cards.choose(found.index)
+    return found
 
 
 # ---------------------------------------------------------------- parameters

@@ -13,7 +13,7 @@ from clrun.config.settings import Settings
 from clrun.data.feature_record import FeatureRecord
 from clrun.models.frozen import FrozenNetwork
 from clrun.models.libraries import DEFAULT
-from clrun.runs.build import resolve_device, settings_of_group
+from clrun.runs.build import ready_device, settings_of_group
 from clrun.runs.targets import named_class
 
 # Changed with what is done to a picture before a network sees it: part of the identity and of the names of cache files.
@@ -80,5 +80,5 @@ def frozen_network(settings: Settings, shape: Sequence[int]) -> FrozenNetwork:
     UsageError if there can be none."""
     kind = named_class(settings, "features", FrozenNetwork)
     network = kind(tuple(shape), **settings_of_group("features", settings))
-    network.place(resolve_device(settings["device"]))
+    network.place(ready_device(settings["device"]))
     return network

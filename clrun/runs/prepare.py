@@ -341,15 +341,3 @@ def data_without_images(tasks: int, outputs: int, shape: Sequence[int]) -> Data:
     that is never trained."""
     nothing = torch.empty(0)
     return Data(torch.empty(0, *shape), nothing, nothing, nothing, tasks, outputs, outputs * tasks, False)
-
-
-def bytes_of_run(prepared: Prepared) -> int:
-    """Return an estimate of the bytes that a run needs while it is trained.
-
-    It counts theta, its gradient, its step and the strategy's state, and what a batch leaves in every layer, forward
-    and backward.
-    """
-    settings, picture = prepared.settings, prepared.images.x.shape[1:]
-    floats_per_sample = initialize(settings, picture, len(prepared.stream.names)).floats_per_sample(picture)
-    kept = parameter_bytes(prepared.strategy, prepared.images, prepared.stream, settings)
-    return max(1, kept + 4 * settings["batch_size"] * floats_per_sample)

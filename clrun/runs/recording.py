@@ -258,7 +258,7 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
     samples = costs.pop("samples")
     outcome.costs = costs | {
         "samples_per_second": samples / costs["train_seconds"] if costs["train_seconds"] > 0 else None,
-        "peak_memory_mb": peak_memory() / 1e6 / runs,
+        "peak_memory_mb": peak_memory(torch.device(outcome.device)) / 1e6 / runs,
         "state_mb": state_bytes / 1e6,
         "stack_size": runs,
         "threads": torch.get_num_threads(),

@@ -4,7 +4,6 @@
 stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and a stepper takes its steps.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from clrun.results import misjudged, run_files, tables
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
 from clrun.runs.answering import keep_network
-from clrun.runs.build import build, resolve_device
+from clrun.runs.build import build, ready_device, resolve_device
 from clrun.runs.changed_pictures import write_counts
 from clrun.runs.checkpoint import InvalidCheckpoint, Position
 from clrun.runs.checkpointer import Checkpointer, restore_outcome, restore_partial_stage, restore_run
@@ -133,8 +132,7 @@ def train_stack(
     the meter of the energy that a device draws. build: makes the engine's stack of the runs.
     """
     began, settings = perf_counter(), runs[0].settings
-    prepare_torch(settings)
-    forget_peak()
+    forget_peak(prepare_torch(settings))
     stack = build(runs, block_steps=block_steps)
     outcomes = [new_outcome(prepared, stack) for prepared in runs]
     for prepared in runs:
@@ -174,14 +172,15 @@ def train_stack(
 # ---------------------------------------------------------------- before training
 
 
-def prepare_torch(settings: Settings) -> None:
-    """Set what PyTorch keeps for the whole process: threads, determinism, and the precision of matrix products."""
+def prepare_torch(settings: Settings, cards: Cards = CARDS) -> torch.device:
+    """Set what PyTorch keeps for the whole process: threads, determinism, and the precision of matrix products. Return
+    the device to train on."""
+    device = ready_device(settings["device"], cards)
     torch.set_num_threads(settings["threads"])
-    if settings["deterministic"]:  # cuBLAS is deterministic with a workspace of this size; it reads this when it starts
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.are_deterministic_algorithms_enabled() != settings["deterministic"]:  # the call imports the compiler
         torch.use_deterministic_algorithms(settings["deterministic"], warn_only=True)  # a warning where there is none
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["precision"] == "tf32"
+    return device
 
 
 def name_of(runs: Sequence[Prepared]) -> str:

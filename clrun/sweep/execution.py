@@ -52,7 +52,8 @@ def train_sweep(
 
 def train_free(todo: Sequence["Prepared"], view: View, errors: dict[str, str]) -> list["Prepared"]:
     """Train the runs that no other process is training, and return the others. Add reasons of crashes to `errors`."""
-    sweep = Sweep(list(plan.stacks(todo)), view, errors)
+    stacks: list[Sequence[Prepared]] = [*plan.stacks(todo)]
+    sweep = Sweep(stacks, view, errors, cards=plan.worker_cards(stacks))
     count = plan.processes(sweep.stacks)
     with closing(sweep.train_here() if count < 2 else sweep.train_in_workers(count)) as events:
         for event in events:
@@ -68,6 +69,7 @@ class Sweep:
     view: View
     errors: dict[str, str]  # id -> why the run crashed
     held: list["Prepared"] = field(default_factory=list)  # runs that another process is training
+    cards: Sequence[int] = ()  # that workers take in turn: as of `workers.WorkerPool`
     trainer: "StackTrainer | None" = None  # in this process: as of `clrun.runs.train.train_runs`
     in_workers: Callable[..., Generator[Event, None, None]] = workers.train_in_workers
 
@@ -88,7 +90,7 @@ class Sweep:
 
     def train_in_workers(self, count: int, waiting: Sequence[int] | None = None) -> Generator[Event, None, None]:
         """Train the stacks in this many worker processes. waiting: the indices of some stacks; None: all."""
-        return self.in_workers([[run.settings for run in stack] for stack in self.stacks], count, waiting)
+        return self.in_workers([[run.settings for run in stack] for stack in self.stacks], count, waiting, self.cards)
 
     def handle(self, event: Event) -> None:
         """Show what a worker reports, and record how its runs have ended."""

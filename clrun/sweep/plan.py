@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from clrun.config.settings import Settings
 from clrun.system import machine
 from clrun.system.arithmetic import ceil_div
+from clrun.system.cards import CARDS, Cards
 
 if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
@@ -24,32 +25,36 @@ def device_type(prepared: "Prepared") -> str:
     return resolve_device(prepared.settings["device"]).type
 
 
-def runs_that_fit(prepared: "Prepared") -> int:
-    """Return how many runs like this the card's memory has room for, at least 1. The estimate may be too large: a stack
-    that runs out of memory is halved."""
-    import torch
+def cards_of(settings: Settings, cards: Cards = CARDS) -> list[int]:
+    """Return the numbers of the cards that a sweep on CUDA uses: the one that the key `device` names, or all."""
+    _, _, number = settings["device"].partition(":")
+    return [int(number)] if number else list(range(cards.count()))
 
-    from clrun.runs.prepare import bytes_of_run
 
-    free, _ = torch.cuda.mem_get_info()
-    images = prepared.images.x.nbytes  # on the card once for all runs
-    return max(1, int(FILLED * (free - images)) // bytes_of_run(prepared))
+def runs_that_fit(prepared: "Prepared", workers: int = 1, cards: Cards = CARDS) -> int:
+    """Return how many runs like this a stack may have, at least 1, so that this many workers have room at the same
+    time: those that share a card divide its memory. Where that is too many, a stack that runs out of memory is halved.
+    """
+    from clrun.runs.memory import memory_need
+
+    used = cards_of(prepared.settings, cards)[:workers]
+    free = min(cards.free_bytes(card) for card in used)
+    room = int(FILLED * free) // ceil_div(workers, len(used))
+    return max(1, memory_need(prepared).runs_within(room))
 
 
 # ---------------------------------------------------------------- stacks
 
 
 def stacks(
-    runs: Sequence["Prepared"],
-    device_type: Callable[["Prepared"], str] = device_type,
-    runs_that_fit: Callable[["Prepared"], int] = runs_that_fit,
+    runs: Sequence["Prepared"], device_type: Callable[["Prepared"], str] = device_type, cards: Cards = CARDS
 ) -> list[list["Prepared"]]:
     """Return the runs as they are trained: one by one, or in stacks as large as the key `stack` says, of runs whose
-    checkpoints are at one position."""
+    checkpoints are at one position. On CUDA no stack has more than a worker's share of all runs."""
     from clrun.runs.train import by_position
 
     parts = [part for alike in stackable(runs) for part in by_position(alike)]
-    return [stack for part in parts for stack in cut(part, stack_size(part, device_type, runs_that_fit))]
+    return [stack for part in parts for stack in cut(part, stack_size(part, len(runs), device_type, cards))]
 
 
 def stackable(runs: Sequence["Prepared"]) -> list[list["Prepared"]]:
@@ -90,14 +95,24 @@ def cut(runs: Sequence["Prepared"], largest: int) -> list[list["Prepared"]]:
 
 def stack_size(
     runs: Sequence["Prepared"],
+    total: int,
     device_type: Callable[["Prepared"], str] = device_type,
-    runs_that_fit: Callable[["Prepared"], int] = runs_that_fit,
+    cards: Cards = CARDS,
 ) -> int:
-    """Return how many of these runs, which differ in values only, are trained as one stack at most."""
+    """Return how many of these runs, which differ in values only, are trained as one stack at most.
+
+    total: the number of all runs of the sweep, these and others.
+    """
     first, stack = runs[0], runs[0].settings["stack"]
-    if stack in ("off", 1) or (stack == "auto" and device_type(first) != "cuda"):
+    if stack in ("off", 1):
         return 1
-    return min(len(runs), runs_that_fit(first)) if stack == "auto" else stack
+    if stack != "auto":
+        return stack
+    kind = device_type(first)
+    if kind != "cuda":
+        return 1
+    workers = min(total, wanted(first.settings, first.settings["threads"], kind, cards=cards))
+    return min(len(runs), ceil_div(total, workers), runs_that_fit(first, workers, cards))
 
 
 # ---------------------------------------------------------------- processes
@@ -107,6 +122,7 @@ def processes(
     stacks: Sequence[Sequence["Prepared"]],
     device_type: Callable[["Prepared"], str] = device_type,
     cores: int | None = None,
+    cards: Cards = CARDS,
 ) -> int:
     """Return the number of worker processes for these stacks; 1 is this process, 0 is none for no stacks.
 
@@ -115,11 +131,26 @@ def processes(
     if not stacks:
         return 0
     first, threads = stacks[0][0], max(stack[0].settings["threads"] for stack in stacks)
-    return min(wanted(first.settings, threads, device_type(first), cores), len(stacks))
+    return min(wanted(first.settings, threads, device_type(first), cores, cards), len(stacks))
 
 
-def wanted(settings: Settings, threads: int, device: str, cores: int | None = None) -> int:
+def wanted(settings: Settings, threads: int, device: str, cores: int | None = None, cards: Cards = CARDS) -> int:
     """Return the number of workers, if there is enough to do. threads: of a worker; device: "cpu" or "cuda"."""
     if settings["workers"] != "auto":
         return settings["workers"]
-    return 1 if device == "cuda" else max(1, (cores or machine.cores()) // threads)
+    if device == "cuda":
+        return max(1, len(cards_of(settings, cards)))
+    return max(1, (cores or machine.cores()) // threads)
+
+
+def worker_cards(
+    stacks: Sequence[Sequence["Prepared"]],
+    device_type: Callable[["Prepared"], str] = device_type,
+    cards: Cards = CARDS,
+) -> list[int]:
+    """Return the cards that the workers of these stacks take in turn; none where there is nothing to divide: on a CPU,
+    with one card, and where the key `device` names one."""
+    if not stacks or device_type(stacks[0][0]) != "cuda":
+        return []
+    used = cards_of(stacks[0][0].settings, cards)
+    return used if len(used) > 1 else []

@@ -136,14 +136,17 @@ def halves(stack: Sequence[T]) -> list[Sequence[T]]:
 # ---------------------------------------------------------------- in a worker
 
 
-def serve(pipe: Connection, environment: Mapping[str, str]) -> None:
+def serve(pipe: Connection, environment: Mapping[str, str], card: int | None = None, cards: Cards = CARDS) -> None:
     """Train the stacks that arrive through a pipe, until this worker is ended, the other end is closed, or a stack has
     run out of memory.
 
     environment: the variables of the process of the sweep; those of the server from which this worker is forked are of
-    the time when the server was started, which may have been for an earlier sweep.
+    the time when the server was started, which may have been for an earlier sweep. card: the one that "cuda" means to
+    this worker; None: as CUDA has it.
     """
     replace_environment(environment)
+    if card is not None:
+        cards.choose(card)
     relax_gc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the sweep ends workers
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as does the closing of a terminal
@@ -206,7 +209,7 @@ def away_from_current_folder() -> AbstractContextManager[None]:
 def warm_up_if_several(settings: Sequence[Settings]) -> None:
     """Begin to import what workers need where these runs are likely to be trained by several."""
     several = len({repr(run.values) for run in settings}) > 1 and machine.cores() > 1
-    if several and settings[0]["workers"] != 1 and settings[0]["device"] != "cuda":
+    if several and settings[0]["workers"] != 1 and not settings[0]["device"].startswith("cuda:"):
         warm_up()
 
 
@@ -214,14 +217,14 @@ def warm_up_if_several(settings: Sequence[Settings]) -> None:
 
 
 class Worker:
-    """A process that trains stacks, and the index of the stack that it is training."""
+    """A process that trains stacks, and the index of the stack that it is training. card: as of `serve`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, card: int | None = None) -> None:
         context = process_context()
-        self.name = name
+        self.name, self.card = name, card
         self.stack: int | None = None
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, dict(os.environ)), name=name, daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, dict(os.environ), card), name=name, daemon=True)
         warm_up()  # if it has not been started, or has ended
         with away_from_current_folder():  # where there is no server, a worker is started as it is
             self.process.start()
@@ -269,7 +272,8 @@ def exit_reason(exitcode: int | None) -> str:
 class WorkerPool:
     """Workers, and the indices of the stacks that are not assigned to one yet: all stacks, or those of `waiting`.
 
-    start: starts a worker of a name, such as "1".
+    cards: those that the workers take in turn; none: as CUDA has it. start: starts a worker of a name, such as "1",
+    and a card.
     """
 
     def __init__(
@@ -277,11 +281,13 @@ class WorkerPool:
         stacks: Sequence[Sequence[Settings]],
         count: int,
         waiting: Sequence[int] | None = None,
-        start: Callable[[str], Worker] = Worker,
+        cards: Sequence[int] = (),
+        start: Callable[[str, int | None], Worker] = Worker,
     ) -> None:
         self.start = start
         self.stacks, self.waiting = list(stacks), deque(range(len(stacks)) if waiting is None else waiting)
-        self.workers = [start(str(i)) for i in range(1, min(count, len(self.waiting)) + 1)]
+        of_workers = [cards[i % len(cards)] if cards else None for i in range(min(count, len(self.waiting)))]
+        self.workers = [start(str(i), card) for i, card in enumerate(of_workers, 1)]
 
     def events(self) -> Iterator[Event]:
         """Yield the messages of the workers, until all stacks have ended."""
@@ -319,7 +325,7 @@ class WorkerPool:
         dead.await_end()
         if not self.waiting:
             return dead
-        self.workers[self.workers.index(dead)] = worker = self.start(dead.name)
+        self.workers[self.workers.index(dead)] = worker = self.start(dead.name, dead.card)
         return worker
 
     def end(self) -> None:
@@ -337,13 +343,16 @@ class WorkerPool:
 
 
 def train_in_workers(
-    stacks: Sequence[Sequence[Settings]], count: int, waiting: Sequence[int] | None = None
+    stacks: Sequence[Sequence[Settings]],
+    count: int,
+    waiting: Sequence[int] | None = None,
+    cards: Sequence[int] = (),
 ) -> Generator[Event, None, None]:
     """Have stacks trained by this many workers, and yield their messages; closing the generator ends the workers.
 
-    waiting: the indices of the stacks to train, in this order; None: all of them.
+    waiting: the indices of the stacks to train, in this order; None: all of them. cards: as of `WorkerPool`.
     """
-    pool = WorkerPool(stacks, count, waiting)
+    pool = WorkerPool(stacks, count, waiting, cards)
     try:
         yield from pool.events()
     finally:

@@ -30,6 +30,19 @@ class Cards:
 
         torch.cuda.set_device(index)
 
+    def forget_peak(self, index: int | None) -> None:
+        """Let `peak_bytes` begin anew. index: of a card; None: the one that "cuda" means."""
+        import torch
+
+        if torch.cuda.is_initialized():  # else nothing was allocated yet
+            torch.cuda.reset_peak_memory_stats(index)
+
+    def peak_bytes(self, index: int | None) -> int:
+        """Return the most bytes of a card that were allocated at once since `forget_peak`, by this process."""
+        import torch
+
+        return torch.cuda.max_memory_allocated(index)
+
     def release(self) -> None:
         """Give back the memory that this process no longer uses. What an exception has left behind may refer to itself
         in a circle, which Python removes when it is asked to."""

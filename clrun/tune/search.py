@@ -21,6 +21,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clrun.system.cards import CARDS, Cards
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.tune import space
 from clrun.tune.question import refuse_many_tasks
@@ -352,8 +353,9 @@ def width(
     run: "Prepared",
     device_type: "Callable[[Prepared], str] | None" = None,
     cores: int | None = None,
+    cards: Cards = CARDS,
 ) -> int:
-    """Return the number of trials in a round: one for each worker, or as many as make a stack on CUDA.
+    """Return the number of trials in a round: one for each worker, or as many as make a stack on each card.
 
     On a cluster there are that many for each job. device_type: by default that of clrun/sweep/plan.py. cores: CPU
     cores to use; by default those that this process may use.
@@ -367,8 +369,8 @@ def width(
     device = (device_type or plan.device_type)(run)
     if device == "cuda" and run.settings["stack"] != "off":
         stack = STACKED if run.settings["stack"] == "auto" else run.settings["stack"]
-        return max(1, stack // question.search["seeds"])
-    return plan.wanted(run.settings, run.settings["threads"], device, cores)
+        return max(1, stack * plan.wanted(run.settings, 1, device, cards=cards) // question.search["seeds"])
+    return plan.wanted(run.settings, run.settings["threads"], device, cores, cards)
 
 
 def opened(folder: Path) -> "Study":

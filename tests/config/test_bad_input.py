@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import MadeUpCards
 from PIL import Image
 from test_datasets import idx, write_idx
 from test_image_folder import noise
 
 from clrun.commands import run
-from clrun.config import catalog, check_values
+from clrun.config import catalog, check_values, contradictions
 from clrun.results.run_files import read_summary
 from clrun.system.errors import UsageError
 
@@ -194,6 +195,7 @@ WRONG_VALUES = {
     "count": [*NUMBERS, 1.5, "autom"],
     "bool": ["", "maybe", 1, 0.0, [True]],
     "choice": ["", "nothing", 1, True, math.nan, ["task"]],
+    "device": ["", "nothing", "cuda:", "cuda:x", "cuda:-1", 1, True, math.nan, ["cuda:0"]],
     "path": ["", 1, True, math.nan, ["a"]],
     "str": ["", 1, True, math.nan, ["a"]],
     "mapping": ["", 1, "abc", ["a"], True, math.nan, {"a": math.inf}, {"a": [1, {"b": math.nan}]}],
@@ -508,6 +510,35 @@ def test_a_text_with_an_equals_sign_is_quoted_twice(clrun):
 def test_cuda_is_refused_where_there_is_none(clrun, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     refused(clrun("device=cuda"), "type device=cpu", {})
+
+
+@pytest.mark.parametrize(
+    "device, cards, said",
+    [
+        ("mps", 0, "not on the GPU of an Apple computer"),
+        ("cuda:1", 0, "device=cuda:1: there is no CUDA device here"),
+        (
+            "cuda:7",
+            2,
+            "There is cuda:0 (NVIDIA Made Up 0), cuda:1 (NVIDIA Made Up 1); type one of them, or device=cuda",
+        ),
+        ("cuda:1", 1, "There is cuda:0 (NVIDIA Made Up 0); type one of them, or device=cuda."),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(device, cards, said):
+    with pytest.raises(UsageError) as refusal:
+        contradictions.refuse_device({"device": device, "precision": "float32"}, MadeUpCards(*[0] * cards))
+    assert said in str(refusal.value)
+
+
+def test_cards_that_are_there_are_not_refused():
+    for device in ("cuda", "cuda:0", "cuda:1"):
+        contradictions.refuse_device({"device": device, "precision": "tf32"}, MadeUpCards(0, 0))
+
+
+def test_a_device_by_another_name_is_refused(clrun):
+    refused(clrun("device=cuda:x"), "one card, such as cuda:1", {})
+    refused(clrun("device=mps"), "type device=cpu", {})
 
 
 def test_a_users_full_error_shows_the_traceback(clrun, monkeypatch, capfd):

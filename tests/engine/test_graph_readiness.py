@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from clrun.engine.cuda_graph import GraphStepper
-from clrun.sweep import plan
 
 
 def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
@@ -21,19 +20,6 @@ def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
     run, expected = other.train(other.initialize(), other.new_stage(0))
     torch.testing.assert_close(partial.signals[0]["loss"], expected.signals[0]["loss"], rtol=0, atol=1e-9)
     torch.testing.assert_close(stepper.current.theta, run.theta, rtol=0, atol=1e-9)
-
-
-def test_a_stack_fills_the_card_and_no_more(prepared_of, monkeypatch):
-    runs = [prepared_of("strategy=ewc", f"seed={seed}") for seed in range(6)]
-    from clrun.runs.prepare import bytes_of_run
-
-    room = int(4.5 * bytes_of_run(runs[0]) / plan.FILLED) + runs[0].images.x.numel()
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (room, 2 * room))
-    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [3, 3]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 2 * room))
-    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [1] * 6
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100 * room, 200 * room))
-    assert [len(part) for part in plan.stacks(runs, lambda run: "cuda")] == [6]
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "ewc", "hat"])

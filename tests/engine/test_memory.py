@@ -1,6 +1,7 @@
 """What a stack keeps in the memory of its device: how much, and for how long."""
 
 import gc
+import os
 import sys
 import weakref
 from dataclasses import replace
@@ -8,14 +9,18 @@ from functools import partial
 
 import pytest
 import torch
+from elsewhere import DEVICE, Elsewhere
+from helpers import MadeUpCards
 
 from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.in_place import InPlaceStepper
 from clrun.engine.stack import Stack
-from clrun.runs.build import build
+from clrun.results.outcome import RunStatus
+from clrun.runs.build import build, initialize, ready_device
 from clrun.runs.checkpointer import Checkpointer
 from clrun.runs.contract import difference
-from clrun.runs.train import train_stack
+from clrun.runs.memory import layer_sizes, memory_need
+from clrun.runs.train import train_runs, train_stack
 from clrun.sweep import workers
 from clrun.sweep.messages import StackTooLarge
 
@@ -110,3 +115,72 @@ def test_nothing_of_a_stack_that_ran_out_of_memory_stays(prepared_of, no_collect
     trainer = partial(train_stack, build=graphed)
     assert workers.train_unfinished(runs, watch, trainer) == StackTooLarge()
     assert len(watch.seen) == 3 and watch.alive() == []
+
+
+def test_on_a_card_the_memory_of_a_stack_is_given_back_before_the_next(prepared_of):
+    runs = [prepared_of("device=cpu", f"seed={seed}") for seed in range(2)]
+    on_card = [
+        replace(run, settings=replace(run.settings, values=run.settings.values | {"device": "cuda"})) for run in runs
+    ]
+    cards = MadeUpCards(0)
+    train_runs(on_card, quiet=True, trainer=lambda stack, progress: [RunStatus.DONE] * len(stack), cards=cards)
+    assert cards.told == [("release",)]
+    train_runs(runs, quiet=True, trainer=lambda stack, progress: [RunStatus.DONE] * len(stack), cards=cards)
+    assert cards.told == [("release",)]
+
+
+def test_cuda_is_told_of_card_and_workspace_before_anything_runs(monkeypatch):
+    """Also where the first run of a process is not deterministic, and a later one is."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cards = MadeUpCards(0, 0)
+    assert ready_device("cpu", cards).type == "cpu" and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert ready_device("cuda", cards) == torch.device("cuda") and cards.told == []
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert ready_device("cuda:1", cards) == torch.device("cuda:1") and cards.told == [("choose", 1)]
+
+
+# ---------------------------------------------------------------- how much
+
+
+def peaks(stack, there):
+    """The largest numbers of bytes on the device while a stack trains, consolidates and evaluates, in two tasks."""
+    current, found = stack.initialize(), [0, 0, 0]
+
+    def note(place):
+        found[place] = max(found[place], there.peak)
+        there.forget_peak()
+
+    for stage in range(2):
+        current, partial = stack.begin_stage(current, stage), stack.new_stage(stage)
+        there.forget_peak()
+        current, partial = stack.train(current, partial)
+        note(0)
+        current = stack.consolidate(current, partial)
+        note(1)
+        stack.evaluate(current, stage, partial.report)
+        note(2)
+    return found
+
+
+CASES = ["strategy=ewc split=permuted scenario=domain", "strategy=mas", "strategy=derpp"]
+
+
+@pytest.mark.parametrize("typed", [*CASES, pytest.param("strategy=ewc model=cnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("R", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_stack_needs_no_more_than_was_reckoned(prepared_of, typed, R):
+    runs = [prepared_of(*typed.split(), "iterations=3", "tasks=2", f"seed={seed}") for seed in range(R)]
+    need = memory_need(runs[0])
+    with Elsewhere() as there:
+        training, consolidation, evaluation = peaks(replace(build(runs, device=DEVICE), use_graph=True), there)
+    assert need.images // 2 < training <= need.images + R * need.training < 6 * training
+    assert consolidation <= need.images + R * need.consolidation + need.chunk
+    assert evaluation <= need.images + R * need.evaluation + need.evaluated
+    assert need.runs_within(need.of(R)) == R
+
+
+def test_layers_are_counted_as_a_pass_applies_them(prepared_of):
+    """digits: 8 x 8 pixels; a 3 x 3 window of each of them for the first convolution, of a quarter for the second."""
+    run = prepared_of("model=cnn", "model.width=4")
+    sizes = layer_sizes(initialize(run.settings, (1, 8, 8), 10), (1, 8, 8))
+    assert sizes.outputs == 64 * 4 + 16 * 8 + 32 + 10 and sizes.largest == 64 * 4
+    assert sizes.inputs == 64 * 9 + 16 * 4 * 9 + 4 * 8 + 32

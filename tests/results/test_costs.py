@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import MadeUpCards
 from interrupting import SHORT_BLOCKS
 
 from clrun.results import costs as prices
@@ -325,13 +326,21 @@ def test_a_run_of_a_stack_keeps_what_it_keeps_alone(prepared_of):
 
 
 @pytest.mark.skipif(not peak_memory.RESET.exists(), reason="only Linux lets a process forget its peak")
-def test_the_peak_of_memory_is_the_runs_own(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+def test_the_peak_of_memory_is_the_runs_own():
+    cpu = torch.device("cpu")
     held = torch.ones(100_000_000, dtype=torch.uint8)
-    most = peak_memory.peak_memory()
+    most = peak_memory.peak_memory(cpu)
     del held
-    peak_memory.forget_peak()
-    assert peak_memory.peak_memory() < most - 90_000_000
+    peak_memory.forget_peak(cpu)
+    assert peak_memory.peak_memory(cpu) < most - 90_000_000
+
+
+def test_on_a_card_the_peak_is_that_cards():
+    cards = MadeUpCards(0, 0)
+    peak_memory.forget_peak(torch.device("cuda:1"), cards)
+    peak_memory.forget_peak(torch.device("cuda"), cards)
+    assert cards.told == [("forget_peak", 1), ("forget_peak", None)]
+    assert peak_memory.peak_memory(torch.device("cuda:1"), cards) == 7_000_000
 
 
 def test_no_file_is_left_half(prepared_of, monkeypatch):

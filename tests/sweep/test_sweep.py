@@ -12,13 +12,14 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import active_children, get_all_start_methods
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import hold
+from helpers import MadeUpCards, hold
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
@@ -30,6 +31,7 @@ from clrun.config import catalog, composition
 from clrun.results import run_files
 from clrun.results.columns import COSTS
 from clrun.runs import prepare, train
+from clrun.runs.memory import memory_need
 from clrun.sweep import execution, plan, summary, workers
 from clrun.sweep.messages import Advanced, Event, StackBegan, StackEnded, StackTooLarge, TaskBegan
 from clrun.system.paths import CONF
@@ -140,7 +142,7 @@ def test_runs_that_are_evaluated_by_one_clock_have_tasks_of_one_length(prepared_
 )
 def test_a_network_with_batch_norm_is_stacked_like_any_other(prepared_of, typed):
     run = prepared_of("model=resnet18", "model.width=3", "batch_size=8", "stack=3", "tasks=2", *typed)
-    assert plan.stack_size([run] * 5) == 3
+    assert plan.stack_size([run] * 5, 5) == 3
 
 
 @pytest.mark.parametrize("n, largest, sizes", [(7, 3, [2, 2, 3]), (4, 4, [4]), (3, 1, [1, 1, 1]), (5, 8, [5])])
@@ -152,8 +154,10 @@ def test_stacks_are_as_equal_as_can_be(n, largest, sizes):
 def test_how_many_are_trained_at_once(prepared_of):
     def planned(*typed, device="cpu"):
         runs = [prepared_of(*SHORT, f"seed={seed}", *typed) for seed in range(6)]
-        stacks = plan.stacks(runs, device_type=lambda _: device, runs_that_fit=lambda _: 100)
-        return [len(stack) for stack in stacks], plan.processes(stacks, device_type=lambda _: device, cores=4)
+        stacks = plan.stacks(runs, lambda _: device, cards)
+        return [len(stack) for stack in stacks], plan.processes(stacks, lambda _: device, 4, cards)
+
+    cards = MadeUpCards(10**12)
 
     assert planned() == ([1] * 6, 4)
     assert planned("threads=2") == ([1] * 6, 2)
@@ -162,6 +166,36 @@ def test_how_many_are_trained_at_once(prepared_of):
     assert planned(device="cuda") == ([6], 1)
     assert planned("stack=off", device="cuda") == ([1] * 6, 1)
     assert plan.processes([]) == 0
+
+
+def test_a_stack_fills_the_card_and_no_more(prepared_of):
+    runs = [prepared_of(*SHORT, "strategy=ewc", f"seed={seed}") for seed in range(6)]
+    need, on_cuda = memory_need(runs[0]), lambda _: "cuda"
+
+    def sizes(*free: int) -> list[int]:
+        return [len(stack) for stack in plan.stacks(runs, on_cuda, MadeUpCards(*free))]
+
+    room = int(need.of(3) / plan.FILLED) + 100
+    assert sizes(room) == [3, 3] and sizes(1000) == [1] * 6 and sizes(10**12) == [6]
+    assert sizes(10**12, 10**12) == [3, 3] and sizes(10**12, 1000) == [1] * 6 and sizes(*[10**12] * 4) == [2, 2, 2]
+
+
+def test_every_card_has_a_worker_and_workers_of_one_card_divide_its_memory(prepared_of):
+    def planned(cards, *typed):
+        runs = [prepared_of(*SHORT[:-1], "device=cpu", f"seed={seed}", *typed) for seed in range(8)]
+        runs = [replace(run, settings=replace(run.settings, values=run.settings.values | on)) for run in runs]
+        stacks = plan.stacks(runs, lambda _: "cuda", cards)
+        count = plan.processes(stacks, lambda _: "cuda", 4, cards)
+        return [len(stack) for stack in stacks], count, plan.worker_cards(stacks, lambda _: "cuda", cards)
+
+    on = {"device": "cuda"}
+    room = int(memory_need(prepared_of(*SHORT)).of(4) / plan.FILLED) + 100
+    assert planned(MadeUpCards(10**12, 10**12)) == ([4, 4], 2, [0, 1])
+    assert planned(MadeUpCards(10**12)) == ([8], 1, [])
+    assert planned(MadeUpCards(room, room), "workers=2")[0] == [4, 4]
+    assert max(planned(MadeUpCards(room, room), "workers=4")[0]) < 2 + 1
+    on = {"device": "cuda:1"}
+    assert planned(MadeUpCards(1000, 10**12)) == ([8], 1, [])
 
 
 def silent() -> workers.Relay:
@@ -218,7 +252,7 @@ def test_a_stack_that_is_too_large_goes_on_as_halves_in_another_process(prepared
     ]
     here, told = SmallMemory(), []
 
-    def in_workers(settings, count, waiting):
+    def in_workers(settings, count, waiting, cards):
         told.append((count, [len(settings[number]) for number in waiting]))
         pool = [([prepare.prepare(one) for one in settings[number]], number) for number in waiting]
         for runs, number in pool:
@@ -239,18 +273,19 @@ def test_the_halves_of_a_stack_are_given_to_a_new_worker():
     started = []
 
     class Fake(SimpleNamespace):
-        def __init__(self, name):
-            super().__init__(name=name, stack=None, given=[], pipe=object(), await_end=lambda: None)
+        def __init__(self, name, card):
+            super().__init__(name=name, card=card, stack=None, given=[], pipe=object(), await_end=lambda: None)
             started.append(self)
 
         def assign(self, number, stack):
             self.stack = number
             self.given.append(stack)
 
-    pool = workers.WorkerPool([list("abcde"), list("f")], 1, start=Fake)
+    pool = workers.WorkerPool([list("abcde"), list("f")], 1, cards=[1, 0], start=Fake)
     events = [*pool.assign_next(started[0]), *pool.handle(started[0], StackTooLarge())]
     first, second = started
-    assert first.given == [list("abcde")] and second.given == [list("ab")] and first.name == second.name == "1"
+    assert first.given == [list("abcde")] and second.given == [list("ab")]
+    assert first.name == second.name == "1" and first.card == second.card == 1
     assert [event.message for event in events] == [StackBegan(), StackTooLarge(), StackBegan()]
     list(pool.handle(second, StackEnded([])))
     list(pool.handle(second, StackEnded([])))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import hold
+from helpers import MadeUpCards, hold
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -290,14 +290,15 @@ def test_a_strategy_of_the_users_own(clrun_tune, tmp_path):
 
 
 def test_as_many_trials_as_are_trained_at_once(settings_of):
-    def wide(*typed, seeds=1, device="cpu"):
+    def wide(*typed, seeds=1, device="cpu", cards=1):
         question = Question(list(typed), {}, {"seeds": seeds}, catalog.read(), None)
         run = prepare.prepare(settings_of(*SHORT, *typed))
-        return search.width(question, run, device_type=lambda _: device, cores=4)
+        return search.width(question, run, device_type=lambda _: device, cores=4, cards=MadeUpCards(*[0] * cards))
 
     assert [wide(), wide("workers=3"), wide("threads=2")] == [4, 3, 2]
     assert [wide(device="cuda"), wide(seeds=3, device="cuda")] == [16, 5]
     assert [wide("stack=8", seeds=2, device="cuda"), wide("stack=off", device="cuda")] == [4, 1]
+    assert [wide(device="cuda", cards=2), wide("stack=off", device="cuda", cards=2)] == [32, 2]
 
 
 def test_trials_as_jobs_of_a_cluster(clrun_tune):
