@@ -9,6 +9,9 @@ the unit of least utility among those begins anew: its incoming weights are draw
 its age and utility too. A new unit so changes no output, and is safe from being replaced until it is mature. Each step
 replaces one unit of a layer at most. Of a convolution a unit is a channel, and h_i its mean over positions.
 
+Which unit is replaced in a step follows from utilities and ages before that step: the paper updates both first, so a
+unit is replaced one step later here.
+
 The authors draw anew from their initial distribution; here from a uniform one with the range that the layer's initial
 weights had, and likewise for biases. The optimizer's state for what begins anew is as before training, except Adam's
 counter of steps, which all weights share.

@@ -9,6 +9,9 @@ a useless one moves fully and by chance, so that it finds a use again. The noise
 sigma times its learning rate. Where no utility is positive, U is 0 (the authors divide by the largest anyway). No task
 boundary is read. A weight of utility 0 still moves by half: no setting is plain training.
 
+With clip_norm, U of a step is computed from the clipped gradient and the utility that is kept from the whole one. The
+paper clips nothing.
+
 Two things outside of the paper: the noise keeps its size where a schedule changes the learning rate; and, with
 clip_norm, U of a step is made with the clipped gradient, while the utility that is kept is made with the whole one.
 """
