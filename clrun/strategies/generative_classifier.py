@@ -75,8 +75,8 @@ class GenerativeClassifier(Strategy):
     @property
     def autoencoder(self) -> Autoencoder:
         """The autoencoder that each output has, with weights of its own."""
-        image = self.data.images[0]
-        return Autoencoder(image.numel(), self.autoencoder_units, self.latent, image.is_floating_point())
+        images = self.data.images
+        return Autoencoder(images.shape[1:].numel(), self.autoencoder_units, self.latent, images.is_floating_point())
 
     def parts(self, theta: Tensor) -> tuple[Tensor, ...]:
         """Return the network's part of theta (P,), which nothing reads, and the weights (p,) of each autoencoder."""
@@ -90,9 +90,9 @@ class GenerativeClassifier(Strategy):
         return self.State(theta.new_zeros(self.data.outputs), drawn["noise"])
 
     def outputs_of(self, there: Tensor) -> Sequence[int]:
-        """Return the outputs whose entry of `there` (C,) bool is set; all, in a stack and on a GPU, where reading it
-        would hold up the others."""
-        if inside_transform() or there.is_cuda:
+        """Return the outputs whose entry of `there` (C,) bool is set; all, in a stack and on another device than the
+        CPU, where reading it would hold up the others."""
+        if inside_transform() or there.device.type != "cpu":
             return range(len(there))
         indices: list[int] = there.nonzero()[:, 0].tolist()
         return indices
@@ -105,7 +105,7 @@ class GenerativeClassifier(Strategy):
         errors = divergences = torch.zeros_like(batch.weight).to(theta)
         for output in self.outputs_of(targets.any(0)):
             own = targets[:, output]
-            rows = everywhere if inside_transform() or own.is_cuda else own.nonzero()[:, 0]
+            rows = everywhere if inside_transform() or own.device.type != "cpu" else own.nonzero()[:, 0]
             error, divergence = one.errors(one.layout.view(weights[output]), x[rows], e[rows])
             errors = errors.index_add(0, rows, torch.where(own[rows], error, 0))
             divergences = divergences.index_add(0, rows, torch.where(own[rows], divergence, 0))

