@@ -21,7 +21,7 @@ from clrun.results import reading
 from clrun.runs import checkpoint, network_file
 
 TINY = ("model.widths=[4]", "tasks=2", "iterations=1", "device=cpu", "workers=1", "plots=false", "validation=0.1")
-KEPT = (*TINY, "keep_checkpoint=true", "evaluate_every=1", "lr=0.01", "strategy=finetune")
+KEPT = (*TINY, "keep_checkpoint=true", "predictions=true", "evaluate_every=1", "lr=0.01", "strategy=finetune")
 RUN = (*KEPT, "seed=0")
 SWEEP = ("-m", *KEPT, "seed=0,1")
 SEARCH = (*TINY, "strategy=finetune", "lr=0.01,0.02", "trials=2", "sampler=random", "outputs=searched")
@@ -171,6 +171,7 @@ SOUND = {
     ("confusion.csv", "comma in numbers"),
     ("confusion_over_tasks.csv", "comma in numbers"),
     ("class_counts.csv", "comma in numbers"),
+    ("predictions.csv", "comma in numbers"),
 }
 
 # Every damage of every file is tried on the reader, which all commands share; these with each command that reads it.

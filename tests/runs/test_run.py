@@ -129,12 +129,10 @@ def test_neither_hash_seeds_nor_threads_nor_time_change_a_byte(tmp_path):
     assert len(found[0]) == 9 and found[0] == found[1]
 
 
-def test_deterministic_asks_torch_and_cublas(trained, monkeypatch):
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+def test_deterministic_asks_torch(trained):
     try:
         assert trained("deterministic=true")[1]["status"] == "done"
         assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         trained("deterministic=false")
         assert not torch.are_deterministic_algorithms_enabled()
     finally:
