@@ -53,9 +53,7 @@ class Evaluator:
         size = self.strategy.data.tasks, self.strategy.data.outputs
         numbers, tasks = torch.cat(samples, -1), torch.cat(task, -1)
         pairs = pairs_of(predicted, labels, numbers, tasks, valid, *size)
-        run = valid.nonzero(as_tuple=True)[0]
-        columns = (run, *(column[valid] for column in (tasks, labels, predicted, numbers)))
-        every = torch.stack(columns, -1).numpy() if self.every_answer else None
+        every = answers_of(predicted, labels, numbers, tasks, valid) if self.every_answer else None
         return Evaluation(torch.stack(correct, -1), pairs, every)
 
     def correct(self, current: TrainState, horizon: int | None, part: str) -> Tensor:
@@ -158,6 +156,15 @@ def pairs_of(
     found, first, counts = np.unique(codes.numpy(), return_index=True, return_counts=True)
     columns = np.unravel_index(found, (len(valid), *sizes))
     return np.stack([*columns, counts, samples[valid].numpy()[first]], axis=1)
+
+
+def answers_of(predicted: Tensor, labels: Tensor, samples: Tensor, task: Tensor, valid: Tensor) -> np.ndarray:
+    """Return the answers (N, 5) of R runs to the samples of all tasks: run, task, true and predicted output, sample.
+
+    The arguments are those of `pairs_of`.
+    """
+    run = valid.nonzero(as_tuple=True)[0]
+    return torch.stack([run, *(column[valid] for column in (task, labels, predicted, samples))], -1).numpy()
 
 
 def untrained_tables(tables: TaskTables) -> TaskTables:

@@ -2,7 +2,7 @@
 
 A graph repeats kernels on the addresses that they had when it was recorded. So the recorded function may read and write
 only tensors that outlive the graph, may not wait for the device, and does not run again: what it computed in Python is
-fixed. `tests/emulation.py` records in the same sense on a CPU and finds what breaks these rules.
+fixed. `scripts/benchmark/emulation.py` records in the same sense on a CPU and finds what breaks these rules.
 """
 
 import gc

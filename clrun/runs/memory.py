@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from clrun.data.batches import Data
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.evaluation import CHUNK_SAMPLES, LEAST
 from clrun.models import BatchNormMode, Layout, Net, Network, Weights, Window
@@ -28,7 +29,7 @@ from clrun.runs.build import AUTOCAST, choices, initialize, optimizer_settings
 from clrun.runs.prepare import data_without_images
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import named_class
-from clrun.strategy import Strategy
+from clrun.strategy import Strategy, Tree
 from clrun.strategy.base import memories
 from clrun.strategy.per_sample import CONV_SAMPLES, GPU_FACTOR, GRADIENT_FLOATS, LINEAR_SAMPLES
 
@@ -104,8 +105,7 @@ class KeptBytes(NamedTuple):
 
 
 def kept_bytes(prepared: Prepared, network: Network) -> KeptBytes:
-    """Return what a run keeps, from shapes alone. Where a user's class reads values when it is made, so that its state
-    is unknown, that is taken for two copies of theta."""
+    """Return what a run keeps, from shapes alone. A state that is unknown is taken for two copies of theta."""
     settings, picture = prepared.settings, prepared.images.x.shape[1:]
     tasks, outputs = len(prepared.stream.train), len(prepared.stream.names)
     optimizer = named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings))
@@ -113,20 +113,23 @@ def kept_bytes(prepared: Prepared, network: Network) -> KeptBytes:
     leaves = network.parameters() | prepared.strategy.trainables(network, tasks, settings.knobs)
     layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
     theta = torch.empty(layout.size, device="meta")
-    state: object = (theta, theta)
-    recalls = False
-    try:
-        with torch.device("meta"):
-            data = data_without_images(tasks, outputs, picture)
-            unbuilt = prepared.strategy(Net(network, layout), data, **choices(prepared.strategy, settings))
-            state = unbuilt.init_drawn(theta, unbuilt.draws())
-            recalls = bool(memories(state))
-    except (NotImplementedError, RuntimeError):
-        pass
+    state = state_without_values(prepared, Net(network, layout), data_without_images(tasks, outputs, picture), theta)
+    recalls = state is not None and bool(memories(state))
     average = theta if settings["average"] is not None else ()
-    kept = theta, optimizer.init(theta), network.statistics(), state, average
+    kept = theta, optimizer.init(theta), network.statistics(), (theta, theta) if state is None else state, average
     everything = sum(v.nbytes for v in tree_leaves(kept))
     return KeptBytes(theta.nbytes, everything, recalls, consolidates)
+
+
+def state_without_values(prepared: Prepared, net: Net, data: Data, theta: Tensor) -> Tree | None:
+    """Return the first state of a run's strategy, of tensors without values, as theta (P,) is one; None where the
+    class, which may be a user's, reads values when it is made."""
+    try:
+        with torch.device("meta"):
+            unbuilt = prepared.strategy(net, data, **choices(prepared.strategy, prepared.settings))
+            return unbuilt.init_drawn(theta, unbuilt.draws())
+    except (NotImplementedError, RuntimeError):  # what PyTorch raises where a tensor without values is read
+        return None
 
 
 # ---------------------------------------------------------------- layers

@@ -67,8 +67,7 @@ class DGR(Strategy):
     @property
     def generator(self) -> Autoencoder:
         """The generator of samples of this data set."""
-        image = self.data.images[0]
-        return Autoencoder(image.numel(), self.generator_units, self.latent, image.is_floating_point())
+        return Autoencoder.of_samples(self.data.images, self.generator_units, self.latent)
 
     def init(self, theta: Tensor) -> State:
         return self.State(theta)

@@ -75,8 +75,7 @@ class GenerativeClassifier(Strategy):
     @property
     def autoencoder(self) -> Autoencoder:
         """The autoencoder that each output has, with weights of its own."""
-        images = self.data.images
-        return Autoencoder(images.shape[1:].numel(), self.autoencoder_units, self.latent, images.is_floating_point())
+        return Autoencoder.of_samples(self.data.images, self.autoencoder_units, self.latent)
 
     def parts(self, theta: Tensor) -> tuple[Tensor, ...]:
         """Return the network's part of theta (P,), which nothing reads, and the weights (p,) of each autoencoder."""

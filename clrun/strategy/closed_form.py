@@ -6,8 +6,8 @@ A feature f(x) is a vector of d numbers. What a method keeps are sums over all s
 
 and its head is a function of these sums. A sum does not depend on the order of its terms. So the head after all tasks
 is that of joint training on all samples, whatever the tasks were: nothing is forgotten. Sums and heads have float64,
-since what is left over of a difference of large sums must be accurate. Answers are compared in
-the type of theta: of two outputs whose scores agree to the 7 digits of float32, the first answers.
+since what is left over of a difference of large sums must be accurate. Answers are compared in the type of theta: of
+two outputs whose scores agree to the 7 digits of float32, the first answers.
 
 `trunk` says what f(x) is:
 

@@ -48,6 +48,11 @@ class Autoencoder:
     latent: int  # L
     floats: bool  # whether the values are any numbers, not pixels from 0 to 1
 
+    @classmethod
+    def of_samples(cls, images: Tensor, units: int, latent: int) -> "Autoencoder":
+        """Return that of samples of this shape and type (N, ...). None of them need be there, as after training."""
+        return cls(images.shape[1:].numel(), units, latent, images.is_floating_point())
+
     @property
     def layers(self) -> dict[str, tuple[int, int]]:
         """The numbers of inputs and outputs of its layers, by their names in theta."""

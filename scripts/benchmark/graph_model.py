@@ -1,6 +1,6 @@
 """What a captured training step costs on a card, by a model: kernels, bytes and microseconds. No card is needed.
 
-    python scripts/benchmark/graph_model.py                       # the table of docs/development/cuda.md
+    python scripts/benchmark/graph_model.py                       # the table of all strategies below
     python scripts/benchmark/graph_model.py --only ewc,si --runs 64
 
 The step of workload W1 (Split MNIST, 784-400-400, batch 128, Adam) is recorded on the CPU by `emulation.py`, on random

@@ -89,3 +89,11 @@ def test_a_checkpoint_keeps_the_answers(prepared_of):
     outcome = train.new_outcome(prepared, train.build([prepared]))
     outcome.predictions = np.ones((3, 5), np.int64)
     assert (outcome_arrays(outcome)["outcome.predictions"] == 1).all()
+
+
+def test_no_predictions_is_one_run_however_it_is_typed(settings_of):
+    plain, off, on = (
+        settings_of("strategy=ewc", *typed).identity("d")
+        for typed in ((), ("predictions=false",), ("predictions=true",))
+    )
+    assert off == plain and on != plain
