@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from clrun.results import collection
-from clrun.results.reading import read_table
+from clrun.results.reading import UnreadableFile, read_table
 from clrun.system.errors import UsageError
+from clrun.system.messages import announce
 
 NAME = "own_metric"  # the measure
 
@@ -40,7 +41,8 @@ def metric_of(typed: str) -> Metric:
 
 def measured(folder: Path, runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """Return the runs with the column `own_metric`: of each run that has a predictions.csv, what the function returns.
-    Raise UsageError where none has one or the function fails, and UnreadableFile."""
+    A file that cannot be read is left out, which is said. Raise UsageError where no run has one or the function fails.
+    """
     directories = collection.folders(folder, runs["run"].dropna().astype(str).tolist())
     paths = [directories[str(run)] / "predictions.csv" if str(run) in directories else None for run in runs["run"]]
     if not any(path is not None and path.is_file() for path in paths):
@@ -52,12 +54,16 @@ def measured(folder: Path, runs: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
 
 def value_of(path: Path, metric: Metric) -> float:
-    """Return what the function returns for a predictions.csv. Raise UsageError where it fails or returns no number."""
+    """Return what the function returns for a predictions.csv; nan, after saying so, where that cannot be read. Raise
+    UsageError where the function fails or returns no number."""
     try:
-        value = metric(read_table(path))
+        predictions = read_table(path)
+    except UnreadableFile as error:
+        announce(f"left out of {NAME}: {error}")
+        return np.nan
+    try:
+        value = metric(predictions)
     except Exception as error:  # whatever the user's code raises
-        if isinstance(error, UsageError):
-            raise
         raise UsageError(f"your metric failed for {path}: {type(error).__name__}: {error}") from error
     if not isinstance(value, Real):
         raise UsageError(f"your metric returned {value!r} for {path}; let it return a number.")

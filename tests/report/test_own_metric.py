@@ -76,6 +76,14 @@ def test_what_is_no_metric_is_one_paragraph(answer, folder, typed, said):
     assert code == 2 and said in err and err.count("\n") == 1
 
 
+def test_a_damaged_file_is_named_and_the_others_go_on(answer, folder, trained):
+    (trained / "predictions.csv").write_text("a,b\n1,2\n")
+    typed = ("--metric", folder / "metrics.py:share", "--no-plots")
+    code, _, err = answer(folder, *typed, command=report.command)
+    assert code == 0 and (folder / "report.csv").is_file()
+    assert "own_metric" in err and str(trained / "predictions.csv") in err and "rerun=true" in err
+
+
 def test_runs_without_predictions_say_how_to_get_them(answer, folder, trained):
     (trained / "predictions.csv").unlink()
     code, _, err = answer(folder, "--metric", folder / "metrics.py:share", command=report.command)
