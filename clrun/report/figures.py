@@ -22,13 +22,13 @@ from clrun.report.paper_figures import Look, fit, legend_below
 from clrun.report.point_names import name_points
 from clrun.report.rows import STREAM, Row, heading, references, streams, text
 from clrun.report.runs import REFERENCES, bounds_of
-from clrun.results import collection, fonts, plots
+from clrun.results import collection, curves, fonts, plots
 from clrun.results.reading import UnreadableFile, read_table
 from clrun.results.tables import is_missing
 from clrun.system.arithmetic import ceil_div
 from clrun.system.messages import announce
 
-CURVES = 3 * len(plots.MARKERS)  # in one figure; more could not be distinguished
+CURVES = 3 * len(curves.MARKERS)  # in one figure; more could not be distinguished
 NUMBERS_UP_TO = 6  # tasks; a small heat map of more tasks has no room for numbers
 TITLE_WIDTH = 26  # characters per line of a small heat map's title
 LOG_RATIO = 50  # largest value / smallest value from which an axis is logarithmic
@@ -112,8 +112,8 @@ def figure_data(folder: Path, rows: Sequence[Row], look: Look = PLAIN) -> Figure
 
 def curve_style(i: int, palette: Sequence[str] = plots.PALETTE) -> dict[str, Any]:
     """Return colour, dashes and marker of the i-th curve."""
-    colour = i + 2 * (i // len(plots.MARKERS))  # a marker comes again in another colour, and so do dashes
-    return {"color": palette[colour % len(palette)], "markersize": 4, **plots.shape(i % CURVES)}
+    colour = i + 2 * (i // len(curves.MARKERS))  # a marker comes again in another colour, and so do dashes
+    return {"color": palette[colour % len(palette)], "markersize": 4, **curves.shape(i % CURVES)}
 
 
 def tables_of(folder: Path, rows: Sequence[Row], file: str) -> dict[str, list[pd.DataFrame]]:
@@ -278,11 +278,11 @@ def curves_figure(data: FigureData, column: str, title: str, accuracies: Mapping
             means = [statistic(values, bounds_of("average_accuracy")) for _, values in runs.iterrows()]
             label = label_of(row) + ("" if short else f" (n={runs.shape[1]})")
             draw_band(axes, runs.index.tolist(), means, label, data.styles[row.group], scale=100)
-    curves = list(axes.lines)
+    drawn = list(axes.lines)
     draw_references(axes, accuracies)
     label_tasks_axis(axes)
     label_accuracy_axis(axes, title)
-    plots.side_by_side(curves)
+    curves.side_by_side(drawn)
     return finish(figure, axes, data.look)
 
 

@@ -16,13 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from matplotlib.transforms import ScaledTranslation
 
 from clrun.results import fonts
 from clrun.results.confusion_plot import confusion_figure
+from clrun.results.curves import shape, side_by_side
 from clrun.results.reading import TASKS, read_table, task_names
 from clrun.results.thinning import remark, shown_tasks
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
@@ -30,10 +29,6 @@ from clrun.system.text import format_value
 
 # Okabe and Ito's palette, whose colours are distinguishable with every common kind of colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-# Of curves, so that they are told apart on grey paper, too.
-MARKERS, DASHES = "osD^vPX", ("-", "--", "-.", ":")
-SHAPES = len(MARKERS) * len(DASHES)  # of curves that differ without their colours
 
 NO_NAMES: Mapping[int, str] = {}  # of tasks that have none
 
@@ -66,8 +61,6 @@ LETTER, LINE = 0.075, 0.16  # a letter and a line of a legend's or a title's tex
 LETTERS = 18  # of a task's name in a legend
 NAME_LETTERS, NAME_LINES = 8, 3  # of a task's name below a heat map
 
-# Points of 1/72 inch: what lies nearer is one line to the eye, and so far such lines are shifted.
-ON_EACH_OTHER, SHIFT = 1.5, 2.2
 MARKED = 10  # points of a curve with markers, where it has many
 
 
@@ -323,35 +316,6 @@ def training_figure(rows: pd.DataFrame, names: Mapping[int, str] = NO_NAMES) -> 
     return figure
 
 
-def side_by_side(lines: Sequence[Line2D]) -> None:
-    """Shift lines that lie on each other up or down by a few points, so that each can be seen; others stay. Their axes
-    have their limits."""
-    if not 2 <= len(lines) <= SHAPES:  # of more, a plot shows the course of all and not each one
-        return
-    axes = lines[0].axes
-    assert isinstance(axes, Axes) and isinstance(axes.figure, Figure)
-    low, high = axes.get_ylim()
-    height = 72 * axes.get_position().height * axes.figure.get_figheight()
-    near = ON_EACH_OTHER * (high - low) / height
-    places: list[int] = []
-    for number, line in enumerate(lines):
-        taken = {places[other] for other in range(number) if on_each_other(line, lines[other], near)}
-        places.append(next(place for place in range(number + 1) if place not in taken))
-        shift = SHIFT * ((places[-1] + 1) // 2) * (-1) ** places[-1]  # 0, -1, 1, -2, 2 ... steps
-        if shift:
-            line.set_transform(axes.transData + ScaledTranslation(0, shift / 72, axes.figure.dpi_scale_trans))
-            line.set_clip_on(False)
-    if any(places):
-        axes.set_xlabel(f"{axes.get_xlabel()} · equal lines: side by side")
-
-
-def on_each_other(one: Line2D, other: Line2D, near: float) -> bool:
-    """Return whether two lines are nearer in y from one point to the next, or in the only one they share."""
-    x, mine, theirs = np.intersect1d(one.get_xdata(), other.get_xdata(), return_indices=True)
-    close = np.abs(np.asarray(one.get_ydata())[mine] - np.asarray(other.get_ydata())[theirs]) < near
-    return bool((close[1:] & close[:-1]).any() or (len(x) == 1 and close.all()))
-
-
 def legend_width(tasks: int, names: Mapping[int, str]) -> float:
     """Return the inches that a legend of the tasks needs."""
     longest = max((len(task_label(task, names)) for task in shown_tasks(tasks)), default=0)
@@ -373,12 +337,6 @@ def styles(tasks: int, names: Mapping[int, str] = NO_NAMES) -> Iterator[tuple[in
         style = {"color": colour, "linewidth": width, "markersize": width + 2, "zorder": 4 if task == 1 else 3}
         style |= {"marker": "", "linestyle": "-"} if remark(tasks) else shape(number)
         yield task, style | {"label": task_label(task, names)}
-
-
-def shape(number: int) -> dict[str, Any]:
-    """Return the marker and the dashes of a curve, which no other one of SHAPES has."""
-    marker, cycle = number % len(MARKERS), number // len(MARKERS)
-    return {"marker": MARKERS[marker], "linestyle": DASHES[(marker + cycle) % len(DASHES)]}
 
 
 def colours(tasks: int) -> Sequence[Any]:
