@@ -11,6 +11,7 @@ which is removed, and take about 20 KB a run.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -18,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -45,6 +45,8 @@ COMMANDS = {
     "a report": ["clrun-report", "{outputs}", "--no-plots"],
     "a report with figures": ["clrun-report", "{outputs}"],
 }
+
+SPENT = Path(__file__).parent / "benchmark" / "spent.py"
 
 MODULES = {"clrun": "clrun", "clrun-report": "clrun.commands.report"}
 
@@ -124,19 +126,13 @@ def place(model: Prepared, settings: Settings, drawn: random.Random) -> None:
 
 def measured(command: Sequence[str], folder: Path) -> Cost:
     """Run a command in a folder. Raise RuntimeError if it fails."""
-    began = time.perf_counter()
     with (folder / "output.txt").open("w+") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", MODULES[command[0]], *command[1:]], cwd=folder, stdout=output, stderr=output
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        wall = time.perf_counter() - began
-        if process.returncode:
+        typed = [sys.executable, SPENT, "spent.json", sys.executable, "-m", MODULES[command[0]], *command[1:]]
+        code = subprocess.run(typed, cwd=folder, stdout=output, stderr=output).returncode
+        if code:
             output.seek(0)
-            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()}")
-    unit = 1024 if sys.platform == "linux" else 1  # bytes of ru_maxrss
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6)
+            raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{output.read()}")
+    return Cost(**json.loads((folder / "spent.json").read_text()))
 
 
 def costs(
