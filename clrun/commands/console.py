@@ -137,7 +137,9 @@ def mistake(error: Exception) -> str | None:
     if isinstance(error, YAMLError):
         return f"a yaml file is not valid: {' '.join(str(error).split())}."
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return " ".join(line.strip() for line in str(error).strip().splitlines()) + " (clrun --help lists the keys)"
+        return (
+            " ".join(line.strip() for line in str(error).strip().splitlines()) + " (clrun --help keys lists the keys)"
+        )
     return None
 
 
@@ -153,5 +155,6 @@ class KeyParser(Parser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(
-            f"{message}; a key is typed without dashes, as in lambda=400 (clrun --help lists flags and keys)."
+            f"{message}; a key is typed without dashes, as in lambda=400 "
+            "(clrun --help lists flags, and clrun --help keys the keys)."
         )

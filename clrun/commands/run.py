@@ -63,9 +63,7 @@ def command(argv: Sequence[str], wants_trace: bool = False) -> None:
         return
     catalog = catalog_of(arguments)
     if arguments.help:
-        from clrun.config import help
-
-        help.show(catalog, arguments.overrides)
+        print_help(catalog, arguments.overrides)
         return
     if arguments.cite:
         print(cited(arguments, catalog))
@@ -82,6 +80,16 @@ def command(argv: Sequence[str], wants_trace: bool = False) -> None:
     with hydra_arguments(arguments) as hydra_argv:
         task = task_of(arguments)
         run_with_hydra(catalog, hydra_argv, lambda cfg: exit_unless_done(answer(lambda: task(cfg), wants_trace)))
+
+
+def print_help(catalog: "Catalog", words: Sequence[str]) -> None:
+    """Print the help of clrun, or all there is on what words name. Raise UsageError for one that names nothing."""
+    from clrun.config import help, help_words
+
+    if words:
+        help_words.show(catalog, words, help.make_console())
+    else:
+        help.show(catalog, help.make_console())
 
 
 def cited(arguments: argparse.Namespace, catalog: "Catalog") -> str:

@@ -63,12 +63,9 @@ def parser() -> argparse.ArgumentParser:
 
 def show_help() -> None:
     """Print the help of clrun-tune."""
-    from rich.console import Console
-
     from clrun.config import help
 
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=160)
+    console = help.make_console()
     console.print("A search by validation accuracy: [bold]clrun-tune key=value ... 'key=interval(low,high)'[/bold]\n")
     help.section(console, "Examples", EXAMPLES)
     help.section(console, "What is typed", GRAMMAR)

@@ -1,11 +1,8 @@
-"""The text of `clrun --help`, from the yaml files in conf/ alone."""
+"""The text of `clrun --help`, one screen, and what it is made of; from the yaml files in conf/ alone."""
 
-import difflib
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -14,117 +11,69 @@ from rich.table import Table
 from rich.text import Text
 
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, StrategyOption, parse
-from clrun.system.errors import UsageError
 from clrun.system.text import format_value
 
 EXAMPLES = {
-    "clrun": "the default: digits, 5 tasks of 2 classes, strategy=ewc",
+    "clrun": "digits in 5 tasks, by ewc",
     "clrun strategy=ewc lambda=400": "one run, with a knob",
-    "clrun -m strategy=finetune,ewc,joint 'seed=range(3)'": "nine runs and a table; finished ones are kept",
+    "clrun -m strategy=finetune,ewc,joint seed=0,1,2": "finished runs are kept",
     "clrun -m strategy=ewc 'lambda=1,10,100'": "a sweep over a knob",
-    "clrun dataset=mnist split=permuted tasks=10 scenario=domain": "permuted MNIST",
-    "clrun --config-dir my strategy=mine": "a strategy of your own, in my/strategy/mine.yaml",
+    "clrun +experiment=split_mnist scenario=class": "a published protocol",
+    "clrun --config-dir my strategy=mine": "a strategy of your own",
+    "clrun-report": "tables, plots of outputs/",
 }
 
 
 MARGINS = 6  # characters before, between and behind two columns
 MEANING = 30  # characters that the second of two columns needs
 
+# The keys of every run that are typed most.
+MOST_TYPED = ("tasks", "scenario", "epochs", "lr", "seed", "evaluate_every", "outputs")
+
+WORDS = {
+    "--help strategy": "a line for each; so also dataset, model, experiment",
+    "--help ewc": "what an option or an experiment is, and its keys",
+    "--help lambda": "what a key means, and who takes it",
+    "--help keys": "all keys of every run, with their defaults",
+}
+
 FLAGS = {
-    "--help WORD": "all of a group, an option or a key, as --help features, --help ewc or --help lambda",
-    "-m, --multirun": "sweep: every combination of the values that are listed with commas or as range(...)",
-    "--config-dir DIR": "a folder with strategies, datasets or experiments of your own",
-    "--check": "check the settings of the run, or with -m of all runs; load no data, train nothing",
+    "-m, --multirun": "a sweep: every combination of the listed values",
+    "--config-dir DIR": "a folder with strategies or data sets of your own",
+    "--check": "check the settings of all runs; train nothing",
     "--cfg job": "print what is composed, run nothing",
     "--cite strategy=si": "print BibTeX of clrun and of the papers of a strategy",
-    "--hydra-help": "the flags of Hydra, which composes the keys",
-    "--version": "print the version",
-    "-sc install=bash": 'eval "$(clrun -sc install=bash)" completes keys and values with Tab',
+    "--version": "print the version (--hydra-help: flags of Hydra's)",
+    "-sc install=bash": 'eval "$(clrun -sc install=bash)" completes with Tab',
 }
 
 
-def show(catalog: Catalog, words: Sequence[str] = ()) -> None:
-    """Print the help of clrun: a line for each option and each key of every run. Given words, print all there is on the
-    groups, options and keys that they name, such as features, ewc, strategy=ewc or lambda.
-
-    Raise UsageError for a word that names none of them.
-    """
+def make_console() -> Console:
+    """Return the console on which help is printed: as wide as the terminal, or 160 characters in a pipe."""
     console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=160)  # a pipe has no width
-    if words:
-        for named in [meant(word, catalog) for word in words]:
-            print_meant(console, catalog, named)
-        return
-    console.print("Continual-learning experiments: [bold]clrun key=value ...[/bold]\n")
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def show(catalog: Catalog, console: Console) -> None:
+    """Print the help of clrun, one screen: what is typed, what there is to choose from, and where the rest is."""
+    console.print("Continual-learning experiments: [bold]clrun key=value ...[/bold]")
     section(console, "Examples", EXAMPLES)
-    for group in (*GROUPS, CLUSTER):
-        console.print(group_title(catalog, group))
-        lines = ((name, headline(option)) for name, option in catalog.options[group].items())
-        console.print(rows(lines, console.width, cut=True))
-    section(console, "Experiments", {f"+experiment={name}": remark(path) for name, path in catalog.experiments.items()})
-    console.print("[bold]Keys of every run[/bold], with their defaults")
-    console.print(rows((key_line(*item) for item in catalog.root.items()), console.width, cut=True))
-    console.print(
-        "An option has keys of its own: [bold]clrun --help ewc[/bold] shows those of strategy=ewc, and "
-        "[bold]clrun --help lambda[/bold] all that there is on a key.\n"
-    )
+    section(console, "What there is to choose, and what is chosen unless typed", dict(choices(catalog)))
+    used = {key: catalog.root[key] for key in MOST_TYPED}
+    title = f"The {len(used)} most used of the {len(catalog.root)} keys of every run, with their defaults"
+    section(console, title, dict(key_line(*item) for item in used.items()))
+    section(console, "The rest", WORDS)
     section(console, "Flags", FLAGS)
-    console.print(
-        "Results are written to outputs/. A value with commas, brackets or spaces wants quotes: 'lambda=1,2'."
-    )
+    console.print("Results are in outputs/. Brackets want quotes: 'seed=range(3)'.")
 
 
-class Meant(NamedTuple):
-    """What a word of `clrun --help WORD` names."""
-
-    options: list[tuple[str, list[str]]]  # groups, each with names of its options
-    keys: list[str]  # keys as they are typed
-
-
-def meant(word: str, catalog: Catalog) -> Meant:
-    """Return what a word names: a group with all its options, each option of that name, or a key. Raise UsageError if
-    there is nothing of that name."""
-    group, _, name = word.rpartition("=")
-    if word in catalog.options:
-        return Meant([(word, list(catalog.options[word]))], [])
-    found = [(one, [name]) for one, names in catalog.options.items() if name in names and group in ("", one)]
-    keys = [key for key in catalog.all_keys() if key == word and key not in catalog.options]
-    if not (found or keys):
-        words = [*catalog.all_keys(), *(name for names in catalog.options.values() for name in names)]
-        near = difflib.get_close_matches(name, words, 1)
-        raise UsageError(
-            f"--help {word}: there is no such group, option or key{f'; did you mean {near[0]}?' if near else '.'} "
-            f"The groups are {', '.join(catalog.options)}; clrun --help lists the rest."
-        )
-    return Meant(found, keys)
-
-
-def print_meant(console: Console, catalog: Catalog, named: Meant) -> None:
-    """Print all that there is on what a word names."""
-    for group, names in named.options:
-        console.print(group_title(catalog, group))
-        console.print(rows(options(catalog, group, names), console.width))
-    for key in named.keys:
-        console.print(f"[bold]{key}[/bold]")
-        console.print(rows(key_entries(catalog, key), console.width))
-
-
-def key_entries(catalog: Catalog, key: str) -> Iterator[tuple[str, str]]:
-    """Yield a line for each meaning of a key, with those who take it: every run, or some options of a group."""
-    if key in catalog.root:
-        left, right = key_line(key, catalog.root[key])
-        yield left, f"{right} - a key of every run"
-    meanings: dict[tuple[str, str], list[str]] = {}
-    for group, name in catalog.takers(key):
-        meanings.setdefault(key_line(key, catalog.knobs(group, name)[key]), []).append(f"{group}={name}")
-    yield from ((left, f"{right} - {', '.join(takers)}") for (left, right), takers in meanings.items())
-
-
-def group_title(catalog: Catalog, group: str) -> str:
-    """Return the heading of a group."""
-    if group == CLUSTER:
-        return f"[bold]{group}[/bold]=... trains on other machines (by default here)"
-    return f"[bold]{group}[/bold]=... (by default {catalog.defaults[group]})"
+def choices(catalog: Catalog) -> Iterator[tuple[str, str]]:
+    """Yield a line for each group, with the number of its options and their names, and one for the experiments."""
+    for group in (*GROUPS, CLUSTER):
+        names = list(catalog.options[group])
+        yield f"{group}={catalog.defaults.get(group) or '...'}", f"{len(names)}: {', '.join(names)}"
+    if catalog.experiments:
+        yield "+experiment=...", f"{len(catalog.experiments)}: {', '.join(catalog.experiments)}"
 
 
 def section(console: Console, title: str, lines: Mapping[str, str]) -> None:
@@ -158,21 +107,6 @@ def rows(lines: Iterable[tuple[str, str]], width: int, cut: bool = False) -> Tab
             table.add_row(Padding(meaning, (0, 0, 0, 4)))
     table.add_row()
     return table
-
-
-def options(catalog: Catalog, group: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the lines of some options of a group and their keys; a key that several options share is explained once."""
-    explained: dict[str, KeySpec] = {}
-    for name in names:
-        option = catalog.options[group][name]
-        yield name, headline(option)
-        knobs = catalog.knobs(group, name)
-        new = ((key, spec) for key, spec in knobs.items() if explained.get(key) != spec)
-        yield from ((f"  {left}", right) for left, right in itertools.starmap(key_line, new))
-        shared = [key for key, spec in knobs.items() if explained.get(key) == spec]
-        if shared:
-            yield "", f"and {', '.join(shared)} (as above)"
-        explained |= knobs
 
 
 def remark(path: Path) -> str:

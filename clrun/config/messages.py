@@ -91,7 +91,7 @@ def unknown_key(key: str, catalog: Catalog) -> str:
         or difflib.get_close_matches(key, keys, 1)
         or difflib.get_close_matches(last, keys, 1)
     )
-    return f"{key}: no such key{f'; did you mean {near[0]}?' if near else ''} (clrun --help lists the keys)"
+    return f"{key}: no such key{f'; did you mean {near[0]}?' if near else ''} (clrun --help keys lists the keys)"
 
 
 def first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from reference.markdown import code, plain, table
 
 # Hydra's flags that clrun hands on, which argparse knows without an explanation.
 HYDRA_FLAGS = {
-    "--help": "print the keys with their defaults and ranges",
+    "--help": "print what there is to choose; followed by a group, an option, an experiment or a key, all on these",
     "--run": "a single run, which is the default",
     "--multirun": "a sweep: every combination of the values that are listed with commas or as range(...)",
     "--shell-completion": "with install=bash, print what makes the Tab key complete keys and values",

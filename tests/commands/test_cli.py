@@ -1,5 +1,6 @@
 """The command line: what it answers, what it refuses, and what it leaves behind."""
 
+import io
 import re
 import resource
 import subprocess
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from clrun.commands import predict
-from clrun.config import catalog
+from clrun.config import catalog, help
 from clrun.report.rows import rows_of
 from clrun.report.runs import read
 from clrun.results.run_files import read_summary
@@ -276,23 +278,43 @@ def test_a_users_experiment(clrun, my_folder):
     assert clrun("-cd", "my", "+experiment=short", "model.widths=[8]")[0] == 0
     assert clrun("-cd", "my", "+experiment=short", *SHORT)[0] == 0
     assert sorted(read_summary(path)["iterations"].fillna(0).item() for path in runs("mine")) == [0, 2]
-    assert "A short one" in clrun("-cd", "my", "--help")[1]
+    assert "A short one" in clrun("-cd", "my", "--help", "experiment")[1]
     assert "+experiment=short" in clrun("-cd", "my", "experiment=short")[2]
 
 
 # ---------------------------------------------------------------- help and completion
 
 
-def test_help_has_a_line_for_everything_that_can_be_typed(clrun, my_folder):
+def test_help_is_one_screen(clrun, my_folder):
+    """At the width of a pipe and of 80 columns."""
     code, out, _ = clrun("--config-dir", "my", "--help")
     known = catalog.read((CONF, Path("my").resolve()))
-    lines = [line.strip() for line in out.splitlines()]
-    assert code == 0
-    for options in known.options.values():
+    assert code == 0 and len(out.splitlines()) <= 45 and max(map(len, out.splitlines())) <= 160
+    for group, options in known.options.items():
+        assert re.search(rf"\n  {group}=\S+ +{len(options)}: {next(iter(options))}", out)
+    narrow = io.StringIO()
+    help.show(known, Console(file=narrow, width=80, highlight=False))
+    assert len(narrow.getvalue().splitlines()) <= 45 and max(map(len, narrow.getvalue().splitlines())) <= 80
+    assert "…" not in narrow.getvalue().partition("What there is")[0], "no example is cut"
+
+
+def test_help_of_a_group_has_a_line_for_each_option(clrun, my_folder):
+    known = catalog.read((CONF, Path("my").resolve()))
+    for group, options in known.options.items():
+        lines = [line.strip() for line in clrun("--config-dir", "my", "--help", group)[1].splitlines()]
+        assert len(lines) <= len(options) + 3
         for name, option in options.items():
             assert any(re.match(rf"{re.escape(name)}  +{re.escape(option.about[:40])}", line) for line in lines)
-    assert all(any(line.startswith(f"{key}=") for line in lines) for key in known.root)
-    assert "fisher_batch" not in out and len(lines) < 200 and max(map(len, lines)) <= 160
+    lines = clrun("--help", "keys")[1].splitlines()
+    assert all(any(line.strip().startswith(f"{key}=") for line in lines) for key in known.root)
+    assert len(lines) <= len(known.root) + 3
+
+
+def test_help_of_an_experiment_says_what_it_sets(clrun):
+    for word in ("split_mnist", "+experiment=split_mnist"):
+        code, out, _ = clrun("--help", word)
+        assert code == 0 and "van de Ven" in out and "iterations: 2000" in out
+    assert "+experiment=split_mnist" in clrun("--help", "experiment")[1]
 
 
 @pytest.mark.parametrize("word", sorted({name for names in catalog.read().options.values() for name in names}))
@@ -315,8 +337,11 @@ def test_help_of_a_key_says_who_takes_it(clrun, my_folder):
 
 
 def test_help_of_a_wrong_word_names_the_nearest(clrun):
-    assert "did you mean lambda?" in clrun("--help", "lamda")[2]
+    assert "did you mean lambda" in clrun("--help", "lamda")[2]
     assert "did you mean ranpac?" in clrun("--help", "ranpack")[2]
+    assert "did you mean packnet?" in clrun("--help", "strategy=packnett")[2]
+    code, out, err = clrun("--help", "ewc", "split_mnits")
+    assert (code, out) == (2, "") and "did you mean split_mnist" in err
 
 
 def test_version(clrun):

@@ -55,7 +55,7 @@ def test_an_experiment_may_say_what_it_is_about(clrun):
     Path("my/experiment").mkdir(parents=True)
     text = "# @package _global_\n# A comment.\nabout: all of it in one step\niterations: 1\ntasks: 2\npictures: false\n"
     Path("my/experiment/short.yaml").write_text(text)
-    assert "all of it in one step" in clrun("--config-dir", "my", "--help")[1]
+    assert "all of it in one step" in clrun("--config-dir", "my", "--help", "experiment")[1]
     for flags in ((), ("-m", "seed=1,2")):
         code, _, error = clrun("--config-dir", "my", "+experiment=short", *flags)
         assert code == 0, error
