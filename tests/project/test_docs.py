@@ -53,6 +53,20 @@ def commands(name: str) -> list[tuple[str, str]]:
     return [(page, line) for page, line in lines if f"{line} ".startswith(f"{name} ")]
 
 
+def first_pages(name: str) -> dict[str, str]:
+    """{command: the first page that types it}"""
+    return {command: page for page, command in reversed(commands(name))}
+
+
+def with_few_seeds(command: str) -> str:
+    """The command with two seeds in place of five or twenty: they change nothing in whether it is accepted."""
+    return re.sub(
+        r"seed=range\((?:(\d+),)?(\d+)\)",
+        lambda found: f"seed=range({(first := int(found[1] or 0))},{min(int(found[2]), first + 2)})",
+        command,
+    )
+
+
 def words(command: str) -> list[str]:
     """The arguments of a command, as the shell splits them."""
     return shlex.split(command, comments=True)[1:]
@@ -95,9 +109,9 @@ def answer(monkeypatch, command: str) -> int:
 
 
 @needs_checkout
-@pytest.mark.parametrize(("page", "command"), commands("clrun"))
+@pytest.mark.parametrize(("page", "command"), [(page, command) for command, page in first_pages("clrun").items()])
 def test_every_command_is_accepted(workshop, monkeypatch, capfd, page, command):
-    asked = words(command)
+    asked, command = words(command), with_few_seeds(command)
     only_shows = {"--help", "--cite", "--version", "--cfg", "-sc", "--hydra-help"} & set(asked)
     assert answer(monkeypatch, command if only_shows else f"{command.partition(' #')[0]} --check") in (0, None)
     assert only_shows or "Checked: " in capfd.readouterr().out
