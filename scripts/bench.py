@@ -32,7 +32,7 @@ from clrun.system.errors import UsageError
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "results"
 Part = tuple[str, Callable[[], Iterator[Row]]]
-NAMES = (*SINGLE, "W4", "W6", "start-up", "fisher", "stack")
+NAMES = (*SINGLE, "W4", "W6", "start-up", "fisher", "stack", "sweep", "resnet")
 
 
 def arguments(line: Sequence[str] | None) -> argparse.Namespace:
@@ -41,6 +41,9 @@ def arguments(line: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(NAMES)}")
     flags.add_argument("--quick", action="store_true", help="on tiny drawn data: for a test, not for a number")
     flags.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    flags.add_argument(
+        "--card", action="store_true", help="what --device cuda measures, on whichever device: a rehearsal"
+    )
     flags.add_argument(
         "--peers", type=lambda text: text.split(","), nargs="?", const=list(peers.PINNED), default=[], metavar="PEERS",
         help=f"also {' and '.join(peers.PINNED)}, or those that are named",
@@ -86,8 +89,8 @@ def commit() -> str:
 def plan(asked: argparse.Namespace, shelf: Shelf, member: Callable, found: Mapping[str, str]) -> Iterator[Part]:
     """What is to be measured, in order: (name, how). found: the peers that are to be asked, and their Pythons."""
     rounds, quick = asked.rounds, asked.quick
-    if asked.device == "cuda":
-        yield from cuda.plan(shelf, member, found, rounds, quick)
+    if asked.card or asked.device == "cuda":
+        yield from cuda.plan(shelf, member, found, rounds, quick, asked.device)
         return
     yield "start-up", lambda: extras.started(rounds, quick)
     yield "fisher", lambda: extras.fisher_alone(shelf, rounds, quick)

@@ -25,6 +25,21 @@ STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 SCENARIOS = ("task", "domain", "class")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", default="cuda", choices=["cpu", "cuda"], help="of the tests marked cuda; cpu rehearses"
+    )
+
+
+@pytest.fixture
+def card(request) -> torch.device:
+    """The device of a test that is marked cuda; skips where there is none."""
+    device = torch.device(request.config.getoption("--device"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here; --device cpu rehearses the test")
+    return device
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)

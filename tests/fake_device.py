@@ -32,7 +32,7 @@ class FakeDevice(Elsewhere):
 
     def __init__(self) -> None:
         super().__init__()
-        self.within = ""
+        self.within, self.copied = "", 0  # copied: numbers that the host was given
         self.seen: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
@@ -57,6 +57,7 @@ class FakeDevice(Elsewhere):
         name = func._schema.name.split("::")[1]
         if to == "cpu" or name in VALUE_READERS:
             self.seen[self.within, name] += 1
+            self.copied += there[0].numel()
             return self.on_the_host(name, there[0], kwargs.get("dtype"))
         host = [v for v in tensors if not isinstance(v, FakeTensor)]
         # A host tensor of one number is an argument of a kernel. Anything else has to be copied.

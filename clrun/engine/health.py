@@ -71,10 +71,10 @@ def first_divergence(
 
 
 def all_finite(tree: Tree, vectorizer: Vectorizer) -> Tensor:
-    """Return (R,) bool: whether all tensors of a run are finite."""
+    """Return (R,) bool, on the host: whether all tensors of a run are finite, which their device finds out."""
     R = vectorizer.runs
-    finite = [vectorizer.unstack_to_host(v).isfinite().reshape(R, -1).all(1) for v in tree_leaves(tree)]
-    return torch.stack([torch.ones(R, dtype=torch.bool), *finite]).all(0)
+    finite = [v.isfinite().reshape(R, -1).all(1) for v in tree_leaves(tree)]
+    return torch.stack(finite).all(0).cpu() if finite else torch.ones(R, dtype=torch.bool)
 
 
 # ---------------------------------------------------------------- a row of health.csv

@@ -38,7 +38,7 @@ def plasticity(strategy: Strategy, current: TrainState, hp: Any, pool: Pool) -> 
         features.append(evaluated.net.features(theta, batch.x))
         weights.append(batch.weight)
     seen = torch.cat(features) * torch.cat(weights)[:, None].to(theta.dtype)  # rows of zeros have no singular value
-    nothing = theta.new_tensor(torch.nan)
+    nothing = theta.new_full((), torch.nan)
     dead = torch.cat([high <= low for low, high in zip(least, largest, strict=True)]) if least else None
     return {
         "dead_share": nothing if dead is None else dead.to(theta.dtype).mean(),

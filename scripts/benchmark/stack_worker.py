@@ -7,14 +7,14 @@ from benchmark.worker import Answer, Clock, one_thread, serve
 
 
 def run(spec: Mapping[str, Any]) -> Answer:
-    """runs: [(lambda, seed)]; stacked: as few stacks as clrun would make of them."""
+    """runs: [(lambda, seed)], lambda None where there is none; stacked: as few stacks as clrun would make of them."""
     import tempfile
 
     import pandas as pd
     import torch
 
     from clrun.config import composition
-    from clrun.runs.prepare import prepare
+    from clrun.runs.prepare import bytes_of_run, prepare
     from clrun.runs.train import train_runs
     from clrun.sweep import plan
 
@@ -22,8 +22,11 @@ def run(spec: Mapping[str, Any]) -> Answer:
     clock = Clock(torch.cuda.synchronize if cuda else lambda: None)
     fixed = [o for o in spec["overrides"] if not o.startswith(("lambda=", "seed="))]
     with tempfile.TemporaryDirectory(prefix="clrun-bench-") as outputs:
-        told = [[*fixed, f"lambda={strength}", f"seed={seed}", f"outputs={outputs}"] for strength, seed in spec["runs"]]
+        strengths = [[] if strength is None else [f"lambda={strength}"] for strength, _ in spec["runs"]]
+        seeds = [[f"seed={seed}", f"outputs={outputs}"] for _, seed in spec["runs"]]
+        told = [[*fixed, *strength, *seed] for strength, seed in zip(strengths, seeds, strict=True)]
         prepared = [prepare(composition.compose(*overrides)) for overrides in told]
+        reckoned = sum(bytes_of_run(one) for one in prepared) / 1e6
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         with clock.phase("whole"):
@@ -32,7 +35,7 @@ def run(spec: Mapping[str, Any]) -> Answer:
         found = [pd.read_csv(one.directory / "summary.csv")["average_accuracy"].item() for one in prepared]
     cpu, wall, _ = clock.phases["whole"]
     memory = torch.cuda.max_memory_allocated() / 1e6 if cuda else None
-    return {"cpu": cpu, "wall": wall, "accuracy": sum(found) / len(found), "memory_mb": memory}
+    return {"cpu": cpu, "wall": wall, "accuracy": sum(found) / len(found), "memory_mb": memory, "reckoned_mb": reckoned}
 
 
 if __name__ == "__main__":

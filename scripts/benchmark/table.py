@@ -21,7 +21,7 @@ def tables(rows: pd.DataFrame) -> str:
     parts += [single(rows[rows.workload == name], workload.about) for name, workload in SINGLE.items()]
     parts += [sweep(rows[rows.workload == "W4"]), tasks(rows[rows.workload == "W6 tasks"]), widths(rows)]
     parts += [fisher(rows[rows.workload == "fisher"]), started(rows[rows.workload == "start-up"])]
-    parts += [stacks(rows[rows.workload == "stack"])]
+    parts += [stacks(rows[rows.workload.isin(("stack", "sweep", "resnet"))])]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -62,6 +62,13 @@ SINGLE = {
         kind="pictures", pictures=(3000, 600), peer_lambda=LAMBDAS, peers=("avalanche-tensors",),
     ),
 }  # fmt: skip
+RESNET = Workload(
+    "resnet",
+    "ResNet-18 with batch norm on drawn pictures of 32 x 32 x 3, 5 tasks of 2 classes, 3,000 and 600 pictures",
+    ("dataset=image_folder", "dataset.size=32", "dataset.normalize=false", "split=classes", "split.order=fixed",
+     "tasks=5", "scenario=task", "strategy=finetune", *ADAM, "model=resnet18", "model.width=64", "model.norm=batch"),
+    kind="pictures", pictures=(3000, 600),
+)  # fmt: skip
 WIDTHS = (100, 200, 400, 800, 1600)
 
 

@@ -1,16 +1,20 @@
 """The shell scripts: what they type is composed and checked, and every strategy is in the one that claims all."""
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from clrun.system.paths import CONF, PACKAGE
 
-SCRIPTS = sorted((PACKAGE.parent / "scripts").glob("*.sh"))
+GPU_CHECK = PACKAGE.parent / "scripts" / "gpu_check.sh"
+SCRIPTS = sorted(path for path in GPU_CHECK.parent.glob("*.sh") if path != GPU_CHECK)
 if not SCRIPTS:
     pytest.skip("an installed package has no scripts/", allow_module_level=True)
 
@@ -63,3 +67,16 @@ def test_all_strategies_are_all(typed):
     names = {job[-2].partition("=")[2] for sweep in sweeps for job in jobs(sweep[1:])}
     stated = {yaml.safe_load(path.read_text())["name"] for path in (CONF / "strategy").glob("*.yaml")}
     assert names == stated
+
+
+def test_parts_of_the_day_of_a_card(tmp_path):
+    """Every part that is listed can be asked for, and nothing else; what a part leaves is in a folder of its own."""
+    listed = subprocess.run([GPU_CHECK, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    branches = set(re.findall(r"^    ([a-z-]+)\) ", GPU_CHECK.read_text(), re.MULTILINE))
+    assert set(listed) == branches and "cuda-tests" in listed
+    assert subprocess.run([GPU_CHECK, "no-such-part", tmp_path], capture_output=True).returncode == 2
+    environment = {**os.environ, "DEVICE": "cpu", "PYTHON": sys.executable}
+    done = subprocess.run([GPU_CHECK, "environment", tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "environment" / "exit_code.txt").read_text() == "0\n"
+    assert f"torch {torch.__version__}" in (tmp_path / "environment" / "log.txt").read_text()
