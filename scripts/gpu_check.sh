@@ -5,24 +5,55 @@
 #   scripts/gpu_check.sh PART [FOLDER]            one part; its log and its files go to FOLDER/PART
 #   DEVICE=cpu scripts/gpu_check.sh PART          a rehearsal on the CPU, with small sizes
 # FOLDER: $OUT, or outputs/gpu_check. KIT: build/gpu_kit. PYTHON: a Python that has torch. LIMIT: seconds a part.
+# For prepare: TARGET_PYTHON, such as 3.12, and TARGET_MACHINE, such as x86_64, of the machine with the card.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
-KIT="${KIT:-$here/build/gpu_kit}" PYTHON="${PYTHON:-python3}" DEVICE="${DEVICE:-cuda}" LIMIT="${LIMIT:-590}"
+KIT="${KIT:-$here/build/gpu_kit}" PYTHON="${PYTHON:-python3}" DEVICE="${DEVICE:-cuda}" LIMIT="${LIMIT:-560}"
 parts=(environment cuda-tests suite-engine suite-strategies suite-runs suite-commands suite-rest single stacks sweep resnet profile)
 suite() { for one in "$@"; do printf '%s ' "tests/$one"; done; }
 
-python() { "$PYTHON" "$@"; }
-pytest() { "$PYTHON" -m pytest -q -p no:cacheprovider -o addopts= -m "${MARK:-not slow and not cuda}" --device "$DEVICE" "$@"; }
+pytest() { "$PYTHON" -m pytest -v --tb=short -p no:cacheprovider -o addopts= --device "$DEVICE" --junitxml "$folder/tests.xml" "$@"; }
+# The suite takes place on the CPU every day: its rehearsal is whether its tests can be collected.
+tests() { pytest -m 'not slow and not cuda' "${collect[@]}" $(suite "$@"); }
 bench() { "$PYTHON" scripts/bench.py --card --device "$DEVICE" --csv "$folder/performance.csv" --only "$1" "${small[@]}"; }
+
+prepare() {
+  local version="${TARGET_PYTHON:-$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')}"
+  local machine="${TARGET_MACHINE:-$(uname -m)}" glibc platforms=()
+  for glibc in 2014 _2_17 _2_27 _2_28; do platforms+=(--platform "manylinux${glibc}_$machine"); done
+  mkdir -p "$KIT/wheels" "$KIT/data"
+  rm -f "$KIT"/wheels/*.whl
+  # antlr4-python3-runtime is published as source alone; its wheel is for every machine.
+  "$PYTHON" -m pip wheel -q --no-deps --wheel-dir "$KIT/wheels" 'antlr4-python3-runtime==4.9.*'
+  "$PYTHON" -m pip download -q --only-binary=:all: --python-version "$version" --implementation cp "${platforms[@]}" \
+    --find-links "$KIT/wheels" --dest "$KIT/wheels" \
+    'hydra-core>=1.3.8,<1.5' 'omegaconf>=2.3' 'pydantic>=2.11' 'filelock>=3.16' 'rich>=13' 'hypothesis>=6' 'pytest>=8'
+  tar -C "${CLRUN_DATA_DIR:-$HOME/.cache/clrun}" -czf "$KIT/data/MNIST.tar.gz" MNIST/raw
+  echo "Carry $KIT ($(du -sh "$KIT" | cut -f1)) along with this checkout, to build/gpu_kit in it or to where KIT says."
+  echo "It is for Python $version on $machine, which must have the rest: torch, numpy, pandas, scipy, matplotlib,"
+  echo "safetensors and pillow. There: scripts/gpu_check.sh environment"
+}
+
+run() {
+  case "$part" in
+    environment) "$PYTHON" scripts/gpu/environment.py ;;
+    cuda-tests) pytest -m cuda tests/engine/test_cuda.py ;;
+    suite-engine) tests engine models data test_optimizers.py ;;
+    suite-strategies) tests strategies ;;
+    suite-runs) tests runs sweep ;;
+    suite-commands) tests commands config ;;
+    suite-rest) tests api results system terminal report ;;
+    single) bench W1,W1-100,W2,W3 ;;
+    stacks) bench stack ;;
+    sweep) bench sweep ;;
+    resnet) bench resnet ;;
+    profile) "$PYTHON" scripts/gpu/profile_step.py --device "$DEVICE" --out "$folder" "${small[@]:0:1}" ;;
+  esac
+}
 
 case "${1:-}" in
   --list) printf '%s\n' "${parts[@]}"; exit ;;
-  prepare)
-    mkdir -p "$KIT/wheels" "$KIT/data"
-    "$PYTHON" -m pip wheel -q --wheel-dir "$KIT/wheels" 'hydra-core>=1.3.8,<1.5' 'omegaconf>=2.3' antlr4-python3-runtime==4.9.* \
-      'pydantic>=2.11' 'filelock>=3.16' 'hypothesis>=6' 'pytest>=8'
-    cp -r "${CLRUN_DATA_DIR:-$HOME/.cache/clrun}/MNIST" "$KIT/data/"
-    exit ;;
+  prepare) prepare; exit ;;
 esac
 part="${1:-}"
 [[ " ${parts[*]} " == *" $part "* ]] || { sed -n '2,/^set/{/^#/p}' "$0" >&2; exit 2; }
@@ -30,41 +61,26 @@ folder="${2:-${OUT:-$here/outputs/gpu_check}}/$part"
 mkdir -p "$folder"
 folder="$(cd "$folder" && pwd)"
 cd "$here"
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" CLRUN_DATA_DIR="${CLRUN_DATA_DIR:-$KIT/data}" MPLCONFIGDIR="${MPLCONFIGDIR:-$folder}"
-if ! "$PYTHON" -c 'import hydra, pydantic, filelock, hypothesis, pytest' 2>/dev/null; then
-  site="${TMPDIR:-/tmp}/clrun-gpu-site"
-  "$PYTHON" -m pip install -q --no-index --no-deps --upgrade --find-links "$KIT/wheels" --target "$site" "$KIT"/wheels/*.whl
-  export PYTHONPATH="$PYTHONPATH:$site"
-fi
-small=()
-[ "$DEVICE" = cuda ] || small=(--quick --rounds 1)
+small=() collect=()
+[ "$DEVICE" = cuda ] || small=(--quick --rounds 1) collect=(--collect-only)
 
-run() {
-  case "$part" in
-    environment) python scripts/gpu/environment.py ;;
-    cuda-tests) MARK=cuda pytest tests/engine/test_cuda.py --junitxml "$folder/tests.xml" ;;
-    suite-engine) pytest $(suite engine models data test_optimizers.py) --junitxml "$folder/tests.xml" ;;
-    suite-strategies) pytest $(suite strategies) --junitxml "$folder/tests.xml" ;;
-    suite-runs) pytest $(suite runs sweep) --junitxml "$folder/tests.xml" ;;
-    suite-commands) pytest $(suite commands config) --junitxml "$folder/tests.xml" ;;
-    suite-rest) pytest $(suite results system terminal report) --junitxml "$folder/tests.xml" ;;
-    single) bench W1,W1-100,W2,W3 ;;
-    stacks) bench stack ;;
-    sweep) bench sweep ;;
-    resnet) bench resnet ;;
-    profile) python scripts/gpu/profile_step.py --device "$DEVICE" --out "$folder" "${small[@]:0:1}" ;;
-  esac
-}
-code=0
-# Not `timeout run`, as timeout starts commands and not functions: the part is a process group of its own.
-set -m
-run > "$folder/log.txt" 2>&1 &
-group=$!
-set +m
-( sleep "$LIMIT"; kill -TERM -- "-$group" 2>/dev/null ) & watch=$!
-wait "$group" || code=$?
-kill "$watch" 2>/dev/null || true
-echo "$code" > "$folder/exit_code.txt"
-tail -n 15 "$folder/log.txt"
-echo "$part ended with $code: $folder"
-exit "$code"
+if [ -z "${GPU_CHECK_READY:-}" ]; then
+  # First what this machine lacks, in seconds. Then the part, as a command that `timeout` can end with all it started.
+  unpacked="${TMPDIR:-/tmp}/clrun-gpu-$(id -u)"
+  export PYTHONPATH="$here:$unpacked/site${PYTHONPATH:+:$PYTHONPATH}"
+  "$PYTHON" scripts/gpu/ready.py --part "$part" --device "$DEVICE" --kit "$KIT" --unpacked "$unpacked"
+  export CLRUN_DATA_DIR="${CLRUN_DATA_DIR:-$unpacked}" MPLCONFIGDIR="${MPLCONFIGDIR:-$unpacked/matplotlib}"
+  export GPU_CHECK_READY=1 KIT PYTHON DEVICE
+  code=0
+  timeout --kill-after=20 "$LIMIT" "$0" "$part" "$(dirname "$folder")" > "$folder/log.txt" 2>&1 &
+  running=$!
+  trap 'kill -TERM "$running"' INT TERM
+  wait "$running" || code=$?
+  echo "$code" > "$folder/exit_code.txt"
+  tail -n 15 "$folder/log.txt"
+  said=""
+  [ "$code" -lt 124 ] || said=" (it was ended after $LIMIT seconds or by a signal)"
+  echo "$part ended with $code$said: $folder"
+  exit "$code"
+fi
+run

@@ -9,7 +9,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -48,7 +48,9 @@ class CudaRecorder:
                     undo()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, stream=side, check_input_liveness=self.check_inputs):
+            # Passed only where it is asked for: PyTorch knows it since 2.13.
+            checks: dict[str, Any] = {"check_input_liveness": True} if self.check_inputs else {}
+            with torch.cuda.graph(graph, pool=self.pool, stream=side, **checks):
                 body()
         return graph.replay
 

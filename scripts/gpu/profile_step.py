@@ -2,8 +2,8 @@
 
     python scripts/gpu/profile_step.py --device cuda --out FOLDER [--runs 64]
 
-FOLDER gets kernels.csv (name, calls, microseconds a step), trace.json for chrome://tracing, and summary.txt. The steps
-are taken without a graph, whose kernels are the same, so that each one has its name.
+FOLDER gets kernels.csv (name, calls, microseconds a step), trace.json.gz for chrome://tracing, and summary.txt. The
+steps are taken without a graph, whose kernels are the same, so that each one has its name.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
             if asked.device == "cuda":
                 torch.cuda.synchronize()
     asked.out.mkdir(parents=True, exist_ok=True)
-    profile.export_chrome_trace(str(asked.out / "trace.json"))
+    profile.export_chrome_trace(str(asked.out / "trace.json.gz"))
     write(profile, asked.out, asked.device)
 
 
