@@ -2,7 +2,8 @@
 
 It shows tasks learnt, optimizer steps, the accuracy on the tasks learnt so far in percent, and the time that is likely
 left, of runs of any process and host, also of the jobs of a cluster. Tables of a run are written when a task ends, at
-most every five seconds. Ctrl-C ends it; the runs go on.
+most every five seconds. Ctrl-C ends it; the runs go on. With --html it also writes the page of a report again and
+again, with the runs under way; a browser that shows the page follows.
 
 Exit codes: 0 no run has crashed, 1 some have, 2 the user's mistake.
 """
@@ -11,8 +12,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -22,10 +24,16 @@ from clrun import __version__
 from clrun.commands.console import Parser, end_with
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.messages import announce
+from clrun.system.signals import graceful_termination
 from clrun.terminal import watching
 from clrun.terminal.console import make_console
 from clrun.terminal.fitting import Cells, fitted, lines_of, print_table
 from clrun.terminal.watching import State, Watcher
+
+if TYPE_CHECKING:
+    from clrun.report.watched_page import WatchedPage
+
+EVERY, EVERY_PAGE = 2.0, 10.0  # seconds between two looks, of a table and with a page
 
 NAMED = 5  # crashed runs, or damaged files, in a message
 
@@ -43,7 +51,17 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="what clrun's outputs= named")
     flags.add_argument("--once", action="store_true", help="print the table and end")
     flags.add_argument("--all", action="store_true", help="also all runs that have ended, and not the latest ten alone")
-    flags.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
+    flags.add_argument(
+        "--every",
+        type=seconds,
+        metavar="SECONDS",
+        help=f"between two looks (default: {EVERY:g}; with --html {EVERY_PAGE:g})",
+    )
+    flags.add_argument(
+        "--html", nargs="?", const="", metavar="FILE",
+        help="also write the page of clrun-report --html, with the runs under way, at every look (default: report.html "
+        "in the folder); needs plotly",
+    )  # fmt: skip
     return flags
 
 
@@ -64,27 +82,57 @@ def command(argv: Sequence[str], console: Console | None = None, sleep: Callable
     if next(arguments.folder.glob("runs/*/*"), None) is None:
         raise UsageError(f"{arguments.folder}: there are no runs there; name the folder that clrun's outputs= named.")
     shown, watcher = console or make_console(), Watcher(arguments.folder)
+    every = arguments.every or (EVERY if arguments.html is None else EVERY_PAGE)
+    page = None if arguments.html is None else page_of(arguments.folder, arguments.html, every)
 
-    def look() -> Cells:
-        return watching.cells_of(arguments.folder, watcher, time.time(), arguments.all)
+    def look(last: bool = False) -> Cells:
+        cells = watching.cells_of(arguments.folder, watcher, time.time(), arguments.all)
+        if page is not None:
+            page.write(cells, watcher.ended, last)
+        return cells
 
-    if arguments.once or not shown.is_terminal:
-        print_table(shown, look())
+    if arguments.once or (page is None and not shown.is_terminal):
+        print_table(shown, look(last=True))
     else:
-        watch(shown, look, lambda: sleep(arguments.every))
+        follow(shown, look, lambda: sleep(every))
+    if page is not None:
+        announce(f"Written: {page.path}; a double click opens it.")
     report_unreadable(watcher)
     report_crashed(watcher)
 
 
-def watch(console: Console, look: Callable[[], Cells], wait: Callable[[], None]) -> None:
-    """Show what `look` returns until Ctrl-C, after each of which `wait` waits."""
+def follow(console: Console, look: Callable[[bool], Cells], wait: Callable[[], None]) -> None:
+    """Look until Ctrl-C, and wait after each look; on a terminal, show what there is. Look a last time also where the
+    process is told to end, so that a page is left as it stays.
+
+    look: returns the table; whether it is the last time.
+    """
     try:
-        with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        with graceful_termination(), suppress(KeyboardInterrupt):
+            if console.is_terminal:
+                watch(console, look, wait)
             while True:
-                live.update(drawn(look(), console.width), refresh=True)
+                look(False)
                 wait()
-    except KeyboardInterrupt:
-        return
+    finally:
+        look(True)
+
+
+def watch(console: Console, look: Callable[[bool], Cells], wait: Callable[[], None]) -> NoReturn:
+    """Show what `look` returns, again and again."""
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            live.update(drawn(look(False), console.width), refresh=True)
+            wait()
+
+
+def page_of(folder: Path, typed: str, every: float) -> "WatchedPage":
+    """Return the page that --html asks for. typed: what follows it. Raise UsageError where that is no place for a page,
+    or plotly is missing."""
+    from clrun.report.page import page_path  # pandas and Matplotlib
+    from clrun.report.watched_page import WatchedPage
+
+    return WatchedPage(page_path(folder, typed), folder, every)
 
 
 def drawn(cells: Cells, width: int) -> Group:

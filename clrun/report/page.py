@@ -18,7 +18,16 @@ from clrun.system.errors import UsageError
 from clrun.system.paths import PACKAGE
 
 SOURCES = PACKAGE / "report" / "html"
-SCRIPTS = ("elements.js", "statistics.js", "tables.js", "charts.js", "confusion.js", "comparison.js", "main.js")
+SCRIPTS = (
+    "elements.js",
+    "statistics.js",
+    "tables.js",
+    "charts.js",
+    "confusion.js",
+    "comparison.js",
+    "progress.js",
+    "main.js",
+)
 
 NAME = "report.html"  # in the folder of results, where no other is typed
 
@@ -54,8 +63,12 @@ def write(path: Path, folder: Path, rows: Sequence[Row], measure: str) -> int:
 
     folder: of the results; measure: the one that is shown first.
     """
-    text = page(page_data(folder, rows, measure, path.resolve().parent), f"clrun: {folder.resolve().name}")
-    atomic_files.write_text(path, text)
+    return write_data(path, folder, page_data(folder, rows, measure, path.resolve().parent))
+
+
+def write_data(path: Path, folder: Path, data: Mapping[str, Any]) -> int:
+    """Write the page with these data, all or nothing, and return its bytes. Raise OSError."""
+    atomic_files.write_text(path, page(data, f"clrun: {folder.resolve().name}"))
     return path.stat().st_size
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -143,6 +144,36 @@ def test_it_looks_again_until_ctrl_c(trained):
 
     watch.command([str(trained[0]), "--every", "0.5"], console, sleep)
     assert waited == [0.5] * 3 and console.file.getvalue().count(trained[2].name) >= 3
+
+
+def page_of(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8").partition('id="data">')[2].partition("</script>")[0])
+
+
+def test_the_page_follows_the_runs(trained, half, tmp_path):
+    """At every look it has the runs under way and says when it is loaded anew; the last time it stays as it is."""
+    pytest.importorskip("plotly")
+    (half / locks.NAME).write_text(owner())
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None, legacy_windows=False)
+    seen_pages: list[dict] = []
+
+    def sleep(seconds: float) -> None:
+        seen_pages.append(page_of(tmp_path / "p.html") | {"waited": seconds})
+        raise KeyboardInterrupt
+
+    watch.command([str(trained[0]), "--html", str(tmp_path / "p.html")], console, sleep)
+    for page, every in ((seen_pages[0], 10), (page_of(tmp_path / "p.html"), None)):
+        (cells,) = [row for row in page["progress"]["rows"] if half.name in row[0]]
+        assert cells[1:4] == ["running", locks.this_process().host, "2/5"] and page["progress"]["every"] == every
+        assert [len(stream["runs"]) for stream in page["streams"]] == [1]
+
+
+def test_the_page_of_runs_that_have_just_begun(half, tmp_path):
+    pytest.importorskip("plotly")
+    shutil.copytree(half, tmp_path / "runs" / "ewc" / half.name)
+    watch.command([str(tmp_path), "--html", "--once"], Console(file=io.StringIO()))
+    page = page_of(tmp_path / "report.html")
+    assert page["streams"] == [] and page["progress"]["rows"][0][1] == "interrupted"
 
 
 def test_crashed_runs_are_exit_code_1(half, trained):

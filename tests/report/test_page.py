@@ -17,7 +17,7 @@ import pytest
 from outcomes import outcome, placed, write_final
 from PIL import Image
 
-from clrun.commands import report
+from clrun.commands import report, watch
 from clrun.report import page_confusion
 from clrun.report.figures import curve_style
 from clrun.report.page_confusion import confusions_of
@@ -303,6 +303,28 @@ def test_a_thousand_runs_have_room(tmp_path):
     assert (tmp_path / "report.html").stat().st_size < 20e6
     (stream,) = read_page(tmp_path / "report.html")[1]["streams"]
     assert len(stream["runs"]) == 1000 and stream["notes"]
+
+
+@pytest.mark.slow
+def test_a_page_that_is_written_again_keeps_what_was_chosen(results, browser, tmp_path):
+    """clrun-watch --html: the browser loads it anew by itself; order, filter, choices and place stay."""
+    path = tmp_path / "page.html"
+    watch.command([str(results), "--html", str(path), "--once"])
+    path.write_text(path.read_text(encoding="utf-8").replace('"every":null', '"every":1'), encoding="utf-8")
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(path.resolve().as_uri())
+    browser.execute_script(
+        f"const one = document.querySelector('#matrices select'); one.selectedIndex = 2; {CHANGED};"
+        "document.querySelectorAll('#methods thead button')[1].click(); window.first = true; scrollTo(0, 300);"
+        "document.querySelector('#over-tasks .legend [aria-pressed]').click()"
+    )
+    before = browser.execute_script("return chosen()")
+    wait = WebDriverWait(browser, 20).until
+    wait(lambda _: browser.execute_script("return !window.first && document.readyState === 'complete'"))
+    wait(lambda _: browser.execute_script("return scrollY") == 300)
+    assert browser.execute_script("return chosen()") == before
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
 
 
 CHANGED = "one.dispatchEvent(new Event('change'))"

@@ -37,6 +37,7 @@ function toggle(row) {
 }
 
 function redraw() {
+  if (!PAGE.streams.length) return;
   fillLegends(PAGE.streams[STATE.stream]);
   STATE.redraw.forEach((update) => update());
 }
@@ -242,7 +243,10 @@ function start() {
   PAGE.streams.forEach((one, i) => stream.append(make("option", { value: i }, one.title)));
   stream.addEventListener("change", () => show(Number(stream.value)));
   document.getElementById("stream-choice").hidden = PAGE.streams.length < 2;
-  show(0);
+  if (PAGE.progress) progressSection(document.getElementById("progress"));
+  if (PAGE.streams.length) show(0);
+  else document.getElementById("origin").textContent = `No run in ${PAGE.folder} has finished yet; written ${PAGE.made} by clrun ${PAGE.version}.`;
+  if (PAGE.progress?.every && history.state) restore(history.state);
 }
 
 start();
