@@ -32,7 +32,7 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
     if values["epochs"] is None and values["iterations"] is None:
         values["epochs"] = stated_default("epochs", chosen["dataset"])
     values |= with_schedule(values, given)
-    for key in ("label_smoothing", "predictions"):
+    for key in ("label_smoothing", "predictions", "probe"):
         values[key] = values[key] or None  # none at all is one run, however it is typed
     if values["data_dir"] is None:
         values["data_dir"] = os.environ.get("CLRUN_DATA_DIR") or None

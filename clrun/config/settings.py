@@ -112,10 +112,10 @@ class Settings:
     def setup(self, fingerprint: str) -> str:
         """Return 10 hex digits that are equal for runs that learn the same tasks in the same way, but for the strategy.
 
-        They may differ in `seed`, the strategy and its keys, `evaluate_every` and `evaluate_samples`.
+        They may differ in `seed`, the strategy and its keys, `evaluate_every`, `evaluate_samples` and `probe`.
         """
         targets = {group: target for group, target in self.targets.items() if group != "strategy"}
-        plain = replace(self, values={**self.values, "evaluate_every": 0, "evaluate_samples": None})
+        plain = replace(self, values={**self.values, "evaluate_every": 0, "evaluate_samples": None, "probe": None})
         return plain._digest(
             fingerprint, ["seed", "strategy", "source", "init_source", "init_group", *self.knobs], targets
         )

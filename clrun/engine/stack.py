@@ -16,6 +16,7 @@ Where to find what:
     prequential.py  answers to samples before they are learnt
     rates.py        the learning rate from step to step
     plasticity.py   how able the network still is to learn
+    probe.py        how much of a task can still be read off the features
     health.py       means over a stage's steps, divergence
     state.py        the run, and what a stage reports
     listener.py     who is informed on the way
@@ -47,6 +48,7 @@ from clrun.engine.in_place import InPlaceStepper, overrides
 from clrun.engine.listener import TrainingListener
 from clrun.engine.plasticity import plasticity
 from clrun.engine.prequential import counted
+from clrun.engine.probe import probed
 from clrun.engine.rates import RateSchedule
 from clrun.engine.recording import CudaRecorder, Recorder
 from clrun.engine.schedule import SampleSchedule
@@ -92,6 +94,7 @@ class Stack:
     evaluate_samples: int | None = None  # test samples of a task that these evaluations use, at most; None: all
     validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
     plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
+    probe: bool = False  # whether a linear probe of the features is fitted for each task at the end of a stage
     calibration: bool = False  # whether the confidence of the answers is measured at the end of a stage
     every_answer: bool = False  # whether the answers to all test samples are reported at the end of a stage
     decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
@@ -246,6 +249,9 @@ class Stack:
             report.correct = report.evaluation.correct
             if self.validate:
                 report.validation = self.evaluator.correct(current, horizon, "validation")
+            if self.probe:
+                tasks = self.strategy.data.tasks if horizon is None else horizon + 1
+                report.probe = probed(self.evaluator, current, range(tasks))
             if self.calibration and horizon is not None:
                 report.calibration = self.evaluator.calibration(current, horizon)
 

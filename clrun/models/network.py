@@ -362,10 +362,13 @@ class Net:
         Those of a head that is a convolution, with positions behind D, are averaged over the positions.
         """
         seen: list[Tensor] = []
-        reading = replace(self, reader=lambda pieces, mode: FeatureWeights(pieces, mode, seen))
-        reading(theta, x)
+        self.recording(seen)(theta, x)
         features = seen[-1].to(theta.dtype)
         return features if features.dim() == 2 else features.flatten(2).mean(-1)
+
+    def recording(self, seen: list[Tensor]) -> "Net":
+        """Return the network that appends what the head is given to `seen` in each pass."""
+        return replace(self, reader=lambda pieces, mode: FeatureWeights(pieces, mode, seen))
 
     @property
     def feature_count(self) -> int:

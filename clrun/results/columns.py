@@ -226,6 +226,16 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "true_output": "number of the output that is right, from 1: classes of different tasks may have one name",
         "predicted_output": "number of the output that the network predicted, from 1",
     },
+    "probe.csv": {
+        "after_task": "number of tasks that have been learnt; 0 for the untrained network",
+        "eval_task": "number of the task that was probed, from 1",
+        "correct": "number of its test samples that its linear probe answers correctly",
+        "n": "number of its test samples",
+        "probe_accuracy": "`correct` / `n`",
+        "accuracy": "accuracy of the run itself, as in accuracy.csv",
+        "forgotten_in_features": "best `probe_accuracy` on the task since it was learnt, minus that of this row",
+        "forgotten": "best `accuracy` on the task since it was learnt, minus that of this row",
+    },
     "calibration.csv": {
         "after_task": "number of tasks that have been learnt",
         "eval_task": "number of the task of the test samples, from 1; `all` for all tasks learnt so far together",

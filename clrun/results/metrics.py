@@ -155,6 +155,16 @@ def forgetting(accuracy: np.ndarray) -> np.ndarray:
     return drop
 
 
+def forgotten_since(accuracy: np.ndarray) -> np.ndarray:
+    """Return (T+1, T): at [k, j] the best accuracy on task j+1 after j+1 ... k-1 tasks minus that after k tasks; nan in
+    the rows up to k = j+1, after which there is nothing to forget, and where one of the two was not measured."""
+    away = np.full(accuracy.shape, np.nan)
+    for k, j in np.argwhere(np.tri(len(accuracy), accuracy.shape[1], k=-2)):
+        before = accuracy[j + 1 : k, j]
+        away[k, j] = before.max() - accuracy[k, j]
+    return away
+
+
 def backward_transfer(accuracy: np.ndarray) -> np.ndarray:
     """Return (T,): R[T, j] - R[j, j] (Lopez-Paz 2017, eq. 3, before its mean). Undefined for the last task."""
     change = accuracy[-1] - accuracy_when_learned(accuracy)

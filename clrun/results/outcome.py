@@ -50,6 +50,7 @@ class Outcome:
     confusions: np.ndarray = field(default_factory=lambda: np.zeros((0, 6), np.int64))
     # (N, 5) int, rows of tasks learnt, tested task, true and predicted output, sample; None if not asked for
     predictions: np.ndarray | None = None
+    probe_correct: np.ndarray | None = None  # (T+1, T) int: as `correct`, by the linear probe of each task
     over_training: list[dict[str, Any]] | None = None  # one row per evaluation and task; None if not asked for
     calibration: list[dict[str, Any]] | None = None  # one row per task learnt and tested; None if not asked for
     online: list[dict[str, Any]] | None = None  # one row per task: answers before learning; None if not asked for

@@ -85,6 +85,7 @@ LAYOUTS = {
         ("run", "after_task", "eval_task", "correct", "n", "accuracy"), ("after_task", "eval_task"), ("run", "strategy")
     ),
     "online_accuracy.csv": Layout(("task", "samples", "correct", "online_accuracy"), ("task",), ("task",)),
+    "probe.csv": Layout(("after_task", "eval_task", "probe_accuracy"), ("after_task", "eval_task")),
     "class_counts.csv": Layout(("task", "class", "of_task", "samples"), ("task", "class", "of_task"), ("class",)),
     "health.csv": Layout(("task",), ("task",)),
     "costs.csv": Layout(("task",), ("task",)),

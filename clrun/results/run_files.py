@@ -92,6 +92,8 @@ def write_progress(outcome: Outcome) -> None:
         write_table(directory / "class_counts.csv", tables.class_counts_table(outcome.class_counts), guard)
     if outcome.task_angles is not None:
         write_table(directory / "tasks.csv", tables.angles_table(outcome.task_angles), guard)
+    if outcome.probe_correct is not None:
+        write_table(directory / "probe.csv", tables.probe_table(outcome), guard)
     if outcome.calibration is not None:
         write_table(
             directory / "calibration.csv", tables.objects(outcome.calibration, list(FILES["calibration.csv"])), guard

@@ -144,6 +144,25 @@ def online_table(rows: Sequence[Mapping[str, int]]) -> pd.DataFrame:
     return objects(cells, list(FILES["online_accuracy.csv"]))
 
 
+def probe_table(outcome: Outcome) -> pd.DataFrame:
+    """Return probe.csv: one row for each task whose features were probed, after each number of tasks."""
+    correct = np.asarray(outcome.probe_correct)
+    probe = metrics.accuracy_matrix(correct, outcome.counts)
+    own = np.where(unanswerable(outcome), np.nan, outcome.accuracy)
+    after, task = np.nonzero(correct >= 0)
+    measured = {
+        "after_task": after,
+        "eval_task": task + 1,
+        "correct": correct[after, task],
+        "n": np.asarray(outcome.counts)[task],
+        "probe_accuracy": probe[after, task],
+        "accuracy": own[after, task],
+        "forgotten_in_features": metrics.forgotten_since(probe)[after, task],
+        "forgotten": metrics.forgotten_since(own)[after, task],
+    }
+    return pd.DataFrame(measured)[list(FILES["probe.csv"])]
+
+
 def health_table(health: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return health.csv: `task` first, then the columns of the engine and of the strategy."""
     rows = [{"task": number, **row} for number, row in enumerate(health, start=1)]

@@ -77,6 +77,7 @@ def build(
         evaluate_samples=settings["evaluate_samples"],
         validate=settings["validation"] > 0,
         plasticity=settings["measure"] == "plasticity",
+        probe=settings["probe"] is True,
         calibration=settings["measure"] == "calibration",
         every_answer=settings["predictions"] is True,
         decay=decay_of_average(settings),

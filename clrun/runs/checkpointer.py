@@ -21,7 +21,7 @@ from clrun.system.locks import LockLost
 
 # Fields of an Outcome that a checkpoint keeps: as JSON, and as tensors of integers, where they are not None.
 JSON_FIELDS = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
-ARRAY_FIELDS = ("correct", "validation_correct", "predictions")
+ARRAY_FIELDS = ("correct", "validation_correct", "predictions", "probe_correct")
 CONFUSIONS = "confusions"  # the tensor that keeps this field
 
 

@@ -79,6 +79,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
     refuse_average(strategy, stream, network, images, settings)
     refuse_smoothing(strategy, stream, images, settings)
+    refuse_probe(strategy, stream, network, images, settings)
     refuse_untold(strategy, stream, images, settings)
     if origin is not None:
         refuse_unfit(origin, strategy, network, stream, images, settings)
@@ -248,6 +249,24 @@ def refuse_smoothing(strategy: type[Strategy], stream: TaskStream, images: Sampl
         raise UsageError(
             f"label_smoothing={settings['label_smoothing']}: strategy={settings['strategy']} trains no weights by "
             "steps, so there is no loss whose labels could be smoothed; leave label_smoothing out."
+        )
+
+
+def refuse_probe(
+    strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
+) -> None:
+    """Raise UsageError where features are to be probed and none are learnt."""
+    if settings["probe"] is None:
+        return
+    if not takes_steps(strategy, stream, images, settings):
+        raise UsageError(
+            f"probe=true: strategy={settings['strategy']} trains no weights by steps, so its features stay; "
+            "leave probe out."
+        )
+    if [*network.layers] == ["head"]:
+        raise UsageError(
+            f"probe=true probes the features of the last hidden layer, and model={settings['model']} has none; type "
+            "model=mlp, or leave probe out."
         )
 
 

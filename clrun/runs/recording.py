@@ -71,6 +71,7 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         counts=np.array([len(pool) for pool in prepared.stream.test]),
         validation_correct=unmeasured.copy() if validate else None,
         validation_counts=np.array([len(pool) for pool in prepared.stream.validation]) if validate else None,
+        probe_correct=unmeasured.copy() if stack.probe else None,
         over_training=[] if settings["evaluate_every"] else None,
         online=[] if stack.prequential else None,
         calibration=[] if stack.calibration else None,
@@ -191,6 +192,8 @@ def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> 
     record_predictions(outcome, report, r, row)
     if outcome.validation_correct is not None:
         outcome.validation_correct[row] = report.validation[r].numpy()
+    if outcome.probe_correct is not None and report.probe is not None:
+        outcome.probe_correct[row] = report.probe[r].numpy()
     record_over_training(outcome, report, r)
     if outcome.calibration is not None and report.calibration is not None and row > 0:
         seen = len(outcome.counts) if not outcome.forgetting_defined else row

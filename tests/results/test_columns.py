@@ -23,6 +23,7 @@ RUNS = {
     "online": (
         "measure=calibration",
         "predictions=true",
+        "probe=true",
         "stream=online",
         "batch_size=400",
         "evaluate_every=2",
