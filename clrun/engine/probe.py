@@ -29,9 +29,8 @@ from clrun.engine.state import TrainState
 from clrun.strategy import Strategy, one_hot, solved
 
 RIDGE = 1e-3  # share of the mean variance of a feature
-LEAST = (
-    1e-12  # variance that is added, so that features which are all constant can be solved for: by the commonest label
-)
+# Variance that is added, so that features which are all constant can be solved for: then the commonest label answers.
+LEAST = 1e-12
 
 
 class Sums(NamedTuple):
