@@ -31,8 +31,27 @@ def turn(x: Tensor, angle: Tensor) -> Tensor:
     """
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     affine = torch.stack([torch.stack([cos, -sin, zero], -1), torch.stack([sin, cos, zero], -1)], -2).to(x.dtype)
-    grid = F.affine_grid(affine, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
+    return F.grid_sample(x, affine_grid(affine, *x.shape[-2:]), align_corners=False)
+
+
+def affine_grid(affine: Tensor, height: int, width: int) -> Tensor:
+    """Return the positions (B, H, W, 2), x before y in [-1, 1], to which affine maps (B, 2, 3) take the middles of
+    pixels.
+
+    It is `torch.nn.functional.affine_grid`, bit by bit, which `torch.vmap` would call for each run of a stack.
+    """
+    rows, columns = middles(height, affine), middles(width, affine)
+    places = torch.meshgrid(rows, columns, indexing="ij")
+    base = torch.stack([places[1], places[0], torch.ones_like(places[0])], -1)
+    positions = base.view(1, height * width, 3).expand(len(affine), -1, -1).bmm(affine.mT)
+    return positions.view(-1, height, width, 2)
+
+
+def middles(n: int, like: Tensor) -> Tensor:
+    """Return where the middles (n,) of n pixels lie, whose outer edges are at -1 and 1."""
+    if n == 1:
+        return like.new_zeros(1)
+    return torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) * (n - 1) / n
 
 
 def normalisation(samples: Samples, normalize: bool) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,17 @@ class SampleSchedule:
         images = len(self.strategy.data.images)
         return [self.streams[r].rows(task, images) for task in self.strategy.visible(stage)]
 
+    def answering(self, stage: int) -> Tensor:
+        """Return the outputs (k,) that may answer for a sample of a stage of any run, on the host."""
+        images, horizon = len(self.strategy.data.images), self.horizon(stage)
+        found = torch.zeros(self.strategy.data.outputs, dtype=torch.bool)
+        for r, stream in enumerate(self.streams):
+            tasks = list(self.strategy.visible(stage))
+            if stream.arrivals is not None:  # other samples than the task's own come with it
+                tasks = torch.bincount(torch.cat(self.rows(r, stage)) // images).nonzero()[:, 0].tolist()
+            found |= stream.tables.active[horizon, tasks].any(0)
+        return found.nonzero()[:, 0]
+
     def fresh_rows(self, r: int, stage: int) -> Tensor:
         """Return the rows (n,) that no stage of run r before this one has had."""
         before = {task for s in range(stage) for task in self.strategy.visible(s)}

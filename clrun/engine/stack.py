@@ -62,10 +62,10 @@ from clrun.strategy import Strategy
 
 SILENT = TrainingListener()  # a listener that ignores everything
 
-# The axes over which the arguments of a step and of a consolidation are vectorized. Stage and horizon, None, are the
-# same for all runs.
+# The axes over which the arguments of a step and of a consolidation are vectorized. Stage, horizon and the outputs of a
+# pool, None, are the same for all runs.
 STEP_DIMS = (0, 0, 0, 0, 0, StepContext._make((None, None, 0, 0, 0, 0)))
-CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0)))
+CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0, None)))
 
 
 @dataclass
@@ -427,7 +427,8 @@ class Stack:
         rows, weight, noise = self.schedule.shuffled_samples(stage, phase)
         per_run = list(zip(rows, weight.to(dtype), noise, strict=True))
         rows, weight, noise = self.vectorizer.stack_trees(per_run)
-        return Pool(rows, weight, noise, *self.stage_and_horizon(stage), self.tables)
+        outputs = self.schedule.answering(stage).to(self.device)
+        return Pool(rows, weight, noise, *self.stage_and_horizon(stage), self.tables, outputs)
 
 
 def with_theta(current: TrainState, theta: Tensor) -> TrainState:

@@ -1,6 +1,7 @@
 """The layout of theta: all trained parameters as one flat vector (P,), and the names and shapes of its parts."""
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from math import prod
 
 import torch
@@ -40,9 +41,7 @@ class Layout:
 
     def where(self, test: Callable[[str], bool], like: Tensor) -> Tensor:
         """Return a mask (P,) bool, on the device of `like`, of the entries whose name passes the test."""
-        return torch.cat(
-            [
-                torch.full((size,), bool(test(name)), device=like.device)
-                for name, size in zip(self.shapes, self.sizes, strict=True)
-            ]
-        )
+        # Neighbours of one answer are filled at once: it is made anew at every step of HAT, and each part is a kernel.
+        passed = groupby(zip(self.shapes, self.sizes, strict=True), lambda part: bool(test(part[0])))
+        parts = [torch.full((sum(n for _, n in same),), answer, device=like.device) for answer, same in passed]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

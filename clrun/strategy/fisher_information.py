@@ -9,7 +9,7 @@ The square is taken of each sample's own gradient, so F does not depend on any b
                magnitude smaller, and a function of the batch size
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clrun.data.batches import Batch, Pool
 from clrun.strategy.base import Strategy, Tree
-from clrun.strategy.gradients import gradient_of, inside_transform
+from clrun.strategy.gradients import gradient_of
 from clrun.strategy.loss import cross_entropy, log_softmax
 from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_samples
 
@@ -36,31 +36,35 @@ def diagonal_fisher(
     pool = pool.first(samples)
     if estimator == "batched":
         return mean_gradient_squares(strategy, theta, state, hp, pool, batch_size)
-    total = sum_over_samples(strategy, theta, state, hp, pool, fisher_measure(estimator), chunk_samples)
+    total = sum_over_samples(strategy, theta, state, hp, pool, fisher_measure(estimator, pool.outputs), chunk_samples)
     return total / pool.weight.sum().clamp(min=1)
 
 
-def fisher_measure(estimator: str) -> PerSampleMeasure:
-    """Return the measure whose sum over samples is that of the squared gradients of log p(y|x)."""
-    return PerSampleMeasure(log_softmax, partial(cotangents, estimator=estimator), torch.square)
+def fisher_measure(estimator: str, outputs: Tensor | None = None) -> PerSampleMeasure:
+    """Return the measure whose sum over samples is that of the squared gradients of log p(y|x).
+
+    outputs (k,): those that may answer for any of the samples; None: all.
+    """
+    return PerSampleMeasure(log_softmax, partial(cotangents, estimator=estimator, outputs=outputs), torch.square)
 
 
-def cotangents(log_p: Tensor, batch: Batch, estimator: str) -> Iterator[Tensor]:
+def cotangents(log_p: Tensor, batch: Batch, estimator: str, outputs: Tensor | None = None) -> Iterator[Tensor]:
     """Yield cotangents v (B, C) of log_p (B, C).
 
     The squared gradients of (log_p * v).sum(-1), summed over the cotangents, are the Fisher information of each sample.
     """
     if estimator == "exact":
-        yield from every_label(log_p.exp(), batch.weight, active_outputs(batch.active))
+        outputs = torch.arange(log_p.shape[-1], device=log_p.device) if outputs is None else outputs
+        yield from every_label(log_p.exp(), batch.weight, outputs)
         return
     y = batch.y if estimator == "empirical" else draw_labels(log_p, batch.noise[0])
     yield torch.zeros_like(log_p).scatter(-1, y[:, None], batch.weight[:, None])
 
 
-def every_label(p: Tensor, weight: Tensor, outputs: Sequence[int]) -> Iterator[Tensor]:
+def every_label(p: Tensor, weight: Tensor, outputs: Tensor) -> Iterator[Tensor]:
     """Yield the cotangents (B, C) of the exact Fisher information: one fewer than there are outputs.
 
-    p (B, C) are probabilities, 0 but for `outputs`; weight (B,) is 0 where there is no sample.
+    p (B, C) are probabilities, 0 but for `outputs` (k,); weight (B,) is 0 where there is no sample.
 
     Derivation. With J the gradients of the logits, sum_y p_y (grad log p_y)^2 is the diagonal of J^T S J, where
     S = diag(p) - p p^T is the covariance of the one-hot vector e_y. A sum over all y would take C backward passes;
@@ -74,22 +78,13 @@ def every_label(p: Tensor, weight: Tensor, outputs: Sequence[int]) -> Iterator[T
 
     The k-th cotangent is the square root of that factor times (e_k - q_k).
     """
-    index = torch.tensor(outputs, device=p.device)
-    zeros, p = torch.zeros_like(p), p.index_select(-1, index)
+    zeros, p = torch.zeros_like(p), p.index_select(-1, outputs)
     r = p.flip(-1).cumsum(-1).flip(-1).clamp(min=torch.finfo(p.dtype).tiny)
     position = torch.arange(len(outputs), device=p.device)
     for k in range(len(outputs) - 1):
         root = weight * (p[:, k] / r[:, k] / r[:, k + 1]).sqrt()
         direction = torch.where(position == k, r[:, k + 1, None], -p * (position > k))  # r_(k+1) (e_k - q_k)
-        yield zeros.index_copy(-1, index, root[:, None] * direction)
-
-
-def active_outputs(active: Tensor) -> list[int]:
-    """Return the outputs that are active for any sample, from active (B, C) bool.
-
-    In a stack, whose runs may differ, it returns all outputs: the probability of those not active is 0.
-    """
-    return list(range(active.shape[-1])) if inside_transform() else active.any(0).nonzero()[:, 0].tolist()
+        yield zeros.index_copy(-1, outputs, root[:, None] * direction)
 
 
 def draw_labels(log_p: Tensor, noise: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Splits, tables, transforms: every class in one task, no test picture in training, the same pictures as by hand."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from clrun.data.batches import StepContext, make_data
 from clrun.data.datasets import load
 from clrun.data.seeding import generator
 from clrun.data.tasks import hold_out, make_tasks
-from clrun.data.transforms import crop_flip, normalisation, turn
+from clrun.data.transforms import affine_grid, crop_flip, normalisation, turn
 from clrun.system.errors import UsageError
 
 
@@ -250,3 +251,18 @@ def test_chance_of_one_purpose_moves_no_other():
     assert torch.rand(3, generator=generator(1, "a")).tolist() == torch.rand(3, generator=generator(1, "a")).tolist()
     assert torch.rand(3, generator=generator(1, "a")).tolist() != torch.rand(3, generator=generator(1, "b")).tolist()
     assert torch.rand(3, generator=generator(1, "a")).tolist() != torch.rand(3, generator=generator(2, "a")).tolist()
+
+
+def test_no_operation_is_called_for_each_run_of_a_stack(stack_of):
+    """PyTorch warns of one that has no rule for several runs at once."""
+    stack = stack_of("strategy=finetune", "split=rotated", "scenario=domain", "tasks=2", "iterations=1", seeds=[0, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stack.train(stack.initialize(), stack.new_stage(1))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8, 8), (2, 3, 5, 4), (2, 1, 1, 6)])
+def test_turned_positions_are_those_of_torch(shape):
+    affine = torch.randn(shape[0], 2, 3, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.affine_grid(affine, list(shape), align_corners=False)
+    assert torch.equal(affine_grid(affine, *shape[2:]), expected)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clrun.models import CNN, MLP, Layout, Net, ResNet18, initialize_network, updated_statistics
 from clrun.system.errors import UsageError
@@ -273,3 +274,22 @@ def test_autocast_is_lower_precision():
     exact, rough = net(theta.float(), x), replace(net, autocast=torch.bfloat16)(theta.float(), x)
     assert rough.dtype == torch.float32
     assert 0 < (exact - rough).abs().max() < 0.05
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts the operations that are called in it."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mask_of_names_is_few_operations():
+    """HAT makes one twice in every step, where each operation is a kernel: neighbours are filled at once."""
+    shapes = {f"hidden.{i}.weight": (2, 3) for i in range(4)} | {"gate.0": (3,), "gate.1": (2, 1)}
+    like = torch.zeros(29)
+    with CountedOperations() as counted:
+        mask = Layout(shapes).where(lambda name: name.startswith("gate."), like)
+    assert mask.tolist() == [False] * 24 + [True] * 5 and counted.number <= 3

@@ -5,10 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import live
+from elsewhere import DEVICE
+from fake_device import FakeDevice
 from helpers import module_of
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from clrun.engine.stack import CONSOLIDATION_DIMS
 from clrun.models import MLP
+from clrun.runs.build import build
 from clrun.strategies.ewc import EWC
 from clrun.strategy import Gaussian, Quadratic, diagonal_fisher, gradient_of, log_softmax
 from clrun.strategy.fisher_information import fisher_measure
@@ -249,3 +254,40 @@ def test_a_penalty_pulls(stack_of):
         moved.append((F * (end.theta - start.theta) ** 2).sum().item())
         assert (report.health[0]["penalty"] > 0) == (strength > 0)
     assert moved[0] > 2 * moved[1] > 4 * moved[2]
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_a_stack_computes_the_gradients_that_a_run_alone_computes(stack_of, scenario):
+    """Those of the outputs that may answer, and not of all outputs of the network."""
+
+    def operations(seeds):
+        stack = stack_of("strategy=ewc", f"scenario={scenario}", "tasks=5", seeds=seeds)
+        current = stack.initialize()
+        with FlopCounterMode(display=False) as counted:
+            stack.consolidate(current, stack.new_stage(1))
+        return counted.get_total_flops() / len(seeds)
+
+    assert operations(range(3)) <= 1.02 * operations([0])
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]], ids=["alone", "stacked"])
+def test_the_fisher_information_does_not_wait_for_the_device(prepared_of, seeds):
+    """The outputs that may answer are known on the host before the first chunk."""
+    runs = [prepared_of("strategy=ewc", "tasks=2", "model.widths=[6]", f"seed={seed}") for seed in seeds]
+    with FakeDevice() as there:
+        stack = build(runs, device=DEVICE)
+        current, pool = stack.initialize(), stack.pool(0, "", torch.float32)
+
+        def fisher(current, hp, pool):
+            return diagonal_fisher(stack.strategy, current.theta, current.state, hp, pool, chunk_samples=100)
+
+        with there.noting("fisher"):
+            stack.vectorizer.vectorize(fisher, CONSOLIDATION_DIMS)(current, stack.hp, pool)
+    assert not there.met("fisher")
+
+
+def test_outputs_that_may_answer_in_a_blurred_stream(stack_of):
+    """Samples of all tasks come with each of them."""
+    for typed, expected in ((), [2, 3]), (("split.blurry=0.5", "scenario=class"), list(range(10))):
+        stack = stack_of("strategy=ewc", "tasks=5", *typed, seeds=[0, 1])
+        assert stack.pool(1, "", torch.float64).outputs.tolist() == expected
