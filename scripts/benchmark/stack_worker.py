@@ -14,7 +14,8 @@ def run(spec: Mapping[str, Any]) -> Answer:
     import torch
 
     from clrun.config import composition
-    from clrun.runs.prepare import bytes_of_run, prepare
+    from clrun.runs.memory import memory_need
+    from clrun.runs.prepare import prepare
     from clrun.runs.train import train_runs
     from clrun.sweep import plan
 
@@ -26,7 +27,7 @@ def run(spec: Mapping[str, Any]) -> Answer:
         seeds = [[f"seed={seed}", f"outputs={outputs}"] for _, seed in spec["runs"]]
         told = [[*fixed, *strength, *seed] for strength, seed in zip(strengths, seeds, strict=True)]
         prepared = [prepare(composition.compose(*overrides)) for overrides in told]
-        reckoned = sum(bytes_of_run(one) for one in prepared) / 1e6
+        reckoned = memory_need(prepared[0]).of(len(prepared) if spec["stacked"] else 1) / 1e6
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         with clock.phase("whole"):

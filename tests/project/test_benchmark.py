@@ -180,3 +180,13 @@ def test_refusals(tmp_path):
     if not torch.cuda.is_available():
         done = bench("--device", "cuda", "--csv", tmp_path / "out.csv")
         assert done.returncode == 2 and "no CUDA device" in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_what_is_said_of_a_stack(stacked):
+    from benchmark import stack_worker
+
+    overrides = ["dataset=digits", "tasks=2", "iterations=2", "model.widths=[4]", "plots=false", "device=cpu"]
+    spec = {"device": "cpu", "overrides": overrides, "runs": [(None, 0), (None, 1)], "stacked": stacked}
+    answer = stack_worker.run(spec)
+    assert 0 < answer["accuracy"] <= 1 and answer["reckoned_mb"] > 0 and answer["memory_mb"] is None
