@@ -4,7 +4,7 @@
 stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and a stepper takes its steps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from clrun.runs.failures import disk_trouble, memory_trouble, reason_written
 from clrun.runs.going_on import begun
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage, state_bytes
-from clrun.system import energy, locks
+from clrun.system import energy, locks, machine
 from clrun.system.cards import CARDS, Cards
 from clrun.system.energy import Meter
 from clrun.system.errors import RunsFailed, UsageError
@@ -41,6 +41,9 @@ from clrun.system.peak_memory import forget_peak
 from clrun.system.text import format_value
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Progress, TerminalProgress
+
+RUNS_OF_A_DRAWER = 4  # at least, whose plots one process draws
+MOST_DRAWERS = 8  # processes that draw plots at the same time
 
 StackTrainer = Callable[[Sequence[Prepared], Progress], list[RunStatus]]
 
@@ -119,17 +122,28 @@ def train_stacks(
     return statuses
 
 
+def drawing_processes(device: torch.device, runs: int, cores: int | None = None) -> int:
+    """Return how many processes draw the plots of runs that end at the same time: 0, which is this process alone, on a
+    CPU, whose cores have runs of their own to train, and for few runs, as a process takes half a second to start.
+    cores: by default those of the machine."""
+    cores = machine.cores() if cores is None else cores
+    several = min(cores - 1, runs // RUNS_OF_A_DRAWER, MOST_DRAWERS)
+    return several if device.type == "cuda" and several > 1 else 0
+
+
 def train_stack(
     runs: Sequence[Prepared],
     progress: Progress,
     block_steps: int = BLOCK_STEPS,
     meter_of: Callable[[torch.device], AbstractContextManager[Meter]] = energy.meter,
     build: Callable[..., Stack] = build,
+    drawers: Callable[[torch.device, int], int] = drawing_processes,
 ) -> list[RunStatus]:
     """Train runs whose checkpoints are at one position as one stack, from there to their end; write their files.
 
     block_steps: the most steps between two points from which an interrupted run can continue. meter_of: returns
-    the meter of the energy that a device draws. build: makes the engine's stack of the runs.
+    the meter of the energy that a device draws. build: makes the engine's stack of the runs. drawers: returns how many
+    processes draw the plots of so many runs on a device.
     """
     began, settings = perf_counter(), runs[0].settings
     forget_peak(prepare_torch(settings))
@@ -155,17 +169,12 @@ def train_stack(
     for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
         outcome.confusion = confusion[r]
         finish(outcome, prepared, len(runs), state_bytes(stack, run, r, prepared), spent)
-        try:
+        with others_go_on(outcome):
             keep_network(stack, run, r, prepared, outcome.status != RunStatus.DIVERGED)
             if prepared.settings["plots"]:
                 write_misjudged(outcome, prepared.images.x)
-            write_final(outcome, prepared.settings["plots"])
-            logs.end(outcome)
-            if prepared.settings["keep_checkpoint"] is not True:
-                checkpoint.remove(prepared.directory, prepared.guard)
-        except LockLost as error:  # the other runs of the stack have ended all the same
-            announce(str(error))
-            outcome.status = RunStatus.TAKEN_OVER
+            write_tables(outcome)
+    end_runs(runs, outcomes, logs, drawers(stack.device, len(runs)))
     return [outcome.status for outcome in outcomes]
 
 
@@ -344,10 +353,62 @@ def write_misjudged(outcome: Outcome, samples: torch.Tensor) -> None:
 def write_final(outcome: Outcome, plots: bool) -> None:
     """Write all tables of a run, draw its plots where they are wanted, and write summary.csv last: its presence says
     that the run has ended."""
+    write_tables(outcome)
+    write_plots_and_summary(outcome, plots, {})
+
+
+def write_tables(outcome: Outcome) -> None:
+    """Write all tables of a run but for summary.csv."""
     run_files.write_progress(outcome)
     run_files.write_confusion(outcome)
-    if plots:
-        from clrun.results.plots import draw  # matplotlib takes half a second to import
 
-        draw(outcome.directory, outcome.guard)
+
+def write_plots_and_summary(outcome: Outcome, plots: bool, ahead: Mapping[Path, Path]) -> None:
+    """Draw the plots of a run where they are wanted, from its tables, and write summary.csv last. ahead: as of
+    `clrun.results.drawing.drawn_ahead`."""
+    if plots:
+        from clrun.results import drawing  # matplotlib takes half a second to import
+
+        drawing.take_or_draw(outcome.directory, ahead, outcome.guard)
     run_files.write_summary(outcome)
+
+
+@contextmanager
+def plots_ahead(runs: Sequence[Prepared], processes: int) -> Iterator[Mapping[Path, Path]]:
+    """Draw the plots of those runs that want them by so many processes. Yield them as
+    `clrun.results.drawing.drawn_ahead` does."""
+    wanted = [prepared.directory for prepared in runs if prepared.settings["plots"]]
+    if not processes or not wanted:
+        yield {}
+        return
+    from clrun.results import drawing  # matplotlib takes half a second to import
+
+    with drawing.drawn_ahead(wanted, processes) as ahead:
+        yield ahead
+
+
+@contextmanager
+def others_go_on(outcome: Outcome) -> Iterator[None]:
+    """Do something for a run of a stack; if another process has taken it over, the others have ended all the same."""
+    try:
+        yield
+    except LockLost as error:
+        announce(str(error))
+        outcome.status = RunStatus.TAKEN_OVER
+
+
+def end_runs(runs: Sequence[Prepared], outcomes: Sequence[Outcome], logs: Logs, processes: int) -> None:
+    """Draw the plots of the runs whose tables are written, write summary.csv, and remove their checkpoints.
+
+    A run that is killed before its summary.csv is there continues from its last checkpoint, to the same files.
+    """
+    left = [
+        (run, outcome) for run, outcome in zip(runs, outcomes, strict=True) if outcome.status != RunStatus.TAKEN_OVER
+    ]
+    with plots_ahead([run for run, _ in left], processes) as ahead:
+        for prepared, outcome in left:
+            with others_go_on(outcome):
+                write_plots_and_summary(outcome, prepared.settings["plots"], ahead)
+                logs.end(outcome)
+                if prepared.settings["keep_checkpoint"] is not True:
+                    checkpoint.remove(prepared.directory, prepared.guard)

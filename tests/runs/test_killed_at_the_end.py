@@ -5,11 +5,16 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from clrun.results import drawing
+from clrun.results.reading import UnreadableFile
 from clrun.runs import checkpoint
+from clrun.runs.train import drawing_processes, train_runs, train_stack
 from clrun.system import locks
 
 SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "plots=false", "strategy=finetune")
@@ -79,3 +84,50 @@ def test_a_lock_of_a_living_process_stays(clrun, neighbour):
     (directory / locks.NAME).write_text(json.dumps(asdict(owner)))
     assert clrun(*SMALL)[0] == 0
     assert left(directory) == {locks.NAME}
+
+
+PLOTTED = ("strategy=finetune", "model.widths=[8]", "tasks=2", "iterations=5", "device=cpu")
+
+
+@pytest.mark.slow
+def test_plots_that_other_processes_have_drawn(prepared_of):
+    """A stack whose plots are drawn by two processes, interrupted before they were started, and continued: the files
+    are those of runs whose plots are drawn in this process."""
+
+    def files(runs):
+        tables = {"summary.csv", "costs.csv"}  # with the times
+        return [
+            {path.name: path.read_bytes() for path in run.directory.iterdir() if path.name not in tables}
+            for run in runs
+        ]
+
+    def interrupted(device, runs):
+        raise KeyboardInterrupt
+
+    runs = [prepared_of(*PLOTTED, f"seed={seed}", "rerun=true") for seed in range(2)]
+    train_runs(runs, quiet=True)
+    expected = files(runs)
+    with pytest.raises(KeyboardInterrupt):
+        train_runs(runs, quiet=True, trainer=partial(train_stack, drawers=interrupted))
+    assert all((run.directory / checkpoint.NAME).is_file() for run in runs)
+    train_runs(runs, quiet=True, trainer=partial(train_stack, drawers=lambda device, runs: 2))
+    assert files(runs) == expected and "confusion.png" in expected[0]
+
+
+def test_plots_that_no_process_could_draw_are_drawn_here(prepared_of):
+    run = prepared_of(*PLOTTED, "plots=false")
+    train_runs([run], quiet=True)
+    lost = run.directory.parent / "no run"
+    with drawing.drawn_ahead([lost, run.directory], 2) as ahead:
+        assert [*ahead] == [run.directory]
+        drawing.take_or_draw(run.directory, ahead)
+    assert (run.directory / "accuracy_over_tasks.png").is_file()
+    with pytest.raises(UnreadableFile):
+        drawing.take_or_draw(lost, {})
+
+
+@pytest.mark.parametrize(("device", "runs", "cores", "expected"), [
+    ("cuda", 64, 16, 8), ("cuda", 8, 16, 2), ("cuda", 7, 16, 0), ("cuda", 64, 2, 0), ("cpu", 64, 16, 0),
+])  # fmt: skip
+def test_how_many_processes_draw(device, runs, cores, expected):
+    assert drawing_processes(torch.device(device), runs, cores) == expected
