@@ -1,7 +1,7 @@
 """What runs have measured, as tables of pandas and figures of Matplotlib: `clrun.load`."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from clrun.config import catalog
-from clrun.report import compare, rows, tables
+from clrun.report import compare, own_metric, rows, tables
+from clrun.report.own_metric import Metric
 from clrun.report.rows import Row
 from clrun.report.runs import MEASURES, read
 from clrun.results import collection
@@ -30,14 +31,24 @@ COUNTS = ("stack_size", "threads", "sample_count")  # columns of whole numbers b
 WHICH = ("run", "label", "strategy", "seed")
 
 
-def load(folder: str | Path = "outputs", trials: bool = False) -> "Results":
+def load(
+    folder: str | Path = "outputs", trials: bool = False, metrics: Mapping[str, Metric] | None = None
+) -> "Results":
     """Return what the finished runs in a folder of results have measured.
 
     folder: what `outputs=` named. trials: whether the runs are among them that `clrun-tune` has trained in searches.
-    Raise UsageError where there are no finished runs.
+    metrics: columns of `.runs` by name, each a function of the `predictions.csv` of a run (`predictions=true`) that
+    returns a number. Raise UsageError where there are no finished runs, and for a name that is taken or a metric that
+    fails.
     """
     path = Path(folder).expanduser()
-    return Results(path, read(path, say=announce, trials=trials))
+    runs = read(path, say=announce, trials=trials)
+    own = pd.DataFrame(index=runs.index)
+    for name, metric in (metrics or {}).items():
+        if name in runs:
+            raise UsageError(f"metrics: there is a column {name} already; give yours another name.")
+        own[name] = own_metric.measured(path, runs, metric)[own_metric.NAME]
+    return Results(path, runs, own.assign(run=runs["run"]))
 
 
 def typed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -64,14 +75,18 @@ class Results:
 
     folder: Path
     read_runs: pd.DataFrame  # as clrun/report/runs.py reads them
+    own: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"run": []}))  # metrics of the user's, by run
 
     def __len__(self) -> int:
         return len(self.read_runs)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """A line for each run: its keys, metrics and costs, and what compares it with joint and finetune."""
-        return typed(self.read_runs)
+        """A line for each run: its keys, metrics and costs, what compares it with joint and finetune, and your own
+        metrics."""
+        own = self.own.set_index("run")
+        found = typed(self.read_runs)
+        return found.assign(**{str(name): found["run"].map(own[name]) for name in own})
 
     def of(self, runs: Collection[str]) -> "Results":
         """Return the results of some runs alone, which their identities name."""

@@ -9,12 +9,13 @@ counted beside the mean, never in it.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from clrun import __version__
 from clrun.commands.console import Parser, end_with
-from clrun.report import budget, compare, latex, own_metric
+from clrun.report import budget, class_accuracy, compare, latex, own_metric
 from clrun.report.rows import Row, default_order, ordered, references, rows_of, streams, table
 from clrun.report.runs import MEASURES, read
 from clrun.report.tables import Section, section
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         "--metric", metavar="FILE:FUNCTION",
         help="own_metric: a function of yours of predictions.csv (predictions=true), as metrics.py:balanced",
     )  # fmt: skip
+    flags.add_argument("--classes", action="store_true", help="also the accuracy on each class, and class_accuracy.csv")
     flags.add_argument("--trials", action="store_true", help="also the runs that clrun-tune has trained in searches")
     flags.add_argument("--grams-per-kwh", type=amount, metavar="X", help="CO2-equivalent of the electricity: carbon_g")
     flags.add_argument("--price-per-hour", type=amount, metavar="X", help="of what one run occupies: money")
@@ -106,6 +108,8 @@ def command(argv: Sequence[str]) -> None:
         show([budget.section(part, arguments.measure, arguments.budget) for part in streams(rows)])
         return
     sections = sections_of(arguments.folder, rows, arguments.measure, order)
+    if arguments.classes:
+        sections = with_classes(arguments.folder, rows, sections)
     paper = latex.document(streams(rows), sections, arguments.measure, asked)
     show(sections)
     run_files.write_table(arguments.folder / "report.csv", table(rows))
@@ -152,6 +156,19 @@ def write_page(path: Path, folder: Path, rows: Sequence[Row], measure: str) -> N
 def sections_of(folder: Path, rows: Sequence[Row], measure: str, order: str) -> list[Section]:
     """Return a section for each stream. order: what they are sorted by."""
     return [section(part, measure, references(folder, part), order) for part in streams(rows)]
+
+
+def with_classes(folder: Path, rows: Sequence[Row], sections: Sequence[Section]) -> list[Section]:
+    """Return the sections with a table of the accuracy on each class; write class_accuracy.csv. Raise UsageError."""
+    classes = class_accuracy.measured(folder, rows)
+    run_files.write_table(folder / class_accuracy.NAME, class_accuracy.table(rows, classes))
+    of_row = dict(zip((row.group for row in rows), classes, strict=True))
+    found = []
+    for part, one in zip(streams(rows), sections, strict=True):
+        table = class_accuracy.for_readers(part, [of_row[row.group] for row in part])
+        note = "The last table has the accuracy on each class after the last task, in percent."
+        found.append(replace(one, tables=[*one.tables, table], notes=[*one.notes, note]))
+    return found
 
 
 def show(sections: Sequence[Section]) -> None:

@@ -25,6 +25,7 @@ SCRIPTS = (
     "charts.js",
     "confusion.js",
     "comparison.js",
+    "glance.js",
     "progress.js",
     "main.js",
 )

@@ -1,6 +1,5 @@
 """What was taken for what after each task, of all runs of a stream, for the page of a report."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import pandas as pd
 
 from clrun.report import figures
 from clrun.report.page_pictures import Pictures, pictures_of
+from clrun.results.tables import natural
 
 PAIR = ("after", "task", "true", "predicted", "count")
 
@@ -90,13 +90,6 @@ def distinct_names(rows: pd.DataFrame, scenario: str) -> dict[int, str]:
         output: f"{name} (task {tasks[output]})" if name in several and output in tasks else name
         for output, name in names.items()
     }
-
-
-def natural(name: str) -> list[tuple[bool, int, str]]:
-    """Return what sorts names with numbers by these: 2 before 10."""
-    return [
-        (not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", name)
-    ]
 
 
 def pairs_of(table: pd.DataFrame, place: Mapping[str, int]) -> Pairs:

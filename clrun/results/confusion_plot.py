@@ -30,6 +30,7 @@ def confusion_figure(rows: pd.DataFrame) -> Figure:
     names = output_names(rows)
     shares = {int(str(after)): shares_of(part, list(names)) for after, part in rows.groupby("after_task")}
     *earlier, last = shares
+    all_earlier = len(earlier)
     earlier = [earlier[k] for k in np.linspace(0, len(earlier) - 1, min(EARLIER, len(earlier))).round().astype(int)]
     side = float(np.clip(CLASS * len(names), SMALLEST, LARGEST))
     margin = BESIDE + LETTER * max(map(len, names.values()))
@@ -43,6 +44,9 @@ def confusion_figure(rows: pd.DataFrame) -> Figure:
     if earlier:
         axes = placed(figure, margin + side + GAP, margin, beside - GAP, side)
         draw_earlier(axes, {after: shares[after] for after in earlier}, columns, GAP / side)
+    if len(earlier) < all_earlier:
+        text = f"{len(earlier)} of {all_earlier} earlier stages, for want of room; all are in confusion_over_tasks.csv"
+        figure.text(0.99, 0.01, text, ha="right", va="bottom", fontsize=8, color="0.35")
     return figure
 
 

@@ -86,6 +86,11 @@ LAYOUTS = {
     ),
     "online_accuracy.csv": Layout(("task", "samples", "correct", "online_accuracy"), ("task",), ("task",)),
     "probe.csv": Layout(("after_task", "eval_task", "probe_accuracy"), ("after_task", "eval_task")),
+    "class_accuracy.csv": Layout(
+        ("after_task", "eval_task", "class", "output", "correct", "n", "accuracy"),
+        ("after_task", "eval_task", "output"),
+        ("class",),
+    ),
     "class_counts.csv": Layout(("task", "class", "of_task", "samples"), ("task", "class", "of_task"), ("class",)),
     "health.csv": Layout(("task",), ("task",)),
     "costs.csv": Layout(("task",), ("task",)),

@@ -1,6 +1,7 @@
 """The tables of a run: from an Outcome to data frames. Their columns are described in clrun/results/columns.py."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,6 +100,13 @@ def confusion_over_tasks_table(outcome: Outcome) -> pd.DataFrame:
         "sample": sample,
     }
     return pd.DataFrame(columns)
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """Return what sorts names with numbers by these: 2 before 10."""
+    return [
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", name)
+    ]
 
 
 def class_accuracy_table(outcome: Outcome) -> pd.DataFrame:

@@ -105,3 +105,15 @@ def test_no_predictions_is_one_run_however_it_is_typed(settings_of):
         for typed in ((), ("predictions=false",), ("predictions=true",))
     )
     assert off == plain and on != plain
+
+
+def test_metrics_of_ones_own_from_python(folder):
+    """clrun.load(metrics=...): a column for each, beside which rows and statistics stay as they are."""
+    results = clrun.load(folder, metrics={"share": lambda answers: len(answers), "answers": len})
+    assert results.runs["answers"].item() == results.runs["share"].item() == len(results.predictions)
+    assert len(results.rows) == 1 and "share" not in results.labels.values()
+    assert results.of(results.runs["run"]).runs["answers"].item() == len(results.predictions)
+    with pytest.raises(clrun.UsageError, match="forgetting already"):
+        clrun.load(folder, metrics={"forgetting": len})
+    with pytest.raises(clrun.UsageError, match="your metric failed"):
+        clrun.load(folder, metrics={"broken": lambda answers: answers.no_such_column})

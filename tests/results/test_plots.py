@@ -110,6 +110,16 @@ def test_what_was_taken_for_what_is_drawn(tmp_path, names):
     assert (tmp_path / "confusion.png").stat().st_size > 5000
 
 
+def test_stages_for_which_there_is_no_room_are_said():
+    from clrun.results import plots
+
+    one = confusions(["a", "b"], tasks=1)
+    many, few = (pd.concat([one.assign(after_task=k) for k in range(1, n)]) for n in (21, 10))
+    said = [text.get_text() for text in plots.confusion_figure(many).texts]
+    assert said == ["8 of 19 earlier stages, for want of room; all are in confusion_over_tasks.csv"]
+    assert not plots.confusion_figure(few).texts
+
+
 def test_one_task_and_one_class_are_drawn(tmp_path):
     from clrun.results import plots
 

@@ -53,8 +53,17 @@ function afterTasks(matrix, task) {
   return matrix.slice(1).map((row) => (task === 0 ? row[row.length - 1] : row.length > 1 ? row[task - 1] : null));
 }
 
+/** Return a sentence on lines that lie on each other. lines: [label, values]; "" where all can be told apart. */
+function equalLines(lines) {
+  const groups = new Map();
+  lines.forEach(([label, values]) => { const key = values.map((v) => (v == null ? "" : v.toFixed(4))).join(); groups.set(key, [...(groups.get(key) || []), label]); });
+  const same = [...groups.values()].filter((labels) => labels.length > 1).map((labels) => labels.join(" = "));
+  return same.length ? `On each other, since they are equal: ${same.join("; ")}.` : "";
+}
+
 /** Add the accuracy over the tasks learnt: the mean of each method with markers, and faint lines for the seeds. */
 function overTasks(stream, place, task) {
+  const lines = [];
   const traces = on(stream).flatMap(({ row, label, style }) => {
     const runs = stream.runs.map((run, i) => ({ ...run, matrix: stream.matrices[i] }))
       .filter((run) => run.row === row && run.status === "done" && run.matrix);
@@ -62,6 +71,7 @@ function overTasks(stream, place, task) {
     const values = runs.map((run) => afterTasks(run.matrix, task));
     const x = values[0].map((_, k) => k + 1);
     const mean = x.map((_, k) => meanOf(values.map((v) => v[k])));
+    lines.push([label, mean]);
     const seeds = { x: [], y: [], text: [] };
     runs.forEach((run, i) => values[i].forEach((v, k) => {
       if (k === 0) { seeds.x.push(null); seeds.y.push(null); seeds.text.push(""); }
@@ -75,6 +85,7 @@ function overTasks(stream, place, task) {
   });
   const title = task === 0 ? "average accuracy so far (%)" : `accuracy on task ${task} (%)`;
   draw(place, traces, { xaxis: { title: "tasks learnt", dtick: tasksOf(stream) > 20 ? null : 1 }, yaxis: { title }, ...(task === 0 ? referenceLines(stream, traces) : {}) });
+  return equalLines(lines);
 }
 
 /** Add the accuracy within tasks, over the steps, one line for each run. */
@@ -99,7 +110,12 @@ function withinTasks(stream, place, task) {
   const equal = new Set(changes.map(String)).size === 1; // methods that train on old tasks again take more steps
   const shapes = (equal ? changes[0] : []).map((x) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, layer: "below", line: { color: "#888", width: 1, dash: "dot" } }));
   const title = task === 0 ? "average accuracy so far (%)" : `accuracy on task ${task} (%)`;
+  const lines = on(stream).flatMap(({ row, label }) => {
+    const mine = stream.curves.filter((curve, i) => curve && stream.runs[i].row === row);
+    return mine.length ? [[label, mine.flatMap((curve) => curve.tasks.flat())]] : [];
+  });
   draw(place, traces, { shapes, xaxis: { title: equal ? "training steps (dotted: a new task begins)" : "training steps; tasks begin at different ones" }, yaxis: { title } });
+  return equalLines(lines);
 }
 
 /** Draw the accuracy matrix of a row: the mean over its seeds, or that of one run. */
@@ -129,6 +145,11 @@ function heatMap(place, values, columns, rows, { x, y, few, hover, range = [0, 1
   Math.min(680, 110 + Math.max(8, rows.length) * (few ? 26 : 20)));
 }
 
+/** Return the largest width of a heat map whose cells are not much wider than high. */
+function widthOfMap(columns) {
+  return `${Math.max(420, 130 + (columns <= 12 ? 56 : 24) * columns)}px`;
+}
+
 function thinned(names) {
   const step = Math.ceil(names.length / 30);
   return names.map((_, k) => k).filter((k) => k % step === 0);
@@ -147,17 +168,24 @@ function forgetting(stream, place) {
     hover: (i, j, v) => `${plain(rows[i].label)}: ${v.toFixed(1)} points lost on task ${j + 1}` });
 }
 
+/** Return the means of two measures of each row, as far as they are shown: equal ones are equal; null where a row lacks one. */
+function pointsOf(stream, x, y) {
+  const [px, py] = [x, y].map((name) => stream.measures.indexOf(name));
+  const of = (name, value) => (measureOf(name).percent ? Number(value.toFixed(3)) : Number(value.toPrecision(3)));
+  return stream.rows.map((row) => {
+    const [a, b] = [row.measures[px]?.[1] ?? null, row.measures[py]?.[1] ?? null];
+    return a == null || b == null ? null : [of(x, a), of(y, b)];
+  });
+}
+
 /** Draw one measure against another, a point for each method, and return the places of those that none beats in both. */
 function against(stream, place, x, y) {
   const [px, py] = [x, y].map((name) => stream.measures.indexOf(name));
-  const points = stream.rows.map((row) => {
-    const [a, b] = [row.measures[px], row.measures[py]];
-    return a[1] == null || b[1] == null ? null : [a[1], b[1]];
-  });
+  const points = pointsOf(stream, x, y);
   const best = front(points, measureOf(x).less, measureOf(y).less).sort((a, b) => points[a][0] - points[b][0]);
   const unit = (name, v) => (measureOf(name).percent ? 100 * v : v);
   const positive = points.flatMap((p) => (p && p[0] > 0 ? [p[0]] : []));
-  const wide = positive.length > 1 && Math.max(...positive) / Math.min(...positive) >= 50;
+  const wide = positive.length > 1 && Math.max(...positive) / Math.min(...positive) >= 20;
   const zero = Math.min(...positive) / 3; // where 0 stands on a logarithmic axis
   const at = (v) => (wide && v <= 0 ? zero : unit(x, v));
   const drawn = stream.rows.map((_, i) => i).filter((i) => points[i] && STATE.order.includes(i));
@@ -263,8 +291,11 @@ function cividis(share) {
 
 // ---------------------------------------------------------------- numbers
 
+// What costs are in plain words, with their units.
+const WORDS = { state_mb: "memory kept, MB", peak_memory_mb: "peak memory, MB", total_seconds: "training time, s", wall_seconds: "wall time, s", cpu_seconds: "CPU time, s", energy_wh: "energy, Wh" };
+
 function titleOf(name) {
-  return name.replace(/_/g, " ") + (measureOf(name).percent ? " (%)" : "");
+  return WORDS[name] ? `${WORDS[name]} (${name})` : name.replace(/_/g, " ") + (measureOf(name).percent ? " (%)" : "");
 }
 
 function percent(value) {

@@ -69,11 +69,47 @@ function testedTasksOf(stream) {
   return [...new Set(lists.flatMap((list) => list.filter((_, k) => k % 5 === 1)))].filter(Boolean).sort((a, b) => a - b);
 }
 
+function withConfusions(stream) {
+  return stream.rows.map((_, i) => i).filter((i) => stream.row_confusions[i] || stream.runs.some((run, k) => run.row === i && stream.confusions[k]));
+}
+
+/** Return the first of some rows in the order of the table that does not learn all tasks at once; the first where all do. */
+function firstMethod(stream, rows) {
+  const ordered = STATE.order.filter((i) => rows.includes(i));
+  return ordered.find((i) => stream.rows[i].strategy !== "joint") ?? ordered[0] ?? rows[0];
+}
+
+/** Return the class of which a method takes the largest share for another one: {name, found}; undefined where it mistakes none. */
+function mostConfused(stream, choice) {
+  const counts = confusionCounts(stream, choice);
+  const wrong = stream.classes.map((name) => { const found = takenFor(stream, counts, name); return { name, found, share: found.length ? 1 - share(found, name) : 0 }; });
+  return wrong.filter((one) => one.share > 0).sort((a, b) => b.share - a.share)[0];
+}
+
+/** Fill the section with the accuracy on each class, a row a method. */
+function classesSection(stream, section) {
+  const stages = stagesOf(stream), choice = { after: stages[stages.length - 1] }, place = make("div");
+  const rows = withConfusions(stream);
+  section.append(make("div", { class: "controls" }, make("label", {}, "after task", makeSelect(stages.map((k) => [k, k]), choice.after, (v) => { choice.after = Number(v); fill(); }))), place);
+  function fill() {
+    const items = STATE.order.concat(rows).filter((row, k, all) => rows.includes(row) && all.indexOf(row) === k).map((row) => {
+      const counts = confusionCounts(stream, { row, seed: "", after: choice.after, task: 0 });
+      return { row, shares: stream.classes.map((name) => { const found = takenFor(stream, counts, name); return found.length ? share(found, name) : null; }) };
+    });
+    makeTable(place, "Accuracy by class", [
+      { name: "method", text: true, value: ({ row }) => stream.rows[row].label, cell: ({ row }) => stream.rows[row].label },
+      ...stream.classes.map((name, k) => ({ name: cut(name, 18), title: name, value: ({ shares }) => shares[k], cell: ({ shares }) => (shares[k] == null ? "" : (100 * shares[k]).toFixed(1)) })),
+    ], items, ({ row }) => stream.rows[row].label);
+  }
+  fill();
+}
+
 /** Fill the section on confusions. */
 function confusionSection(stream, section) {
   const stages = stagesOf(stream), tested = testedTasksOf(stream);
-  const withAny = stream.rows.map((_, i) => i).filter((i) => stream.row_confusions[i] || stream.runs.some((run, k) => run.row === i && stream.confusions[k]));
-  const choice = { row: STATE.order.find((i) => withAny.includes(i)) ?? withAny[0], seed: "", after: stages[stages.length - 1], task: 0, name: stream.classes[0] };
+  const withAny = withConfusions(stream);
+  const choice = { row: firstMethod(stream, withAny), seed: "", after: stages[stages.length - 1], task: 0 };
+  choice.name = mostConfused(stream, choice)?.name ?? stream.classes[0];
   const pictures = make("div", { class: "examples" }), map = make("div", { class: "chart" }), answer = make("p", { class: "answer", role: "status" }), all = make("div"), seeds = make("span");
   const change = (name, read = (v) => v) => (value) => { choice[name] = read(value); update(); };
   section.append(
@@ -82,7 +118,9 @@ function confusionSection(stream, section) {
       make("label", {}, "after task", makeSelect(stages.map((k) => [k, k]), choice.after, change("after", Number))),
       tested.length > 1 && make("label", {}, "tested on", makeSelect([[0, "all tasks"], ...tested.map((k) => [k, `task ${k}`])], 0, change("task", Number))) || null,
       make("label", {}, "What is a", makeSelect(stream.classes.map((name) => [name, name]), choice.name, change("name")), "taken for?")),
+    make("p", { class: "note no-print" }, "It opens on the best method that does not learn all tasks at once, and on the class that it mistakes most."),
     answer, pictures, map, all);
+  map.style.maxWidth = widthOfMap(stream.classes.length);
   if (stream.pictures) document.documentElement.style.setProperty("--sheet", `url(${stream.pictures.sheet})`);
 
   function update() {
@@ -97,7 +135,7 @@ function confusionSection(stream, section) {
     pictures.replaceChildren(...exampleFigures(stream, choice, mine));
     heatMap(map, values, stream.classes, stream.classes, { x: "taken for", y: "class", few: C <= 12,
       hover: (i, j, v) => `${plain(stream.classes[i])} taken for ${plain(stream.classes[j])}: ${v.toFixed(1)} % of ${totals[i]}` });
-    const lines = withAny.map((row) => ({ row, found: takenFor(stream, confusionCounts(stream, { ...choice, row, seed: "" }), choice.name) }));
+    const lines = [...STATE.order, ...withAny].filter((row, k, rows) => withAny.includes(row) && rows.indexOf(row) === k).map((row) => ({ row, found: takenFor(stream, confusionCounts(stream, { ...choice, row, seed: "" }), choice.name) }));
     makeTable(all, `What ${choice.name} is taken for after task ${choice.after}, by method`, [
       { name: "method", text: true, value: ({ row }) => stream.rows[row].label, cell: ({ row }) => stream.rows[row].label },
       { name: "right, %", value: ({ found }) => share(found, choice.name), cell: ({ found }) => (found.length ? (100 * share(found, choice.name)).toFixed(0) : "") },

@@ -56,6 +56,12 @@ function reasonOf(stream, run) {
   return guess != null && accuracy != null && accuracy <= guess ? "no better than guessing" : "";
 }
 
+/** Return the rows of a stream, the best first in the measure that is shown first. */
+function bestFirst(stream) {
+  const m = stream.measures.indexOf(PAGE.measures[0].name);
+  return stream.rows.map((_, i) => i).sort((a, b) => compare(stream.rows[a].measures[m]?.[1], stream.rows[b].measures[m]?.[1], !PAGE.measures[0].less));
+}
+
 // ---------------------------------------------------------------- sections
 
 function methodsSection(stream, runsTable) {
@@ -65,10 +71,12 @@ function methodsSection(stream, runsTable) {
   const place = make("div"), main = PAGE.measures[0].name, more = { on: false };
   const button = make("button", { type: "button", class: "no-print", "aria-pressed": "false", onclick: () => { more.on = !more.on; button.setAttribute("aria-pressed", more.on); build(); } }, "all measures");
   section.append(button, place);
-  const items = stream.rows.map((row, i) => ({ i, row, failed: failures(stream, i) }));
+  const items = bestFirst(stream).map((i) => ({ i, row: stream.rows[i], failed: failures(stream, i) }));
   const columnOf = (measure) => { const p = stream.measures.indexOf(measure.name); return {
-    name: measure.name.replace(/_/g, "\n"), title: measure.about, less: measure.less, value: ({ row }) => row.measures[p][1], cell: ({ row }) => shownStatistic(measure.name, row.measures[p]) }; };
+    name: WORDS[measure.name]?.replace(/,? (?=\S+,)|, /g, "\n") || measure.name.replace(/_/g, "\n"), title: `${measure.name}: ${measure.about}`, less: measure.less, value: ({ row }) => row.measures[p][1], cell: ({ row }) => shownStatistic(measure.name, row.measures[p]) }; };
   const there = PAGE.measures.filter((measure) => stream.measures.includes(measure.name) && stream.rows.some((row) => row.measures[stream.measures.indexOf(measure.name)][0]));
+  const memory = there.findIndex((measure) => measure.name === "state_mb"), beside = there.findIndex((measure) => measure.name === "forgetting");
+  if (memory > beside && beside >= 0) there.splice(beside + 1, 0, ...there.splice(memory, 1)); // what a method forgets, and what it keeps for that
   const m = stream.measures.indexOf(main);
   function build() {
     const columns = [
@@ -87,7 +95,6 @@ function methodsSection(stream, runsTable) {
       redraw();
     });
   }
-  items.sort((a, b) => compare(a.row.measures[m]?.[1], b.row.measures[m]?.[1], !PAGE.measures[0].less));
   return build;
 }
 
@@ -102,10 +109,10 @@ function curvesSection(stream) {
 }
 
 function curveChart(section, options, drawInto) {
-  const choice = { task: 0 }, chart = make("div", { class: "chart" }), update = () => drawInto(chart, choice.task);
+  const choice = { task: 0 }, chart = make("div", { class: "chart" }), same = make("p", { class: "note" }), update = () => { same.textContent = drawInto(chart, choice.task); };
   section.append(make("div", { class: "controls" }, make("label", {}, "Accuracy on", makeSelect(options, 0, (v) => { choice.task = Number(v); update(); }))));
   addLegend(section);
-  section.append(chart);
+  section.append(chart, same);
   STATE.redraw.push(update);
 }
 
@@ -153,13 +160,19 @@ function costChart(stream, side, choice, costs, measures) {
   const value = (i, name) => shownStatistic(name, stream.rows[i].measures[stream.measures.indexOf(name)]);
   const update = () => {
     const best = against(stream, chart, choice.x, choice.y), word = measureOf(choice.y).less ? "least" : "most";
-    about.textContent = `The ${word} ${choice.y} for its ${choice.x}: no other method is better in both. From the cheapest on:`;
-    list.replaceChildren(...best.map((i) => make("li", {}, make("strong", {}, stream.rows[i].label), `: ${choice.x} ${value(i, choice.x)}, ${choice.y} ${value(i, choice.y)}`)));
+    about.textContent = `The ${word} ${titleOf(choice.y)} for its ${WORDS[choice.x]?.split(",")[0] || choice.x}: no other method is better in both. From the cheapest on:`;
+    list.replaceChildren(...best.map((i) => make("li", {}, make("strong", {}, stream.rows[i].label), `: ${quantity(choice.x, value(i, choice.x))}, ${quantity(choice.y, value(i, choice.y))}`)));
   };
   side.append(make("div", {}, make("div", { class: "controls" },
     make("label", {}, "Show", makeSelect(measures.map((name) => [name, name]), choice.y, (v) => { choice.y = v; update(); })),
-    make("label", {}, "against", makeSelect(costs.map((name) => [name, name + (name === "state_mb" ? " (memory)" : "")]), choice.x, (v) => { choice.x = v; update(); }))), chart, about, list));
+    make("label", {}, "against", makeSelect(costs.map((name) => [name, WORDS[name] ? `${WORDS[name]} (${name})` : name]), choice.x, (v) => { choice.x = v; update(); }))), chart, about, list));
   STATE.redraw.push(update);
+}
+
+/** Return a measure with its value in a sentence, such as 'memory kept 0.014 MB' or 'forgetting 4.4 ± 1.6 %'. */
+function quantity(name, value) {
+  const [word, unit] = WORDS[name]?.split(", ") || [name.replace(/_/g, " "), measureOf(name).percent ? "%" : ""];
+  return `${word} ${value} ${unit}`.trim();
 }
 
 function settingsSection(stream) {
@@ -206,8 +219,9 @@ function show(number) {
   Object.assign(STATE, { stream: number, order: [], on: new Set(), redraw: [], legends: [] });
   document.getElementById("origin").textContent = `${stream.title}. ${stream.runs.length} runs from ${PAGE.folder}; written ${PAGE.made} by clrun ${PAGE.version}.`;
   let runs = null;
+  STATE.order = bestFirst(stream);
+  glanceSection(stream, () => runs);
   const buildMethods = methodsSection(stream, () => runs);
-  STATE.order = stream.rows.map((_, i) => i);
   buildMethods();
   STATE.on = new Set(STATE.order.slice(0, FEW));
   curvesSection(stream);
@@ -216,6 +230,7 @@ function show(number) {
   matricesSection(stream);
   if (stream.classes.length) {
     STATE.redraw.push(confusionSection(stream, addSection("confusion", "What was taken for what", "Of 100 test samples of a class, how many were taken for which class.")));
+    classesSection(stream, addSection("classes", "Accuracy by class", "Of 100 test samples of a class, how many were recognised, over all seeds; empty where the class has not been learnt yet."));
   }
   settingsSection(stream);
   if (stream.rows.length > 1) {
