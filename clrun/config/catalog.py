@@ -25,6 +25,7 @@ from clrun.system.yaml_numbers import Loader
 LARGEST = {
     "int": 10**9,
     "ints": 10**9,
+    "int_by_task": 10**9,
     "count": 10**9,
     "float": 1e38,
     "floats": 1e38,
@@ -67,6 +68,7 @@ class KeySpec(Strict):
         "choice",
         "count",
         "ints",
+        "int_by_task",
         "floats",
         "classes",
         "mapping",
@@ -94,7 +96,7 @@ class KeySpec(Strict):
             raise ValueError("types choice, count, names, bool and device, and only they, take a list of choices")
         if self.later and self.default is not None:
             raise ValueError("a key that came later is null by default")
-        if self.bounds() and self.type not in ("float", "int", "count", "ints", "floats"):
+        if self.bounds() and self.type not in ("float", "int", "int_by_task", "count", "ints", "floats"):
             raise ValueError(f"a {self.type} has no range (min, max, above, below)")
         try:
             adapter(self.annotation()).validate_python(self.default, strict=True)
@@ -140,6 +142,8 @@ class KeySpec(Strict):
             f"[{','.join((self.choices or [])[:2])}]",
             "count": f"{' or '.join(self.choices or [])}, or a whole number, {self.range()}",
             "ints": f"a list of whole numbers{each}, such as [100,100]",
+            "int_by_task": ", ".join(filter(None, ["a whole number", self.range()]))
+            + ", or one for each task: [20,10]",
             "floats": f"a list of finite numbers{each}, such as [0.1,0.2]",
             "texts": "a list of texts, such as [a,b]",
             "classes": "a list of lists of class names or numbers, such as [[cat,dog],[deer]] or [[0,1],[2,3]]",
@@ -166,6 +170,8 @@ def type_of(kind: str, bounds: dict[str, Any], choices: tuple[str, ...]) -> Any:
             return whole
         case "ints":
             return list[whole]
+        case "int_by_task":
+            return whole | Annotated[list[whole], Field(min_length=1)]
         case "count":
             return one_of | whole
         case "float":

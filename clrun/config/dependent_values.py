@@ -8,9 +8,13 @@ from typing import Any
 from clrun.config.catalog import Option
 from clrun.data import split
 from clrun.system.errors import UsageError
+from clrun.system.text import format_value
 
 # Samples a step of stream=online, where batch_size is not typed.
 ONLINE_BATCH = 10
+
+# Keys of which each task may have a value of its own.
+BY_TASK = ("epochs", "iterations", "batch_size")
 
 # Of boundaries=false, where it is not typed: tasks that a change takes.
 OVERLAP = 0.5
@@ -50,7 +54,24 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
         values["tasks"] = 1
     if values["first_tasks"] == values["tasks"] and values["split"] != "domains":  # whose number the data say
         values["first_tasks"] = None
-    return values
+    return with_one_number(values)
+
+
+def with_one_number(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with one number in place of a list that has the same one for each task, so that one run has one
+    identity, as soon as the number of tasks is known. Raise UsageError for a list of another length."""
+    made, tasks = dict(values), values["tasks"]
+    for key in BY_TASK if tasks is not None else ():
+        numbers = values[key]
+        if not isinstance(numbers, list):
+            continue
+        if len(numbers) != tasks:
+            raise UsageError(
+                f"{key}={format_value(numbers)}: {len(numbers)} numbers for {tasks} tasks; type one for each task, or "
+                "one number for all."
+            )
+        made[key] = numbers[0] if len(set(numbers)) == 1 else numbers
+    return made
 
 
 def with_sizes(values: dict[str, Any], tasks_typed: bool, classes: int | None) -> dict[str, Any]:

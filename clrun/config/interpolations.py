@@ -13,7 +13,7 @@ from clrun.config.catalog import KeySpec, Loader
 TEXTS = ("str", "path", "choice")
 
 # The type of what is in a list of this type.
-PARTS = {"ints": "int", "floats": "float"}
+PARTS = {"ints": "int", "int_by_task": "int", "floats": "float"}
 
 TRUTHS = {"true": True, "false": False}
 
@@ -57,13 +57,13 @@ def converted(value: Any, written: Any, kind: str) -> Any:
 
 def parsed(text: str, kind: str) -> Any:
     """Return a text as a value of a type; the text where it cannot be one."""
-    if kind in ("int", "count") and re.fullmatch(r"[-+]?\d+", text):
+    if kind in ("int", "int_by_task", "count") and re.fullmatch(r"[-+]?\d+", text):
         return int(text)
     if kind == "float" and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text, re.I):
         return float(text)
     if kind == "bool":
         return TRUTHS.get(text.lower(), text)
-    if kind in ("ints", "floats", "classes"):
+    if kind in ("ints", "int_by_task", "floats", "classes"):
         try:
             content = yaml.load(text, Loader)
         except yaml.YAMLError:

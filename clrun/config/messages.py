@@ -11,11 +11,14 @@ from clrun.system.text import format_value
 # Keys that name a column, and what is typed for a share in their place.
 SHARES = {"dataset.test": "dataset.test_fraction"}
 
+# The types of keys of which a whole number is a value.
+WHOLE = ("int", "int_by_task")
+
 
 def refusal(key: str, value: Any, spec: KeySpec) -> str:
     """Return what is wrong with a value, and what to type instead."""
     # repr, so that 1e9 is not printed as the whole number that it is not
-    typed = repr(value) if spec.type == "int" and isinstance(value, float) else format_value(value)
+    typed = repr(value) if spec.type in WHOLE and isinstance(value, float) else format_value(value)
     return "; ".join(filter(None, [f"{key}={typed}: must be {spec.expects()}", advice(key, value, spec)]))
 
 
@@ -26,12 +29,12 @@ def advice(key: str, value: Any, spec: KeySpec) -> str:
         return f"did you mean {near[0]}?" if near else ""
     if spec.type == "classes":
         return quoted_classes(key, value)
-    swept = spec.type in ("int", "float") and spec.identity
+    swept = spec.type in (*WHOLE, "float") and spec.identity
     if swept and isinstance(value, str) and (ends := re.fullmatch(r"(\d+)(?:\.\.+|-|:)(\d+)", value)):
         return f"several values are a sweep, typed with -m as '{key}=range({ends[1]},{int(ends[2]) + 1})'"
     if spec.max is None and too_large(value, spec.type):
         return f"numbers end at {LARGEST[spec.type]:.0e} here"
-    if spec.type == "int" and isinstance(value, float) and value.is_integer():
+    if spec.type in WHOLE and isinstance(value, float) and value.is_integer():
         return f"type {key}={value:.0f}"
     if key in SHARES and isinstance(value, float):
         return f"for a share type {SHARES[key]}={format_value(value)}"

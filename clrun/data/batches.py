@@ -120,6 +120,7 @@ class Data:
     class_count: int  # classes, where a class counts once in every task that has it
     augment: bool = False
     smoothing: float = 0.0  # of the labels of every batch that is trained on
+    told: bool = True  # whether the strategy is told where tasks begin and end (`boundaries`)
     sharing: int = 1  # runs whose chunks are in the device's memory at the same time: see `share`
 
     def share(self, samples: int) -> int:
@@ -276,4 +277,5 @@ def make_data(
     classes = outputs * tasks if settings["scenario"] == "domain" else outputs
     x = samples.x.to(device, dtype if samples.x.is_floating_point() else samples.x.dtype)
     smoothing = settings["label_smoothing"] or 0.0
-    return Data(x, samples.y.to(device), scale, shift, tasks, outputs, classes, augment, smoothing)
+    told = settings["boundaries"] is not False
+    return Data(x, samples.y.to(device), scale, shift, tasks, outputs, classes, augment, smoothing, told)

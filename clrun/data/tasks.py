@@ -416,8 +416,10 @@ def refuse_empty(stream: TaskStream, settings: Values) -> None:
                 f"validation={settings['validation']} leaves task {t} without a validation sample: "
                 f"a class has too few; try a larger fraction, or validation=0."
             )
-        if settings["drop_last"] and train < settings["batch_size"]:
+        size = settings["batch_size"]
+        batch = size[t - 1 - stream.learnt] if isinstance(size, list) else size
+        if settings["drop_last"] and train < batch:
             raise UsageError(
-                f"drop_last=true with batch_size={settings['batch_size']} leaves task {t} nothing to learn from: "
+                f"drop_last=true with batch_size={batch} leaves task {t} nothing to learn from: "
                 f"it has {train} training samples; type drop_last=false, or batch_size={train} or less."
             )

@@ -21,7 +21,7 @@ class SampleSchedule:
     strategy: Strategy
     seeds: Sequence[int]  # [r]
     streams: Sequence[TaskStream]  # [r]
-    budget: Budget
+    budgets: Sequence[Budget]  # [stage]
     balanced: bool  # where several tasks are visible, every batch holds equally many samples of each
     boundaries: bool = True  # whether tasks follow each other; else samples come in an order of their own
 
@@ -62,15 +62,15 @@ class SampleSchedule:
         """Return the sampler of run r for one pass of a stage, over these rows [source] (n,) or those of its tasks."""
         own = self.rows(r, stage)
         rows = own if rows is None else [source.cpu() for source in rows]
-        purpose = f"stage {stage} {phase}"
-        if self.budget.passes is not None:
+        purpose, budget = f"stage {stage} {phase}", self.budgets[stage]
+        if budget.passes is not None:
             fresh = self.fresh_rows(r, stage)
             in_order = not self.boundaries and len(own) == 1
             return OnlineSampler(
-                list(rows), self.budget, False, self.seeds[r], purpose, own=own, in_order=in_order, fresh=fresh
+                list(rows), budget, False, self.seeds[r], purpose, own=own, in_order=in_order, fresh=fresh
             )
         balanced = self.balanced and len(rows) > 1
-        return EpochSampler(list(rows), self.budget, balanced, self.seeds[r], purpose)
+        return EpochSampler(list(rows), budget, balanced, self.seeds[r], purpose)
 
     def samplers(self, stage: int, phase: str, states: Sequence[Tree]) -> list[EpochSampler]:
         """Return the samplers [r] of all runs for one pass of a stage, which begins with these states [r]."""

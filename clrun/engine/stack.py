@@ -84,7 +84,7 @@ class Stack:
     drawn: Sequence[Mapping[str, Tensor]]  # [r] what `Strategy.draws` returned
     hp: Any  # the strategy's Hyper, leaves (R,)
     lr: Tensor  # (R,)
-    budget: Budget  # of a task
+    budgets: Sequence[Budget]  # [stage]
     balanced: bool  # where several tasks are visible, every batch holds equally many samples of each
     reset: bool  # whether every task begins with a fresh state of the optimizer
     rate_schedule: RateSchedule  # of the learning rate
@@ -107,7 +107,7 @@ class Stack:
     def __post_init__(self) -> None:
         self.vectorizer = Vectorizer(len(self.seeds), self.lr.device)
         self.tables: TaskTables = self.vectorizer.stack_trees([stream.tables for stream in self.streams])
-        samples = self.strategy, self.seeds, self.streams, self.budget, self.balanced, self.boundaries
+        samples = self.strategy, self.seeds, self.streams, self.budgets, self.balanced, self.boundaries
         self.schedule = SampleSchedule(*samples)
         chunk = max(LEAST, self.strategy.data.share(CHUNK_SAMPLES))
         asked = self.seeds, self.evaluate_samples, chunk, self.every_answer
@@ -119,7 +119,7 @@ class Stack:
     @property
     def prequential(self) -> bool:
         """Whether each sample is seen once, and tested before it is learnt."""
-        return self.budget.passes is not None
+        return self.budgets[0].passes is not None
 
     @property
     def alone(self) -> bool:

@@ -61,7 +61,7 @@ def build(
     return Stack(
         strategy=strategy,
         optimizer=named_class(settings, "optimizer", Optimizer)(**optimizer_settings(settings)),
-        budget=budget(settings),
+        budgets=budgets(settings, tasks, first.stream.learnt),
         balanced=settings["scenario"] == "task",
         reset=settings["optimizer.reset"],
         rate_schedule=rate_schedule(settings),
@@ -174,10 +174,27 @@ def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in named.items() if name not in strategy.Hyper._fields}
 
 
-def budget(settings: Settings) -> Budget:
-    """Return how long a task is trained."""
-    batches = settings["batch_size"], settings["drop_last"]
-    return Budget(settings["epochs"], settings["iterations"], *batches, settings["passes"])
+def budgets(settings: Settings, tasks: int, learnt: int = 0) -> list[Budget]:
+    """Return how long each of so many tasks is trained, [stage]; the first ones, `learnt`, are trained no more."""
+    return [budget(settings, max(0, stage - learnt)) for stage in range(tasks)]
+
+
+def budget(settings: Settings, task: int) -> Budget:
+    """Return how long a task is trained: the one of this number, from 0, of those that the run adds."""
+
+    def own(key: str) -> int | None:
+        value: int | list[int] | None = settings[key]
+        return value[task] if isinstance(value, list) else value
+
+    batch_size = own("batch_size")
+    assert batch_size is not None  # it has a default
+    return Budget(own("epochs"), own("iterations"), batch_size, settings["drop_last"], settings["passes"])
+
+
+def largest_batch(settings: Settings) -> int:
+    """Return the largest batch size of a task."""
+    size: int | list[int] = settings["batch_size"]
+    return max(size) if isinstance(size, list) else size
 
 
 def decay_of_average(settings: Settings) -> float | None:

@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from clrun.config.check_values import listed_by_name
-from clrun.config.dependent_values import with_sizes
+from clrun.config.dependent_values import BY_TASK, with_one_number, with_sizes
 from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.data.datasets import load
@@ -25,7 +25,7 @@ from clrun.engine.state import TrainState
 from clrun.loggers.logs import names_of
 from clrun.loggers.sink import refuse_missing
 from clrun.models import Layout, Net, Network, normalises_one_sample
-from clrun.runs.build import budget, choices, initialize, uninitialized_network
+from clrun.runs.build import budget, choices, initialize, largest_batch, uninitialized_network
 from clrun.runs.features import extractor_maker
 from clrun.runs.going_on import grown, with_carried
 from clrun.runs.origin import (
@@ -61,6 +61,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     new = [name for name in images.classes if name not in earlier.classes]
     listed = with_listed_names(settings, images.classes, earlier.classes)
     settings = with_domains(with_steps(listed, new), images)
+    settings = with_numbers_of_tasks(settings)
     if origin is not None:
         if settings["schedule_over"] is not None:
             raise UsageError(
@@ -73,6 +74,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     stream = make_tasks(images, settings.values, earlier)
     refuse_large(strategy, images, stream, settings)
     network = initialize(settings, images.x.shape[1:], len(stream.names))
+    refuse_lists_of_one_stage(strategy, stream, images, settings)
     refuse_batch_of_one(strategy, stream, network, images, settings)
     incompatibility = strategy.incompatibility(network, settings["optimizer.name"], settings.knobs)
     if incompatibility is not None:
@@ -195,12 +197,38 @@ def with_domains(settings: Settings, images: Samples) -> Settings:
     return replace(settings, values={**settings.values, **changed}, not_default=stated)
 
 
+def with_numbers_of_tasks(settings: Settings) -> Settings:
+    """Return the settings with one number in place of a list of equal ones for each task, whose number is known now.
+    Raise UsageError for a list of another length."""
+    values = with_one_number(settings.values)
+    stated = {key: values[key] if key in BY_TASK else value for key, value in settings.not_default.items()}
+    return replace(settings, values=values, not_default=stated)
+
+
 def refuse_one_pass(strategy: type[Strategy], settings: Settings) -> None:
     """Raise UsageError where samples are seen once and the method cannot learn from them so."""
     if settings["passes"] is not None and not strategy.one_pass:
         raise UsageError(
             f"stream=online: strategy={settings['strategy']} trains on its memory alone, in rounds that epochs counts, "
             "and reads the stream once in any case; leave stream out."
+        )
+
+
+def refuse_lists_of_one_stage(
+    strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings
+) -> None:
+    """Raise UsageError where each task has a number of its own and one stage trains on later tasks, too."""
+    lists = [key for key in BY_TASK if isinstance(settings[key], list)]
+    tasks = len(stream.train)
+    unbuilt = strategy(
+        cast(Net, None),
+        data_without_images(tasks, len(stream.names), images.x.shape[1:]),
+        **choices(strategy, settings),
+    )
+    if lists and any(task > stage for stage in range(tasks) for task in unbuilt.visible(stage)):
+        raise UsageError(
+            f"{lists[0]}={format_value(settings[lists[0]])}: strategy={settings['strategy']} trains on all tasks at "
+            f"once, so that none has a number of its own; type one number, as in {lists[0]}={settings[lists[0]][0]}."
         )
 
 
@@ -292,14 +320,14 @@ def refuse_batch_of_one(
         even = settings["scenario"] == "task" and len(pools) > 1 and settings["passes"] is None
         if not pools or not unbuilt.takes_steps(stage):
             continue
-        if EpochSampler(pools, budget(settings), even, settings["seed"], "").smallest_batch > 1:
+        if EpochSampler(pools, budget(settings, stage - stream.learnt), even, settings["seed"], "").smallest_batch > 1:
             continue
         if normalises_one_sample(network, images.x.shape[1:]):
             return
         raise UsageError(
-            f"batch_size={settings['batch_size']} leaves task {stage + 1} a batch of one picture, and model="
-            f"{settings['model']} shrinks a picture to one value a channel, which batch norm cannot normalise; type "
-            "another batch_size" + (", or drop_last=true." if settings["batch_size"] > 1 else ".")
+            f"batch_size={format_value(settings['batch_size'])} leaves task {stage + 1} a batch of one picture, and "
+            f"model={settings['model']} shrinks a picture to one value a channel, which batch norm cannot normalise; "
+            "type another batch_size" + (", or drop_last=true." if largest_batch(settings) > 1 else ".")
         )
 
 
@@ -330,8 +358,8 @@ def refuse_unfit(
 
 def refuse_large(strategy: type[Strategy], images: Samples, stream: TaskStream, settings: Settings) -> None:
     """Raise UsageError where a batch, the network or the strategy's state does not fit into this machine's memory."""
-    floats = settings["batch_size"] * (2 * (DRAWS + 2) + images.x[0].numel())
-    refuse_if_too_large(4 * floats, f"batch_size={settings['batch_size']}", "a smaller one")
+    floats = largest_batch(settings) * (2 * (DRAWS + 2) + images.x[0].numel())
+    refuse_if_too_large(4 * floats, f"batch_size={format_value(settings['batch_size'])}", "a smaller one")
     sizes = {key: v for key, v in settings.not_default.items() if key.startswith("model.") or key in settings.knobs}
     named = ", ".join(f"{key}={format_value(v)}" for key, v in sizes.items()) or f"model={settings['model']}"
     needed = parameter_bytes(strategy, images, stream, settings)

@@ -4,13 +4,14 @@
 
 The softmax of the batch B is over C_B alone: the outputs of the classes in B, and those that no sample has had so far.
 That of the samples R from the memory is over all outputs C that may answer. So the old outputs move by replay alone. As
-in the authors' code, C_B = C in the first task, where there are no old outputs, and the sum has no weights.
+in the authors' code, C_B = C in the first task, where there are no old outputs, and the sum has no weights. The method
+needs no boundaries: where it is not told of them, C_B is as above from the first step on.
 
 Left out: the authors' cosine head is not part of the method here; type model.head=cosine for it.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class ERACE(Replay):
     Its state is the memory of M row numbers (8 M bytes and the images; 16 M with a policy), the walk where there is one
     (8 M bytes), and C bytes. Both batches pass through the network as one, also for batch norm.
     """
+
+    needs_boundaries: ClassVar[bool] = False
 
     class State(NamedTuple):
         memory: AnyMemory
@@ -59,7 +62,8 @@ class ERACE(Replay):
 
     def answering(self, state: State, batch: Batch) -> Tensor:
         """Return the outputs C_B (C,) bool."""
-        return present(batch, self.data.outputs) | ~state.seen | (batch.stage == 0)
+        fresh = present(batch, self.data.outputs) | ~state.seen
+        return fresh | (batch.stage == 0) if self.data.told else fresh
 
     def after_step(self, state: State, hp: Any, batch: Batch, aux: Aux) -> State:
         walk = self.walked(state.walk, state.memory, batch, batch.noise[1])

@@ -18,6 +18,7 @@ class L2Init(Strategy):
     """L2 Init. Its state is the initial parameters, 4 P bytes in float32, and two numbers."""
 
     shares: ClassVar[tuple[str, ...]] = ("penalty",)
+    needs_boundaries: ClassVar[bool] = False  # what it does at the end of a task is to measure a distance
 
     class Hyper(NamedTuple):
         lambda_: Tensor  # () strength of the pull
@@ -38,7 +39,7 @@ class L2Init(Strategy):
         return theta, state._replace(distance=distance)
 
     def health(self, state: State, hp: Any) -> dict[str, Tensor]:
-        return {"distance_from_start": state.distance}
+        return {"distance_from_start": state.distance} if self.data.told else {}
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:

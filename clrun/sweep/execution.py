@@ -132,7 +132,8 @@ class Sweep:
 
 def line_of(stack: Sequence["Prepared"]) -> Line:
     """Return the line of the live view for a stack, such as 'ewc lambda=100 seed=0'."""
+    from clrun.runs.build import largest_batch
     from clrun.runs.train import name_of  # torch
 
-    samples_per_step = len(stack) * stack[0].settings["batch_size"]
+    samples_per_step = len(stack) * largest_batch(stack[0].settings)
     return Line(name_of(stack), len(stack[0].stream.train), samples_per_step)

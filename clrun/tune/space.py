@@ -124,7 +124,7 @@ def axis(override: "Override", catalog: Catalog) -> Axis:
 def interval(key: str, low: float, high: float, tags: set[str], text: str, catalog: Catalog) -> Interval:
     """Return the interval of a key, of whole numbers if the key is one. Raise UsageError if it cannot have one."""
     spec = key_spec(key, catalog)
-    if spec is None or spec.type not in ("float", "int", "count"):
+    if spec is None or spec.type not in ("float", "int", "int_by_task", "count"):
         raise UsageError(f"{text}: {key} is no number; list its values, as in {key}=A,B.")
     if tags - {"log"}:
         raise UsageError(f"{text}: an interval takes the tag log alone.")

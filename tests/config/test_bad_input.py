@@ -202,6 +202,7 @@ WRONG_VALUES = {
     "names": ["", 1, "nothing", [], [""], [None], ["nothing"], [["a"]], True, math.nan, {"a": 1}],
     "texts": ["", 1, "abc", [1.5], [""], [None], [True], [["a"]], {"a": 1}],
     "floats": ["", 1, "abc", ["a"], [math.nan], [math.inf], [True], [[0.5]], {"a": 1}],
+    "int_by_task": [*(v for v in NUMBERS if v != [1]), 1.5, [], ["a"], [1.5], [None], [[1]], [10**12]],
     "ints": ["", 1, "abc", ["a"], [1.5], [math.nan], [True], [10**12], {"a": 1}],
     "classes": ["", 1, "abc", [], [[]], ["a"], [1], [[1.5]], [[True]], [[["a"]]], [[""]]],
 }
@@ -209,7 +210,7 @@ WRONG_VALUES = {
 
 def beyond(said: catalog.KeySpec) -> list[float]:
     """Numbers just outside the range of a knob."""
-    one = 1 if said.type in ("int", "ints", "count") else 0.001
+    one = 1 if said.type in ("int", "ints", "int_by_task", "count") else 0.001
     found = [said.min - one] if said.min is not None else []
     found += [said.max + one] if said.max is not None else []
     found += [bound for bound in (said.above, said.below) if bound is not None]

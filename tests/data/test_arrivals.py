@@ -8,6 +8,7 @@ import torch
 from conftest import STRATEGIES, live
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupting import SHORT_BLOCKS, InterruptingProgress, Killed
 
 from clrun.data import arrivals
 from clrun.runs import train
@@ -188,7 +189,31 @@ def test_tasks_that_are_left_out_send_no_samples_ahead(prepared_of, options):
     assert prepared.chance == 0.25
 
 
+@pytest.mark.parametrize("options", [("split.blurry=0.2",), ("split.slots=3",)], ids=" ".join)
+def test_a_run_that_is_killed_ends_as_one_that_is_not(prepared_of, tmp_path, options):
+    """In the second task, of which samples have come before."""
+    typed = (*SMALL, "strategy=er", "memory_size=20", "tasks=5", "iterations=4", "batch_size=8", *options)
+    killed = prepared_of(*typed, "checkpoint_every=1e-9")
+    with pytest.raises(Killed):
+        train.train_runs([killed], progress=InterruptingProgress(6, Killed), trainer=SHORT_BLOCKS)
+    train.train_run(killed, quiet=True, trainer=SHORT_BLOCKS)
+    whole = prepared_of(*typed, f"outputs={tmp_path / 'whole'}")
+    train.train_run(whole, quiet=True)
+    for name in ("accuracy.csv", "class_counts.csv", "confusion.csv"):
+        assert (killed.directory / name).read_bytes() == (whole.directory / name).read_bytes()
+
+
 # ---------------------------------------------------------------- methods that must be told
+
+
+def test_what_methods_do_that_are_not_told(stack_of):
+    """er_ace bars the classes that a batch has none of from the start, and l2_init measures no distance at ends."""
+    typed = ("scenario=class", "stream=online", "boundaries=false", "tasks=2", "epochs=null", "batch_size=2")
+    stack = stack_of("strategy=er_ace", *typed)
+    assert live(stack)[1][0].health[0]["barred_share"] > 0.5
+    _, told = live(stack_of("strategy=er_ace", "scenario=class", "tasks=2", "batch_size=2"))
+    assert told[0].health[0]["barred_share"] == 0
+    assert "distance_from_start" not in live(stack_of("strategy=l2_init", *typed))[1][0].health[0]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

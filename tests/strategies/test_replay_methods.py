@@ -93,7 +93,7 @@ def test_gdumb_is_training_on_its_memory_alone(stack_of, size):
         assert report.health[0]["memory_classes"] == 2 * (stage + 1)
         assert report.health[0]["steps"] == 2 * -(-size // 8)
         loop = Loop(stack, stack.initialize(stage).theta)
-        sampler = EpochSampler([rows], stack.budget, False, 0, f"stage {stage} train")
+        sampler = EpochSampler([rows], stack.budgets[stage], False, 0, f"stage {stage} train")
         for batch, weight in zip(*sampler.sample(0, sampler.steps)[:2], strict=True):
             loop.move(loop.gradient(loop.ce(batch[weight > 0].tolist(), stage)))
         assert (loop.theta - run.theta).abs().max() < 1e-12
