@@ -368,6 +368,11 @@ def test_in_a_browser(results, browser, capsys):
 
     browser.get((results / "report.html").resolve().as_uri())
     assert first_column("methods") == ["joint", "ewc", "finetune"]
+    glance = run("return document.querySelector('#glance').innerText")
+    assert "ewc: seed 1 of 3" in glance and "Which forgets least for its memory?" in glance
+    assert first_column("classes")[0] == "joint" and NASTY[0] in run(
+        "return document.querySelector('#classes thead').textContent"
+    )
     heading = browser.find_element("xpath", "//*[@id='methods']//th//button[contains(., 'forgetting')]")
     for direction, first in (("ascending", "joint"), ("descending", "finetune")):
         heading.send_keys("\ue007")  # the Enter key

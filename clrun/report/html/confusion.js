@@ -28,8 +28,9 @@ function takenText(found, name) {
   if (!found.length) return "was not tested: it has not been learnt yet";
   const right = found.find(([predicted]) => predicted === name)?.[1] || 0;
   const wrong = found.filter(([predicted]) => predicted !== name);
-  const named = wrong.slice(0, 4).map(([predicted, share]) => `${predicted} (${(100 * share).toFixed(0)} %)`).join(", ");
-  const rest = wrong.slice(4).reduce((sum, [, share]) => sum + share, 0);
+  const told = wrong.filter(([, share]) => share >= 0.005).slice(0, 4); // what is not 0 % when it is rounded
+  const named = told.map(([predicted, share]) => `${predicted} (${(100 * share).toFixed(0)} %)`).join(", ");
+  const rest = wrong.filter((one) => !told.includes(one)).reduce((sum, [, share]) => sum + share, 0);
   const list = named ? `taken for ${named}${rest > 0.005 ? `, others (${(100 * rest).toFixed(0)} %)` : ""}; ` : "";
   return `${list}right: ${(100 * right).toFixed(0)} %`;
 }
