@@ -1,7 +1,6 @@
 """The layout of theta: all trained parameters as one flat vector (P,), and the names and shapes of its parts."""
 
 from collections.abc import Callable, Mapping
-from itertools import groupby
 from math import prod
 
 import torch
@@ -42,6 +41,10 @@ class Layout:
     def where(self, test: Callable[[str], bool], like: Tensor) -> Tensor:
         """Return a mask (P,) bool, on the device of `like`, of the entries whose name passes the test."""
         # Neighbours of one answer are filled at once: it is made anew at every step of HAT, and each part is a kernel.
-        passed = groupby(zip(self.shapes, self.sizes, strict=True), lambda part: bool(test(part[0])))
-        parts = [torch.full((sum(n for _, n in same),), answer, device=like.device) for answer, same in passed]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        spans: list[tuple[bool, int]] = []  # (answer, entries)
+        for name, size in zip(self.shapes, self.sizes, strict=True):
+            answer = bool(test(name))
+            if spans and spans[-1][0] == answer:
+                size += spans.pop()[1]
+            spans.append((answer, size))
+        return torch.cat([torch.full((size,), answer, device=like.device) for answer, size in spans])
