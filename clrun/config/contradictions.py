@@ -52,27 +52,44 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
 def refuse_streams(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise UsageError for keys on when samples come that do not go together."""
     blurry, disjoint, slots = (values.get(f"split.{key}") for key in ("blurry", "disjoint", "slots"))
+    recurrence, stochastic = values.get("split.recurrence"), values.get("split.stochastic")
     if disjoint is not None and blurry is None:
         raise UsageError(
             "split.disjoint says which classes are not blurred; type split.blurry too, as in split.blurry=0.1."
         )
+    if stochastic and blurry is None:
+        raise UsageError("split.stochastic draws what is blurred; type split.blurry too, as in split.blurry=0.1.")
+    if values.get("split.occurrence") is not None and recurrence is None:
+        raise UsageError(
+            "split.occurrence says when classes come first that come back; type split.recurrence too, as in "
+            "split.recurrence=0.2."
+        )
     if blurry is not None and values["tasks"] == 1:
         raise UsageError(f"split.blurry={blurry}: one task has no other whose samples could come early; type tasks=2.")
-    typed = f"split.slots={slots}" if slots is not None else f"split.blurry={blurry}"
-    if (blurry is not None or slots is not None) and values["init_from"] is not None:
+    typed = next(
+        (
+            f"split.{key}={values[f'split.{key}']}"
+            for key in ("slots", "recurrence", "blurry")
+            if values.get(f"split.{key}") is not None
+        ),
+        "",
+    )
+    if typed and values["init_from"] is not None:
         raise UsageError(f"{typed}: a run that goes on from another one has tasks of its own; leave init_from out.")
     if values["split"] == "relabelled" and (values["scenario"] != "domain" or values["init_from"] is not None):
         raise UsageError(
             "split=relabelled exchanges the labels that tasks share; type scenario=domain, and leave init_from out."
         )
-    if slots is None:
+    if slots is None and recurrence is None and not stochastic:
         return
-    others = ("split.classes", "split.sizes", "split.step", "split.blurry")
+    typed = "split.stochastic=true" if stochastic else typed
+    others = ("split.classes", "split.sizes", "split.step", *(["split.slots"] if recurrence is not None else []))
+    others += ("split.recurrence", "split.slots") if stochastic else ("split.blurry",)
     other = next((key for key in others if values.get(key) is not None), None)
     if other is not None:
         raise UsageError(f"{other} and {typed} both say which classes come in a task; leave one of them out.")
     if values["scenario"] != "class":
-        raise UsageError(f"{typed}: a class that comes back has one output; type scenario=class.")
+        raise UsageError(f"{typed}: tasks have any number of classes, and a class has one output; type scenario=class.")
 
 
 def refuse_without_boundaries(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -86,7 +103,7 @@ def refuse_without_boundaries(values: Mapping[str, Any], given: Mapping[str, Any
             "boundaries=false: scenario=task gives the network the task of every sample; type scenario=class or "
             "scenario=domain."
         )
-    for key in ("split.blurry", "split.slots", "init_from"):
+    for key in ("split.blurry", "split.slots", "split.recurrence", "init_from"):
         if values.get(key) is not None:
             raise UsageError(f"boundaries=false says when samples come, and so does {key}; leave one of them out.")
     if values["optimizer.reset"]:

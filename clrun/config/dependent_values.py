@@ -36,7 +36,7 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
     if values["epochs"] is None and values["iterations"] is None:
         values["epochs"] = stated_default("epochs", chosen["dataset"])
     values |= with_schedule(values, given)
-    for key in ("label_smoothing", "predictions", "probe"):
+    for key in ("label_smoothing", "predictions", "probe", *({"split.stochastic"} & {*values})):
         values[key] = values[key] or None  # none at all is one run, however it is typed
     if values["data_dir"] is None:
         values["data_dir"] = os.environ.get("CLRUN_DATA_DIR") or None

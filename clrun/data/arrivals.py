@@ -7,6 +7,7 @@ Shapes: T tasks, N images; a row number is image + N * own task.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,6 +63,83 @@ def disjoint_classes(groups: Sequence[Sequence[int]], share: float, random: torc
         order = torch.randperm(len(group), generator=random).tolist()
         chosen += [group[i] for i in order[: max(0, round(share * seen) - len(chosen))]]
     return set(chosen)
+
+
+class Blurred(NamedTuple):
+    """The classes of a task by what becomes of their samples."""
+
+    disjoint: list[int]  # all of whose samples stay with the task
+    blurry: list[int]
+
+    @property
+    def classes(self) -> list[int]:
+        """All classes of the task."""
+        return self.disjoint + self.blurry
+
+
+def stochastic_classes(order: Sequence[int], tasks: int, disjoint: float, seed: int) -> list[Blurred]:
+    """Return the classes [task] of a stream in which their number is drawn for each task ("Si-Blurry", Moon et al.
+    2023): the first classes in `order`, a share of them, are disjoint, and these and all others are cut at random.
+
+    A task may have no class of its own; the last task has one at least. As in the authors' code, cuts are uniform.
+    """
+    random = generator(seed, "stochastic classes")
+    kept = round(disjoint * len(order))
+    parts = [cut_at_random(list(part), tasks, random) for part in (order[:kept], order[kept:])]
+    return [Blurred(*of_task) for of_task in zip(*parts, strict=True)]
+
+
+def cut_at_random(items: list[int], parts: int, random: torch.Generator) -> list[list[int]]:
+    """Return items in so many parts, cut at uniform places; the last part is not empty unless there are none."""
+    cuts = torch.randint(max(1, len(items)), (parts - 1,), generator=random).sort().values.tolist()
+    return [items[start:end] for start, end in zip([0, *cuts], [*cuts, len(items)], strict=True)]
+
+
+def stochastic(
+    pools: Sequence[Tensor], labels: Tensor, tasks: Sequence[Blurred], share: float, seed: int
+) -> list[Tensor]:
+    """Return the rows [stage] (n,) of Si-Blurry: `share` of the samples of all blurry classes are drawn, put together,
+    and dealt to the tasks in parts that are cut at random. (In the authors' code, a task gives as many as it is dealt,
+    as far as it has them, so that with few classes the last tasks may be dealt none.)
+
+    pools: image numbers [task] (n,). labels (N,): class numbers.
+    """
+    random = generator(seed, "stochastic")
+    blurry = torch.tensor([k for of_task in tasks for k in of_task.blurry], dtype=labels.dtype)
+    rows = torch.cat(rows_of(pools, len(labels)))
+    home = torch.cat([torch.full((len(pool),), task) for task, pool in enumerate(pools)])
+    candidates = torch.isin(labels[rows % len(labels)], blurry).nonzero()[:, 0]
+    moving = candidates[torch.randperm(len(candidates), generator=random)[: round(share * len(candidates))]]
+    dealt = cut_at_random(moving.tolist(), len(pools), random)
+    stage = home.clone()
+    for task, part in enumerate(dealt):
+        stage[part] = task
+    return [rows[stage == task].sort().values for task in range(len(pools))]
+
+
+def sampled_experiences(
+    classes: int, tasks: int, occurrence: float | None, recurrence: float, seed: int
+) -> list[list[int]]:
+    """Return the classes [experience] of a stream in which classes come back by chance (the sampling-based generator of
+    Hemati et al. 2023).
+
+    The first experience of a class is drawn from a geometric distribution with parameter `occurrence`, truncated to the
+    stream, or is uniform (None). It is in each later one with probability `recurrence`. The stream begins with the
+    first class that comes, and an experience that would have none has one of those before it, where the authors leave
+    it out.
+    """
+    random = generator(seed, "sampled experiences")
+    weights = (1 - (occurrence or 0.0)) ** torch.arange(tasks, dtype=torch.float64)
+    first = torch.multinomial(weights, classes, replacement=True, generator=random)
+    first -= first.min().clone()
+    again = torch.rand(tasks, classes, generator=random) < recurrence
+    substitute = torch.rand(tasks, generator=random).tolist()
+    present: list[list[int]] = []
+    for t in range(tasks):
+        chosen = ((first == t) | ((first < t) & again[t])).nonzero()[:, 0].tolist()
+        known = (first < t).nonzero()[:, 0].tolist()
+        present.append(chosen or [known[int(substitute[t] * len(known))]])
+    return present
 
 
 def experiences(classes: int, tasks: int, slots: int, seed: int) -> list[list[int]]:

@@ -26,6 +26,7 @@ def assign_classes(names: Sequence[str], settings: Values, learnt: Collection[st
     lists = settings["split.classes"]
     if settings.get("split.slots", None) is not None:
         refuse_slots(len(names), settings["tasks"], settings["split.slots"])
+    if drawn_freely(settings):
         return None
     if lists is None:
         new = [k for k, name in enumerate(names) if name not in learnt]
@@ -41,6 +42,16 @@ def assign_classes(names: Sequence[str], settings: Values, learnt: Collection[st
     refuse_small(tasks, names, settings["scenario"], bool(learnt))
     refuse_unequal(tasks, settings["scenario"])
     return tasks
+
+
+def returning(settings: Values) -> bool:
+    """Return whether classes come back."""
+    return any(settings.get(key, None) is not None for key in ("split.slots", "split.recurrence"))
+
+
+def drawn_freely(settings: Values) -> bool:
+    """Return whether the classes of each task, and how many there are, are drawn with the images."""
+    return returning(settings) or settings.get("split.stochastic", None) is True
 
 
 def sizes_of_tasks(names: Sequence[str], settings: Values) -> list[int]:

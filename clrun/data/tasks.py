@@ -133,8 +133,10 @@ def arrivals_of(
     train: the images [task] (n,) of each task.
     """
     seed = split_seed(settings)
-    if settings.get("split.slots", None) is not None:
+    if split.returning(settings):
         return arrivals.repeated(train, images.y, present_classes(images, settings), seed)
+    if settings.get("split.stochastic", None) is True:
+        return arrivals.stochastic(train, images.y, blurred_classes(images, settings), settings["split.blurry"], seed)
     if settings.get("split.blurry", None) is not None:
         share, disjoint = settings["split.blurry"], settings["split.disjoint"] or 0.0
         return arrivals.blurred(train, images.y, groups, share, disjoint, seed)
@@ -154,8 +156,18 @@ def without_later(rows: list[Tensor] | None, settings: Values, images: int) -> l
 
 def present_classes(images: Samples, settings: Values) -> list[list[int]]:
     """Return the classes of each task of a stream in which classes come back."""
+    if settings["split.slots"] is None:
+        chances = settings["split.occurrence"], settings["split.recurrence"]
+        return arrivals.sampled_experiences(len(images.classes), settings["tasks"], *chances, split_seed(settings))
     numbers = len(images.classes), settings["tasks"], settings["split.slots"]
     return arrivals.experiences(*numbers, split_seed(settings))
+
+
+def blurred_classes(images: Samples, settings: Values) -> list[arrivals.Blurred]:
+    """Return the disjoint and the blurry classes of each task, where their number is drawn."""
+    order = class_order(len(images.classes), settings) or list(range(len(images.classes)))
+    share = settings["split.disjoint"] or 0.0
+    return arrivals.stochastic_classes(order, settings["tasks"], share, split_seed(settings))
 
 
 def outputs_that_come(
@@ -220,7 +232,9 @@ def classes_of_tasks(images: Samples, settings: Values, earlier: EarlierTasks = 
     only here is the order of classes that are not listed drawn.
     """
     groups = split.assign_classes(images.classes, settings, earlier.classes)
-    if settings.get("split.slots", None) is not None:
+    if settings.get("split.stochastic", None) is True:
+        return [of_task.classes for of_task in blurred_classes(images, settings)]
+    if split.returning(settings):
         return arrivals.first_seen(present_classes(images, settings))
     if settings["split"] == "domains":
         of_domains = classes_of_domains(images)
@@ -410,6 +424,7 @@ def refuse_empty(stream: TaskStream, settings: Values) -> None:
             kind = "training" if not train else "test"
             raise UsageError(
                 f"Task {t} has no {kind} samples: its classes need at least one each in training and test."
+                + (" Type another split.seed, or fewer tasks." if split.drawn_freely(settings) else "")
             )
         if settings["validation"] > 0 and group and not len(validation):
             raise UsageError(

@@ -75,7 +75,57 @@ def test_the_share_of_equal_tasks_is_that_of_their_samples():
     assert [len(kept & {*group}) for group in groups] == [1] * 5  # as in Koh et al. 2022
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 6), st.floats(0, 0.9), st.floats(0.05, 0.9), st.integers(0, 99))
+def test_si_blurry_hands_no_more_on_than_asked_for(classes, tasks, disjoint, share, seed):
+    of_tasks = arrivals.stochastic_classes(list(range(classes)), tasks, disjoint, seed)
+    groups = [of_task.classes for of_task in of_tasks]
+    assert sorted(k for group in groups for k in group) == [*range(classes)]
+    kept = {k for of_task in of_tasks for k in of_task.disjoint}
+    assert kept == {*range(round(disjoint * classes))}
+    labels = torch.arange(classes).repeat(13)
+    pools = [torch.isin(labels, torch.tensor(group, dtype=torch.long)).nonzero()[:, 0] for group in groups]
+    stages = arrivals.stochastic(pools, labels, of_tasks, share, seed)
+    assert every_sample_once(stages, pools, labels)
+    moved = [
+        int(labels[row % len(labels)])
+        for stage, rows in enumerate(stages)
+        for row, task in zip(rows.tolist(), own_task(rows, labels), strict=True)
+        if task != stage
+    ]
+    assert len(moved) <= round(share * 13 * (classes - len(kept))) and not kept & {*moved}
+    assert all(
+        a.equal(b) for a, b in zip(stages, arrivals.stochastic(pools, labels, of_tasks, share, seed), strict=True)
+    )
+
+
+def test_si_blurry_draws_the_numbers_of_classes():
+    """Of 400 streams of 10 classes in 5 tasks, nearly all have tasks of different sizes."""
+    sizes = [[len(t.classes) for t in arrivals.stochastic_classes(list(range(10)), 5, 0.5, s)] for s in range(400)]
+    assert sum(len({*of_stream}) > 1 for of_stream in sizes) > 360
+    assert all(sum(of_stream) == 10 and of_stream[-1] >= 2 for of_stream in sizes)
+
+
 # ---------------------------------------------------------------- classes that come back
+
+
+def test_classes_come_back_by_chance():
+    """Of 300 streams of 12 classes in 6 tasks: the law of the first task, and of coming back. Of the first two tasks a
+    geometric law with p = 1/2, truncated to six, has 3/4 / (1 - 1/64); all 12 stay away from a task in 1 of 70 cases.
+    """
+    streams = [arrivals.sampled_experiences(12, 6, 0.5, 0.3, seed) for seed in range(300)]
+    assert streams[0] == arrivals.sampled_experiences(12, 6, 0.5, 0.3, 0)
+    back = known = early = 0
+    for present in streams:
+        new = arrivals.first_seen(present)
+        assert all(present) and new[0] and sorted(k for of_task in new for k in of_task) == [*range(12)]
+        back, known = back + len(present[5]) - len(new[5]), known + 12 - len(new[5])
+        early += len(new[0]) + len(new[1])
+    assert back / known == pytest.approx(0.3, abs=0.03)
+    assert early / 300 == pytest.approx(12 * 0.75 / (1 - 1 / 64), abs=0.3)
+    assert arrivals.sampled_experiences(3, 5, None, 1.0, 0)[-1] == [0, 1, 2]
+    lonely = arrivals.sampled_experiences(1, 4, None, 0.0, 0)
+    assert lonely == [[0]] * 4  # a task that would have none brings back what was before
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,7 +209,13 @@ def test_a_stack_equals_the_runs_alone_and_methods_see_one_stream(stack_of, opti
 
 
 @pytest.mark.parametrize(
-    "options", [("split.blurry=0.1", "split.disjoint=0.5", "tasks=5"), ("split.slots=4", "tasks=4")], ids=" ".join
+    "options",
+    [
+        ("split.blurry=0.1", "split.disjoint=0.5", "tasks=5"),
+        ("split.blurry=0.1", "split.disjoint=0.5", "split.stochastic=true", "tasks=5"),
+        ("split.slots=4", "tasks=4"),
+    ],
+    ids=" ".join,
 )
 def test_no_test_sample_of_an_unseen_class_counts(prepared_of, options):
     """And every class is asked about once all of its task's classes have come, at the latest in its own task."""
@@ -189,7 +245,7 @@ def test_tasks_that_are_left_out_send_no_samples_ahead(prepared_of, options):
     assert prepared.chance == 0.25
 
 
-@pytest.mark.parametrize("options", [("split.blurry=0.2",), ("split.slots=3",)], ids=" ".join)
+@pytest.mark.parametrize("options", [("split.blurry=0.2",), ("split.recurrence=0.3",)], ids=" ".join)
 def test_a_run_that_is_killed_ends_as_one_that_is_not(prepared_of, tmp_path, options):
     """In the second task, of which samples have come before."""
     typed = (*SMALL, "strategy=er", "memory_size=20", "tasks=5", "iterations=4", "batch_size=8", *options)
@@ -270,6 +326,10 @@ def test_who_overrides_such_a_hook_must_be_told_unless_it_says_otherwise():
         (("split.disjoint=0.5",), "type split.blurry too"),
         (("split.blurry=0.1", "tasks=1"), "one task has no other"),
         (("split.slots=3",), "type scenario=class"),
+        (("split.stochastic=true", "scenario=class"), "type split.blurry too"),
+        (("split.stochastic=true", "split.blurry=0.1"), "type scenario=class"),
+        (("split.occurrence=0.1", "scenario=class"), "type split.recurrence too"),
+        (("split.recurrence=0.1", "split.slots=3", "scenario=class"), "both say which classes come"),
         (("split.slots=1", "scenario=class"), "type split.slots=2 or more"),
         (("split.slots=11", "scenario=class"), "there are 10 classes"),
         (("split.slots=3", "scenario=class", "split.sizes=[6,4]"), "both say which classes come"),
