@@ -40,12 +40,17 @@ function leastForgotten(stream) {
     make("ul", {}, ...told), best.length > LISTED ? `and ${best.length - LISTED} more. ` : "", make("a", { href: "#cost" }, "Chart")];
 }
 
+/** Return the first names of a list, and how many more there are. */
+function shortList(names, most) {
+  return names.length <= most ? names.join(", ") : `${names.slice(0, most).join(", ")} and ${names.length - most} more`;
+}
+
 /** On which seeds do methods fail? */
 function failing(stream, runsTable) {
   const found = stream.rows.map((row, i) => ({ row, i, failed: failures(stream, i), all: runsOf(stream, i).length })).filter(({ failed }) => failed.length);
   const question = "Which fail, and on which seeds?", rule = "A run fails that diverged, or is no better than finetune with its seed or than guessing.";
   const kept = stream.measures.indexOf("accuracy_kept"), unknown = stream.rows.filter((row) => !["finetune", "joint"].includes(row.strategy) && row.n && (kept < 0 || row.measures[kept][1] == null)).map((row) => row.label);
-  const untold = unknown.length ? `Without a finetune of the same lr, epochs and network, only divergence and guessing could be looked at, of: ${cut(unknown.join(", "), 200)}. ` : "";
+  const untold = unknown.length ? `Without a finetune of the same lr, epochs and network, only divergence and guessing could be looked at, of ${shortList(unknown, 4)}. ` : "";
   if (!found.length) return [question, `None. ${rule} ${untold}`];
   const told = ({ row, i, failed, all }) => make("li", {}, make("strong", {}, row.label), ": ", make("a", { href: "#runs", onclick: () => runsTable().filterBy(row.label) },
     failed.length === all ? (all > 1 ? `all ${all} seeds` : `seed ${failed[0][0]}, the only one`) : `seed${failed.length > 1 ? "s" : ""} ${failed.map(([seed]) => seed).join(", ")} of ${all}`), ` (${[...new Set(failed.map(([, reason]) => reason.replace(/ at .*/, "")))].join("; ")})`);
