@@ -8,7 +8,7 @@ which passes over theta once instead of ten times.
 Shapes: P parameters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,7 +22,8 @@ Pieces = list[Tensor] | tuple[Tensor, ...]
 # cut(v) cuts a vector (P,) into pieces that share its storage.
 Cut = Callable[[Tensor], list[Tensor]]
 
-# step(g, lr) takes an optimizer's step in place, for a gradient in pieces and a learning rate ().
+# step(g, lr) takes an optimizer's step in place, for a gradient in pieces and a learning rate (); of a stack: [(R, P)]
+# and (R,).
 InPlaceStep = Callable[[Pieces, Tensor], None]
 
 
@@ -54,6 +55,27 @@ class Optimizer:
                 old.copy_(fresh)
 
         return step
+
+    def in_place_stack(self, theta: Tensor, state: Any, equal_rates: Sequence[Sequence[int]]) -> InPlaceStep:
+        """Return the same step for R runs, as a function step([g], lr) that writes over theta (R, P) and the state.
+
+        g is (R, P) and lr (R,). equal_rates: the numbers of the runs in groups whose entries of lr are always equal. By
+        default it calls `update` for all runs at once.
+        """
+        update = torch.vmap(self.update)
+
+        def step(g: Pieces, lr: Tensor) -> None:
+            delta, new = update(g[0], state, lr, theta)
+            theta.add_(delta)
+            for old, fresh in zip(tree_leaves(state), tree_leaves(new), strict=True):
+                old.copy_(fresh)
+
+        return step
+
+
+def of_group(group: Sequence[int], v: Tensor) -> list[Tensor]:
+    """Return the values of a group's runs out of those of all, (R, ...)."""
+    return [v[r] for r in group]
 
 
 @dataclass(frozen=True)
@@ -88,6 +110,18 @@ class SGD(Optimizer):
                 parameters, g, velocity, weight_decay=self.weight_decay, momentum=self.momentum, lr=lr, dampening=0.0,
                 nesterov=self.nesterov, maximize=False, is_first_step=False,
             )  # fmt: skip
+
+        return step
+
+    def in_place_stack(self, theta: Tensor, state: State, equal_rates: Sequence[Sequence[int]]) -> InPlaceStep:
+        def step(g: Pieces, lr: Tensor) -> None:
+            for group in equal_rates:
+                velocity = of_group(group, state.velocity) if self.momentum else []
+                torch._fused_sgd_(
+                    of_group(group, theta), of_group(group, g[0]), velocity, weight_decay=self.weight_decay,
+                    momentum=self.momentum, lr=lr[group[0]], dampening=0.0, nesterov=self.nesterov, maximize=False,
+                    is_first_step=False,
+                )  # fmt: skip
 
         return step
 
@@ -139,6 +173,21 @@ class Adam(Optimizer):
                 parameters, g, m, v, [], counters, lr=lr, beta1=self.b1, beta2=self.b2, eps=self.eps,
                 weight_decay=self.weight_decay, amsgrad=False, maximize=False,
             )  # fmt: skip
+
+        return step
+
+    def in_place_stack(self, theta: Tensor, state: State, equal_rates: Sequence[Sequence[int]]) -> InPlaceStep:
+        kernel = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+
+        def step(g: Pieces, lr: Tensor) -> None:
+            state.n.add_(1)
+            for group in equal_rates:
+                parameters, gradients = of_group(group, theta), of_group(group, g[0])
+                m, v, counters = (of_group(group, values) for values in state)
+                kernel(
+                    parameters, gradients, m, v, [], counters, lr=lr[group[0]], beta1=self.b1, beta2=self.b2,
+                    eps=self.eps, weight_decay=self.weight_decay, amsgrad=False, maximize=False,
+                )  # fmt: skip
 
         return step
 

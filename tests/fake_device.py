@@ -71,8 +71,8 @@ class FakeDevice(Elsewhere):
     def count(self, tree: Any) -> None:
         """Count no bytes, which would take longer than all else."""
 
-    def record(self, body: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
-        """Call what a recorder of CUDA graphs is given, and note what of it meets the host."""
+    def capture(self, body: Callable[[], None], undo: Callable[[], None]) -> Callable[[], None]:
+        """Call what a capture of CUDA graphs is given, and note what of it meets the host."""
         with self.noting("step"):
             body()
         undo()
@@ -106,7 +106,7 @@ def live_a_life(there: FakeDevice, runs: Sequence[Prepared], **changes: Any) -> 
     """
     with there:
         plain = build(runs, device=DEVICE)
-        own = {one.name: getattr(plain, one.name) for one in fields(plain)} | {"use_graph": True, "recorder": there}
+        own = {one.name: getattr(plain, one.name) for one in fields(plain)} | {"use_graph": True, "capture": there}
         stack = WatchedStack(**own | changes, there=there)
         outcomes = [new_outcome(prepared, stack) for prepared in runs]
         state = stack.initialize()

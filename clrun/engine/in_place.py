@@ -54,6 +54,9 @@ class InPlaceStepper:
         self.not_monitored = theta.new_tensor(torch.nan)
         self.full = 0  # samples of a batch that is not cut
 
+    def prepare(self, block: Block) -> None:
+        """Do nothing."""
+
     def run_steps(self, block: Block, on_steps: Callable[[int], None]) -> Signals:
         size, full = block.samples.rows.shape
         self.full = full
@@ -70,6 +73,9 @@ class InPlaceStepper:
 
     def snapshot(self) -> TrainState:
         return copied(self.current)
+
+    def result(self) -> TrainState:
+        return self.current
 
     def take_step(self, batch: Batch, lr: Tensor, monitored: bool) -> Signals:
         """Take one step and return its signals {name: ()}; those in `MONITORED` are nan unless `monitored`."""

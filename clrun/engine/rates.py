@@ -29,6 +29,11 @@ class RateSchedule:
     left_out: int = 0  # tasks at the end of the stream that are not trained (`first_tasks`)
     warmup: float = 0.0  # the part of the steps, of a pass or of the stream, in which the rate rises
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the rate is the same at every step."""
+        return self.kind == "constant" and not self.warmup
+
     def factors(self, start: int, size: int, total: int, stages_done: int, stages: int) -> Tensor:
         """Return the parts (size,) float64 for the steps of a pass from number `start` on.
 

@@ -9,6 +9,7 @@ Where to find what:
 
     step.py         the equation of a training step
     steppers.py     what takes many steps; in_place.py: one run on a CPU; cuda_graph.py: on CUDA
+    static_step.py  the step on tensors that stay where they are; capture.py: CUDA graphs
     blocks.py       how many steps are taken at once
     schedule.py     which samples a run sees, and when
     vectorize.py    functions and values of one run as those of R runs
@@ -28,7 +29,6 @@ by a stepper, and `consolidate` calls the strategy's `after_phase`; then the run
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from functools import partial as bound
 from time import perf_counter
 from typing import Any
@@ -41,6 +41,7 @@ from clrun.data.batches import Pool, StepContext
 from clrun.data.sampler import Budget, EpochSampler, OnlineSampler
 from clrun.data.tasks import TaskStream, TaskTables
 from clrun.engine.blocks import BLOCK_SECONDS, BLOCK_STEPS, BlockSizes
+from clrun.engine.capture import Capture, CudaCapture
 from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.evaluation import CHUNK_SAMPLES, LEAST, Evaluator
 from clrun.engine.health import diagnose
@@ -50,10 +51,10 @@ from clrun.engine.plasticity import plasticity
 from clrun.engine.prequential import counted
 from clrun.engine.probe import probed
 from clrun.engine.rates import RateSchedule
-from clrun.engine.recording import CudaRecorder, Recorder
 from clrun.engine.schedule import SampleSchedule
 from clrun.engine.state import Average, PartialStage, Signals, StageReport, TrainState
-from clrun.engine.step import Step, make_step, skipping_empty_batches
+from clrun.engine.static_step import StaticStep
+from clrun.engine.step import Step, StepKind, make_step, skipping_empty_batches
 from clrun.engine.steppers import Block, EagerStepper, Stepper
 from clrun.engine.vectorize import Vectorizer
 from clrun.models import RunningStatistics
@@ -99,7 +100,7 @@ class Stack:
     every_answer: bool = False  # whether the answers to all test samples are reported at the end of a stage
     decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
     use_graph: bool = False  # whether steps are taken by the GraphStepper
-    recorder: Recorder | None = None  # of the step; None: CUDA graphs on CUDA, and elsewhere nothing is recorded
+    capture: Capture | None = None  # how the GraphStepper captures a step; None: on CUDA as graphs, elsewhere not
     compile: bool = False  # whether the step is compiled first
     block_steps: int = BLOCK_STEPS  # steps taken at once, at most
     block_seconds: float = BLOCK_SECONDS  # the time that they may take
@@ -115,6 +116,8 @@ class Stack:
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
         self.seconds_per_step: float | None = None  # wall-clock time in the last block
+        self.steps: dict[StepKind, Step] = {}
+        self.graph_steppers: dict[object, GraphStepper] = {}  # by the shapes that they were made for
 
     @property
     def prequential(self) -> bool:
@@ -296,7 +299,7 @@ class Stack:
             size = min(self.blocks.size(partial.start, self.step, self.seconds_per_step), total - partial.start)
             signals = self.train_block(stepper, samplers, partial, size, listener)
             partial = partial.extended(signals, size)
-            current = stepper.snapshot() if partial.start < total else stepper.current
+            current = stepper.snapshot() if partial.start < total else stepper.result()
             self.step += size
             self.evaluate_if_due(current, partial.report)
             listener.block_ended(current, partial)
@@ -332,7 +335,11 @@ class Stack:
                 StepContext(*self.stage_and_horizon(partial.report.stage), progress, epoch, noise, rate),
                 partial.start,
                 batch_sizes[0].tolist() if self.cuts_batches else None,
+                None if self.alone else (batch_sizes > 0).all(0).tolist(),
             )
+            before = perf_counter()
+            stepper.prepare(block)
+            began += perf_counter() - before  # what is done once says nothing about the time of a step
             signals = stepper.run_steps(block, listener.steps_taken)
             signals = {name: self.vectorizer.unstack_to_host(v) for name, v in signals.items()}
             if self.prequential:
@@ -371,26 +378,47 @@ class Stack:
         if self.alone and not (self.use_graph or self.compile):
             options = self.decay, self.clip_norm, self.prequential
             return InPlaceStepper(self.strategy, self.optimizer, current, *values, *options)
-        unequal = not self.alone and len({(sampler.steps, sampler.epoch_steps) for sampler in samplers}) > 1
-        step = self.step_of_unequal_tasks if unequal else self.step_of_equal_tasks
         if not self.use_graph:
-            return EagerStepper(step, current, values)
-        recorder = CudaRecorder(self.device) if self.recorder is None and self.device.type == "cuda" else self.recorder
-        return GraphStepper(step, current, values, self.alone, recorder)
+            return EagerStepper(self.step_of, current, values)
+        stepper = self.graph_stepper(current, samplers)
+        stepper.begin(current, max(sampler.steps for sampler in samplers))
+        return stepper
 
-    @cached_property  # so that it is compiled once, not once per stage
-    def step_of_equal_tasks(self) -> Step:
-        """The step of all runs, where none of them is done before the others."""
-        step = make_step(self.strategy, self.optimizer, self.decay, self.clip_norm, self.prequential)
-        return self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
+    def graph_stepper(self, current: TrainState, samplers: Sequence[EpochSampler]) -> GraphStepper:
+        """Return the stepper for runs and batches of these shapes. It is made once, and so are its graphs."""
+        rates = self.equal_rates(samplers)
+        shapes = tuple((v.shape, v.dtype) for v in tree_leaves(current))
+        key = shapes, rates, samplers[0].batch_size
+        if key not in self.graph_steppers:
+            values = self.lr, self.hp, self.tables
+            options = self.decay, self.clip_norm, self.prequential
+            step = StaticStep(self.strategy, self.optimizer, self.vectorizer, current, values, rates, *options)
+            capture = CudaCapture(self.device) if self.capture is None and self.device.type == "cuda" else self.capture
+            self.graph_steppers[key] = GraphStepper(step, self.pure_step, self.block_steps, capture)
+        return self.graph_steppers[key]
 
-    @cached_property
-    def step_of_unequal_tasks(self) -> Step:
-        """The step of all runs, where some of them may be done before the others."""
-        step = skipping_empty_batches(
-            make_step(self.strategy, self.optimizer, self.decay, self.clip_norm, self.prequential)
-        )
-        return self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
+    def equal_rates(self, samplers: Sequence[EpochSampler]) -> tuple[tuple[int, ...], ...]:
+        """Return the numbers of the runs in groups whose learning rates are the same at every step of a pass."""
+        groups: dict[tuple[float, int], list[int]] = {}
+        for r, (lr, sampler) in enumerate(zip(self.lr.reshape(-1).tolist(), samplers, strict=True)):
+            groups.setdefault((lr, 0 if self.rate_schedule.is_constant else sampler.steps), []).append(r)
+        return tuple(map(tuple, groups.values()))
+
+    def step_of(self, kind: StepKind) -> Step:
+        """Return the pure step of all runs. It is made once, and so is its compiled version, which is always monitored:
+        compiled, that costs less than another compilation."""
+        kind = kind._replace(monitored=kind.monitored or self.compile)
+        if kind not in self.steps:
+            options = self.decay, self.clip_norm, self.prequential, kind.monitored
+            step = make_step(self.strategy, self.optimizer, *options)
+            step = skipping_empty_batches(step) if kind.masked else step
+            self.steps[kind] = self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
+        return self.steps[kind]
+
+    def pure_step(self, kind: StepKind) -> Step | None:
+        """Return the pure step where the GraphStepper takes none in place: where it is compiled, and where some run
+        stays as it is."""
+        return self.step_of(kind) if self.compile or kind.masked else None
 
     def compiled(self, step: Step) -> Step:
         """Return the step compiled, if this stack compiles its step."""

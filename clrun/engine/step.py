@@ -2,12 +2,13 @@
 
     g = clip(gradient(theta))      delta = optimizer(g, lr * rate)      theta <- theta + restrict(delta)
 
-`make_step` is that equation. It is what stacked runs and runs on a GPU execute. A run that is trained alone on a CPU
-executes `in_place.InPlaceStepper` instead: the same equation, written over the memory of theta.
+`make_step` is that equation. It is what stacked runs on a CPU and compiled steps execute. A run that is trained alone
+on a CPU executes `in_place.InPlaceStepper` instead, and a GPU executes `static_step.StaticStep`: the same equation,
+written over the memory of theta.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,12 +20,19 @@ from clrun.engine.prequential import answered_first
 from clrun.engine.state import ANSWERS, NORM, QUADRATIC, Average, Signals, TrainState
 from clrun.models import BatchNormRecord, updated_statistics
 from clrun.optimizers import Optimizer
-from clrun.strategy import Strategy, Tree
+from clrun.strategy import Strategy, Tree, dot
 
 StepValues = tuple[Tensor, Any, TaskTables]  # lr (R,), the strategy's Hyper, the tables: the same at every step
 
 # (run, lr (), the strategy's Hyper, tables, samples, context) -> the run after the step, signals {name: ()}
 Step = Callable[[TrainState, Tensor, Any, TaskTables, SampleIndex, StepContext], tuple[TrainState, Signals]]
+
+
+class StepKind(NamedTuple):
+    """What is done in a step beyond what is done in every step."""
+
+    monitored: bool  # the signals `MONITORED` are computed
+    masked: bool  # some run of the stack has no samples, and stays as it is
 
 
 def make_step(
@@ -33,11 +41,13 @@ def make_step(
     decay: float | None = None,
     clip_norm: float | None = None,
     prequential: bool = False,
+    monitored: bool = True,
 ) -> Step:
     """Return the step of one run. It changes none of its arguments.
 
     decay: of the average of theta; None: there is none. clip_norm: the largest norm of the gradient that is handed to
-    the optimizer; None: any. prequential: whether each batch is tested before it is learnt.
+    the optimizer; None: any. prequential: whether each batch is tested before it is learnt. monitored: whether the
+    signals `MONITORED`, which cost a pass over theta, are computed; otherwise they are nan.
     """
 
     def step(
@@ -47,8 +57,8 @@ def make_step(
         tested = {ANSWERS: answered_first(strategy, current, hp, batch)} if prequential else {}
         passes: list[BatchNormRecord] = []  # what batch norm sees in this step
         training = strategy.train_mode(batch.weight, passes, batch.noise)
-        g, loss, aux = whole_gradient(training, current.theta, current.state, hp, batch)
-        norm = (g @ g).sqrt()
+        g, loss, aux = whole_gradient(training, current.theta, current.state, hp, batch, monitored)
+        norm = dot(g, g).sqrt() if monitored or clip_norm is not None else loss.new_full((), torch.nan)
         g = g if clip_norm is None else clip_scale(norm, clip_norm) * g
         delta, opt = optimizer.update(g, current.opt, lr * context.rate, current.theta)
         theta = current.theta + training.restrict(delta, g, current.theta, current.state, hp, batch)
@@ -82,16 +92,17 @@ def renewed_state(opt: Tree, initial: Tree, mask: Tensor) -> Tree:
 
 
 def whole_gradient(
-    strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch
+    strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch, monitored: bool = True
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return the gradient g (P,) of loss and quadratic penalty together, the loss () without the penalty, and aux with
-    the value () of the penalty."""
+    the value () of the penalty, nan unless `monitored`."""
     g, loss, aux = strategy.gradient(theta, state, hp, batch)
     quadratic = strategy.quadratic(state, hp)
     if quadratic is None:
         return g, loss, aux
     away = theta - quadratic.mean
-    return g + quadratic.gradient(away), loss, aux | {QUADRATIC: quadratic.value(away)}
+    value = quadratic.value(away) if monitored else loss.new_full((), torch.nan)
+    return g + quadratic.gradient(away), loss, aux | {QUADRATIC: value}
 
 
 def skipping_empty_batches(step: Step) -> Step:

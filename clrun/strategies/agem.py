@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import AnyMemory, Aux, Batch, HealthRows, Knobs, Pool, Replay, Walk, buffer_stats, gradient_of
+from clrun.strategy import AnyMemory, Aux, Batch, HealthRows, Knobs, Pool, Replay, Walk, buffer_stats, dot, gradient_of
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class AGEM(Replay):
         recalled = self.recalling(state.memory, old)
         r, replay, _ = gradient_of(recalled.loss, theta, state, hp, old)
         past = state.memory.offered > 0
-        projected = past & (g @ r < 0)
-        overlap = torch.where(projected, (g @ r) / (r @ r), 0)
+        along = dot(g, r)
+        projected = past & (along < 0)
+        overlap = torch.where(projected, along / dot(r, r), 0)
         signals = {"projected_share": projected.to(loss), "replay_loss": past * replay}
         return g - overlap * r, loss, aux | signals
 

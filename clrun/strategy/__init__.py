@@ -8,7 +8,7 @@ from clrun.strategy.closed_form import ROUNDING, ClassSums, ClosedForm, LinearHe
 from clrun.strategy.exemplars import Exemplars, Past, distillation
 from clrun.strategy.fisher_information import diagonal_fisher
 from clrun.strategy.generator import Autoencoder, flat_inputs, values_of
-from clrun.strategy.gradients import Aux, gradient_by_leaf, gradient_of, inside_transform
+from clrun.strategy.gradients import Aux, dot, gradient_by_leaf, gradient_of, inside_transform
 from clrun.strategy.herding import class_means
 from clrun.strategy.loss import BARRED, cross_entropy, log_softmax, losses, one_hot, smoothed
 from clrun.strategy.multitask import MultiTask
@@ -68,6 +68,7 @@ __all__ = [
     "cross_entropy",
     "diagonal_fisher",
     "distillation",
+    "dot",
     "fisher",
     "flat_inputs",
     "format_value",

@@ -15,6 +15,15 @@ def inside_transform() -> bool:
     return torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
 
 
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the scalar product () of two vectors (P,).
+
+    In a stack, `a @ b` would become a product of R matrices of one row and one column, which a GPU gives to R of its
+    processors and no more.
+    """
+    return (a * b).sum() if inside_transform() else a @ b
+
+
 def gradient_of(loss: Callable[..., tuple[Tensor, Aux]], theta: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Aux]:
     """Return the gradient g (P,) of loss(theta, *rest) -> (value (), aux), the value and aux, all detached.
 

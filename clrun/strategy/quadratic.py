@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from clrun.strategy.gradients import dot
+
 
 class Gaussian(NamedTuple):
     """A sum of quadratic penalties of past tasks k, as one quadratic.
@@ -30,7 +32,7 @@ class Quadratic(NamedTuple):
 
     def value(self, away: Tensor) -> Tensor:
         """Return the penalty () at the distance away = theta - mean (P,)."""
-        return self.strength / 2 * ((self.precision * away) @ away)
+        return self.strength / 2 * dot(self.precision * away, away)
 
     def gradient(self, away: Tensor) -> Tensor:
         """Return the gradient (P,) of the penalty at the distance away = theta - mean (P,)."""

@@ -111,13 +111,13 @@ class EmulatedGraph:
                     old.copy_(new)
 
 
-class EmulatedRecorder:
-    """A recorder, as `clrun.engine.recording.Recorder` says, whose graphs are emulated."""
+class EmulatedCapture:
+    """A capture, as `clrun.engine.capture.Capture` says, whose graphs are emulated."""
 
     def __init__(self) -> None:
         self.graphs: list[EmulatedGraph] = []
 
-    def record(self, body: Body, undo: Body) -> Body:
+    def capture(self, body: Body, undo: Body) -> Body:
         body()  # the warm-up
         undo()
         with OperationLog() as log:

@@ -3,11 +3,12 @@
     python scripts/benchmark/graph_model.py                       # the table of all strategies below
     python scripts/benchmark/graph_model.py --only ewc,si --runs 64
 
-The step of workload W1 (Split MNIST, 784-400-400, batch 128, Adam) is recorded on the CPU by `emulation.py`, on random
+The step of workload W1 (Split MNIST, 784-400-400, batch 128, Adam) is captured on the CPU by `emulation.py`, on random
 pictures, and every operation is counted: one kernel or more, the bytes that it reads and writes, the products of its
-matrices. A stack is recorded with a few runs and its bytes are scaled up. The times follow from the constants below, so
+matrices. A stack is captured with a few runs and its bytes are scaled up. The times follow from the constants below, so
 they are a model of an H100 and no measurement. A stack is *even* where all its runs have equally many steps, and
-*ragged* where some are over before others.
+*ragged* where some are over before others: from then on, its steps are *masked*. At *monitored* steps, one of sixteen,
+the gradient's norm and the penalty are computed.
 """
 
 import argparse
@@ -22,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmark.emulation import EmulatedRecorder, Operation, Spec
+from benchmark.emulation import EmulatedCapture, Operation, Spec
 from clrun.config import composition
 from clrun.engine.stack import Stack
+from clrun.engine.step import StepKind
 from clrun.runs.build import build
 from clrun.runs.prepare import prepare
 
@@ -41,6 +43,9 @@ STRATEGIES = {
     "finetune": (), "ewc": ("lambda=1000",), "si": (), "er": ("memory_size=500",), "derpp": ("memory_size=500",),
     "agem": ("memory_size=500",), "lwf": (),
 }  # fmt: skip
+
+PLAIN, MONITORED = StepKind(monitored=False, masked=False), StepKind(monitored=True, masked=False)
+MASKED = StepKind(monitored=False, masked=True)
 
 # Kernels of an operation, where they are not one.
 KERNELS = {
@@ -109,7 +114,7 @@ def products(one: Operation) -> int:
 
 
 def seconds(one: Operation, scale: float, alone: bool) -> float:
-    """Return the time of an operation in a stack that is `scale` times as large as the one recorded."""
+    """Return the time of an operation in a stack that is `scale` times as large as the one captured."""
     k, b, f = kernels(one), traffic(one) * scale, products(one) * scale
     if not k:
         return 0.0
@@ -123,7 +128,7 @@ def seconds(one: Operation, scale: float, alone: bool) -> float:
 
 
 def cost(operations: Sequence[Operation], theta_bytes: int, scale: float = 1, alone: bool = False) -> Cost:
-    """Return what the operations of a step cost; theta_bytes: of all runs recorded."""
+    """Return what the operations of a step cost; theta_bytes: of all runs captured."""
     b = sum(traffic(one) for one in operations if kernels(one))
     k = sum(kernels(one) for one in operations)
     return Cost(k, b * scale, b / theta_bytes, sum(seconds(one, scale, alone) for one in operations))
@@ -155,45 +160,46 @@ def pictures(folder: str, ragged: bool) -> str:
     return str(path)
 
 
-def recorded(stack: Stack) -> Sequence[Operation]:
-    """Return the operations of the graph by which a stack takes most steps of its first task."""
-    recorder = EmulatedRecorder()
-    stack = replace(stack, use_graph=True, recorder=recorder)
+def captured(stack: Stack) -> dict[StepKind, Sequence[Operation]]:
+    """Return the operations of the graphs by which a stack takes the steps of its first task, by kind."""
+    stack = replace(stack, use_graph=True, capture=EmulatedCapture())
     stack.train(stack.initialize(), stack.new_stage(0))
-    return max(recorder.graphs, key=lambda graph: graph.replays).operations
+    (stepper,) = stack.graph_steppers.values()
+    return {kind: replay.__self__.operations for kind, replay in stepper.replays.items()}
 
 
-def rows(names: Sequence[str], runs: int, few: int, widths: str) -> Iterator[tuple[str, str, Cost]]:
-    """Yield (strategy, alone or even or ragged, cost)."""
+def rows(names: Sequence[str], runs: int, few: int, widths: str) -> Iterator[tuple[str, str, dict[StepKind, Cost]]]:
+    """Yield (strategy, alone or even or ragged, the cost of a step of each kind)."""
     with tempfile.TemporaryDirectory(prefix="clrun-model-") as folder:
         for name in names:
             for shape in ("alone", "even", "ragged"):
                 alone = shape == "alone"
                 stack = w1(folder, name, range(1 if alone else few), shape == "ragged", widths)
-                operations = recorded(stack)
-                theta = stack.initialize().theta
-                yield name, shape, cost(operations, 4 * theta.numel(), 1 if alone else runs / few, alone)
+                size, scale = 4 * stack.initialize().theta.numel(), 1 if alone else runs / few
+                kinds = captured(stack).items()
+                yield name, shape, {kind: cost(operations, size, scale, alone) for kind, operations in kinds}
 
 
 def main(line: Sequence[str] | None = None, show: Callable[[str], None] = print) -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--only", type=lambda text: text.split(","), default=list(STRATEGIES))
     flags.add_argument("--runs", type=int, default=64, help="of the stacks")
-    flags.add_argument("--recorded", type=int, default=4, help="runs that are recorded of a stack")
+    flags.add_argument("--captured", type=int, default=4, help="runs that are captured of a stack")
     flags.add_argument("--widths", default="400,400", help="of the hidden layers")
     asked = flags.parse_args(line)
     torch.set_num_threads(1)
-    show(f"| strategy | runs | kernels | passes over theta | MB | µs | {asked.runs} alone / stack |")
-    show("|---|---|---|---|---|---|---|")
+    head = f"MB | µs | {asked.runs} alone / stack | µs monitored | µs masked"
+    show(f"| strategy | runs | kernels | passes over theta | {head} |")
+    show("|---|---|---|---|---|---|---|---|---|")
     lone = 0.0
-    for name, shape, one in rows(asked.only, asked.runs, asked.recorded, asked.widths):
+    for name, shape, kinds in rows(asked.only, asked.runs, asked.captured, asked.widths):
+        one = kinds[PLAIN]
         lone = one.seconds if shape == "alone" else lone
         ratio = "" if shape == "alone" else f"{asked.runs * lone / one.seconds:.1f}"
         size = "1" if shape == "alone" else f"{asked.runs}, {shape}"
-        show(
-            f"| {name} | {size} | {one.kernels} | {one.passes:.1f} | {one.bytes / 1e6:.0f} | {one.seconds * 1e6:.0f} "
-            f"| {ratio} |"
-        )
+        others = [f"{kinds[kind].seconds * 1e6:.0f}" if kind in kinds else "" for kind in (MONITORED, MASKED)]
+        numbers = f"{one.passes:.1f} | {one.bytes / 1e6:.0f} | {one.seconds * 1e6:.0f} | {ratio}"
+        show(f"| {name} | {size} | {one.kernels} | {numbers} | {' | '.join(others)} |")
     return 0
 
 

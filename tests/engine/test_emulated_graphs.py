@@ -26,11 +26,11 @@ class UnequalBlocks(BlockSizes):
 
 
 def graphed(stack):
-    """The stack, and the recorder of its graphs."""
-    recorder = emulation.EmulatedRecorder()
-    recorded = replace(stack, use_graph=True, recorder=recorder)
+    """The stack, and the capture of its graphs."""
+    capture = emulation.EmulatedCapture()
+    recorded = replace(stack, use_graph=True, capture=capture)
     recorded.blocks = UnequalBlocks(0)
-    return recorded, recorder
+    return recorded, capture
 
 
 def learn(stack):
@@ -48,15 +48,15 @@ def distance(a, b):
 
 
 def compare(stack_of, *overrides, seeds, **more):
-    """Hold a life by graphs against plain steps; return the recorder."""
-    stack, recorder = graphed(stack_of(*overrides, seeds=seeds, **more))
+    """Hold a life by graphs against plain steps; return the capture."""
+    stack, capture = graphed(stack_of(*overrides, seeds=seeds, **more))
     (run, reports), (other, others) = learn(stack), learn(stack_of(*overrides, seeds=seeds, **more))
     assert distance(run, other) < 1e-9
     for a, b in zip(reports, others, strict=True):
         assert torch.equal(a.correct, b.correct)
         for mine, plain in zip(a.health, b.health, strict=True):
             assert mine == pytest.approx(plain, rel=1e-6, abs=1e-9, nan_ok=True)
-    return recorder
+    return capture
 
 
 @pytest.mark.parametrize("seeds", [(0,), SEEDS], ids=["alone", "stacked"])
@@ -66,9 +66,9 @@ def test_a_replayed_graph_takes_the_steps_of_the_strategy(stack_of, strategy, se
     recorded must not be what changes from step to step, block to block or task to task."""
     if strategy == "generative_classifier" and seeds == (0,):
         pytest.skip("alone on a CPU, it reads which classes a batch has, and trains their autoencoders only")
-    recorder = compare(stack_of, f"strategy={strategy}", "epochs=2", "batch_size=96", seeds=seeds)
+    capture = compare(stack_of, f"strategy={strategy}", "epochs=2", "batch_size=96", seeds=seeds)
     takes_steps = stack_of(f"strategy={strategy}").strategy.takes_steps(0)
-    assert bool(sum(graph.replays for graph in recorder.graphs)) == takes_steps
+    assert bool(sum(graph.replays for graph in capture.graphs)) == takes_steps
 
 
 # ---------------------------------------------------------------- what breaks a graph is found

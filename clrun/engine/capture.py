@@ -1,8 +1,8 @@
-"""Recording what is done to tensors that stay where they are, so that it is done again without Python: CUDA graphs.
+"""Capturing what is done to tensors that stay where they are, so that it is done again without Python: CUDA graphs.
 
-A graph repeats kernels on the addresses that they had when it was recorded. So the recorded function may read and write
+A graph repeats kernels on the addresses that they had when it was captured. So the captured function may read and write
 only tensors that outlive the graph, may not wait for the device, and does not run again: what it computed in Python is
-fixed. `scripts/benchmark/emulation.py` records in the same sense on a CPU and finds what breaks these rules.
+fixed. `scripts/benchmark/emulation.py` captures in the same sense on a CPU and finds what breaks these rules.
 """
 
 import gc
@@ -13,20 +13,20 @@ from typing import Any, Protocol
 
 import torch
 
-WARM_UP_CALLS = 3  # calls before a graph is recorded, in which CUDA's libraries set themselves up
+WARM_UP_CALLS = 3  # calls before a graph is captured, in which CUDA's libraries set themselves up
 
 Body = Callable[[], None]
 
 
-class Recorder(Protocol):
-    """An object that records functions."""
+class Capture(Protocol):
+    """An object that captures functions."""
 
-    def record(self, body: Body, undo: Body) -> Body:
-        """Return a function that does again what `body` does. What recording itself did has been undone by `undo`."""
+    def capture(self, body: Body, undo: Body) -> Body:
+        """Return a function that does again what `body` does. What capturing itself did has been undone by `undo`."""
 
 
-class CudaRecorder:
-    """A recorder of CUDA graphs, which share the memory of their temporary tensors: no two run at the same time, and
+class CudaCapture:
+    """A capture of CUDA graphs, which share the memory of their temporary tensors: no two run at the same time, and
     none leaves a result there.
 
     check_inputs: whether to raise an error if a tensor that a graph reads is freed before it is replayed, which costs
@@ -37,8 +37,8 @@ class CudaRecorder:
         self.device, self.check_inputs = device, check_inputs
         self.pool = torch.cuda.graph_pool_handle()
 
-    def record(self, body: Body, undo: Body) -> Body:
-        """Return the replay of a graph of `body`, which is called `WARM_UP_CALLS` times and then recorded."""
+    def capture(self, body: Body, undo: Body) -> Body:
+        """Return the replay of a graph of `body`, which is called `WARM_UP_CALLS` times and then captured."""
         side = side_stream(self.device)
         with torch.cuda.device(self.device), without_collection():
             side.wait_stream(torch.cuda.current_stream())
@@ -57,7 +57,7 @@ class CudaRecorder:
 
 @cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream of this process on which everything is warmed up and recorded.
+    """Return the stream of this process on which everything is warmed up and captured.
 
     CUDA's libraries keep memory for every stream that they were used on, tens of MB each.
     """
@@ -66,7 +66,7 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Collect no garbage meanwhile: a dead CUDA graph that is freed while another is recorded may spoil it."""
+    """Collect no garbage meanwhile: a dead CUDA graph that is freed while another is captured may spoil it."""
     collecting = gc.isenabled()
     gc.disable()
     try:
