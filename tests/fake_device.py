@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from elsewhere import DEVICE, VALUE_READERS, Elsewhere
+from elsewhere import DEVICE, IN_PLACE_KERNELS, VALUE_READERS, Elsewhere
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -60,9 +60,13 @@ class FakeDevice(Elsewhere):
             self.copied += there[0].numel()
             return self.on_the_host(name, there[0], kwargs.get("dtype"))
         host = [v for v in tensors if not isinstance(v, FakeTensor)]
-        # A host tensor of one number is an argument of a kernel. Anything else has to be copied.
-        if name in DRAWS or (host and (name in COPIES or any(v.dim() for v in host))):
+        fused = name.startswith(IN_PLACE_KERNELS)
+        # A host tensor of one number is an argument of a kernel. Anything else has to be copied, and a fused optimizer
+        # reads a learning rate of the host once, when it is captured.
+        if name in DRAWS or (host and (fused or name in COPIES or any(v.dim() for v in host))):
             self.seen[self.within, name] += 1
+        if fused:
+            return None
         if host:
             args, kwargs = tree_map(self.faked, (args, kwargs))
         with self.fake:

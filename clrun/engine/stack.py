@@ -50,11 +50,11 @@ from clrun.engine.listener import TrainingListener
 from clrun.engine.plasticity import plasticity
 from clrun.engine.prequential import counted
 from clrun.engine.probe import probed
+from clrun.engine.pure_steps import PureSteps
 from clrun.engine.rates import RateSchedule
 from clrun.engine.schedule import SampleSchedule
 from clrun.engine.state import Average, PartialStage, Signals, StageReport, TrainState
 from clrun.engine.static_step import StaticStep
-from clrun.engine.step import Step, StepKind, make_step, skipping_empty_batches
 from clrun.engine.steppers import Block, EagerStepper, Stepper
 from clrun.engine.vectorize import Vectorizer
 from clrun.models import RunningStatistics
@@ -63,9 +63,8 @@ from clrun.strategy import Strategy
 
 SILENT = TrainingListener()  # a listener that ignores everything
 
-# The axes over which the arguments of a step and of a consolidation are vectorized. Stage, horizon and the outputs of a
-# pool, None, are the same for all runs.
-STEP_DIMS = (0, 0, 0, 0, 0, StepContext._make((None, None, 0, 0, 0, 0)))
+# The axes over which the arguments of a consolidation are vectorized. Stage, horizon and the outputs of a pool are the
+# same for all runs.
 CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0, None)))
 
 
@@ -116,7 +115,8 @@ class Stack:
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
         self.seconds_per_step: float | None = None  # wall-clock time in the last block
-        self.steps: dict[StepKind, Step] = {}
+        options = self.decay, self.clip_norm, self.prequential, self.compile
+        self.pure_steps = PureSteps(self.strategy, self.optimizer, self.vectorizer, *options)
         self.graph_steppers: dict[object, GraphStepper] = {}  # by the shapes that they were made for
 
     @property
@@ -379,7 +379,7 @@ class Stack:
             options = self.decay, self.clip_norm, self.prequential
             return InPlaceStepper(self.strategy, self.optimizer, current, *values, *options)
         if not self.use_graph:
-            return EagerStepper(self.step_of, current, values)
+            return EagerStepper(self.pure_steps.of, current, values)
         stepper = self.graph_stepper(current, samplers)
         stepper.begin(current, max(sampler.steps for sampler in samplers))
         return stepper
@@ -394,7 +394,7 @@ class Stack:
             options = self.decay, self.clip_norm, self.prequential
             step = StaticStep(self.strategy, self.optimizer, self.vectorizer, current, values, rates, *options)
             capture = CudaCapture(self.device) if self.capture is None and self.device.type == "cuda" else self.capture
-            self.graph_steppers[key] = GraphStepper(step, self.pure_step, self.block_steps, capture)
+            self.graph_steppers[key] = GraphStepper(step, self.pure_steps.unless_in_place, self.block_steps, capture)
         return self.graph_steppers[key]
 
     def equal_rates(self, samplers: Sequence[EpochSampler]) -> tuple[tuple[int, ...], ...]:
@@ -403,29 +403,6 @@ class Stack:
         for r, (lr, sampler) in enumerate(zip(self.lr.reshape(-1).tolist(), samplers, strict=True)):
             groups.setdefault((lr, 0 if self.rate_schedule.is_constant else sampler.steps), []).append(r)
         return tuple(map(tuple, groups.values()))
-
-    def step_of(self, kind: StepKind) -> Step:
-        """Return the pure step of all runs. It is made once, and so is its compiled version, which is always monitored:
-        compiled, that costs less than another compilation."""
-        kind = kind._replace(monitored=kind.monitored or self.compile)
-        if kind not in self.steps:
-            options = self.decay, self.clip_norm, self.prequential, kind.monitored
-            step = make_step(self.strategy, self.optimizer, *options)
-            step = skipping_empty_batches(step) if kind.masked else step
-            self.steps[kind] = self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
-        return self.steps[kind]
-
-    def pure_step(self, kind: StepKind) -> Step | None:
-        """Return the pure step where the GraphStepper takes none in place: where it is compiled, and where some run
-        stays as it is."""
-        return self.step_of(kind) if self.compile or kind.masked else None
-
-    def compiled(self, step: Step) -> Step:
-        """Return the step compiled, if this stack compiles its step."""
-        if not self.compile:
-            return step
-        _ = self.strategy.net.network.has_batch_norm  # cached: the compiler can read it, and cannot compute it
-        return torch.compile(step, dynamic=False)
 
     def evaluate_if_due(self, current: TrainState, report: StageReport) -> None:
         """Evaluate the runs within a task, at every multiple of `evaluate_every` steps."""

@@ -31,9 +31,10 @@ from clrun.strategy import Quadratic, Strategy, Tree, gradient_by_leaf
 
 Pieces = list[Tensor]  # a vector (P,), split into its named parts; or one tensor, (R, P) in a stack
 
-# The axes over which the step's parts are vectorized: all but stage and horizon, which are the same for all runs.
-CONTEXT_DIMS = StepContext._make((None, None, 0, 0, 0, 0))
-BATCH_DIMS = Batch._make((0, 0, 0, 0, 0, 0, 0, None, None, 0, 0, 0, 0))
+# The axes over which the step's parts are vectorized: all but those of what is the same for all runs.
+SHARED = ("stage", "horizon", "smoothing")
+CONTEXT_DIMS = StepContext(**{name: None if name in SHARED else 0 for name in StepContext._fields})
+BATCH_DIMS = Batch(**{name: None if name in SHARED else 0 for name in Batch._fields})
 
 
 class StaticStep:
@@ -55,17 +56,14 @@ class StaticStep:
         self.watches_moves = overrides(strategy, "after_move")
         self.updates = overrides(strategy, "after_step") or self.watches_moves
         self.owns_gradient = not overrides(strategy, "gradient")  # nothing else holds it, so it may be written over
-        self.by_leaf = vectorizer.alone and self.owns_gradient and not self.restricts
         layout, theta, opt = strategy.net.layout, self.current.theta, self.current.opt
+        # PyTorch makes no SplitTheta of a tensor that is of another class already, such as a FakeTensor.
+        self.by_leaf = vectorizer.alone and self.owns_gradient and not self.restricts and type(theta) is Tensor
         self.cut: Cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
         if vectorizer.alone:
             self.move = optimizer.in_place(theta, opt, self.cut)
         else:
             self.move = optimizer.in_place_stack(theta, opt, equal_rates)
-        self.gradient = vectorizer.vectorize(self.gradient_of_one, (0, 0, 0, 0, CONTEXT_DIMS))
-        self.restrict = vectorizer.vectorize(self.restrict_one, (0, 0, 0, 0, 0, BATCH_DIMS))
-        self.renew = vectorizer.vectorize(self.renew_one, (0, 0, 0, BATCH_DIMS))
-        self.update = vectorizer.vectorize(self.update_one, (0, 0, 0, 0, 0, BATCH_DIMS, 0))
         self.pull = Pull(strategy, vectorizer, self.current, values[1], self.cut) if self.has_penalty else None
 
     @property
@@ -98,8 +96,11 @@ class StaticStep:
         """Take one step and return its signals {name: (R,)}; those in `MONITORED` are left out unless `monitored`."""
         lr, hp, tables = self.values
         theta, state = self.current.theta, self.current.state
-        g, signals, aux, stats, batch = self.gradient(self.current, hp, tables, samples, context)
-        batch = batch._replace(stage=context.stage, horizon=context.horizon, tables=tables)
+        for_all = self.vectorizer.vectorize  # (kept functions of all runs would hold this object, and so itself)
+        gradient = for_all(self.gradient_of_one, (0, 0, 0, 0, CONTEXT_DIMS))
+        g, signals, aux, stats, batch = gradient(self.current, hp, tables, samples, context)
+        smoothing = self.strategy.data.smoothing
+        batch = batch._replace(stage=context.stage, horizon=context.horizon, smoothing=smoothing, tables=tables)
         if self.pull is not None:
             g = self.pull.add_gradient(g, in_place=self.owns_gradient)
             signals = signals | ({QUADRATIC: self.pull.value()} if monitored else {})
@@ -108,16 +109,19 @@ class StaticStep:
             signals = signals | ({NORM: norm} if monitored else {})
             g = g if self.clip_norm is None else [v * self.spread(clip_scale(norm, self.clip_norm)) for v in g]
         before = theta.clone() if self.restricts or self.watches_moves else theta
-        renewed = self.renew(before, state, hp, batch) if self.renews else None
+        renew = for_all(self.renew_one, (0, 0, 0, BATCH_DIMS))
+        renewed = renew(before, state, hp, batch) if self.renews else None
         self.move(g, lr * context.rate)
         if self.restricts:
-            theta.copy_(self.restrict(theta, g[0], before, state, hp, batch))
+            restrict = for_all(self.restrict_one, (0, 0, 0, 0, 0, BATCH_DIMS))
+            theta.copy_(restrict(theta, g[0], before, state, hp, batch))
         if renewed is not None:
             self.write_renewed(*renewed)
         if self.decay is not None:
             self.average(self.decay)
         if self.updates:
-            state, stats = self.update(state, before, theta, aux, hp, batch, stats)
+            update = for_all(self.update_one, (0, 0, 0, 0, 0, BATCH_DIMS, 0))
+            state, stats = update(state, before, theta, aux, hp, batch, stats)
         self.write((self.current.state, self.current.stats), (state, stats))
         return signals
 
@@ -178,8 +182,8 @@ class StaticStep:
             whole, loss, aux = training.gradient(current.theta, *rest)
             g = [whole]
         signals = {"loss": loss} | {name: v for name, v in aux.items() if v.dim() == 0} | tested
-        shared: Any = {"stage": (), "horizon": (), "tables": ()}
-        return g, signals, aux, updated_statistics(current.stats, passes), batch._replace(**shared)
+        left_out: Any = dict.fromkeys((*SHARED, "tables"), ())
+        return g, signals, aux, updated_statistics(current.stats, passes), batch._replace(**left_out)
 
     def restrict_one(self, moved: Tensor, g: Tensor, before: Tensor, state: Tree, hp: Any, batch: Batch) -> Tensor:
         """Return theta (P,) after the optimizer has moved it from `before` to `moved`, and the strategy restricted that

@@ -1,7 +1,7 @@
 """CUDA graphs on a CPU: what is recorded is the operations below autograd and vmap, on the very memory. A replay runs
 them again into the same memory, after everything that only the graph owns was overwritten. Python does not run again.
 
-What a real recording refuses raises `Refused`: values that are waited for, shapes that depend on data, random numbers.
+What a real capture refuses raises `Refused`: values that are waited for, shapes that depend on data, random numbers.
 """
 
 from collections.abc import Callable, Iterator
@@ -86,7 +86,7 @@ class OperationLog(TorchDispatchMode):
 
 
 class EmulatedGraph:
-    """A recording that can be replayed."""
+    """A capture that can be replayed."""
 
     def __init__(self, operations: list[Operation]):
         self.operations = operations

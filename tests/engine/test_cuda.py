@@ -11,7 +11,7 @@ from conftest import SMALL, STRATEGIES
 from interrupting import SHORT_BLOCKS, InterruptingProgress
 from torch.utils._pytree import tree_leaves, tree_map
 
-from clrun.engine.recording import CudaRecorder
+from clrun.engine.capture import CudaCapture
 from clrun.runs.build import build
 from clrun.runs.failures import out_of_memory
 from clrun.runs.train import train_runs
@@ -89,7 +89,7 @@ def test_what_a_graph_reads_lives_as_long(stack_on, card, strategy):
         pytest.skip("only a card records graphs; tests/engine/test_emulated_graphs.py emulates them")
     if "check_input_liveness" not in inspect.signature(torch.cuda.graph).parameters:
         pytest.skip(f"PyTorch {torch.__version__} cannot check it; 2.13 can")
-    learnt(replace(stack_on(card, f"strategy={strategy}"), recorder=CudaRecorder(card, check_inputs=True)))
+    learnt(replace(stack_on(card, f"strategy={strategy}"), capture=CudaCapture(card, check_inputs=True)))
 
 
 TABLES = ("accuracy_matrix.csv", "health.csv")

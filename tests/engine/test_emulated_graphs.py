@@ -149,11 +149,12 @@ def test_a_step_that_breaks_a_rule_of_graphs_is_found(stack_of, fault, error):
         )
 
 
-def test_the_model_of_a_card_counts_more_where_runs_end_at_different_steps():
+def test_the_model_of_a_card_counts_masks_only_where_a_run_is_over():
     from benchmark import graph_model
 
     lines: list[str] = []
-    graph_model.main(["--only", "finetune", "--runs", "4", "--recorded", "2", "--widths", "8"], lines.append)
+    graph_model.main(["--only", "finetune", "--runs", "4", "--captured", "2", "--widths", "8"], lines.append)
     alone, even, ragged = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:])
     assert [alone[1], even[1], ragged[1]] == ["1", "4, even", "4, ragged"]
-    assert int(alone[2]) < int(even[2]) < int(ragged[2]) and float(even[3]) < float(ragged[3])
+    assert int(alone[2]) < int(even[2]) == int(ragged[2]) and even[3:8] == ragged[3:8]
+    assert not even[8] and float(ragged[5]) < float(ragged[7]) < float(ragged[8])
