@@ -33,8 +33,8 @@ Pieces = list[Tensor]  # a vector (P,), split into its named parts; or one tenso
 
 # The axes over which the step's parts are vectorized: all but those of what is the same for all runs.
 SHARED = ("stage", "horizon", "smoothing")
-CONTEXT_DIMS = StepContext(**{name: None if name in SHARED else 0 for name in StepContext._fields})
-BATCH_DIMS = Batch(**{name: None if name in SHARED else 0 for name in Batch._fields})
+CONTEXT_DIMS = StepContext._make(None if name in SHARED else 0 for name in StepContext._fields)
+BATCH_DIMS = Batch._make(None if name in SHARED else 0 for name in Batch._fields)
 
 
 class StaticStep:
