@@ -74,8 +74,8 @@ def words(command: str) -> list[str]:
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    """A folder with what the pages expect of the user: PICTURES, ANIMALS in two domains, FIVE classes, and the examples
-    in my/."""
+    """A folder with what the pages expect of the user: PICTURES, ANIMALS in two domains, FIVE and TEN classes, and
+    the examples in my/."""
     for part in ("train", "test"):
         for name in ("cat", "dog", "deer"):
             (tmp_path / "PICTURES" / part / name).mkdir(parents=True)
@@ -88,6 +88,8 @@ def workshop(tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "PICTURES", tmp_path / "FIVE")
     for part, name in product(("train", "test"), ("bird", "ship")):
         shutil.copytree(tmp_path / "PICTURES" / part / "cat", tmp_path / "FIVE" / part / name)
+    for part, number in product(("train", "test"), range(10)):
+        shutil.copytree(tmp_path / "PICTURES" / part / "cat", tmp_path / "TEN" / part / f"class {number}")
     for name, group in EXAMPLES.items():
         page = GUIDES / f"your-own-{group}.md"
         folder = tmp_path / "my" / {"network": "model", "data": "dataset"}.get(group, group)
