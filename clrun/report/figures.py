@@ -29,6 +29,8 @@ from clrun.system.arithmetic import ceil_div
 from clrun.system.messages import announce
 
 CURVES = 3 * len(curves.MARKERS)  # in one figure; more could not be distinguished
+SMALL_TICKS = 8  # numbers of tasks below a small heat map of many tasks
+MARKED = 40  # points of a curve with markers, where it has many
 NUMBERS_UP_TO = 6  # tasks; a small heat map of more tasks has no room for numbers
 TITLE_WIDTH = 26  # characters per line of a small heat map's title
 LOG_RATIO = 50  # largest value / smallest value from which an axis is logarithmic
@@ -196,7 +198,7 @@ def draw_band(
 ) -> None:
     """Draw means as a curve and their intervals as a band, which is the paler the more bands there are."""
     mean, low, high = (scale * np.array([getattr(point, name) for point in y]) for name in ("mean", "low", "high"))
-    axes.plot(x, mean, label=label, **style)
+    axes.plot(x, mean, label=label, markevery=max(1, len(x) // MARKED), **style)
     axes.fill_between(x, low, high, color=style["color"], linewidth=0)
     for band in axes.collections:
         band.set_alpha(min(0.15, 0.6 / len(axes.collections)))
@@ -311,7 +313,7 @@ def matrices_figure(data: FigureData) -> Figure:
 
 def small_heat_map(axes: Axes, values: np.ndarray) -> AxesImage:
     """Draw an accuracy matrix (T+1, T) in percent, with its numbers where tasks are few."""
-    image = plots.heat_map(axes, values)
+    image = plots.heat_map(axes, values, plots.TICKS if values.shape[1] <= plots.TICKS else SMALL_TICKS)
     axes.tick_params(labelsize=7)
     if values.shape[1] <= NUMBERS_UP_TO:
         plots.write_numbers(axes, values, decimals=0, fontsize=7, emphasize=False)

@@ -222,20 +222,21 @@ def tasks_of(matrix: pd.DataFrame) -> pd.DataFrame:
     return matrix.filter(regex=TASKS)
 
 
-def heat_map(axes: Axes, values: np.ndarray) -> AxesImage:
-    """Draw an accuracy matrix (T+1, T) in percent, with the numbers of the tasks on both axes."""
+def heat_map(axes: Axes, values: np.ndarray, across: int = TICKS) -> AxesImage:
+    """Draw an accuracy matrix (T+1, T) in percent, with the numbers of the tasks on both axes, at most `across` of them
+    below."""
     image = axes.imshow(values, vmin=0, vmax=100, cmap="cividis", aspect="auto")
     axes.spines[:].set_visible(False)
-    label_tasks(axes, values.shape[1])
+    label_tasks(axes, values.shape[1], across)
     return image
 
 
-def label_tasks(axes: Axes, tasks: int) -> None:
-    """Write task numbers on both axes, thinned where there are many; row 0 is the untrained network."""
-    step = max(1, int(np.ceil(tasks / TICKS)))
-    labelled = np.arange(step, tasks + 1, step)
-    axes.set_xticks(labelled - 1, [str(task) for task in labelled])
-    axes.set_yticks([0, *labelled], ["none", *(str(task) for task in labelled)])
+def label_tasks(axes: Axes, tasks: int, across: int = TICKS) -> None:
+    """Write task numbers on both axes, thinned where there are many: at most `across` on the x axis, and TICKS on the y
+    axis, whose row 0 is the untrained network."""
+    below, beside = (np.arange(step, tasks + 1, step) for step in (-(-tasks // n) for n in (across, TICKS)))
+    axes.set_xticks(below - 1, [str(task) for task in below])
+    axes.set_yticks([0, *beside], ["none", *(str(task) for task in beside)])
     axes.tick_params(length=0)
 
 

@@ -1,11 +1,16 @@
 """clrun-report --format, --width and --style: files of the format, fonts in them, texts within the width."""
 
 import re
+from itertools import pairwise
 
+import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from test_report import by_hand
 
 from clrun.report import figures, paper_figures
+from clrun.report.intervals import Statistic
 from clrun.report.paper_figures import Look, columns_of, look
 from clrun.report.rows import rows_of, streams
 from clrun.report.runs import completed, with_derived
@@ -93,3 +98,17 @@ def test_an_axis_of_powers_has_numbers_and_no_formulas(tmp_path):
     plots.save(figure, tmp_path / "a.png")
     labels = [label.get_text() for label in axes.get_xticklabels(which="both")]
     assert "100" in labels and not [label for label in labels if "$" in label]
+
+
+def test_hundreds_of_tasks_have_numbers_apart_and_few_markers():
+    """Numbers below a small heat map of 800 tasks do not touch; a curve of 800 points has 40 markers."""
+    figure = Figure(figsize=(3.4, 3), layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    figures.small_heat_map(axes, np.zeros((801, 800)))
+    canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [str(100 * i) for i in range(1, 9)]
+    assert all(left.x1 + 2 < right.x0 for left, right in pairwise(boxes))
+    points = [Statistic(2, 0.5, 0.0, 0.4, 0.6)] * 800
+    figures.draw_band(axes, range(1, 801), points, "ewc", figures.curve_style(0), scale=100)
+    assert axes.lines[0].get_markevery() == 20
