@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # The types of columns, by the types of keys.
-DTYPES = {"int": "Int64", "bool": "boolean"}
+DTYPES = {"int": "Int64", "int_by_task": "Int64", "bool": "boolean"}
 
 COUNTS = ("stack_size", "threads", "sample_count")  # columns of whole numbers besides keys
 
@@ -130,7 +130,8 @@ class Results:
     def lines(self, file: str) -> pd.DataFrame:
         """Return this file of all runs in one table, after the columns WHICH. A run without it has no lines; a file
         that cannot be read is left out, which is said."""
-        which = self.read_runs.assign(label=self.read_runs["group"].map(self.labels))[list(WHICH)]
+        named = self.read_runs[["run", "group", "strategy", "seed"]]  # a part: pandas warns of a table in many pieces
+        which = named.assign(label=named["group"].map(self.labels))[list(WHICH)]
         found = [with_names(table, names) for names, table in zip(*self.read(which, file), strict=True)]
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=list(WHICH))
 
