@@ -27,7 +27,7 @@ from clrun.results import results_file
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 from clrun.results.index import SEPARATOR, UNSURE, DamagedIndex, Found, Index, Stamp
 from clrun.results.outcome import RunStatus
-from clrun.results.reading import UnreadableFile, reason_of, summary_row
+from clrun.results.reading import UnreadableFile, reason_of, refuse_no_file, summary_row
 from clrun.results.run_files import read_summary, table_of
 from clrun.system.messages import announce
 
@@ -407,6 +407,7 @@ def stamp_and_row(path: Path) -> tuple[Stamp, dict[str, str]]:
     Raise FileNotFoundError or NotADirectoryError where there is none, and UnreadableFile where it is not whole.
     """
     try:
+        refuse_no_file(path)
         with path.open("rb") as file:
             stamp, content = stamp_of(os.fstat(file.fileno())), file.read()
     except (FileNotFoundError, NotADirectoryError):

@@ -9,6 +9,7 @@ import csv
 import io
 import math
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,9 +105,20 @@ LAYOUTS = {
 def read_bytes(path: Path) -> bytes:
     """Return the content of a file. Raise UnreadableFile if there is none, or if it cannot be opened."""
     try:
+        refuse_no_file(path)
         return path.read_bytes()
     except OSError as error:
         raise UnreadableFile(path, reason_of(path, error)) from None
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raise UnreadableFile if there is something that is neither a file nor a folder, and OSError if there is nothing.
+
+    A pipe would be waited for, and some devices never end.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UnreadableFile(path, "it is a pipe, a socket or a device, and no file")
 
 
 def reason_of(path: Path, error: OSError) -> str:

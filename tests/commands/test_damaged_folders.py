@@ -117,6 +117,11 @@ def rewritten(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(change(path.read_bytes())) and None
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def lines(content: bytes) -> list[bytes]:
     return content.splitlines(keepends=True)
 
@@ -125,6 +130,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "missing": missing,
     "folder": folder,
     "link to itself": link_to_itself,
+    "pipe": pipe,
     "empty": rewritten(lambda _: b""),
     "binary": rewritten(lambda _: b"\x00\xff\xfe\n\x80"),
     "cut": rewritten(lambda content: content[: len(content) * 2 // 3]),
