@@ -28,8 +28,9 @@ SEARCH = (*TINY, "strategy=finetune", "lr=0.01,0.02", "trials=2", "sampler=rando
 ROW = Row(title="t", source="s", base=list(KEPT), cases={"c": Case(overrides=[], target=50, tolerance=100)})
 
 
-# Files that a run with stream=online and split.blurry has besides, as they would be.
-OF_OTHER_STREAMS = {
+# Files that a run with stream=online, split.blurry and probe=true has besides, as they would be.
+OF_OTHER_RUNS = {
+    "probe.csv": "after_task,eval_task,probe_accuracy\n1,1,0.75\n",
     "online_accuracy.csv": "task,samples,correct,online_accuracy\n1,4,3,0.75\nall,4,3,0.75\n",
     "class_counts.csv": "task,class,of_task,samples\n1,0,1,3\n1,2,2,1\n",
 }
@@ -80,7 +81,7 @@ def trained(tmp_path_factory) -> Path:
     os.chdir(folder)
     try:
         assert typed(*SWEEP) == 0
-        for name, content in OF_OTHER_STREAMS.items():
+        for name, content in OF_OTHER_RUNS.items():
             (damaged_run() / name).write_text(content)
         assert typed("-m", *KEPT[:-1], "strategy=joint", "seed=0,1") == 0
         assert ended(lambda: tune.command(SEARCH)) == 0
