@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
-from clrun.system.environment import variable_set
+from clrun.system.environment import color_system, variable_set
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.garbage_collection import relax_gc
 from clrun.system.output import Output, lasting_output
@@ -106,7 +106,7 @@ def print_traceback() -> None:
     import hydra
     from rich.console import Console
 
-    Console(stderr=True).print_exception(suppress=[hydra])
+    Console(stderr=True, color_system=color_system()).print_exception(suppress=[hydra])
 
 
 def disk_error(error: Exception) -> str | None:

@@ -74,7 +74,8 @@ def seconds(typed: str) -> float:
 
 
 def command(argv: Sequence[str], console: Console | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Show the table, again and again on a terminal. Raise RunsFailed at the end where runs have crashed.
+    """Show the table, again and again on a terminal that can draw over it (TERM=dumb cannot). Raise RunsFailed at the
+    end where runs have crashed.
 
     console: by default that of standard output. sleep: waits for so many seconds.
     """
@@ -91,7 +92,7 @@ def command(argv: Sequence[str], console: Console | None = None, sleep: Callable
             page.write(cells, watcher.ended, last)
         return cells
 
-    if arguments.once or (page is None and not shown.is_terminal):
+    if arguments.once or (page is None and not shown.is_interactive):
         print_table(shown, look(last=True))
     else:
         follow(shown, look, lambda: sleep(every))
@@ -109,7 +110,7 @@ def follow(console: Console, look: Callable[[bool], Cells], wait: Callable[[], N
     """
     try:
         with graceful_termination(), suppress(KeyboardInterrupt):
-            if console.is_terminal:
+            if console.is_interactive:
                 watch(console, look, wait)
             while True:
                 look(False)

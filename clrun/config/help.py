@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clrun.config.catalog import CLUSTER, GROUPS, Catalog, KeySpec, Option, StrategyOption, parse
+from clrun.system.environment import color_system
 from clrun.system.text import format_value
 
 EXAMPLES = {
@@ -47,11 +48,15 @@ FLAGS = {
     "-sc install=bash": 'eval "$(clrun -sc install=bash)" completes with Tab',
 }
 
+PIPE_WIDTH = 160  # characters of a line where there is no terminal
+
 
 def make_console() -> Console:
     """Return the console on which help is printed: as wide as the terminal, or 160 characters in a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = Console(highlight=False, color_system=color_system())
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
 
 
 def show(catalog: Catalog, console: Console) -> None:

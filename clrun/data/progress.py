@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from clrun.system.environment import color_system
+
 # Seconds from which on it is said how long reading took.
 WORTH_SAYING = 1.0
 
@@ -18,7 +20,7 @@ def progress_bar(what: str, count: int) -> Iterator[Callable[[int], object]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(stderr=True, color_system=color_system()), transient=True) as bar:
         task = bar.add_task(what, total=count)
         yield lambda samples: bar.advance(task, samples)
 

@@ -3,6 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
+
+
+def color_system(variables: Mapping[str, str] = os.environ) -> Literal["auto"] | None:
+    """Return what rich's Console takes as `color_system`: None, which is neither colour nor bold, where NO_COLOR is set
+    and not empty (https://no-color.org), and else 'auto', what the terminal can do. rich alone leaves bold and dim."""
+    return None if variables.get("NO_COLOR") else "auto"
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Consoles, and the pieces of which everything on the terminal consists: lines, warnings, tables, percentages.
 
 On a terminal there are colours and a progress bar. In a pipe there are plain lines without escape codes, up to
-240 characters wide. Tables are read from the CSV files of a run, so that a finished run can be shown again.
+240 characters wide. With NO_COLOR nothing is coloured or bold, and the bar stays; on a terminal with TERM=dumb there is
+no escape code at all, and so no bar. Tables are read from the CSV files of a run, so that a finished run can be shown
+again.
 """
 
 import pandas as pd
@@ -9,13 +11,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from clrun.system.environment import color_system
+
 PIPE_WIDTH = 240  # characters of a line where there is no terminal
 
 
 def make_console(stderr: bool = False, quiet: bool = False) -> Console:
     """Return a console as wide as the terminal, or PIPE_WIDTH characters where there is none; a quiet one prints
     nothing."""
-    console = Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
+    console = Console(
+        stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False, color_system=color_system()
+    )
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     return console

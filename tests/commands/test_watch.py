@@ -53,6 +53,13 @@ def shown(folder: Path, *arguments: str, width: int = 200) -> str:
     return console.file.getvalue()
 
 
+def test_a_terminal_that_cannot_draw_over_gets_the_table_once(trained):
+    """With TERM=dumb a live table is shown never: the command would wait in silence until Ctrl-C."""
+    console = Console(file=io.StringIO(), width=200, height=50, force_terminal=True, _environ={"TERM": "dumb"})
+    watch.command([str(trained[0])], console, sleep=lambda _: pytest.fail("it looks again"))
+    assert "interrupted" in console.file.getvalue() and "\x1b" not in console.file.getvalue()
+
+
 def owner(**changes: object) -> str:
     mine = locks.this_process()
     return json.dumps({"host": mine.host, "space": mine.space, "pid": mine.pid, "started": mine.started} | changes)
