@@ -21,7 +21,7 @@ from clrun.report.intervals import Statistic, statistic
 from clrun.report.paper_figures import Look, fit, legend_below
 from clrun.report.point_names import name_points
 from clrun.report.rows import STREAM, Row, heading, references, streams, text
-from clrun.report.runs import REFERENCES, bounds_of
+from clrun.report.runs import REFERENCES, RETRAINING, bounds_of
 from clrun.results import collection, curves, fonts, plots
 from clrun.results.reading import UnreadableFile, read_table
 from clrun.results.tables import is_missing
@@ -48,8 +48,6 @@ JOINT = "all at once"  # what a row of joint is, beside methods that learn one t
 PLAIN = Look()  # without --format, --width and --style
 
 COST_TITLES = {"total_seconds": "seconds of training and consolidation", "state_mb": "strategy state (MB)"}
-
-RETRAINING = ("cumulative", "scratch")  # strategies that train on all tasks again and again
 
 
 @dataclass(frozen=True)

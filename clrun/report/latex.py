@@ -2,7 +2,7 @@
 
 A measure takes two columns, mean and ± standard deviation, both aligned to the right, so that decimals are below each
 other. The best value of a measure is bold where its 95 % interval overlaps that of no other row. joint and finetune are
-references and no contenders.
+references, and cumulative and scratch keep all data: they are no contenders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from clrun.report.budget import sign_of
 from clrun.report.rows import Row, heading
-from clrun.report.runs import MEASURES, REFERENCES
+from clrun.report.runs import MEASURES, REFERENCES, RETRAINING
 from clrun.report.tables import COSTS, PERCENT, Section, accuracies, costs, in_latex, labels_of, statistic_text
 from clrun.system.errors import UsageError
 
@@ -132,10 +132,10 @@ def is_number(text: str) -> bool:
 def best(rows: Sequence[Row], measure: str) -> Row | None:
     """Return the row with the best mean of a measure, if its 95 % interval overlaps that of no other row.
 
-    None if it does, if any of the rows that have a value has no interval (one run), or if there is one row alone; joint
-    and finetune do not count.
+    None if it does, if any of the rows that have a value has no interval (one run), or if there is one row alone;
+    references and those that keep all data do not count.
     """
-    known = [row for row in rows if row.strategy not in REFERENCES and row[measure].n > 0]
+    known = [row for row in rows if row.strategy not in (*REFERENCES, *RETRAINING) and row[measure].n > 0]
     if len(known) < 2 or any(row[measure].n < 2 for row in known):
         return None
     first, *others = sorted(known, key=lambda row: -sign_of(measure) * row[measure].mean)
@@ -159,7 +159,7 @@ def caption(rows: Sequence[Row], measures: Sequence[str], bold: Mapping[str, Row
     if any(row is not None for row in bold.values()):
         parts.append(
             "Bold: the best value of a column where its 95 % interval (Student's t) overlaps that of no other row, "
-            "joint and finetune aside."
+            "joint, cumulative, scratch and finetune aside."
         )
     else:
         parts.append("No value is bold: no best value has a 95 % interval (Student's t) apart from all others.")

@@ -21,7 +21,7 @@ from clrun.report import figures
 from clrun.report.intervals import LEVEL, half_width
 from clrun.report.page_confusion import Confusions, confusions_of
 from clrun.report.rows import Row, heading, references, streams
-from clrun.report.runs import ACCURACIES, MEASURES, keys_of
+from clrun.report.runs import ACCURACIES, BOUNDS, MEASURES, keys_of
 from clrun.report.tables import BESIDE, COSTS, PERCENT, remarks
 from clrun.results import collection, columns, plots
 from clrun.results.columns import WARNING_SEPARATOR
@@ -146,6 +146,7 @@ def row_data(row: Row, number: int, names: Sequence[str]) -> dict[str, Any]:
     return {
         "label": row.label,
         "strategy": row.strategy,
+        "bound": BOUNDS.get(row.strategy, ""),
         "group": row.group,
         "keys": {key: row.text(key) for key in row.stream_keys},
         "numbers": {key: value for key, value in numbers.items() if not is_missing(value)},

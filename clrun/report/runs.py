@@ -34,6 +34,10 @@ from clrun.system.messages import announce
 NAMED = 5  # lines that a message names
 
 REFERENCES = ("joint", "finetune")  # strategies: the upper and the lower reference
+RETRAINING = ("cumulative", "scratch")  # strategies that keep all data and train on all tasks again and again
+
+# Strategies that break the rules of a stream, with how: they are bounds, and no contenders of methods that keep them.
+BOUNDS = {"joint": "learns all tasks at once"} | dict.fromkeys(RETRAINING, "keeps all data")
 KEPT = ("accuracy_kept", "kept_per_second", "kept_per_mb", "kept_per_wh")
 DERIVED = tuple(columns.REPORT_METRIC_MEANINGS)
 MEASURES = (

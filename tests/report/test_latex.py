@@ -36,6 +36,7 @@ LOW, HIGH, NOISY = [0.50, 0.51, 0.52], [0.90, 0.91, 0.92], [0.85, 0.91, 0.95]
         ({"ewc": NOISY, "si": HIGH}, [None, None]),
         ({"ewc": LOW, "si": NOISY, "mas": HIGH}, [None, "ewc"]),
         ({"ewc": LOW, "si": HIGH, "joint": [0.91, 0.92, 0.93], "finetune": [0.1, 0.2, 0.3]}, ["si", "ewc"]),
+        ({"ewc": LOW, "si": HIGH, "cumulative": [0.91, 0.92, 0.93]}, ["si", "ewc"]),  # which keeps all data
         ({"ewc": LOW, "si": HIGH[:1]}, [None, None]),  # one run has no interval
         ({"ewc": LOW, "joint": HIGH}, [None, None]),  # alone, it is no best one
         ({"ewc": HIGH, "si": HIGH}, [None, None]),

@@ -96,6 +96,7 @@ def test_one_file_with_all_that_it_needs(results):
     (stream,) = data["streams"]
     assert sorted(stream["classes"]) == sorted(NASTY)
     assert [row["label"] for row in stream["rows"]] == ["ewc", "finetune", "joint"]
+    assert [row["bound"] for row in stream["rows"]] == ["", "", "learns all tasks at once"]
     assert len(stream["runs"]) == 9 and all(run["warnings"] == ["<b>too weak</b>"] for run in stream["runs"])
     assert (results / "report.html").stat().st_size < 7e6
 
@@ -368,6 +369,7 @@ def test_in_a_browser(results, browser, capsys):
     assert first_column("methods") == ["joint", "ewc", "finetune"]
     glance = run("return document.querySelector('#glance').innerText")
     assert "ewc: seed 1 of 3" in glance and "Which forgets least for its memory?" in glance
+    assert re.search(r"on the others better by [\d.]+ to [\d.]+ points", glance)
     assert first_column("classes")[0] == "joint" and NASTY[1] in run(
         "return document.querySelector('#classes thead').textContent"
     )

@@ -74,10 +74,10 @@ function withConfusions(stream) {
   return stream.rows.map((_, i) => i).filter((i) => stream.row_confusions[i] || stream.runs.some((run, k) => run.row === i && stream.confusions[k]));
 }
 
-/** Return the first of some rows in the order of the table that does not learn all tasks at once; the first where all do. */
+/** Return the first of some rows in the order of the table that is no bound, as joint is; the first where all are. */
 function firstMethod(stream, rows) {
   const ordered = STATE.order.filter((i) => rows.includes(i));
-  return ordered.find((i) => stream.rows[i].strategy !== "joint") ?? ordered[0] ?? rows[0];
+  return ordered.find((i) => !stream.rows[i].bound) ?? ordered[0] ?? rows[0];
 }
 
 /** Return the class of which a method takes the largest share for another one: {name, found}; undefined where it mistakes none. */
@@ -119,7 +119,7 @@ function confusionSection(stream, section) {
       make("label", {}, "after task", makeSelect(stages.map((k) => [k, k]), choice.after, change("after", Number))),
       tested.length > 1 && make("label", {}, "tested on", makeSelect([[0, "all tasks"], ...tested.map((k) => [k, `task ${k}`])], 0, change("task", Number))) || null,
       make("label", {}, "What is a", makeSelect(stream.classes.map((name) => [name, name]), choice.name, change("name")), "taken for?")),
-    make("p", { class: "note no-print" }, "It opens on the best method that does not learn all tasks at once, and on the class that it mistakes most."),
+    make("p", { class: "note no-print" }, "It opens on the best method that neither learns all tasks at once nor keeps all data, and on the class that it mistakes most."),
     answer, pictures, map, all);
   map.style.maxWidth = widthOfMap(stream.classes.length);
   if (stream.pictures) document.documentElement.style.setProperty("--sheet", `url(${stream.pictures.sheet})`);
