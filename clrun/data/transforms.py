@@ -43,7 +43,8 @@ def affine_grid(affine: Tensor, height: int, width: int) -> Tensor:
     rows, columns = middles(height, affine), middles(width, affine)
     places = torch.meshgrid(rows, columns, indexing="ij")
     base = torch.stack([places[1], places[0], torch.ones_like(places[0])], -1)
-    positions = base.view(1, height * width, 3).expand(len(affine), -1, -1).bmm(affine.mT)
+    of_all = base.view(1, height * width, 3) + torch.zeros_like(affine[:, :1, :1])  # an export knows no size for expand
+    positions = of_all.bmm(affine.mT)
     return positions.view(-1, height, width, 2)
 
 

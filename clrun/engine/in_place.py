@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.functional import pad
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -203,7 +204,7 @@ def unaliased(state: Tree, theta: Tensor) -> Tree:
 
 def shares_memory(v: Tensor, other: Tensor) -> bool:
     """Return whether two tensors are views of the same memory."""
-    return v.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    return StorageWeakRef(v.untyped_storage()).cdata == StorageWeakRef(other.untyped_storage()).cdata
 
 
 def same_tensor(v: Tensor, other: Tensor) -> bool:

@@ -104,11 +104,16 @@ def refuse_unequal(answer: Callable[[Tensor], Tensor], module: nn.Module, x: Ten
     except RuntimeError as error:  # of TorchScript and of ONNX Runtime, where an operation takes no other batch
         theirs, reason = mine.new_empty(0), reason_of(error)
     if theirs.shape != mine.shape or not (theirs - mine).abs().max() <= TOLERANCE:
-        instead = "--to onnx" if kind == "torchscript" else "--to state_dict, and use the weights in your own code"
-        raise UsageError(
-            f"--to {kind}: what was exported does not answer as the run's network does ({reason}), so nothing was "
-            f"written; type {instead}."
-        )
+        raise not_the_networks_answer(kind, reason)
+
+
+def not_the_networks_answer(kind: str, reason: str) -> UsageError:
+    """Return the refusal of an export that would not answer as the run's network does."""
+    instead = "--to onnx" if kind == "torchscript" else "--to state_dict, and use the weights in your own code"
+    return UsageError(
+        f"--to {kind}: what was exported does not answer as the run's network does ({reason}), so nothing was "
+        f"written; type {instead}."
+    )
 
 
 def traced(module: nn.Module, x: Tensor, kind: str) -> Any:
@@ -167,10 +172,16 @@ def write_onnx(program: Any, x: Tensor, about: str, path: Path) -> Callable[[Ten
 
 
 def write_torchscript(program: Any, x: Tensor, about: str, path: Path) -> Callable[[Tensor], Tensor]:
-    """Write a graph as TorchScript; return a function that answers by it."""
+    """Write a graph as TorchScript; return a function that answers by it.
+
+    Raise UsageError where it cannot be traced.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's, that TorchScript is no longer developed
-        script = torch.jit.trace(of_any_size(program.module()), (x,), check_trace=False)
+        try:
+            script = torch.jit.trace(of_any_size(program.module()), (x,), check_trace=False)
+        except RuntimeError as error:  # of an operation that does not take -1 for the number of samples
+            raise not_the_networks_answer("torchscript", reason_of(error)) from None
         torch.jit.save(script, str(path), _extra_files={KEY: about})
         return torch.jit.load(str(path))
 

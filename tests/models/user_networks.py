@@ -177,3 +177,11 @@ def grey_transformer(outputs):
     net = VisionTransformer(16, 4, 2, 2, 16, 32, num_classes=outputs)
     net.conv_proj = nn.Conv2d(1, 16, 4, 4)
     return net
+
+
+class Turned(Features):
+    """Its pictures are turned by matrices whose number is that of the samples."""
+
+    def forward(self, x):
+        upside_down = torch.tensor([[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]).expand(x.shape[0], 2, 3)
+        return super().forward(nn.functional.grid_sample(x, nn.functional.affine_grid(upside_down, list(x.shape))))

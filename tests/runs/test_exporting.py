@@ -61,7 +61,7 @@ def exported(prepared_of, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "rotated"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_torchscript(exported, network):
     path, x, expected, names = exported("torchscript", *NETWORKS[network])
     extra = {"clrun": ""}
@@ -175,7 +175,7 @@ def test_a_network_that_cannot_be_traced(exported, tmp_path):
 
 def test_what_a_trace_holds_for_one_number_of_samples_alone_is_refused(exported, tmp_path):
     with pytest.raises(UsageError, match="nothing was written; type --to onnx"):
-        exported("torchscript", *NETWORKS["rotated"])
+        exported("torchscript", "model=module", "model.target=user_networks.Turned", "strategy=finetune")
     assert not (tmp_path / "there" / "network.pt").exists()
 
 
