@@ -159,3 +159,7 @@ def report_crashed(watcher: Watcher) -> None:
         more = f"; and {len(crashed) - NAMED} more" if len(crashed) > NAMED else ""
         which = "1 run has crashed" if len(crashed) == 1 else f"{len(crashed)} runs have crashed"
         raise RunsFailed(f"{which}; why, is in {named}{more}. The same command as before tries them again.")
+
+
+if __name__ == "__main__":
+    main()

@@ -64,11 +64,16 @@ def table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 def rows_named(rows: Sequence[Row], text: str) -> list[Row]:
     """Return the rows that a text names: by a strategy, the hash of a group, or keys as in 'ewc lambda=100'.
 
-    A text that is a label as a whole names the rows with this label alone. Raise UsageError if there is none.
+    In a stream in which a row has the text as its whole label, it names this row alone. Raise UsageError if there is
+    none.
     """
     words = words_of(text)
-    labelled = [row for row in rows if row.label == text]
-    matching = labelled or [row for row in rows if row.group == text or (words and words <= row.words)]
+    labelled = {row.stream for row in rows if row.label == text}
+    matching = [
+        row
+        for row in rows
+        if row.label == text or (row.stream not in labelled and (row.group == text or (words and words <= row.words)))
+    ]
     if not matching:
         labels = list(dict.fromkeys(row.label for row in rows))
         more = f"; and {len(labels) - LISTED} more" if len(labels) > LISTED else ""

@@ -6,6 +6,8 @@ no escape code at all, and so no bar. Tables are read from the CSV files of a ru
 again.
 """
 
+import shutil
+
 import pandas as pd
 from rich.console import Console
 from rich.panel import Panel
@@ -24,6 +26,9 @@ def make_console(stderr: bool = False, quiet: bool = False) -> Console:
     )
     if not console.is_terminal:
         console.width = PIPE_WIDTH
+    elif console.is_dumb_terminal:
+        console.width = shutil.get_terminal_size().columns  # rich takes it to be 80, whatever it is
+        console.height = shutil.get_terminal_size().lines
     return console
 
 

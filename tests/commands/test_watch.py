@@ -4,7 +4,9 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -51,6 +53,15 @@ def shown(folder: Path, *arguments: str, width: int = 200) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
     watch.command([str(folder), *arguments], console)
     return console.file.getvalue()
+
+
+def test_python_runs_it_as_a_module(monkeypatch, capsys):
+    """As the other commands: python -m clrun.commands.watch, where no console script is installed."""
+    monkeypatch.setattr(sys, "argv", ["clrun-watch", "--version"])
+    monkeypatch.delitem(sys.modules, "clrun.commands.watch")
+    with pytest.raises(SystemExit):
+        runpy.run_module("clrun.commands.watch", run_name="__main__")
+    assert capsys.readouterr().out.startswith("clrun ")
 
 
 def test_a_terminal_that_cannot_draw_over_gets_the_table_once(trained):

@@ -75,6 +75,13 @@ def as_of_an_earlier_version(folder: Path, runs: list[Path]) -> None:
 # ---------------------------------------------------------------- one stream
 
 
+def test_a_label_of_one_stream_hides_no_rows_of_another(folder, clrun_report):
+    """With ewc in another stream, where it is the only one and so called 'ewc', those of a sweep are still compared."""
+    trained(folder, "strategy=ewc", "tasks=2")
+    code, out, _ = clrun_report("--compare", "ewc", "finetune")
+    assert code == 0 and out.count(" minus finetune") == 2
+
+
 def test_rows_are_compared_whatever_their_training(clrun_report, folder):
     code, out, _ = clrun_report("--compare", "ewc lr=0.01", "finetune lr=0.001")
     runs = {(row.strategy, row.keys["lr"]): row.done.set_index("seed") for row in rows_of(read(folder))}

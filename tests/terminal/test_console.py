@@ -17,3 +17,10 @@ def test_no_color_leaves_no_escape_code_in_what_is_printed(make, monkeypatch, ca
     make().print("x", style="bold red")
     coloured, plain = capsys.readouterr().out.splitlines()
     assert "\x1b[" in coloured and plain == "x"
+
+
+def test_a_dumb_terminal_is_as_wide_as_it_is(monkeypatch, capsys):
+    for name, value in {"FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "50"}.items():
+        monkeypatch.setenv(name, value)
+    console.make_console().print("word " * 20)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 50
