@@ -1,7 +1,9 @@
 """The CUDA graph of every strategy's step, recorded on a CPU and replayed into memory that was overwritten: see
 scripts/benchmark/emulation.py. A strategy is covered by its yaml alone."""
 
+import csv
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -10,9 +12,12 @@ from conftest import STRATEGIES
 from torch.utils._pytree import tree_leaves
 
 from clrun.engine.blocks import BlockSizes
+from clrun.strategies.agem import AGEM
+from clrun.strategies.ewc import EWC
 from clrun.strategies.finetune import Finetune
 
 emulation = pytest.importorskip("benchmark.emulation", reason="an installed package has no scripts/")
+graph_model = pytest.importorskip("benchmark.graph_model", reason="an installed package has no scripts/")
 
 SEEDS = (0, 1, 2)
 TASKS = 2
@@ -48,7 +53,7 @@ def distance(a, b):
 
 
 def compare(stack_of, *overrides, seeds, **more):
-    """Hold a life by graphs against plain steps; return the capture."""
+    """Hold a life by graphs against plain steps; return the stack and the capture."""
     stack, capture = graphed(stack_of(*overrides, seeds=seeds, **more))
     (run, reports), (other, others) = learn(stack), learn(stack_of(*overrides, seeds=seeds, **more))
     assert distance(run, other) < 1e-9
@@ -56,7 +61,7 @@ def compare(stack_of, *overrides, seeds, **more):
         assert torch.equal(a.correct, b.correct)
         for mine, plain in zip(a.health, b.health, strict=True):
             assert mine == pytest.approx(plain, rel=1e-6, abs=1e-9, nan_ok=True)
-    return capture
+    return stack, capture
 
 
 @pytest.mark.parametrize("seeds", [(0,), SEEDS], ids=["alone", "stacked"])
@@ -66,9 +71,103 @@ def test_a_replayed_graph_takes_the_steps_of_the_strategy(stack_of, strategy, se
     recorded must not be what changes from step to step, block to block or task to task."""
     if strategy == "generative_classifier" and seeds == (0,):
         pytest.skip("alone on a CPU, it reads which classes a batch has, and trains their autoencoders only")
-    capture = compare(stack_of, f"strategy={strategy}", "epochs=2", "batch_size=96", seeds=seeds)
-    takes_steps = stack_of(f"strategy={strategy}").strategy.takes_steps(0)
+    stack, capture = compare(stack_of, f"strategy={strategy}", "epochs=2", "batch_size=96", seeds=seeds)
+    takes_steps = stack.strategy.takes_steps(0)
     assert bool(sum(graph.replays for graph in capture.graphs)) == takes_steps
+    assert bool(plain_steps(stack)) == takes_steps  # so that there is something to count
+    assert not over_budget(strategy, stack)
+    assert not long_products(stack)
+
+
+# ---------------------------------------------------------------- what a captured step costs
+
+BUDGET_FILE = Path(__file__).with_name("graph_budget.csv")
+
+# What a strategy without a line there may launch. A loop over samples, tasks or parameters takes more.
+KERNELS_OF_A_NEW_ONE = 500
+
+# Another version of PyTorch takes the same step by somewhat more or fewer kernels.
+TORCH_OF_BUDGET, SLACK = "2.14.", 1.15
+
+
+def plain_steps(stack):
+    """The operations of each graph that the stack has of a step that is neither monitored nor masked."""
+    replays = [stepper.replays for stepper in stack.graph_steppers.values()]
+    return [kinds[graph_model.PLAIN].__self__.operations for kinds in replays if graph_model.PLAIN in kinds]
+
+
+def over_budget(strategy, stack):
+    """Say by how much the costliest plain step is over the budget; an empty text if it is within."""
+    steps = [graph_model.cost(operations, theta_bytes=1) for operations in plain_steps(stack)]
+    if not steps:
+        return ""
+    runs = "alone" if stack.alone else "stacked"
+    kernels, size = max(one.kernels for one in steps), max(int(one.bytes) for one in steps)
+    slack = 1 if torch.__version__.startswith(TORCH_OF_BUDGET) else SLACK
+    with BUDGET_FILE.open(newline="") as file:
+        lines = {(line["strategy"], line["runs"]): line for line in csv.DictReader(file)}
+    budget = lines.get((strategy, runs), {"kernels": KERNELS_OF_A_NEW_ONE, "bytes": "inf"})
+    if kernels <= float(budget["kernels"]) * slack and size <= float(budget["bytes"]) * slack:
+        return ""
+    return (
+        f"a captured step of {strategy}, {runs}, takes {kernels} kernels and {size} bytes, its budget is "
+        f"{budget['kernels']} and {budget['bytes']}; if it has to, write {strategy},{runs},{kernels},{size} into "
+        f"{BUDGET_FILE.name}"
+    )
+
+
+def long_products(stack):
+    """The products of two vectors as long as theta that were captured as a batched product of matrices, which a GPU
+    gives to one of its processors a run."""
+    size = stack.initialize().theta.shape[-1]
+    found = [one for step in plain_steps(stack) for one in step if one.name in ("bmm", "baddbmm")]
+    return [one for one in found if one.outs[0].shape[-2:] == (1, 1) and one.ins[-1].shape[-2] == size]
+
+
+class CopiesState(EWC):
+    """All of its state is written anew at each step."""
+
+    def after_step(self, state, hp, batch, aux):
+        return state._replace(mean=state.mean.clone(), precision=state.precision.clone())
+
+
+class ScalesPenalty(EWC):
+    """Its penalty is made anew at each step, in the loss."""
+
+    def loss(self, theta, state, hp, batch):
+        loss, aux = super().loss(theta, state, hp, batch)
+        penalty = hp.lambda_ / 2 * (state.precision * (theta - state.mean).square()).sum()
+        return loss + penalty, aux | {"penalty": penalty}
+
+    def quadratic(self, state, hp):
+        return None
+
+
+@pytest.mark.parametrize("seeds", [(0,), SEEDS], ids=["alone", "stacked"])
+@pytest.mark.parametrize("fault", [CopiesState, ScalesPenalty])
+def test_a_step_that_does_more_than_it_has_to_is_over_its_budget(stack_of, fault, seeds):
+    def learnt(cls):
+        stack, _ = graphed(stack_of("strategy=ewc", "iterations=6", "batch_size=96", seeds=seeds, strategy=cls))
+        learn(stack)
+        return stack
+
+    assert not over_budget("ewc", learnt(EWC))
+    assert "budget" in over_budget("ewc", learnt(fault))
+
+
+class MultipliesVectors(AGEM):
+    """It takes the product of two gradients as one of matrices."""
+
+    def gradient(self, theta, state, hp, batch):
+        g, loss, aux = super().gradient(theta, state, hp, batch)
+        return g + 0 * (g @ theta), loss, aux
+
+
+def test_no_product_of_vectors_in_a_stack_is_one_of_matrices(stack_of):
+    for cls, number in ((AGEM, 0), (MultipliesVectors, 1)):
+        stack, _ = graphed(stack_of("strategy=agem", "iterations=6", seeds=SEEDS, strategy=cls))
+        learn(stack)
+        assert len(long_products(stack)) == number
 
 
 # ---------------------------------------------------------------- what breaks a graph is found
@@ -150,8 +249,6 @@ def test_a_step_that_breaks_a_rule_of_graphs_is_found(stack_of, fault, error):
 
 
 def test_the_model_of_a_card_counts_masks_only_where_a_run_is_over():
-    from benchmark import graph_model
-
     lines: list[str] = []
     graph_model.main(["--only", "finetune", "--runs", "4", "--captured", "2", "--widths", "8"], lines.append)
     alone, even, ragged = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:])
