@@ -21,16 +21,13 @@ SIGN = " ± "  # between mean and standard deviation, as tables.statistic_text w
 class Wanted:
     """What --columns and --names ask for."""
 
-    columns: Sequence[str] = ()  # measures and n, in this order; () for those of the other tables
+    columns: Sequence[str] = ()  # measures, n and keys, in this order; () for those of the other tables
     names: Mapping[str, str] = field(default_factory=dict)  # column or strategy -> what it is called in the table
 
 
 def wanted(columns: str | None, names: Sequence[str]) -> Wanted:
     """Return what was typed as --columns a,b and, once or several times, as --names 'a=A,b=B'. Raise UsageError."""
     chosen = [] if columns is None else [name.strip() for name in columns.split(",")]
-    for name in chosen:
-        if name not in ("n", *MEASURES):
-            raise UsageError(f"--columns {columns}: there is no column {name}; there are n, {', '.join(MEASURES)}.")
     pairs = [pair.partition("=") for text in names for pair in text.split(",")]
     for name, equals, called in pairs:
         if not (name.strip() and equals and called.strip()):
@@ -47,12 +44,21 @@ def refuse_unknown(names: Mapping[str, str], rows: Sequence[Row]) -> None:
             raise UsageError(f"--names {name}=...: nothing here is called {name}; there are {', '.join(there)}.")
 
 
+def refuse_unknown_columns(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Raise UsageError for a name of --columns that is no measure and no key in which some of these rows differ."""
+    there = dict.fromkeys(["n", *(key for row in rows for key in row.stream_keys), *MEASURES])
+    for name in columns:
+        if name not in there:
+            raise UsageError(f"--columns {','.join(columns)}: there is no column {name}; there are {', '.join(there)}.")
+
+
 def document(parts: Sequence[Sequence[Row]], sections: Sequence[Section], measure: str, asked: Wanted) -> str:
     """Return report.tex: the tables of every stream, and as comments what the other reports say below theirs.
 
     parts: the rows of each stream; sections: what is said of each; measure: that of --measure. Raise UsageError.
     """
     refuse_unknown(asked.names, [row for rows in parts for row in rows])
+    refuse_unknown_columns(asked.columns, [row for rows in parts for row in rows])
     texts = ["% For a document with \\usepackage{booktabs}."]
     for rows, section in zip(parts, sections, strict=True):
         comments = [f"% {line}".replace("±", "$\\pm$") for line in (*section.notes, *section.remarks)]
@@ -72,22 +78,27 @@ def tables(rows: Sequence[Row], measure: str, asked: Wanted) -> list[str]:
 
 def table(rows: Sequence[Row], columns: Sequence[str], names: Mapping[str, str], kind: str) -> str:
     """Return a table of measures and n, with a caption. kind: a word that tells it from others of the stream."""
+    labels = label_columns(rows, columns)
+    columns = [name for name in columns if name == "n" or name in MEASURES]
     measures = [name for name in columns if name != "n"]
     bold = {name: best(rows, name) for name in measures}
     label = "-".join(filter(None, ["tab:clrun", rows[0].stream, kind]))
-    head, lines = texts_of(rows, columns, names, bold)
+    head, lines = texts_of(rows, labels, columns, names, bold)
     begin = [r"\begin{table}", r"\centering", rf"\caption{{{caption(rows, measures, bold)}}}", rf"\label{{{label}}}"]
-    tabular = rf"\begin{{tabular}}{{{alignments(rows, columns)}}}"
+    tabular = rf"\begin{{tabular}}{{{alignments(rows, labels, columns)}}}"
     ended = [" & ".join(line) + r" \\" for line in (head, *lines)]
     body = [tabular, r"\toprule", ended[0], r"\midrule", *ended[1:], r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*begin, *body, r"\end{table}"])
 
 
 def texts_of(
-    rows: Sequence[Row], columns: Sequence[str], names: Mapping[str, str], bold: Mapping[str, Row | None]
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    columns: Sequence[str],
+    names: Mapping[str, str],
+    bold: Mapping[str, Row | None],
 ) -> tuple[list[str], list[list[str]]]:
     """Return the cells of the head and of each row, as LaTeX. bold: measure -> the row whose value is bold."""
-    labels = label_columns(rows)
     head = [in_latex(names.get(key, key)) for key in labels]
     for name in columns:
         called = in_latex(names.get(name, name))
@@ -109,15 +120,25 @@ def value_cells(row: Row, measure: str, is_bold: bool) -> list[str]:
     return [rf"\textbf{{{mean}}}" if is_bold else mean, rf"$\pm$ {in_latex(deviation)}" if sign else ""]
 
 
-def label_columns(rows: Sequence[Row]) -> list[str]:
-    """Return the keys that identify a row, without those that are empty in all of them."""
-    return [key for key in rows[0].stream_keys if any(row.text(key) for row in rows)]
+def label_columns(rows: Sequence[Row], asked: Sequence[str] = ()) -> list[str]:
+    """Return the keys that identify a row: those that are asked for, or else all that are not empty in all of them.
+
+    Raise UsageError where rows look alike by the keys that are asked for.
+    """
+    every = [key for key in rows[0].stream_keys if any(row.text(key) for row in rows)]
+    chosen = [name for name in asked if name in rows[0].stream_keys and name not in MEASURES]
+    if chosen and len({tuple(row.text(key) for key in chosen) for row in rows}) < len(rows):
+        raise UsageError(
+            f"--columns {','.join(asked)}: several rows look alike by {', '.join(chosen)}; add a key in which they "
+            f"differ ({', '.join(every)}), or leave all keys out."
+        )
+    return chosen or every
 
 
-def alignments(rows: Sequence[Row], columns: Sequence[str]) -> str:
+def alignments(rows: Sequence[Row], labels: Sequence[str], columns: Sequence[str]) -> str:
     """Return how the columns are aligned: keys that are numbers, n and values to the right, texts to the left."""
-    labels = ["r" if all(is_number(row.text(key)) for row in rows) else "l" for key in label_columns(rows)]
-    return "".join([*labels, *("r" if name == "n" else r"r@{\,}r" for name in columns)])
+    keys = ["r" if all(is_number(row.text(key)) for row in rows) else "l" for key in labels]
+    return "".join([*keys, *("r" if name == "n" else r"r@{\,}r" for name in columns)])
 
 
 def is_number(text: str) -> bool:

@@ -12,6 +12,7 @@ from clrun.report import latex
 from clrun.report.rows import Row, rows_of, streams
 from clrun.report.runs import completed, with_derived
 from clrun.report.tables import in_latex
+from clrun.system.errors import UsageError
 
 
 def part(**accuracies: Sequence[float]) -> list[Row]:
@@ -62,6 +63,16 @@ def test_columns_are_chosen_renamed_and_aligned():
     assert [lines[5], lines[7], *lines[10:]] == [
         r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}", r"\end{table}"
     ]  # fmt: skip
+
+
+def test_columns_choose_the_keys_that_are_shown():
+    rows = part(ewc=LOW, si=HIGH)
+    assert latex.table(rows, ["strategy", "forgetting"], {}, "").splitlines()[6].startswith("strategy & \\multicolumn")
+    alike = [rows[0], rows[0]]
+    with pytest.raises(UsageError, match="look alike by strategy"):
+        latex.label_columns(alike, ["strategy"])
+    with pytest.raises(UsageError, match="no column nothing; there are n, strategy"):
+        latex.refuse_unknown_columns(["nothing"], rows)
 
 
 def test_the_caption_says_stream_n_and_spread():

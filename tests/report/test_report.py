@@ -312,7 +312,7 @@ def test_markdown_and_latex_say_the_same(clrun_report, folder):
 @pytest.mark.parametrize(
     "flags, reason",
     [
-        (["--columns", "average_accuracy,acc"], "there is no column acc; there are n, average_accuracy"),
+        (["--columns", "average_accuracy,acc"], "there is no column acc; there are n, strategy"),
         (["--columns", ""], "there is no column"),
         (["--names", "forgetting"], "type what is called how"),
         (["--names", "sii=SI"], "nothing here is called sii; there are n,"),
