@@ -5,14 +5,22 @@
 #   scripts/gpu_check.sh PART [FOLDER]            one part; its log and its files go to FOLDER/PART
 #   DEVICE=cpu scripts/gpu_check.sh PART          a rehearsal on the CPU, with small sizes
 # FOLDER: $OUT, or outputs/gpu_check. KIT: build/gpu_kit. PYTHON: a Python that has torch. LIMIT: seconds a part.
+# JOBS: processes of the tests, 8, where pytest-xdist is installed.
 # For prepare: TARGET_PYTHON, such as 3.12, and TARGET_MACHINE, such as x86_64, of the machine with the card.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
 KIT="${KIT:-$here/build/gpu_kit}" PYTHON="${PYTHON:-python3}" DEVICE="${DEVICE:-cuda}" LIMIT="${LIMIT:-560}"
-parts=(environment cuda-tests suite-engine suite-strategies suite-runs suite-commands suite-rest single stacks sweep resnet profile)
+parts=(environment cuda-tests suite-engine suite-strategies suite-runs suite-commands suite-rest single stacks sweep resnet profile steps)
 suite() { for one in "$@"; do printf '%s ' "tests/$one"; done; }
 
-pytest() { "$PYTHON" -m pytest -v --tb=short -p no:cacheprovider -o addopts= --device "$DEVICE" --junitxml "$folder/tests.xml" "$@"; }
+# JOBS processes where pytest-xdist is installed, which the test that fills the card does not share it with.
+pytest() { "$PYTHON" -m pytest -v --tb=short -p no:cacheprovider -o addopts= "${jobs[@]}" --device "$DEVICE" --junitxml "$folder/tests.xml" "$@"; }
+card() {
+  pytest -m cuda -k "not $alone" tests/engine/test_cuda.py || worst=$?
+  jobs=()
+  pytest -m cuda -k "$alone" --junitxml "$folder/alone.xml" tests/engine/test_cuda.py || worst=$?
+  return "${worst:-0}"
+}
 # The suite takes place on the CPU every day: its rehearsal is whether its tests can be collected. What cannot, as without
 # torchvision, keeps the others from nothing.
 tests() { pytest --continue-on-collection-errors -m 'not slow and not cuda' "${collect[@]}" $(suite "$@"); }
@@ -38,7 +46,7 @@ prepare() {
 run() {
   case "$part" in
     environment) "$PYTHON" scripts/gpu/environment.py ;;
-    cuda-tests) pytest -m cuda tests/engine/test_cuda.py ;;
+    cuda-tests) card ;;
     suite-engine) tests engine models data test_optimizers.py ;;
     suite-strategies) tests strategies ;;
     suite-runs) tests runs sweep ;;
@@ -48,6 +56,7 @@ run() {
     stacks) bench stack ;;
     sweep) bench sweep ;;
     resnet) bench resnet ;;
+    steps) "$PYTHON" scripts/gpu/step_times.py --device "$DEVICE" --out "$folder" "${small[@]:0:1}" ;;
     profile) "$PYTHON" scripts/gpu/profile_step.py --device "$DEVICE" --out "$folder" "${small[@]:0:1}" ;;
   esac
 }
@@ -62,8 +71,10 @@ folder="${2:-${OUT:-$here/outputs/gpu_check}}/$part"
 mkdir -p "$folder"
 folder="$(cd "$folder" && pwd)"
 cd "$here"
-small=() collect=()
+small=() collect=() jobs=() alone=too_large
 [ "$DEVICE" = cuda ] || small=(--quick --rounds 1) collect=(--collect-only)
+
+"$PYTHON" -c 'import xdist' 2> /dev/null && jobs=(-n "${JOBS:-8}" --dist worksteal)
 
 if [ -z "${GPU_CHECK_READY:-}" ]; then
   # First what this machine lacks, in seconds. Then the part, as a command that `timeout` can end with all it started.

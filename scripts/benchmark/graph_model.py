@@ -137,24 +137,27 @@ def cost(operations: Sequence[Operation], theta_bytes: int, scale: float = 1, al
 # ---------------------------------------------------------------- the steps that are counted
 
 
-def w1(folder: str, strategy: str, seeds: Sequence[int], ragged: bool, widths: str) -> Stack:
-    """Return the stack of W1 with one epoch a task; even: every task has equally many samples."""
+def w1(
+    folder: str, strategy: str, seeds: Sequence[int], ragged: bool, widths: str, device: str = "cpu",
+    classes: int = 10, typed: Sequence[str] = (),
+) -> Stack:  # fmt: skip
+    """Return the stack of W1 with one epoch a task; even: every task has equally many samples. typed: more settings."""
     overrides = [
-        "dataset=arrays", f"dataset.file={pictures(folder, ragged)}", "split=classes", "tasks=5", "scenario=task",
-        "optimizer=adam", "lr=0.001", "batch_size=128", f"model.widths=[{widths}]", "epochs=1", f"strategy={strategy}",
-        *STRATEGIES.get(strategy, ()), f"outputs={folder}", "device=cpu",
+        "dataset=arrays", f"dataset.file={pictures(folder, ragged, classes)}", "split=classes", f"tasks={classes // 2}",
+        "scenario=task", "optimizer=adam", "lr=0.001", "batch_size=128", f"model.widths=[{widths}]", "epochs=1",
+        f"strategy={strategy}", *STRATEGIES.get(strategy, ()), f"outputs={folder}", f"device={device}", *typed,
     ]  # fmt: skip
     return build([prepare(composition.compose(*overrides, f"seed={seed}")) for seed in seeds])
 
 
-def pictures(folder: str, ragged: bool) -> str:
+def pictures(folder: str, ragged: bool, classes: int) -> str:
     """Write random pictures of MNIST's size, more of some classes than of others if `ragged`; return their file."""
-    path = Path(folder) / f"pictures_{ragged}.npz"
+    path = Path(folder) / f"pictures_{ragged}_{classes}.npz"
     if not path.exists():
         import numpy as np
 
         random = np.random.default_rng(0)
-        y = np.repeat(np.arange(10), [520 + 150 * ragged * c for c in range(10)])
+        y = np.repeat(np.arange(classes), [520 + 150 * ragged * c for c in range(classes)])
         x = random.integers(0, 256, (len(y), 1, 28, 28), dtype=np.uint8)
         np.savez(path, x_train=x, y_train=y, x_test=x[::50], y_test=y[::50])
     return str(path)
