@@ -39,6 +39,13 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
         values.get("first_tasks") is not None
         and (values.get("memory_policy") == "herding" or values.get("memory_per_class") is not None)
     ),
+    # Samples that a memory brings back are cropped and flipped by numbers of their own, each by its own.
+    "what is replayed is augmented by itself": lambda values: (
+        # of er and its kin, gem, and any class of the user's; the others train on their memory as on a task
+        ("memory_size" in values or "source" in values)
+        and values["augment"] == "crop_flip"
+        and values["strategy"] not in ("bic", "gdumb", "icarl", "wa")
+    ),
 }
 
 # Bytes of the readable values in the name of a run's folder; file systems allow 255 for the whole name.

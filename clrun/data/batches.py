@@ -18,13 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clrun.data.samples import Samples
+from clrun.data.seeding import DRAWS, STRATEGY_DRAWS
 from clrun.data.tasks import TaskTables
 from clrun.data.transforms import crop_flip, normalisation, turn
 from clrun.data.values import Values
+from clrun.system.hashing import GOLDEN, mixed, sample_keys, uniforms
 
 # Pixels that are gathered at once, where a step needs fewer: this many stay in a processor's cache.
 PIXELS_AT_ONCE = 2**17
 
+# The purpose of the numbers that are hashed for samples gathered beside those of a batch.
+COMPANIONS = -1
 
 # The learning rate where there is no schedule, and where no step is taken.
 WHOLE_RATE = torch.ones(())
@@ -158,7 +162,7 @@ class Data:
         if floats:
             x = x.mul_(self.scale).add_(self.shift)
         if noise is not None:
-            x = crop_flip(x, noise[3:])
+            x = crop_flip(x, noise[STRATEGY_DRAWS:])
         if tables.permutation.shape[-1]:
             by_channel = x.flatten(2) if x.dim() > 2 else x[:, None]
             order = tables.permutation.index_select(0, t)[:, None].expand(-1, by_channel.shape[1], -1)
@@ -217,14 +221,17 @@ class Data:
         return self.gather(tables, self.index(tables, rows, weight), context, augment)
 
     def recall(self, rows: Tensor, batch: Batch, weight: Tensor | None = None, noise: Tensor | None = None) -> Batch:
-        """Return the samples at other rows (B,) in the context of a batch, with its weights and augmented as it is.
+        """Return the samples at other rows (B,) in the context of a batch and with its weights.
 
-        For m rows, where m is not B or some are not there, weight (m,) and noise (6, m) are given.
+        Where samples are augmented, each of them is so by numbers of its own, which follow from those of the batch's
+        sample beside it and from its row. For m rows, where m is not B or some are not there, weight (m,) and noise
+        (6, m) are given.
         """
         mean_weight = batch.mean_weight if weight is None else None
         index = self.index(batch.tables, rows, batch.weight if weight is None else weight, mean_weight)
-        numbers = batch.noise if noise is None else noise
-        context = StepContext(batch.stage, batch.horizon, batch.progress, batch.epoch, numbers)
+        if noise is None:
+            noise = companion_noise(batch.noise, rows) if self.augment else batch.noise
+        context = StepContext(batch.stage, batch.horizon, batch.progress, batch.epoch, noise)
         return self.gather(batch.tables, index, context)
 
     def chunks(self, pool: Pool, size: int) -> Iterator[Batch]:
@@ -235,6 +242,14 @@ class Data:
             context = StepContext(pool.stage, pool.horizon, start, torch.zeros_like(pool.stage), pool.noise[:, part])
             batch = self.batch(pool.tables, pool.rows[part], pool.weight[part], context, augment=False)
             yield batch._replace(smoothing=0.0)
+
+
+def companion_noise(noise: Tensor, rows: Tensor) -> Tensor:
+    """Return the noise (6, B) of samples at these rows (B,) that are gathered beside those of a batch with this noise:
+    the strategy's numbers are the same, and those of the augmentation are others."""
+    keys = sample_keys(noise[STRATEGY_DRAWS:], COMPANIONS)
+    drawn = uniforms(mixed(keys * GOLDEN ^ rows.to(torch.int32)), DRAWS - STRATEGY_DRAWS)
+    return torch.cat([noise[:STRATEGY_DRAWS], drawn.mT.to(noise)])
 
 
 def split_steps(index: SampleIndex, context: StepContext) -> Iterator[tuple[SampleIndex, StepContext]]:

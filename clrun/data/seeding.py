@@ -4,8 +4,9 @@ import hashlib
 
 import torch
 
-# Uniform numbers for each sample of a step: three for the strategy, then three for the augmentation.
-DRAWS = 6
+# Uniform numbers for each sample of a step: those for the strategy, then three for the augmentation.
+STRATEGY_DRAWS = 3
+DRAWS = STRATEGY_DRAWS + 3
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:

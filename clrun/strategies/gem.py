@@ -88,12 +88,19 @@ class GEM(Strategy):
         """Return r_k (P,) and the loss () on the samples of a task; 0 where there are none."""
         rows = state.rows[task]
         weight = (torch.arange(len(rows), device=rows.device) < state.held[task]).to(batch.weight)
-        noise = uniform(batch.noise[:, 0], len(batch.noise) * len(rows)).view(-1, len(rows))
-        old = self.data.recall(rows, batch, weight, noise)
+        old = self.data.recall(rows, batch, weight, self.noise(batch, task, len(rows)))
         network = self.net.network
         weighed = self.weighing(weight) if network.has_batch_norm or network.has_dropout else self
         r, loss, _ = gradient_of(weighed.loss, theta, state, hp, old)
         return r, loss
+
+    def noise(self, batch: Batch, task: int, m: int) -> Tensor:
+        """Return random numbers (6, m) for the augmentation of m samples of a past task; those of the batch's first
+        sample where nothing is augmented."""
+        if not self.data.augment:
+            return batch.noise[:, :1].expand(-1, m)
+        seeds = torch.cat([batch.noise[:, 0], batch.noise.new_full((1,), task / self.data.tasks)])
+        return uniform(seeds, len(batch.noise) * m).view(-1, m)
 
     def after_step(self, state: State, hp: Hyper, batch: Batch, aux: Aux) -> State:
         return state._replace(projections=state.projections + aux["projected_share"].long())

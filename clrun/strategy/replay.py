@@ -115,18 +115,21 @@ class Replay(Strategy):
         many as `batch` has.
 
         Noise (B,) is uniform in [0, 1), `walk` the state of the walk where there is one. While the memory is empty, the
-        samples of `batch` itself are returned; they count only if m is not given.
+        samples of `batch` itself are returned; they count only if m is not given. What is augmented is so by numbers of
+        its own.
         """
         slots, there = self.drawn(memory, batch, noise, walk)
         own = batch.rows if self.replay_batch is None else batch.rows[:1]
         rows = torch.where(memory.offered > 0, memory.rows.index_select(0, slots), own)
-        if there is None:
+        if there is None and not self.data.augment:
             return self.data.recall(rows, batch), slots
-        return self.data.recall(rows, batch, there.to(batch.weight), self.augmentation(batch, noise, len(rows))), slots
+        weight = None if there is None else there.to(batch.weight)
+        return self.data.recall(rows, batch, weight, self.augmentation(batch, noise, len(rows))), slots
 
     def augmentation(self, batch: Batch, noise: Tensor, m: int) -> Tensor:
-        """Return random numbers (6, m) for the augmentation of m samples that are recalled with this noise (B,)."""
-        return uniform(self.seeds(batch, noise), len(batch.noise) * m).view(-1, m)
+        """Return random numbers (6, m) for the augmentation of m samples that are recalled with this noise (B,). Those
+        of a sample do not depend on m, which is smaller where a short batch is cut to its size."""
+        return uniform(self.seeds(batch, noise), len(batch.noise) * m).view(m, -1).mT
 
     def drawn(
         self, memory: AnyMemory, batch: Batch, noise: Tensor, walk: Walk | tuple[()]

@@ -1,15 +1,15 @@
 """Random numbers of a step, as many as a strategy wants.
 
 A step brings six numbers for each sample of its batch (`Batch.noise`). Where more are needed, such as one for each slot
-of a memory, they are hashed from those of the batch's first sample, which is there in every batch: by the finalizer of
-MurmurHash3, as for the masks of dropout. Equal noise gives equal numbers: alone, in a stack, and in a run that was
+of a memory, they are hashed from those of the batch's first sample, which is there in every batch, as for the masks of
+dropout: see `clrun.system.hashing`. Equal noise gives equal numbers: alone, in a stack, and in a run that was
 interrupted.
 """
 
 import torch
 from torch import Tensor
 
-from clrun.models.dropout import BITS, GOLDEN, mixed
+from clrun.system.hashing import BITS, sample_keys, uniforms
 
 
 def uniform(noise: Tensor, n: int) -> Tensor:
@@ -17,11 +17,7 @@ def uniform(noise: Tensor, n: int) -> Tensor:
 
     The first of them do not depend on n.
     """
-    key = torch.ones((), dtype=torch.int32, device=noise.device)
-    for number in noise.unbind(0):
-        key = mixed(key * GOLDEN ^ (number * 2**BITS).to(torch.int32))
-    counter = mixed(torch.arange(n, dtype=torch.int32, device=noise.device) * GOLDEN)
-    return (mixed(key ^ counter) & (2**BITS - 1)).to(torch.float32) / 2**BITS
+    return uniforms(sample_keys(noise[:, None], 1)[0], n)
 
 
 def normal(noise: Tensor, n: int) -> Tensor:

@@ -46,3 +46,15 @@ def test_only_runs_that_offered_samples_again_are_trained_again(settings_of, typ
 def test_only_runs_with_other_gates_or_shares_are_trained_again(settings_of, typed, changed):
     found = {name for name, applies in CHANGES.items() if applies(settings_of(*typed).values)}
     assert found & {"gates are drawn task by task", "shares are of the classes that come"} == changed
+
+
+REPLAYING = ("agem", "der", "derpp", "er", "er_ace", "fdr", "gem", "mir")
+
+
+@pytest.mark.parametrize("strategy", [*REPLAYING, "bic", "ewc", "finetune", "gdumb", "icarl", "wa"])
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+def test_only_augmented_runs_that_replay_are_trained_again(settings_of, strategy, augment):
+    values = settings_of(f"strategy={strategy}", "scenario=class", f"augment={augment}").values
+    changes = [name for name, applies in CHANGES.items() if applies(values)]
+    asked = augment == "crop_flip" and strategy in REPLAYING
+    assert ("what is replayed is augmented by itself" in changes) == asked

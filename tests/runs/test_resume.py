@@ -83,6 +83,7 @@ def test_every_strategy_ends_with_the_same_bytes(prepared_of, capsys, strategy):
         ("strategy=packnet",),
         ("average=ema", "strategy=er"),
         ("strategy=derpp", "scenario=class", "memory_size=20"),
+        ("strategy=derpp", "scenario=class", "memory_size=20", "augment=crop_flip"),
     ],
     ids=" ".join,
 )
