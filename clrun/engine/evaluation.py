@@ -13,7 +13,7 @@ from clrun.data.batches import StepContext, pad_rows
 from clrun.data.seeding import DRAWS, generator
 from clrun.data.tasks import TaskStream, TaskTables
 from clrun.engine.state import Evaluation, TrainState
-from clrun.engine.vectorize import Vectorizer
+from clrun.engine.vectorize import PER_RUN, SHARED, Vectorizer
 from clrun.strategy import BARRED, Strategy
 
 CHUNK_SAMPLES = 1024  # of a forward pass; on a GPU, those of all runs of a stack together, but LEAST of each
@@ -91,7 +91,7 @@ class Evaluator:
         run has fewer than n samples. answer: what takes the place of `predict_outputs`, with other values than these.
         """
         one = predict_outputs if answer is None else answer
-        predict = self.vectorizer.vectorize(partial(one, self.strategy), (0, 0, 0, 0, None))
+        predict = self.vectorizer.vectorize(partial(one, self.strategy), (PER_RUN, PER_RUN, PER_RUN, PER_RUN, SHARED))
         last = self.strategy.data.tasks - 1
         seen = torch.tensor(last if horizon is None else horizon, device=self.vectorizer.device)
         tables = self.tables if horizon is not None else untrained_tables(self.tables)

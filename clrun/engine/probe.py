@@ -52,14 +52,13 @@ def probed(evaluator: Evaluator, current: TrainState, tasks: Iterable[int]) -> T
 
 def answered(evaluator: Evaluator, current: TrainState, task: int) -> Tensor:
     """Return (R,) int64: the test samples of one task that its probe answers correctly."""
-    dims = (0, 0, 0, 0, 0)
     strategy, vectorize = evaluator.strategy, evaluator.vectorizer.vectorize
     given = current, evaluator.hp, evaluator.tables
-    add = vectorize(partial(sums, strategy), dims)
+    add = vectorize(partial(sums, strategy))
     parts = [add(*given, rows, weight) for rows, weight in chunks(evaluator, "train", task)]
     total = Sums(*(torch.stack(v).sum(0) for v in zip(*parts, strict=True)))
     head = vectorize(fitted)(total)
-    answer = vectorize(partial(answers, strategy), dims)
+    answer = vectorize(partial(answers, strategy))
     found = [answer(*given, rows, head) for rows, _ in chunks(evaluator, "test", task)]
     predicted, labels = (evaluator.vectorizer.unstack_to_host(torch.cat(v, -1)) for v in zip(*found, strict=True))
     _, valid = padded(evaluator, "test", task)

@@ -4,14 +4,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from clrun.data.batches import StepContext
 from clrun.engine.step import Step, StepKind, make_step, skipping_empty_batches
-from clrun.engine.vectorize import Vectorizer
+from clrun.engine.vectorize import CONTEXT_AXES, PER_RUN, Vectorizer
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy
 
-# The axes over which a step is vectorized: all but those of stage and horizon, which are the same for all runs.
-STEP_DIMS = (0, 0, 0, 0, 0, StepContext._make((None, None, 0, 0, 0, 0)))
+STEP_AXES = (PER_RUN, PER_RUN, PER_RUN, PER_RUN, PER_RUN, CONTEXT_AXES)  # of the arguments of a step
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class PureSteps:
             options = self.decay, self.clip_norm, self.prequential, kind.monitored
             step = make_step(self.strategy, self.optimizer, *options)
             step = skipping_empty_batches(step) if kind.masked else step
-            self.made[kind] = self.compiled(self.vectorizer.vectorize(step, STEP_DIMS))
+            self.made[kind] = self.compiled(self.vectorizer.vectorize(step, STEP_AXES))
         return self.made[kind]
 
     def unless_in_place(self, kind: StepKind) -> Step | None:

@@ -56,16 +56,14 @@ from clrun.engine.schedule import SampleSchedule
 from clrun.engine.state import Average, PartialStage, Signals, StageReport, TrainState
 from clrun.engine.static_step import StaticStep
 from clrun.engine.steppers import Block, EagerStepper, Stepper
-from clrun.engine.vectorize import Vectorizer
+from clrun.engine.vectorize import PER_RUN, POOL_AXES, Vectorizer
 from clrun.models import RunningStatistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy
 
 SILENT = TrainingListener()  # a listener that ignores everything
 
-# The axes over which the arguments of a consolidation are vectorized. Stage, horizon and the outputs of a pool are the
-# same for all runs.
-CONSOLIDATION_DIMS = (0, 0, Pool._make((0, 0, 0, None, None, 0, None)))
+CONSOLIDATION_AXES = (PER_RUN, PER_RUN, POOL_AXES)  # of the arguments of a consolidation: runs, hp, pool
 
 
 @dataclass
@@ -268,7 +266,7 @@ class Stack:
         """Add the columns on the network's ability to learn to the health of a stage."""
         with self.timed(report, "eval"), torch.no_grad():
             pool = self.pool(report.stage, self.strategy.phases[-1], current.theta.dtype)
-            measure = self.vectorizer.vectorize(bound(plasticity, self.strategy), CONSOLIDATION_DIMS)
+            measure = self.vectorizer.vectorize(bound(plasticity, self.strategy), CONSOLIDATION_AXES)
             columns = measure(current, self.hp, pool)
         for name, values in columns.items():
             for health, value in zip(report.health, self.vectorizer.unstack_to_host(values).tolist(), strict=True):
@@ -424,7 +422,7 @@ class Stack:
 
         with self.timed(partial.report, "consolidate"):
             pool = self.pool(partial.report.stage, phase, current.theta.dtype)
-            theta, state = self.vectorizer.vectorize(after_phase, CONSOLIDATION_DIMS)(current, self.hp, pool)
+            theta, state = self.vectorizer.vectorize(after_phase, CONSOLIDATION_AXES)(current, self.hp, pool)
         return with_theta(current, theta)._replace(state=tree_map(torch.clone, state))
 
     def pool(self, stage: int, phase: str, dtype: torch.dtype) -> Pool:

@@ -24,17 +24,21 @@ from clrun.engine.in_place import overrides, shares_memory
 from clrun.engine.prequential import answered_first
 from clrun.engine.state import ANSWERS, NORM, QUADRATIC, Average, Signals, TrainState
 from clrun.engine.step import StepValues, clip_scale
-from clrun.engine.vectorize import Vectorizer
+from clrun.engine.vectorize import BATCH_AXES, CONTEXT_AXES, PER_RUN, SHARED, Vectorizer
 from clrun.models import BatchNormRecord, SplitTheta, updated_statistics
 from clrun.optimizers import Cut, Optimizer
 from clrun.strategy import Quadratic, Strategy, Tree, gradient_by_leaf
 
 Pieces = list[Tensor]  # a vector (P,), split into its named parts; or one tensor, (R, P) in a stack
 
-# The axes over which the step's parts are vectorized: all but those of what is the same for all runs.
-SHARED = ("stage", "horizon", "smoothing")
-CONTEXT_DIMS = StepContext._make(None if name in SHARED else 0 for name in StepContext._fields)
-BATCH_DIMS = Batch._make(None if name in SHARED else 0 for name in Batch._fields)
+# The axes of the arguments of the functions of one run at the end of `StaticStep`, in their order.
+GRADIENT_AXES = (PER_RUN, PER_RUN, PER_RUN, PER_RUN, CONTEXT_AXES)
+RENEW_AXES = (PER_RUN, PER_RUN, PER_RUN, BATCH_AXES)
+RESTRICT_AXES = (PER_RUN, PER_RUN, PER_RUN, PER_RUN, PER_RUN, BATCH_AXES)
+UPDATE_AXES = (PER_RUN, PER_RUN, PER_RUN, PER_RUN, PER_RUN, BATCH_AXES, PER_RUN)
+
+# The fields of a batch that a function of one run does not return: what all runs share, and the tables.
+LEFT_OUT = ("tables", *(name for name, axis in BATCH_AXES._asdict().items() if axis is SHARED))
 
 
 class StaticStep:
@@ -97,7 +101,7 @@ class StaticStep:
         lr, hp, tables = self.values
         theta, state = self.current.theta, self.current.state
         for_all = self.vectorizer.vectorize  # (kept functions of all runs would hold this object, and so itself)
-        gradient = for_all(self.gradient_of_one, (0, 0, 0, 0, CONTEXT_DIMS))
+        gradient = for_all(self.gradient_of_one, GRADIENT_AXES)
         g, signals, aux, stats, batch = gradient(self.current, hp, tables, samples, context)
         smoothing = self.strategy.data.smoothing
         batch = batch._replace(stage=context.stage, horizon=context.horizon, smoothing=smoothing, tables=tables)
@@ -109,18 +113,18 @@ class StaticStep:
             signals = signals | ({NORM: norm} if monitored else {})
             g = g if self.clip_norm is None else [v * self.spread(clip_scale(norm, self.clip_norm)) for v in g]
         before = theta.clone() if self.restricts or self.watches_moves else theta
-        renew = for_all(self.renew_one, (0, 0, 0, BATCH_DIMS))
+        renew = for_all(self.renew_one, RENEW_AXES)
         renewed = renew(before, state, hp, batch) if self.renews else None
         self.move(g, lr * context.rate)
         if self.restricts:
-            restrict = for_all(self.restrict_one, (0, 0, 0, 0, 0, BATCH_DIMS))
+            restrict = for_all(self.restrict_one, RESTRICT_AXES)
             theta.copy_(restrict(theta, g[0], before, state, hp, batch))
         if renewed is not None:
             self.write_renewed(*renewed)
         if self.decay is not None:
             self.average(self.decay)
         if self.updates:
-            update = for_all(self.update_one, (0, 0, 0, 0, 0, BATCH_DIMS, 0))
+            update = for_all(self.update_one, UPDATE_AXES)
             state, stats = update(state, before, theta, aux, hp, batch, stats)
         self.write((self.current.state, self.current.stats), (state, stats))
         return signals
@@ -182,7 +186,7 @@ class StaticStep:
             whole, loss, aux = training.gradient(current.theta, *rest)
             g = [whole]
         signals = {"loss": loss} | {name: v for name, v in aux.items() if v.dim() == 0} | tested
-        left_out: Any = dict.fromkeys((*SHARED, "tables"), ())
+        left_out: Any = dict.fromkeys(LEFT_OUT, ())
         return g, signals, aux, updated_statistics(current.stats, passes), batch._replace(**left_out)
 
     def restrict_one(self, moved: Tensor, g: Tensor, before: Tensor, state: Tree, hp: Any, batch: Batch) -> Tensor:

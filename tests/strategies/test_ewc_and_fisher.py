@@ -11,7 +11,7 @@ from helpers import module_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clrun.engine.stack import CONSOLIDATION_DIMS
+from clrun.engine.stack import CONSOLIDATION_AXES
 from clrun.models import MLP
 from clrun.runs.build import build
 from clrun.strategies.ewc import EWC
@@ -282,7 +282,7 @@ def test_the_fisher_information_does_not_wait_for_the_device(prepared_of, seeds)
             return diagonal_fisher(stack.strategy, current.theta, current.state, hp, pool, chunk_samples=100)
 
         with there.noting("fisher"):
-            stack.vectorizer.vectorize(fisher, CONSOLIDATION_DIMS)(current, stack.hp, pool)
+            stack.vectorizer.vectorize(fisher, CONSOLIDATION_AXES)(current, stack.hp, pool)
     assert not there.met("fisher")
 
 
