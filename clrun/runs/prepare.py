@@ -219,13 +219,8 @@ def refuse_lists_of_one_stage(
 ) -> None:
     """Raise UsageError where each task has a number of its own and one stage trains on later tasks, too."""
     lists = [key for key in BY_TASK if isinstance(settings[key], list)]
-    tasks = len(stream.train)
-    unbuilt = strategy(
-        cast(Net, None),
-        data_without_images(tasks, len(stream.names), images.x.shape[1:]),
-        **choices(strategy, settings),
-    )
-    if lists and any(task > stage for stage in range(tasks) for task in unbuilt.visible(stage)):
+    visible = without_network(strategy, stream, images, settings).visible
+    if lists and any(task > stage for stage in range(len(stream.train)) for task in visible(stage)):
         raise UsageError(
             f"{lists[0]}={format_value(settings[lists[0]])}: strategy={settings['strategy']} trains on all tasks at "
             f"once, so that none has a number of its own; type one number, as in {lists[0]}={settings[lists[0]][0]}."
@@ -234,11 +229,7 @@ def refuse_lists_of_one_stage(
 
 def refuse_untold(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> None:
     """Raise UsageError where tasks have no boundaries and the method must be told of them."""
-    data = data_without_images(len(stream.train), len(stream.names), images.x.shape[1:])
-    if (
-        settings["boundaries"] is not False
-        or not strategy(cast(Net, None), data, **choices(strategy, settings)).uses_boundaries
-    ):
+    if settings["boundaries"] is not False or not without_network(strategy, stream, images, settings).uses_boundaries:
         return
     typed = {key: value for key, value in settings.not_default.items() if key in settings.knobs}
     named = "".join(f" with {key}={format_value(value)}" for key, value in typed.items())
@@ -300,10 +291,8 @@ def refuse_probe(
 
 def takes_steps(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> bool:
     """Return whether the strategy trains weights by steps in any stage."""
-    tasks = len(stream.train)
-    data = data_without_images(tasks, len(stream.names), images.x.shape[1:])
-    unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
-    return any(unbuilt.takes_steps(stage) for stage in range(tasks))
+    unbuilt = without_network(strategy, stream, images, settings)
+    return any(unbuilt.takes_steps(stage) for stage in range(len(stream.train)))
 
 
 def refuse_batch_of_one(
@@ -312,9 +301,7 @@ def refuse_batch_of_one(
     """Raise UsageError where a stage has a batch of one picture that the network's batch norms cannot normalise."""
     if not network.has_batch_norm:
         return
-    # `visible` and `takes_steps` read data.tasks and fixed choices alone, so the strategy needs no network here
-    data = data_without_images(len(stream.train), len(stream.names), images.x.shape[1:])
-    unbuilt = strategy(cast(Net, None), data, **choices(strategy, settings))
+    unbuilt = without_network(strategy, stream, images, settings)
     for stage in range(stream.learnt, len(stream.train)):
         pools = [stream.rows(task, len(images.y)) for task in unbuilt.visible(stage)]
         even = settings["scenario"] == "task" and len(pools) > 1 and settings["passes"] is None
@@ -381,6 +368,13 @@ def parameter_bytes(strategy: type[Strategy], images: Samples, stream: TaskStrea
     except (NotImplementedError, RuntimeError):
         return 0
     return 4 * 4 * layout.size + 4 * sum(v.numel() * v.element_size() for v in tree_leaves(state))
+
+
+def without_network(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> Strategy:
+    """Return the strategy without a network and images, to ask for what its fixed choices and the number of tasks
+    decide: `visible`, `takes_steps` and `uses_boundaries`."""
+    data = data_without_images(len(stream.train), len(stream.names), images.x.shape[1:])
+    return strategy(cast(Net, None), data, **choices(strategy, settings))
 
 
 def data_without_images(tasks: int, outputs: int, shape: Sequence[int]) -> Data:
