@@ -193,8 +193,15 @@ def budget(settings: Settings, task: int) -> Budget:
 
 def largest_batch(settings: Settings) -> int:
     """Return the largest batch size of a task."""
-    size: int | list[int] = settings["batch_size"]
-    return max(size) if isinstance(size, list) else size
+    size = largest(settings, "batch_size")
+    assert size is not None  # it has a default
+    return size
+
+
+def largest(settings: Settings, key: str) -> int | None:
+    """Return the largest value of a key of which each task may have a value of its own; None where it is null."""
+    value: int | list[int] | None = settings[key]
+    return max(value) if isinstance(value, list) else value
 
 
 def decay_of_average(settings: Settings) -> float | None:

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.evaluation import CHUNK_SAMPLES, LEAST
 from clrun.models import BatchNormMode, Layout, Net, Network, Weights, Window
 from clrun.optimizers import Optimizer
-from clrun.runs.build import AUTOCAST, choices, initialize, largest_batch, optimizer_settings
+from clrun.runs.build import AUTOCAST, choices, initialize, largest, largest_batch, optimizer_settings
 from clrun.runs.prepare import data_without_images
 from clrun.runs.prepared import Prepared
 from clrun.runs.targets import named_class
@@ -78,7 +77,8 @@ def memory_need(prepared: Prepared) -> MemoryNeed:
     network = initialize(settings, picture, len(prepared.stream.names))
     pixels, sizes = prod(picture), layer_sizes(network, picture)
     P, S, recalls, consolidates = kept_bytes(prepared, network)
-    batch, steps = largest_batch(settings), longest_block(settings)
+    batch = largest_batch(settings)
+    steps = min(BLOCK_STEPS, largest(settings, "iterations") or BLOCK_STEPS)  # that are taken at once, at most
     longest = max(prepared.stream.sizes)
     tables = sum(v.nbytes for v in prepared.stream.tables)
     in_step = (3 if recalls else 1) * batch * FLOAT * (4 * pixels + 4 * sizes.outputs)
@@ -94,12 +94,6 @@ def memory_need(prepared: Prepared) -> MemoryNeed:
         evaluated=CHUNK_SAMPLES * answered,
         images=prepared.images.x.nbytes + prepared.images.y.nbytes,
     )
-
-
-def longest_block(settings: Settings) -> int:
-    """Return the most steps that are taken at once."""
-    iterations: int | list[int] | None = settings["iterations"]
-    return min(BLOCK_STEPS, max(iterations) if isinstance(iterations, list) else iterations or BLOCK_STEPS)
 
 
 class KeptBytes(NamedTuple):
