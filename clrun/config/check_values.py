@@ -61,7 +61,7 @@ def check(
     given = one_budget(interpolations.typed(given, cfg, specs), typed)
     values = resolved(validated(given, catalog, names), given, chosen)
     defaults = resolved(validated({}, catalog, names) | {key: values[key] for key in FOLLOWED & {*values}}, {}, chosen)
-    refuse_contradictions(values, given, strategy)
+    refuse_contradictions(values, strategy)
     lists = assigned_classes(values, dataset)
     values |= {"split.classes": lists} if lists else {}
     return Settings(

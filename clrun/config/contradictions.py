@@ -1,30 +1,83 @@
 """The refusal of values that are legal each, but not together, or not on this machine."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clrun.config.catalog import StrategyOption
 from clrun.system.cards import CARDS, Cards
 from clrun.system.errors import UsageError
+from clrun.system.text import format_value
 
 # Data sets of clrun's that never have pictures, and networks that take nothing else.
 WITHOUT_PICTURES = ("table",)
 OF_PICTURES = ("cnn", "resnet18", "torchvision", "timm")
 
 
-def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], strategy: StrategyOption) -> None:
+class Need(NamedTuple):
+    """A key that says more about another one, and so needs it."""
+
+    key: str
+    other: str
+    absent: object  # the value of the other one that says that it is not there
+    text: str  # what is said then
+
+
+NEEDS = (
+    Need(
+        "optimizer.nesterov",
+        "optimizer.momentum",
+        0,
+        "optimizer.nesterov=true needs a momentum; e.g. optimizer.momentum=0.9.",
+    ),
+    Need(
+        "average_decay",
+        "average",
+        None,
+        "average_decay is read by average=ema alone; type average=ema as well, or no average_decay.",
+    ),
+    Need(
+        "evaluate_samples",
+        "evaluate_every",
+        0,
+        "evaluate_samples says how many samples evaluate_every asks; type evaluate_every=N as well, in steps, or leave "
+        "evaluate_samples out.",
+    ),
+    Need(
+        "split.disjoint",
+        "split.blurry",
+        None,
+        "split.disjoint says which classes are not blurred; type split.blurry too, as in split.blurry=0.1.",
+    ),
+    Need(
+        "split.stochastic",
+        "split.blurry",
+        None,
+        "split.stochastic draws what is blurred; type split.blurry too, as in split.blurry=0.1.",
+    ),
+    Need(
+        "split.occurrence",
+        "split.recurrence",
+        None,
+        "split.occurrence says when classes come first that come back; type split.recurrence too, as in "
+        "split.recurrence=0.2.",
+    ),
+)
+
+# Keys by which the classes of a task are drawn, in the order in which a message names one of them; for each the others
+# that say which classes come in a task.
+LISTED = ("split.classes", "split.sizes", "split.step")
+DRAWN = {
+    "split.stochastic": (*LISTED, "split.recurrence", "split.slots"),
+    "split.slots": (*LISTED, "split.recurrence", "split.blurry"),
+    "split.recurrence": (*LISTED, "split.blurry"),
+}
+
+
+def refuse_contradictions(values: Mapping[str, Any], strategy: StrategyOption) -> None:
     """Raise UsageError for values that are legal each, but not together or not on this machine."""
-    if values.get("optimizer.nesterov") and not values["optimizer.momentum"]:
-        raise UsageError("optimizer.nesterov=true needs a momentum; e.g. optimizer.momentum=0.9.")
-    if values["average_decay"] is not None and values["average"] is None:
-        raise UsageError("average_decay is read by average=ema alone; type average=ema as well, or no average_decay.")
-    if values["evaluate_samples"] is not None and not values["evaluate_every"]:
-        raise UsageError(
-            "evaluate_samples says how many samples evaluate_every asks; type evaluate_every=N as well, in steps, or "
-            "leave evaluate_samples out."
-        )
+    refuse_unmet_needs(values)
     if strategy.needs_task_id and values["scenario"] != "task" and not values["task_id_at_test"]:
         raise UsageError(
             f"strategy={strategy.name} needs the task at test, which scenario={values['scenario']} does not; "
@@ -38,8 +91,8 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )
     refuse_origin(values["init_from"])
-    refuse_streams(values, given)
-    refuse_without_boundaries(values, given)
+    refuse_streams(values)
+    refuse_without_boundaries(values)
     if os.path.exists(values["outputs"]) and not os.path.isdir(values["outputs"]):  # False for a name that is too long
         raise UsageError(f"outputs={values['outputs']} is a file; name a folder, e.g. outputs=outputs.")
     longest = max(Path(values["outputs"]).parts, key=len, default="")
@@ -49,50 +102,49 @@ def refuse_contradictions(values: Mapping[str, Any], given: Mapping[str, Any], s
     refuse_device(values)
 
 
-def refuse_streams(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def refuse_unmet_needs(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a key that says more about another one, where that one is not there."""
+    for need in NEEDS:
+        # 0.0 is a value, although it equals False
+        is_set = values.get(need.key) is not None and values[need.key] is not False
+        if is_set and values.get(need.other) == need.absent:
+            raise UsageError(need.text)
+
+
+def refuse_streams(values: Mapping[str, Any]) -> None:
     """Raise UsageError for keys on when samples come that do not go together."""
-    blurry, disjoint, slots = (values.get(f"split.{key}") for key in ("blurry", "disjoint", "slots"))
-    recurrence, stochastic = values.get("split.recurrence"), values.get("split.stochastic")
-    if disjoint is not None and blurry is None:
-        raise UsageError(
-            "split.disjoint says which classes are not blurred; type split.blurry too, as in split.blurry=0.1."
-        )
-    if stochastic and blurry is None:
-        raise UsageError("split.stochastic draws what is blurred; type split.blurry too, as in split.blurry=0.1.")
-    if values.get("split.occurrence") is not None and recurrence is None:
-        raise UsageError(
-            "split.occurrence says when classes come first that come back; type split.recurrence too, as in "
-            "split.recurrence=0.2."
-        )
+    blurry = values.get("split.blurry")
     if blurry is not None and values["tasks"] == 1:
         raise UsageError(f"split.blurry={blurry}: one task has no other whose samples could come early; type tasks=2.")
-    typed = next(
-        (
-            f"split.{key}={values[f'split.{key}']}"
-            for key in ("slots", "recurrence", "blurry")
-            if values.get(f"split.{key}") is not None
-        ),
-        "",
-    )
-    if typed and values["init_from"] is not None:
+    arrival = first_set(values, ("split.slots", "split.recurrence", "split.blurry"))
+    if arrival is not None and values["init_from"] is not None:
+        typed = f"{arrival}={format_value(values[arrival])}"
         raise UsageError(f"{typed}: a run that goes on from another one has tasks of its own; leave init_from out.")
     if values["split"] == "relabelled" and (values["scenario"] != "domain" or values["init_from"] is not None):
         raise UsageError(
             "split=relabelled exchanges the labels that tasks share; type scenario=domain, and leave init_from out."
         )
-    if slots is None and recurrence is None and not stochastic:
-        return
-    typed = "split.stochastic=true" if stochastic else typed
-    others = ("split.classes", "split.sizes", "split.step", *(["split.slots"] if recurrence is not None else []))
-    others += ("split.recurrence", "split.slots") if stochastic else ("split.blurry",)
-    other = next((key for key in others if values.get(key) is not None), None)
+    drawn = first_set(values, DRAWN)
+    if drawn is not None:
+        refuse_beside_drawn(values, drawn)
+
+
+def refuse_beside_drawn(values: Mapping[str, Any], drawn: str) -> None:
+    """Raise UsageError for what cannot stand beside a key by which the classes of a task are drawn."""
+    typed = f"{drawn}={format_value(values[drawn])}"
+    other = first_set(values, DRAWN[drawn])
     if other is not None:
         raise UsageError(f"{other} and {typed} both say which classes come in a task; leave one of them out.")
     if values["scenario"] != "class":
         raise UsageError(f"{typed}: tasks have any number of classes, and a class has one output; type scenario=class.")
 
 
-def refuse_without_boundaries(values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def first_set(values: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+    """Return the first of these keys that has a value, and None where none has."""
+    return next((key for key in keys if values.get(key) is not None), None)
+
+
+def refuse_without_boundaries(values: Mapping[str, Any]) -> None:
     """Raise UsageError for what tells a strategy where tasks begin and end, or fixes when samples come."""
     if values["boundaries"] is not False:
         return

@@ -329,7 +329,7 @@ def test_who_overrides_such_a_hook_must_be_told_unless_it_says_otherwise():
         (("split.stochastic=true", "scenario=class"), "type split.blurry too"),
         (("split.stochastic=true", "split.blurry=0.1"), "type scenario=class"),
         (("split.occurrence=0.1", "scenario=class"), "type split.recurrence too"),
-        (("split.recurrence=0.1", "split.slots=3", "scenario=class"), "both say which classes come"),
+        (("split.recurrence=0.1", "split.slots=3", "scenario=class"), "split.recurrence and split.slots=3 both say"),
         (("split.slots=1", "scenario=class"), "type split.slots=2 or more"),
         (("split.slots=11", "scenario=class"), "there are 10 classes"),
         (("split.slots=3", "scenario=class", "split.sizes=[6,4]"), "both say which classes come"),
