@@ -1,7 +1,6 @@
 """`clrun.run`: train what is typed as on the command line, and return what was measured."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,10 +12,10 @@ from pathlib import Path
 from clrun.api.results import Results, load
 from clrun.api.typed import texts_of
 from clrun.config import catalog
+from clrun.system.environment import environment_of_clrun
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.messages import announce
 from clrun.system.output import in_encoding
-from clrun.system.paths import PACKAGE
 
 LINES = 20  # of output, that the error of a process that crashed repeats
 
@@ -81,12 +80,9 @@ def hand_on(process: "subprocess.Popen[str]", folder: Path, say: Callable[[str],
 
 def started(arguments: Sequence[str]) -> "subprocess.Popen[str]":
     """Start the process in a group of its own, so that Ctrl-C reaches this one alone, which hands it on once."""
-    here = "site-packages" not in PACKAGE.parts
-    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), *([str(PACKAGE.parent)] if here else [])]
-    environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         [sys.executable, "-P", "-u", "-m", "clrun.api.child", *arguments],
-        env=environment,
+        env=environment_of_clrun(PYTHONIOENCODING="utf-8"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

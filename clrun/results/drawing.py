@@ -9,7 +9,6 @@ its lock, moves the plots to their places.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from clrun.results import plots
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
-from clrun.system.paths import PACKAGE
+from clrun.system.environment import environment_of_clrun
 
 
 @contextmanager
@@ -44,10 +43,7 @@ def drawn_ahead(directories: Sequence[Path], processes: int) -> Iterator[Mapping
 
 def started(file: Path) -> "subprocess.Popen[bytes]":
     """Start a process that draws what a file asks for. It is silent: what it cannot draw is drawn, and said, here."""
-    here = "site-packages" not in PACKAGE.parts
-    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), *([str(PACKAGE.parent)] if here else [])]
-    environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)}
-    nothing = subprocess.DEVNULL
+    environment, nothing = environment_of_clrun(), subprocess.DEVNULL
     line = [sys.executable, "-P", "-m", __name__, str(file)]
     return subprocess.Popen(line, env=environment, stdin=nothing, stdout=nothing, stderr=nothing, process_group=0)
 

@@ -5,11 +5,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
+from clrun.system.paths import PACKAGE
+
 
 def color_system(variables: Mapping[str, str] = os.environ) -> Literal["auto"] | None:
     """Return what rich's Console takes as `color_system`: None, which is neither colour nor bold, where NO_COLOR is set
     and not empty (https://no-color.org), and else 'auto', what the terminal can do. rich alone leaves bold and dim."""
     return None if variables.get("NO_COLOR") else "auto"
+
+
+def environment_of_clrun(**more: str) -> dict[str, str]:
+    """Return the variables for a child process that imports this clrun, from a checkout, too. more: others to set.
+
+    A checkout comes last on PYTHONPATH, so that it hides nothing of the user's.
+    """
+    here = "site-packages" not in PACKAGE.parts
+    paths = [*filter(None, [os.environ.get("PYTHONPATH")]), *([str(PACKAGE.parent)] if here else [])]
+    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)} | more
 
 
 @contextmanager
