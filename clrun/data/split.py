@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from clrun.data.values import Values
+from clrun.system.arithmetic import ceil_div
 from clrun.system.errors import UsageError
 
 
@@ -272,7 +273,7 @@ def refuse_slots(classes: int, tasks: int, slots: int) -> None:
     if slots > classes:
         raise UsageError(f"split.slots={slots}: there are {classes} classes; type a smaller number.")
     if slots * tasks < classes:
-        needed = -(-classes // tasks)
+        needed = ceil_div(classes, tasks)
         raise UsageError(
             f"split.slots={slots}: {tasks} tasks of {slots} classes leave some of {classes} out; type split.slots="
             f"{needed} or more, or more tasks."

@@ -13,6 +13,7 @@ from clrun.engine.static_step import StaticStep
 from clrun.engine.step import Step, StepKind
 from clrun.engine.steppers import Block, counting, kinds_of
 from clrun.strategy import Tree
+from clrun.system.arithmetic import ceil_div
 
 PLACES = 64  # steps: the number of places for a block's steps is a multiple of it
 
@@ -45,7 +46,7 @@ class GraphStepper:
         """Begin a pass of `total` steps with these runs, which themselves stay as they are."""
         self.write_state(current)
         self.static.begin()
-        needed = min(self.block_steps, -(-total // PLACES) * PLACES)
+        needed = min(self.block_steps, ceil_div(total, PLACES) * PLACES)
         if needed > self.places:
             self.places, self.table, self.signals = needed, None, {}
             self.replays.clear()

@@ -27,6 +27,7 @@ from clrun.results import collection, columns, plots
 from clrun.results.columns import WARNING_SEPARATOR
 from clrun.results.outcome import RunStatus
 from clrun.results.tables import is_missing
+from clrun.system.arithmetic import ceil_div
 from clrun.system.text import format_cell, format_value
 
 DIGITS: Final = 4
@@ -278,7 +279,7 @@ def curves_of(directories: Sequence[Path | None], notes: list[str]) -> list[Any]
     ]
     size = sum(len(table) for table in tables if table is not None)
     longest = max((table["step"].nunique() for table in tables if table is not None), default=0)
-    every = max(-(-size // ROOM), -(-longest // POINTS), 1)
+    every = max(ceil_div(size, ROOM), ceil_div(longest, POINTS), 1)
     if every > 1:
         notes.append(f"Curves within tasks show one of {every} evaluations, and the last one of each task.")
     return [None if table is None else curve_of(table, every) for table in tables]

@@ -24,6 +24,7 @@ from clrun.results.confusion_plot import confusion_figure
 from clrun.results.curves import shape, side_by_side
 from clrun.results.reading import TASKS, read_table, task_names
 from clrun.results.thinning import remark, shown_tasks
+from clrun.system.arithmetic import ceil_div
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
 from clrun.system.text import format_value
 
@@ -234,7 +235,7 @@ def heat_map(axes: Axes, values: np.ndarray, across: int = TICKS) -> AxesImage:
 def label_tasks(axes: Axes, tasks: int, across: int = TICKS) -> None:
     """Write task numbers on both axes, thinned where there are many: at most `across` on the x axis, and TICKS on the y
     axis, whose row 0 is the untrained network."""
-    below, beside = (np.arange(step, tasks + 1, step) for step in (-(-tasks // n) for n in (across, TICKS)))
+    below, beside = (np.arange(step, tasks + 1, step) for step in (ceil_div(tasks, n) for n in (across, TICKS)))
     axes.set_xticks(below - 1, [str(task) for task in below])
     axes.set_yticks([0, *beside], ["none", *(str(task) for task in beside)])
     axes.tick_params(length=0)
