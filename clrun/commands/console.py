@@ -31,6 +31,8 @@ def end_with(action: Callable[[bool], Any]) -> NoReturn:
         try:
             with hydra_errors_raised(), graceful_termination():
                 code: Any = answer(lambda: action(wants_trace), wants_trace)
+        except KeyboardInterrupt:  # a Ctrl-C that was dropped in a callback takes effect at the end of the block
+            code = interrupted()
         except SystemExit as end:
             if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
                 complain("terminated; the same command again continues.")
@@ -60,9 +62,7 @@ def answer(action: Callable[[], Any], wants_trace: bool) -> int:
     try:
         action()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
-        complain("interrupted; the same command again continues.")
-        return 130
+        return interrupted()
     except RunsFailed as error:
         complain(str(error))
         return 1
@@ -78,6 +78,13 @@ def answer(action: Callable[[], Any], wants_trace: bool) -> int:
         complain(paragraph or "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
         return 1 if paragraph is None else 2
     return 0
+
+
+def interrupted() -> int:
+    """Say that Ctrl-C was typed, and return the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
+    complain("interrupted; the same command again continues.")
+    return 128 + signal.SIGINT
 
 
 def exit_unless_done(code: int) -> None:

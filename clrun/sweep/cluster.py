@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
@@ -33,7 +32,7 @@ from clrun.system import atomic_files, machine
 from clrun.system.errors import UsageError
 from clrun.system.messages import announce
 from clrun.system.output import lasting_output
-from clrun.system.signals import handled
+from clrun.system.signals import ExitHandler, handled, heard_in_callbacks
 
 if TYPE_CHECKING:
     import submitit
@@ -142,19 +141,6 @@ class JobEnding(SystemExit):
 
 
 @dataclass
-class PreemptionHandler:
-    """A handler of the signals that a job is about to be ended: the first one ends the training, and those that arrive
-    while it writes checkpoints are only recorded."""
-
-    received: list[int] = field(default_factory=list)
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.received.append(number)
-        if len(self.received) == 1:
-            raise JobEnding(143)
-
-
-@dataclass
 class Job:
     """A function that submitit calls in a job, and again after every interruption."""
 
@@ -162,8 +148,9 @@ class Job:
 
     def __call__(self) -> dict[str, str]:
         """Train what is not finished. Return the reason of each crash by the run's id."""
-        warning, handler = warning_signal(), PreemptionHandler()
-        with suppress(JobEnding), handled(handler, warning, signal.SIGTERM), lasting_output():
+        warning, handler = warning_signal(), ExitHandler(JobEnding)
+        handlers = handled(handler, warning, signal.SIGTERM)
+        with suppress(JobEnding), handlers, heard_in_callbacks(handler), lasting_output():
             return self.train(warning)
         if warning not in handler.received:
             self.await_verdict()

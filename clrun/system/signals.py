@@ -4,14 +4,21 @@ A signal ends a process by raising an exception: SystemExit for SIGTERM and SIGH
 KeyboardInterrupt for Ctrl-C, as Python does. The exception leaves every `with` and `finally` block on its way, so that
 checkpoints are written (clrun/runs/checkpointer.py, `Checkpointer.writing_on_interrupt`) and locks are removed
 (clrun/system/locks.py).
+
+Where nothing could catch an exception, as in a `__del__`, Python prints it and goes on. Such a signal is sent again
+(`heard_in_callbacks`).
 """
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
+
+AGAIN = 0.1  # seconds after which a signal is sent again whose exception Python has dropped
 
 Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None  # as signal.signal() takes it
 
@@ -30,6 +37,26 @@ def handled(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, previous)
 
 
+class Termination(SystemExit):
+    """The exit of a process that was sent SIGTERM or SIGHUP."""
+
+
+@dataclass
+class ExitHandler:
+    """A handler of signals that are to end this process: the first one raises an exit, whose code is 128 + its number,
+    and those that arrive while checkpoints are written are only recorded."""
+
+    kind: type[SystemExit]  # a class that nothing else raises
+    received: list[int] = field(default_factory=list)
+    raised_for: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        if self.raised_for is None:
+            self.raised_for = number
+            raise self.kind(128 + number)
+
+
 @contextmanager
 def graceful_termination() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise SystemExit with the exit codes 143 and 129 while the block runs; a second signal is
@@ -40,21 +67,76 @@ def graceful_termination() -> Iterator[None]:
     SIGHUP stays ignored where it is, as under nohup.
     """
     numbers = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL else [])]
-    before: dict[signal.Signals, Handler] = {}
+    handler = ExitHandler(Termination)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        with heard_in_callbacks(handler):
+            yield
+    finally:
+        for number, previous in before.items():  # ignored: another signal would change the exit code of what is ending
+            signal.signal(number, previous if handler.raised_for is None else signal.SIG_IGN)
 
-    def terminate(number: int, _: FrameType | None) -> None:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
-        before.clear()  # they stay ignored: another signal would change the exit code of a process that is ending
-        sys.exit(128 + number)
 
-    for number in numbers:
-        before[number] = signal.signal(number, terminate)
+@dataclass
+class ResendingHook:
+    """A `sys.unraisablehook` that sends a signal again whose exception Python drops, and leaves every other exception
+    to the hook before it."""
+
+    handler: ExitHandler
+    previous: Callable[["sys.UnraisableHookArgs"], object]
+    due: set[int] = field(default_factory=set)  # signals that wait for their timer
+    timers: dict[int, threading.Timer] = field(default_factory=dict)
+
+    def __call__(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        number = self.number_of(unraisable.exc_value)
+        if number is None:
+            self.previous(unraisable)
+        elif number not in self.due:
+            self.due.add(number)
+            self.timers[number] = timer = threading.Timer(AGAIN, self.send, (number,))
+            timer.daemon = True
+            timer.start()
+
+    def number_of(self, error: BaseException | None) -> int | None:
+        """Return the signal whose handler has raised this exception; None for any other exception."""
+        if isinstance(error, KeyboardInterrupt):
+            return signal.SIGINT
+        return self.handler.raised_for if isinstance(error, self.handler.kind) else None
+
+    def send(self, number: int) -> None:
+        """Send a signal to this process, whose handler raises its exception again."""
+        self.due.discard(number)
+        if self.handler.raised_for == number:  # until now, so that a second signal was ignored while this one waited
+            self.handler.raised_for = None
+        os.kill(os.getpid(), number)
+
+    def cancel(self) -> None:
+        """Wait for no timer any more."""
+        for timer in self.timers.values():
+            timer.cancel()
+        for timer in self.timers.values():
+            timer.join()
+
+
+@contextmanager
+def heard_in_callbacks(handler: ExitHandler) -> Iterator[None]:
+    """Send a signal again, a moment later, if it arrives where Python drops the exception of this handler, or that of
+    Ctrl-C, while the block runs.
+
+    Python does so in callbacks of weak references and of the garbage collector, in `__del__`, and in generators that
+    are cleaned up; it prints "Exception ignored in ..." and goes on as if no signal had come. A signal that still waits
+    when the block ends without an exception takes effect then.
+    """
+    hook = ResendingHook(handler, sys.unraisablehook)
+    sys.unraisablehook = hook
     try:
         yield
+        hook.cancel()
+        for number in sorted(hook.due):
+            hook.send(number)
     finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+        hook.cancel()
+        sys.unraisablehook = hook.previous
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from test_sweep import children, living, tables, until
 
 from clrun.sweep import cluster
-from clrun.system.signals import handled
+from clrun.system.signals import ExitHandler, handled
 
 pytest.importorskip("submitit")
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -157,7 +157,7 @@ def test_what_is_started_meanwhile_ignores_the_signal():
 
 
 def test_signals_that_come_while_it_saves_are_remembered():
-    handler = cluster.PreemptionHandler()
+    handler = ExitHandler(cluster.JobEnding)
     with pytest.raises(cluster.JobEnding):
         handler(signal.SIGTERM, None)
     handler(signal.SIGUSR2, None)
