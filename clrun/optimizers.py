@@ -73,6 +73,11 @@ class Optimizer:
         return step
 
 
+def fused_rate(lr: Tensor) -> Tensor:
+    """Return a learning rate () as PyTorch's fused kernels take it: on CUDA in float32, whatever theta is in."""
+    return lr.float() if lr.is_cuda else lr
+
+
 def of_group(group: Sequence[int], v: Tensor) -> list[Tensor]:
     """Return the values of a group's runs out of those of all, (R, ...)."""
     return [v[r] for r in group]
@@ -107,8 +112,8 @@ class SGD(Optimizer):
 
         def step(g: Pieces, lr: Tensor) -> None:
             torch._fused_sgd_(
-                parameters, g, velocity, weight_decay=self.weight_decay, momentum=self.momentum, lr=lr, dampening=0.0,
-                nesterov=self.nesterov, maximize=False, is_first_step=False,
+                parameters, g, velocity, weight_decay=self.weight_decay, momentum=self.momentum, lr=fused_rate(lr),
+                dampening=0.0, nesterov=self.nesterov, maximize=False, is_first_step=False,
             )  # fmt: skip
 
         return step
@@ -119,8 +124,8 @@ class SGD(Optimizer):
                 velocity = of_group(group, state.velocity) if self.momentum else []
                 torch._fused_sgd_(
                     of_group(group, theta), of_group(group, g[0]), velocity, weight_decay=self.weight_decay,
-                    momentum=self.momentum, lr=lr[group[0]], dampening=0.0, nesterov=self.nesterov, maximize=False,
-                    is_first_step=False,
+                    momentum=self.momentum, lr=fused_rate(lr[group[0]]), dampening=0.0, nesterov=self.nesterov,
+                    maximize=False, is_first_step=False,
                 )  # fmt: skip
 
         return step
@@ -170,7 +175,7 @@ class Adam(Optimizer):
         def step(g: Pieces, lr: Tensor) -> None:
             state.n.add_(1)
             kernel(
-                parameters, g, m, v, [], counters, lr=lr, beta1=self.b1, beta2=self.b2, eps=self.eps,
+                parameters, g, m, v, [], counters, lr=fused_rate(lr), beta1=self.b1, beta2=self.b2, eps=self.eps,
                 weight_decay=self.weight_decay, amsgrad=False, maximize=False,
             )  # fmt: skip
 
@@ -185,8 +190,8 @@ class Adam(Optimizer):
                 parameters, gradients = of_group(group, theta), of_group(group, g[0])
                 m, v, counters = (of_group(group, values) for values in state)
                 kernel(
-                    parameters, gradients, m, v, [], counters, lr=lr[group[0]], beta1=self.b1, beta2=self.b2,
-                    eps=self.eps, weight_decay=self.weight_decay, amsgrad=False, maximize=False,
+                    parameters, gradients, m, v, [], counters, lr=fused_rate(lr[group[0]]), beta1=self.b1,
+                    beta2=self.b2, eps=self.eps, weight_decay=self.weight_decay, amsgrad=False, maximize=False,
                 )  # fmt: skip
 
         return step

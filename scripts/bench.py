@@ -7,7 +7,7 @@
 
 Every contender is a process of one thread. A round asks each of them for the same run, with a seed of the round; rounds
 start with another contender in turn. Times are CPU seconds of the process (and wall seconds), a phase at a time.
-The CSV is written anew, atomically, after every workload; with --only, its rows of other workloads stay. Peers are
+The CSV is written anew, atomically, after every row; with --only, its rows of other workloads stay. Peers are
 pinned; see scripts/benchmark/peers.py.
 """
 
@@ -126,6 +126,7 @@ def measure(asked: argparse.Namespace) -> int:
                 try:
                     for row in how():
                         rows.append(row | always)
+                        write(target, joined(kept, pd.DataFrame(rows, columns=COLUMNS)))
                 except Broken as error:  # what the others have shown stays
                     failed = 1
                     print(f"bench: {name}: {error}", file=sys.stderr)

@@ -2,8 +2,9 @@
 ever reads half a file."""
 
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
@@ -18,7 +19,7 @@ from clrun.system.atomic_files import UNGUARDED, Guard, replacing, write_text
 from clrun.system.yaml_numbers import Dumper
 
 SECONDS_BETWEEN_WRITES = 5.0  # of the tables of a run that is under way, at least
-WRITING_SHARE = 0.02  # of the time that a run takes, at most, for tables that grow with the square of its tasks
+WRITING_SHARE = 0.02  # of the time that a stack takes, at most, for tables while it is trained
 
 # Names of files that are being written: clrun's, and those of the library that writes tensors.
 TEMPORARY_FILES = (".*.tmp", ".tmp*")
@@ -58,12 +59,17 @@ def clear_temporary_files(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_progress_if_due(outcome: Outcome, clock: Callable[[], float] = monotonic) -> None:
-    """Write the tables as `write_progress` does, unless they were written less than SECONDS_BETWEEN_WRITES ago: nobody
-    reads faster, and a task can take less time than the writing. Where the writing takes long, it is done less often.
-    clock: returns seconds."""
-    began = clock()
-    if began - outcome.written_at >= max(SECONDS_BETWEEN_WRITES, outcome.writing_seconds / WRITING_SHARE):
+def write_progress_if_due(outcomes: Sequence[Outcome], clock: Callable[[], float] = monotonic) -> None:
+    """Write the tables of the runs of a stack as `write_progress` does, unless they were written less than
+    SECONDS_BETWEEN_WRITES ago: nobody reads faster, and a task can take less time than the writing. Where the writing
+    takes long, as for many runs, it is done less often. clock: returns seconds."""
+    due = max((outcome.written_at for outcome in outcomes), default=math.inf) + max(
+        SECONDS_BETWEEN_WRITES, sum(outcome.writing_seconds for outcome in outcomes) / WRITING_SHARE
+    )
+    if clock() < due:
+        return
+    for outcome in outcomes:
+        began = clock()
         write_progress(outcome)
         outcome.written_at = clock()
         outcome.writing_seconds = outcome.written_at - began

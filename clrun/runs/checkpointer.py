@@ -19,6 +19,8 @@ from clrun.runs import checkpoint
 from clrun.runs.checkpoint import Checkpoint, InvalidCheckpoint, Position
 from clrun.system.locks import LockLost
 
+WRITING_SHARE = 0.1  # of the time, at most, for checkpoints after tasks
+
 # Fields of an Outcome that a checkpoint keeps: as JSON, and as tensors of integers, where they are not None.
 JSON_FIELDS = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
 ARRAY_FIELDS = ("correct", "validation_correct", "predictions", "probe_correct")
@@ -162,8 +164,10 @@ class ResumePoint:
 class Checkpointer:
     """An object that keeps the latest point from which a stack can continue, and writes it to the disk.
 
-    It writes after every task, every `every` seconds within a task (0: never), and when the process is interrupted. A
-    checkpoint that cannot be written (a full disk) is reported and does not end the run: the one before it stays.
+    It writes after a task, every `every` seconds within a task (0: never), and when the process is interrupted. After a
+    task that was so short that writing would take more than WRITING_SHARE of the time, it does not write, unless that
+    task was the last. A checkpoint that cannot be written (a full disk) is reported and does not end the run: the one
+    before it stays.
 
     unrecorded_costs: returns the costs of this process's time that are not in the outcomes yet, per run.
     """
@@ -179,6 +183,7 @@ class Checkpointer:
         self.stack, self.outcomes, self.every = stack, outcomes, every
         self.report, self.unrecorded_costs = report, unrecorded_costs
         self.written_at = monotonic()  # seconds
+        self.writing_seconds = 0.0  # that the last checkpoint took
         self.latest: ResumePoint | None = None
         self.written: ResumePoint | None = None
 
@@ -190,9 +195,11 @@ class Checkpointer:
         self.written = self.latest
 
     def end_task(self, current: TrainState, stage: int) -> None:
-        """Write a checkpoint: `stage` tasks are over."""
+        """Remember the point at which `stage` tasks are over, and write it, unless the last was written just before."""
         self.latest = self.after_tasks(current, stage)
-        self.write(self.latest)
+        is_last = stage == self.stack.strategy.data.tasks
+        if is_last or monotonic() - self.written_at >= self.writing_seconds / WRITING_SHARE:
+            self.write(self.latest)
 
     def end_block(self, current: TrainState, partial: PartialStage) -> None:
         """Remember a point within a task, and write it if the last checkpoint is older than `every` seconds."""
@@ -239,6 +246,7 @@ class Checkpointer:
         Raise LockLost, after that, if another process has taken a run over.
         """
         lost: LockLost | None = None
+        began = monotonic()
         try:
             for r, outcome in enumerate(self.outcomes):
                 try:
@@ -249,6 +257,7 @@ class Checkpointer:
         except OSError as error:
             self.report(f"no checkpoint could be written ({error}); the run goes on without a new one.")
         self.written_at = monotonic()
+        self.writing_seconds = self.written_at - began
         if lost is not None:
             raise lost
         return self.written is point

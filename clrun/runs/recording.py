@@ -155,6 +155,7 @@ def lost_state(prepared: Prepared) -> list[str]:
 def record_stage(report: StageReport, outcomes: Sequence[Outcome], costs: ProcessCosts) -> None:
     """Record what was measured in a stage in the outcome and the files of each run that has not diverged before."""
     energy = costs.per_run()["energy_wh"]
+    going = [outcome for outcome in outcomes if outcome.status != RunStatus.DIVERGED]
     for r, outcome in enumerate(outcomes):
         if outcome.status == RunStatus.DIVERGED:
             continue
@@ -168,7 +169,7 @@ def record_stage(report: StageReport, outcomes: Sequence[Outcome], costs: Proces
         else:
             start = report.step - round(max(health["steps"] for health in report.health))
             record_over_training(outcome, report, r, before=start + divergence.step)
-        run_files.write_progress_if_due(outcome)
+    run_files.write_progress_if_due(going)
 
 
 def record_divergence(outcome: Outcome, divergence: Divergence | None, task: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import numpy as np
 import torch
@@ -149,6 +149,9 @@ def train_stack(
     forget_peak(prepare_torch(settings))
     stack = build(runs, block_steps=block_steps)
     outcomes = [new_outcome(prepared, stack) for prepared in runs]
+    if len(outcomes) > 1:  # before the first task, the tables of many runs are not worth the time that they take
+        for outcome in outcomes:
+            outcome.written_at = monotonic()
     for prepared in runs:
         run_files.write_config(prepared.directory, prepared.settings.nested(), prepared.guard)
         write_counts(prepared)

@@ -9,6 +9,7 @@ between two events of the device. `microseconds` is the median over the bursts. 
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
@@ -110,12 +111,13 @@ def main() -> None:
     flags.add_argument("--out", type=Path, required=True)
     flags.add_argument("--quick", action="store_true", help="2 runs a stack at most: a rehearsal")
     flags.add_argument("--only", help="strategies, by commas")
+    flags.add_argument("--skip", type=int, default=0, help="cases, the first ones, that are left out")
     asked = flags.parse_args()
     torch.set_num_threads(1)
     asked.out.mkdir(parents=True, exist_ok=True)
     where = {"hardware": hardware(asked.device), "torch": torch.__version__, "commit": commit()}
     rows: list[dict[str, Any]] = []
-    for case in cases():
+    for case in itertools.islice(cases(), asked.skip, None):
         if asked.only and case.strategy not in asked.only.split(","):
             continue
         one = case._replace(runs=min(case.runs, 2)) if asked.quick else case

@@ -239,7 +239,7 @@ def test_half_a_table_is_not_renamed(tmp_path, monkeypatch):
 def test_progress_is_written_at_once_and_then_no_more_often_than_it_can_be_read(tmp_path):
     made, path = outcome(tmp_path), tmp_path / "forgetting.csv"
     for now, written in ((0.0, True), (4.9, False), (5.0, True), (9.9, False), (20.0, True)):
-        run_files.write_progress_if_due(made, clock=lambda: now)
+        run_files.write_progress_if_due([made], clock=lambda: now)
         assert path.exists() == written, now
         path.unlink(missing_ok=True)
 

@@ -67,7 +67,7 @@ def test_tables_that_take_long_are_written_less_often(tmp_path, monkeypatch):
     written = []
     for _ in range(3):
         before = made.written_at
-        run_files.write_progress_if_due(made, clock=lambda: next(times))
+        run_files.write_progress_if_due([made], clock=lambda: next(times))
         written.append(made.written_at != before)
     assert written == [True, False, True]
 
