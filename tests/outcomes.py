@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from clrun.results.outcome import Outcome, RunStatus
-from clrun.runs import train
+from clrun.runs.ending import write_plots_and_summary, write_tables
 
 # As the contract writes them
 SUMMARY = (
@@ -75,8 +75,9 @@ def placed(outputs: Path, strategy: str = "ewc", seed: int = 0, **changes) -> Ou
 
 
 def write_final(made: Outcome, plots: bool = True) -> None:
-    """Write all files of a finished run, as train_group does."""
-    train.write_final(made, plots)
+    """Write all files of a run that has ended."""
+    write_tables(made)
+    write_plots_and_summary(made, plots, {})
 
 
 def lines(path: Path) -> list[str]:

@@ -7,9 +7,9 @@ of the data.
 
 Where to find what:
 
-    step.py         the equation of a training step
-    steppers.py     what takes many steps; in_place.py: one run on a CPU; cuda_graph.py: on CUDA
-    static_step.py  the step on tensors that stay where they are; capture.py: CUDA graphs
+    step.py         the equation of a training step; pure_steps.py: its pure functions of all runs, each made once
+    static_step.py  the step on tensors that stay where they are
+    steppers.py     what takes many steps; in_place.py: one run on a CPU; cuda_graph.py: on CUDA; capture.py: its graphs
     blocks.py       how many steps are taken at once
     schedule.py     which samples a run sees, and when
     vectorize.py    functions and values of one run as those of R runs

@@ -1,10 +1,11 @@
 """The training of runs, from their settings to their files.
 
 `train_runs` claims the locks of runs and divides them into stacks by their checkpoint positions; `train_stack` trains a
-stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and a stepper takes its steps.
+stack, stage by stage: `Stack.learn` (clrun/engine/stack.py) trains a stage, and a stepper takes its steps. What happens
+to the runs after the last stage is in clrun/runs/ending.py.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,19 +20,19 @@ from clrun.engine.listener import TrainingListener
 from clrun.engine.stack import Stack
 from clrun.engine.state import PartialStage, StageReport, TrainState
 from clrun.loggers.logs import Logs
-from clrun.results import misjudged, run_files, tables
+from clrun.results import run_files
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
-from clrun.runs.answering import keep_network
 from clrun.runs.build import build, ready_device, resolve_device
 from clrun.runs.changed_pictures import write_counts
 from clrun.runs.checkpoint import InvalidCheckpoint, Position
 from clrun.runs.checkpointer import Checkpointer, restore_outcome, restore_partial_stage, restore_run
+from clrun.runs.ending import confusion_matrices, drawing_processes, end_runs, write_networks_and_tables
 from clrun.runs.failures import disk_trouble, memory_trouble, reason_written
 from clrun.runs.going_on import begun
 from clrun.runs.prepared import Prepared
-from clrun.runs.recording import ProcessCosts, finish, new_outcome, record_stage, state_bytes
-from clrun.system import energy, locks, machine
+from clrun.runs.recording import ProcessCosts, new_outcome, record_stage
+from clrun.system import energy, locks
 from clrun.system.cards import CARDS, Cards
 from clrun.system.energy import Meter
 from clrun.system.errors import RunsFailed, UsageError
@@ -41,9 +42,6 @@ from clrun.system.peak_memory import forget_peak
 from clrun.system.text import format_value
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import Progress, TerminalProgress
-
-RUNS_OF_A_DRAWER = 4  # at least, whose plots one process draws
-MOST_DRAWERS = 8  # processes that draw plots at the same time
 
 StackTrainer = Callable[[Sequence[Prepared], Progress], list[RunStatus]]
 
@@ -122,15 +120,6 @@ def train_stacks(
     return statuses
 
 
-def drawing_processes(device: torch.device, runs: int, cores: int | None = None) -> int:
-    """Return how many processes draw the plots of runs that end at the same time: 0, which is this process alone, on a
-    CPU, whose cores have runs of their own to train, and for few runs, as a process takes half a second to start.
-    cores: by default those of the machine."""
-    cores = machine.cores() if cores is None else cores
-    several = min(cores - 1, runs // RUNS_OF_A_DRAWER, MOST_DRAWERS)
-    return several if device.type == "cuda" and several > 1 else 0
-
-
 def train_stack(
     runs: Sequence[Prepared],
     progress: Progress,
@@ -167,16 +156,10 @@ def train_stack(
                 run, report = stack.learn(run, stage, partial, recorder)
                 partial = None
                 recorder.end_stage(run, stage, report)
-        confusion = confusion_matrices(stack, run, report, outcomes)
+        for outcome, counts in zip(outcomes, confusion_matrices(stack, run, report, outcomes), strict=True):
+            outcome.confusion = counts
         spent = costs.per_run()
-    for r, (prepared, outcome) in enumerate(zip(runs, outcomes, strict=True)):
-        outcome.confusion = confusion[r]
-        finish(outcome, prepared, len(runs), state_bytes(stack, run, r, prepared), spent)
-        with others_go_on(outcome):
-            keep_network(stack, run, r, prepared, outcome.status != RunStatus.DIVERGED)
-            if prepared.settings["plots"]:
-                write_misjudged(outcome, prepared.images.x)
-            write_tables(outcome)
+    write_networks_and_tables(stack, run, runs, outcomes, spent)
     end_runs(runs, outcomes, logs, drawers(stack.device, len(runs)))
     return [outcome.status for outcome in outcomes]
 
@@ -325,93 +308,3 @@ class Recorder(TrainingListener):
         rows = [o.accuracy[stage + 1, :seen] for o in self.outcomes if o.status != RunStatus.DIVERGED]
         if rows and self.stack.strategy.visible(stage):
             self.progress.end_task(stage + 1, np.mean(rows, 0).tolist())
-
-
-# ---------------------------------------------------------------- after training
-
-
-def confusion_matrices(
-    stack: Stack, current: TrainState, last: StageReport | None, outcomes: Sequence[Outcome]
-) -> np.ndarray:
-    """Return (R, C, C) counts [true, predicted]: of the last stage's evaluation, or evaluated anew where there was none
-    or where it is not of this state, as after a divergence."""
-    diverged = any(outcome.status == RunStatus.DIVERGED for outcome in outcomes)
-    evaluation = None if last is None or diverged else last.evaluation
-    if evaluation is None:
-        horizon = stack.schedule.horizon(stack.strategy.data.tasks - 1)
-        evaluation = stack.evaluator.evaluate(current, horizon, "test")
-    return evaluation.confusion(stack.strategy.data.outputs)
-
-
-def write_misjudged(outcome: Outcome, samples: torch.Tensor) -> None:
-    """Write misjudged.png of a run where its samples (N, ...) are pictures and some of them were misjudged."""
-    wrong = misjudged.chosen(outcome.confusions[tables.answered(outcome)])
-    pictures, path = samples[wrong].numpy(), outcome.directory / misjudged.NAME
-    if wrong and misjudged.are_pictures(pictures):
-        misjudged.write(path, wrong, pictures, outcome.guard)
-    else:
-        path.unlink(missing_ok=True)  # that of an earlier training of the run
-
-
-def write_final(outcome: Outcome, plots: bool) -> None:
-    """Write all tables of a run, draw its plots where they are wanted, and write summary.csv last: its presence says
-    that the run has ended."""
-    write_tables(outcome)
-    write_plots_and_summary(outcome, plots, {})
-
-
-def write_tables(outcome: Outcome) -> None:
-    """Write all tables of a run but for summary.csv."""
-    run_files.write_progress(outcome)
-    run_files.write_confusion(outcome)
-
-
-def write_plots_and_summary(outcome: Outcome, plots: bool, ahead: Mapping[Path, Path]) -> None:
-    """Draw the plots of a run where they are wanted, from its tables, and write summary.csv last. ahead: as of
-    `clrun.results.drawing.drawn_ahead`."""
-    if plots:
-        from clrun.results import drawing  # matplotlib takes half a second to import
-
-        drawing.take_or_draw(outcome.directory, ahead, outcome.guard)
-    run_files.write_summary(outcome)
-
-
-@contextmanager
-def plots_ahead(runs: Sequence[Prepared], processes: int) -> Iterator[Mapping[Path, Path]]:
-    """Draw the plots of those runs that want them by so many processes. Yield them as
-    `clrun.results.drawing.drawn_ahead` does."""
-    wanted = [prepared.directory for prepared in runs if prepared.settings["plots"]]
-    if not processes or not wanted:
-        yield {}
-        return
-    from clrun.results import drawing  # matplotlib takes half a second to import
-
-    with drawing.drawn_ahead(wanted, processes) as ahead:
-        yield ahead
-
-
-@contextmanager
-def others_go_on(outcome: Outcome) -> Iterator[None]:
-    """Do something for a run of a stack; if another process has taken it over, the others have ended all the same."""
-    try:
-        yield
-    except LockLost as error:
-        announce(str(error))
-        outcome.status = RunStatus.TAKEN_OVER
-
-
-def end_runs(runs: Sequence[Prepared], outcomes: Sequence[Outcome], logs: Logs, processes: int) -> None:
-    """Draw the plots of the runs whose tables are written, write summary.csv, and remove their checkpoints.
-
-    A run that is killed before its summary.csv is there continues from its last checkpoint, to the same files.
-    """
-    left = [
-        (run, outcome) for run, outcome in zip(runs, outcomes, strict=True) if outcome.status != RunStatus.TAKEN_OVER
-    ]
-    with plots_ahead([run for run, _ in left], processes) as ahead:
-        for prepared, outcome in left:
-            with others_go_on(outcome):
-                write_plots_and_summary(outcome, prepared.settings["plots"], ahead)
-                logs.end(outcome)
-                if prepared.settings["keep_checkpoint"] is not True:
-                    checkpoint.remove(prepared.directory, prepared.guard)

@@ -7,7 +7,7 @@ from outcomes import outcome
 from PIL import Image
 
 from clrun.results import misjudged
-from clrun.runs.train import write_misjudged
+from clrun.runs.ending import write_misjudged
 
 # tasks learnt, tested task, true, predicted, count, sample
 PAIRS = np.array([[1, 0, 0, 1, 9, 7], [2, 0, 0, 1, 2, 3], [2, 0, 1, 0, 5, 4], [2, 0, 1, 1, 50, 5], [1, 0, 1, 0, 1, 4]])

@@ -14,7 +14,8 @@ import torch
 from clrun.results import drawing
 from clrun.results.reading import UnreadableFile
 from clrun.runs import checkpoint
-from clrun.runs.train import drawing_processes, train_runs, train_stack
+from clrun.runs.ending import drawing_processes
+from clrun.runs.train import train_runs, train_stack
 from clrun.system import locks
 
 SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "plots=false", "strategy=finetune")
