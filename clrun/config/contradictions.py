@@ -177,8 +177,8 @@ def refuse_against_features(values: Mapping[str, Any]) -> None:
         )
     if values["augment"] != "none":
         raise UsageError(
-            f"augment={values['augment']} needs pictures, and with {typed} the network learns from features that are "
-            "computed once; leave augment out."
+            f"augment={format_value(values['augment'])} needs pictures, and with {typed} the network learns from "
+            "features that are computed once; leave augment out."
         )
     if values["split"] == "rotated":
         raise UsageError(

@@ -23,6 +23,9 @@ OVERLAP = 0.5
 MILESTONES = (0.5, 0.75)
 DECAY = 0.1
 
+# Of augment=colour, where it is not typed.
+COLOUR_STRENGTH = 0.4
+
 
 def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[str, Option]) -> dict[str, Any]:
     """Return the values with what follows from other values in place of null."""
@@ -35,7 +38,7 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
     values |= with_stream(values, given) | with_boundaries(values, given)
     if values["epochs"] is None and values["iterations"] is None:
         values["epochs"] = stated_default("epochs", chosen["dataset"])
-    values |= with_schedule(values, given)
+    values |= with_schedule(values, given) | with_augmentation(values, given)
     for key in ("label_smoothing", "predictions", "probe", *({"split.stochastic"} & {*values})):
         values[key] = values[key] or None  # none at all is one run, however it is typed
     if values["data_dir"] is None:
@@ -153,6 +156,32 @@ def with_schedule(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
         made["schedule_milestones"] = sorted(set(MILESTONES if milestones is None else milestones))
         made["schedule_decay"] = DECAY if decay is None else decay
     return made
+
+
+def with_augmentation(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what pictures are augmented by in one spelling, so that one run has one identity: a crop that is followed
+    by a flip is crop_flip, and one name is no list. Raise UsageError for names that contradict each other."""
+    typed = values["augment"]
+    names = [typed] if isinstance(typed, str) else typed
+    single = [part for name in names for part in (("crop", "flip") if name == "crop_flip" else (name,))]
+    twice = [name for name in single if single.count(name) > 1]
+    if twice:
+        raise UsageError(f"augment={format_value(typed)} has {twice[0]} twice; name each once.")
+    if "none" in single and len(single) > 1:
+        raise UsageError(f"augment={format_value(typed)}: none is nothing at all; leave it out of the list.")
+    if "colour" not in single and "colour_strength" in given:
+        raise UsageError("colour_strength belongs to augment=colour; name that too, or leave colour_strength out.")
+    made: list[str] = []
+    for name in single:
+        if name == "flip" and made[-1:] == ["crop"]:
+            made[-1] = "crop_flip"
+        else:
+            made.append(name)
+    strength = COLOUR_STRENGTH if values["colour_strength"] is None else values["colour_strength"]
+    return {
+        "augment": made[0] if len(made) == 1 else made,
+        "colour_strength": strength if "colour" in single else None,
+    }
 
 
 def stated_default(key: str, option: Option) -> Any:

@@ -24,8 +24,9 @@ def refusal(key: str, value: Any, spec: KeySpec) -> str:
 
 def advice(key: str, value: Any, spec: KeySpec) -> str:
     """Return what to type in place of a value; "" if there is nothing to advise."""
-    if spec.type in ("choice", "device"):
-        near = difflib.get_close_matches(str(value), spec.choices or [], 1)
+    if spec.type in ("choice", "names", "device"):
+        wrong = [name for name in value if name not in (spec.choices or [])] if isinstance(value, list) else [value]
+        near = difflib.get_close_matches(str(wrong[0]), spec.choices or [], 1) if wrong else []
         return f"did you mean {near[0]}?" if near else ""
     if spec.type == "classes":
         return quoted_classes(key, value)

@@ -17,18 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clrun.data.augmentation import Augmentation, augmentation_of
 from clrun.data.samples import Samples
-from clrun.data.seeding import DRAWS, STRATEGY_DRAWS
+from clrun.data.seeding import DRAWS, STRATEGY_DRAWS, Purpose
 from clrun.data.tasks import TaskTables
-from clrun.data.transforms import crop_flip, normalisation, turn
+from clrun.data.transforms import normalisation, turn
 from clrun.data.values import Values
 from clrun.system.hashing import GOLDEN, mixed, sample_keys, uniforms
 
 # Pixels that are gathered at once, where a step needs fewer: this many stay in a processor's cache.
 PIXELS_AT_ONCE = 2**17
-
-# The purpose of the numbers that are hashed for samples gathered beside those of a batch.
-COMPANIONS = -1
 
 # The learning rate where there is no schedule, and where no step is taken.
 WHOLE_RATE = torch.ones(())
@@ -122,7 +120,7 @@ class Data:
     tasks: int
     outputs: int
     class_count: int  # classes, where a class counts once in every task that has it
-    augment: bool = False
+    augment: Augmentation | None = None
     smoothing: float = 0.0  # of the labels of every batch that is trained on
     told: bool = True  # whether the strategy is told where tasks begin and end (`boundaries`)
     sharing: int = 1  # runs whose chunks are in the device's memory at the same time: see `share`
@@ -161,8 +159,8 @@ class Data:
         floats = x.is_floating_point()
         if floats:
             x = x.mul_(self.scale).add_(self.shift)
-        if noise is not None:
-            x = crop_flip(x, noise[STRATEGY_DRAWS:])
+        if noise is not None and self.augment is not None:
+            x = self.augment(x, noise[STRATEGY_DRAWS:])
         if tables.permutation.shape[-1]:
             by_channel = x.flatten(2) if x.dim() > 2 else x[:, None]
             order = tables.permutation.index_select(0, t)[:, None].expand(-1, by_channel.shape[1], -1)
@@ -187,7 +185,7 @@ class Data:
 
     def gather(self, tables: TaskTables, index: SampleIndex, context: StepContext, augment: bool = True) -> Batch:
         """Return the samples of a step (B,) as one batch, or of K steps (K, B) as a batch of leaves (K, B, ...)."""
-        noise = context.noise.movedim(-2, 0).flatten(1) if self.augment and augment else None
+        noise = context.noise.movedim(-2, 0).flatten(1) if augment and self.augment is not None else None
         x = self.inputs(tables, index.image.flatten(), index.t.flatten(), noise).unflatten(0, index.rows.shape)
         case = context.horizon * len(tables.active) + index.t
         active = tables.active.flatten(0, 1).index_select(0, case.flatten()).unflatten(0, case.shape)
@@ -230,7 +228,7 @@ class Data:
         mean_weight = batch.mean_weight if weight is None else None
         index = self.index(batch.tables, rows, batch.weight if weight is None else weight, mean_weight)
         if noise is None:
-            noise = companion_noise(batch.noise, rows) if self.augment else batch.noise
+            noise = companion_noise(batch.noise, rows) if self.augment is not None else batch.noise
         context = StepContext(batch.stage, batch.horizon, batch.progress, batch.epoch, noise)
         return self.gather(batch.tables, index, context)
 
@@ -247,7 +245,7 @@ class Data:
 def companion_noise(noise: Tensor, rows: Tensor) -> Tensor:
     """Return the noise (6, B) of samples at these rows (B,) that are gathered beside those of a batch with this noise:
     the strategy's numbers are the same, and those of the augmentation are others."""
-    keys = sample_keys(noise[STRATEGY_DRAWS:], COMPANIONS)
+    keys = sample_keys(noise[STRATEGY_DRAWS:], Purpose.COMPANION)
     drawn = uniforms(mixed(keys * GOLDEN ^ rows.to(torch.int32)), DRAWS - STRATEGY_DRAWS)
     return torch.cat([noise[:STRATEGY_DRAWS], drawn.mT.to(noise)])
 
@@ -288,7 +286,7 @@ def make_data(
     scale, shift = (v.to(device, dtype) for v in normalisation(samples, normalize))
     if len(scale) == 1:
         scale, shift = scale.view(()), shift.view(())
-    augment = settings["augment"] == "crop_flip"
+    augment = augmentation_of(settings["augment"], settings["colour_strength"])
     classes = outputs * tasks if settings["scenario"] == "domain" else outputs
     x = samples.x.to(device, dtype if samples.x.is_floating_point() else samples.x.dtype)
     smoothing = settings["label_smoothing"] or 0.0

@@ -1,12 +1,23 @@
 """Random numbers by purpose: what a run draws for one purpose follows from its seed alone, whatever else is drawn."""
 
 import hashlib
+from enum import IntEnum
 
 import torch
 
 # Uniform numbers for each sample of a step: those for the strategy, then three for the augmentation.
 STRATEGY_DRAWS = 3
 DRAWS = STRATEGY_DRAWS + 3
+
+
+class Purpose(IntEnum):
+    """What numbers are for that are hashed from those of the augmentation: others for each purpose. Those of dropout,
+    which are hashed from all numbers of a sample, are positive."""
+
+    COMPANION = -1  # the augmentation of samples that are gathered beside those of a batch
+    GREYSCALE = -2
+    ERASE = -3
+    COLOUR = -4
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:

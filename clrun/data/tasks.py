@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from clrun.data import arrivals, split
+from clrun.data.augmentation import refuse_without_colours
 from clrun.data.domains import classes_of_domains, split_by_domain
 from clrun.data.samples import Samples, refuse_unless_pictures
 from clrun.data.seeding import generator
 from clrun.data.values import Values
 from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
+from clrun.system.text import format_value
 
 
 class TaskTables(NamedTuple):
@@ -401,7 +403,8 @@ def refuse_other_than_pictures(images: Samples, settings: Values) -> None:
     if settings["split"] == "rotated":
         refuse_unless_pictures(images.shape, "split=rotated", "type split=permuted or split=classes")
     if settings["augment"] != "none":
-        refuse_unless_pictures(images.shape, f"augment={settings['augment']}", "leave augment out")
+        refuse_unless_pictures(images.shape, f"augment={format_value(settings['augment'])}", "leave augment out")
+        refuse_without_colours(images, settings["augment"])
 
 
 def refuse_many_tasks(images: Samples, settings: Values) -> None:

@@ -13,13 +13,28 @@ def crop_flip(x: Tensor, noise: Tensor) -> Tensor:
     Images are padded with black by an eighth of their height, cropped to their size, and flipped left to right in half
     of the cases. noise (3, B), uniform in [0, 1), decides on the row, the column and the flip.
     """
-    height, width = x.shape[-2:]
+    right = torch.arange(x.shape[-1], device=x.device)
+    return cropped(x, noise, torch.where(noise[2][:, None] < 0.5, right, right.flip(0)))
+
+
+def crop(x: Tensor, noise: Tensor) -> Tensor:
+    """Return randomly cropped images (B, C, H, W), as `crop_flip` without its flips."""
+    return cropped(x, noise, torch.arange(x.shape[-1], device=x.device))
+
+
+def flip(x: Tensor, noise: Tensor) -> Tensor:
+    """Return images (B, C, H, W) flipped left to right in half of the cases, as `crop_flip` without its crops."""
+    return torch.where(noise[2][:, None, None, None] < 0.5, x, x.flip(-1))
+
+
+def cropped(x: Tensor, noise: Tensor, columns: Tensor) -> Tensor:
+    """Return images (B, C, H, W) cropped by noise (2 or more, B), with their columns in the order (W,) or (B, W)."""
+    height = x.shape[-2]
     pad = height // 8
     padded = F.pad(x, (pad, pad, pad, pad))
     shift = (noise[:2] * (2 * pad + 1)).long()
     down = torch.arange(height, device=x.device) + shift[0][:, None]
-    right = torch.arange(width, device=x.device)
-    right = torch.where(noise[2][:, None] < 0.5, right, right.flip(0)) + shift[1][:, None]
+    right = columns + shift[1][:, None]
     rows = padded.gather(2, down[:, None, :, None].expand(-1, x.shape[1], -1, padded.shape[-1]))
     return rows.gather(3, right[:, None, None, :].expand(-1, x.shape[1], height, -1))
 

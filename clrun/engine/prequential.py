@@ -22,7 +22,7 @@ def answered_first(strategy: Strategy, current: TrainState, hp: Any, batch: Batc
     """
     with torch.no_grad():
         evaluated = strategy.eval_mode(current.stats)
-        if evaluated.data.augment:
+        if evaluated.data.augment is not None:
             context = StepContext(batch.stage, batch.horizon, batch.progress, batch.epoch, batch.noise)
             batch = evaluated.data.batch(batch.tables, batch.rows, batch.weight, context, augment=False)
         theta = evaluated.deploy(current.evaluated, current.state, hp)

@@ -381,4 +381,4 @@ def data_without_images(tasks: int, outputs: int, shape: Sequence[int]) -> Data:
     """Return data of which only the numbers of tasks and outputs and the shape of an image are known; for a strategy
     that is never trained."""
     nothing = torch.empty(0)
-    return Data(torch.empty(0, *shape), nothing, nothing, nothing, tasks, outputs, outputs * tasks, False)
+    return Data(torch.empty(0, *shape), nothing, nothing, nothing, tasks, outputs, outputs * tasks)

@@ -97,7 +97,7 @@ class GEM(Strategy):
     def noise(self, batch: Batch, task: int, m: int) -> Tensor:
         """Return random numbers (6, m) for the augmentation of m samples of a past task; those of the batch's first
         sample where nothing is augmented."""
-        if not self.data.augment:
+        if self.data.augment is None:
             return batch.noise[:, :1].expand(-1, m)
         seeds = torch.cat([batch.noise[:, 0], batch.noise.new_full((1,), task / self.data.tasks)])
         return uniform(seeds, len(batch.noise) * m).view(-1, m)

@@ -121,7 +121,7 @@ class Replay(Strategy):
         slots, there = self.drawn(memory, batch, noise, walk)
         own = batch.rows if self.replay_batch is None else batch.rows[:1]
         rows = torch.where(memory.offered > 0, memory.rows.index_select(0, slots), own)
-        if there is None and not self.data.augment:
+        if there is None and self.data.augment is None:
             return self.data.recall(rows, batch), slots
         weight = None if there is None else there.to(batch.weight)
         return self.data.recall(rows, batch, weight, self.augmentation(batch, noise, len(rows))), slots

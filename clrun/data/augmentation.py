@@ -1,0 +1,168 @@
+"""Augmentation of a batch of pictures on the device, each picture by random numbers of its own.
+
+Every function takes pictures x (B, C, H, W), bytes or floats, and noise (3, B) uniform in [0, 1), and returns pictures
+of the same shape and type. Cropping and flipping read that noise as it is; where other numbers are needed, they are
+hashed from it. Nothing is drawn here, so that a step gives the same pictures alone, in a stack and in a CUDA graph. For
+given numbers the pictures are those of `torchvision.transforms.v2.functional`, bit by bit on a CPU.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import Tensor
+
+from clrun.data.samples import Samples
+from clrun.data.seeding import Purpose
+from clrun.data.transforms import crop, crop_flip, flip
+from clrun.system.errors import UsageError
+from clrun.system.hashing import sample_keys, uniforms
+from clrun.system.text import format_value
+
+# Share of the pictures that become grey: the default of torchvision's RandomGrayscale.
+GREY_SHARE = 0.1
+
+# Of torchvision's RandomErasing, its defaults: the share of the pictures of which a rectangle is erased, the area of
+# the rectangle as a part of the picture, and its height over its width.
+ERASED_SHARE = 0.5
+ERASED_AREA = (0.02, 0.33)
+ERASED_RATIO = (0.3, 3.3)
+
+# Brightness of red, green and blue, as torchvision has them (ITU-R BT.601 in four digits).
+RED, GREEN, BLUE = 0.2989, 0.587, 0.114
+
+# What works on red, green and blue.
+OF_COLOURS = ("greyscale", "colour")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to every picture that is trained on, one after the other.
+
+    names are of `crop`, `flip`, `crop_flip`, `greyscale`, `erase` and `colour`. The factors of brightness, contrast and
+    saturation are within `colour_strength` of 1.
+    """
+
+    names: Sequence[str]
+    colour_strength: float
+
+    def __call__(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Return the pictures x (B, C, H, W) augmented by noise (3, B)."""
+        named: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "crop": crop,
+            "flip": flip,
+            "crop_flip": crop_flip,
+            "greyscale": greyscale,
+            "erase": erase,
+            "colour": self.colour,
+        }
+        for name in self.names:
+            x = named[name](x, noise)
+        return x
+
+    def colour(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Return pictures with another brightness, contrast and saturation, changed in this order."""
+        brightness, contrast, saturation = self.colour_factors(noise).unbind(1)
+        return with_saturation(with_contrast(with_brightness(x, brightness), contrast), saturation)
+
+    def colour_factors(self, noise: Tensor) -> Tensor:
+        """Return the factors (B, 3) of brightness, contrast and saturation."""
+        return 1 + self.colour_strength * (2 * uniforms(sample_keys(noise, Purpose.COLOUR), 3) - 1)
+
+
+def augmentation_of(names: str | Sequence[str], colour_strength: float | None) -> Augmentation | None:
+    """Return what the settings `augment` and `colour_strength` name; None for nothing."""
+    if names == "none":
+        return None
+    return Augmentation([names] if isinstance(names, str) else names, colour_strength or 0.0)
+
+
+def refuse_without_colours(images: Samples, augment: str | Sequence[str]) -> None:
+    """Raise UsageError where pictures have no red, green and blue and `augment` names what works on them."""
+    names = [augment] if isinstance(augment, str) else augment
+    wanted = [name for name in names if name in OF_COLOURS]
+    if not wanted or (images.shape[0] == 3 and images.x.dtype == torch.uint8):
+        return
+    has = f"have {images.shape[0]}" if images.shape[0] != 3 else "are floats"
+    raise UsageError(
+        f"augment={format_value(augment)}: {wanted[0]} needs pictures of bytes with three channels (red, green and "
+        f"blue), and those of this data set {has}; leave {' and '.join(wanted)} out."
+    )
+
+
+# ---------------------------------------------------------------- grey pictures and rectangles
+
+
+def brightness_of(x: Tensor) -> Tensor:
+    """Return the brightness (B, 1, H, W) float32 of pictures of bytes (B, 3, H, W)."""
+    red, green, blue = x.unbind(-3)
+    return red.mul(RED).add(green, alpha=GREEN).add(blue, alpha=BLUE).unsqueeze(-3)
+
+
+def greyscale(x: Tensor, noise: Tensor) -> Tensor:
+    """Return pictures of which a tenth are grey."""
+    drawn = uniforms(sample_keys(noise, Purpose.GREYSCALE), 1)[:, :, None, None]
+    return torch.where(drawn < GREY_SHARE, brightness_of(x).to(x.dtype), x)
+
+
+def erase(x: Tensor, noise: Tensor) -> Tensor:
+    """Return pictures of which half have a rectangle of zeros: black, or the mean of normalised floats."""
+    height, width = x.shape[-2:]
+    drawn, top, left, high, wide = rectangles(noise, height, width).unbind(1)
+    rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    in_rows = (rows >= top[:, None]) & (rows < (top + high)[:, None])
+    in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])
+    erased = in_rows[:, :, None] & in_columns[:, None] & (drawn > 0)[:, None, None]
+    return x.masked_fill(erased[:, None], 0)
+
+
+def rectangles(noise: Tensor, height: int, width: int) -> Tensor:
+    """Return for each picture whether a rectangle is erased (1 or 0), its top, its left, its height and its width, in
+    pixels: (B, 5) int64.
+
+    The area is uniform and the ratio of the sides log-uniform. A rectangle that would be as high or as wide as the
+    picture, of which torchvision draws another, is one pixel smaller than that.
+    """
+    share, area, ratio, down, right = uniforms(sample_keys(noise, Purpose.ERASE), 5).unbind(1)
+    area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area)
+    shortest, longest = log(ERASED_RATIO[0]), log(ERASED_RATIO[1])
+    ratio = (shortest + (longest - shortest) * ratio).exp()
+    high = (area * ratio).sqrt().round().clamp(max=height - 1)
+    wide = (area / ratio).sqrt().round().clamp(max=width - 1)
+    top, left = (down * (height - high + 1)).floor(), (right * (width - wide + 1)).floor()
+    return torch.stack([(share < ERASED_SHARE).to(area), top, left, high, wide], 1).long()
+
+
+# ---------------------------------------------------------------- colours, of pictures of bytes
+
+
+def with_brightness(x: Tensor, factor: Tensor) -> Tensor:
+    """Return pictures of bytes (B, 3, H, W) brighter by factor (B,), as torchvision's `adjust_brightness`."""
+    return as_bytes(x.mul(factor[:, None, None, None]))
+
+
+def with_contrast(x: Tensor, factor: Tensor) -> Tensor:
+    """Return pictures of bytes (B, 3, H, W) with their contrast times factor (B,), as torchvision's `adjust_contrast`:
+    away from their mean brightness, or towards it."""
+    height, width = x.shape[-2:]
+    brightness = brightness_of(x).floor()
+    total = brightness.sum((-3, -2, -1), keepdim=True, dtype=torch.float64)  # exact, so the same in any order
+    return blended(x, total.float() / (height * width), factor)
+
+
+def with_saturation(x: Tensor, factor: Tensor) -> Tensor:
+    """Return pictures of bytes (B, 3, H, W) with their saturation times factor (B,), as torchvision's
+    `adjust_saturation`: away from grey, or towards it."""
+    return blended(x, brightness_of(x).floor(), factor)
+
+
+def blended(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """Return factor * x + (1 - factor) * other as bytes (B, 3, H, W), with factor (B,)."""
+    factor = factor[:, None, None, None]
+    return as_bytes(torch.addcmul(x.mul(factor), other, 1 - factor))
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """Return x as whole numbers from 0 to 255, rounded towards zero."""
+    return x.clamp(0, 255).to(torch.uint8)
