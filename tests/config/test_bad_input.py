@@ -533,8 +533,13 @@ def test_a_device_that_is_not_there_is_refused(device, cards, said):
 
 
 def test_cards_that_are_there_are_not_refused():
-    for device in ("cuda", "cuda:0", "cuda:1"):
-        contradictions.refuse_device({"device": device, "precision": "tf32"}, MadeUpCards(0, 0))
+    refused_devices = []
+    for device in ("cuda", "cuda:0", "cuda:1", "cuda:2"):
+        try:
+            contradictions.refuse_device({"device": device, "precision": "tf32"}, MadeUpCards(0, 0))
+        except UsageError:
+            refused_devices.append(device)
+    assert refused_devices == ["cuda:2"]
 
 
 def test_a_device_by_another_name_is_refused(clrun):
