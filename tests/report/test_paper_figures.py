@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from test_report import by_hand
+from results_by_hand import by_hand
 
 from clrun.report import figures, paper_figures
 from clrun.report.intervals import Statistic
