@@ -78,10 +78,15 @@ def augmentation_of(names: str | Sequence[str], colour_strength: float | None) -
     return Augmentation([names] if isinstance(names, str) else names, colour_strength or 0.0)
 
 
+def of_colours(augment: str | Sequence[str]) -> list[str]:
+    """Return what the setting `augment` names that works on red, green and blue."""
+    names = [augment] if isinstance(augment, str) else augment
+    return [name for name in names if name in OF_COLOURS]
+
+
 def refuse_without_colours(images: Samples, augment: str | Sequence[str]) -> None:
     """Raise UsageError where pictures have no red, green and blue and `augment` names what works on them."""
-    names = [augment] if isinstance(augment, str) else augment
-    wanted = [name for name in names if name in OF_COLOURS]
+    wanted = of_colours(augment)
     if not wanted or (images.shape[0] == 3 and images.x.dtype == torch.uint8):
         return
     has = f"have {images.shape[0]}" if images.shape[0] != 3 else "are floats"
@@ -97,7 +102,7 @@ def refuse_without_colours(images: Samples, augment: str | Sequence[str]) -> Non
 def brightness_of(x: Tensor) -> Tensor:
     """Return the brightness (B, 1, H, W) float32 of pictures of bytes (B, 3, H, W)."""
     red, green, blue = x.unbind(-3)
-    return red.mul(RED).add(green, alpha=GREEN).add(blue, alpha=BLUE).unsqueeze(-3)
+    return red.mul(RED).add_(green, alpha=GREEN).add_(blue, alpha=BLUE).unsqueeze(-3)
 
 
 def greyscale(x: Tensor, noise: Tensor) -> Tensor:
@@ -146,7 +151,7 @@ def with_contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Return pictures of bytes (B, 3, H, W) with their contrast times factor (B,), as torchvision's `adjust_contrast`:
     away from their mean brightness, or towards it."""
     height, width = x.shape[-2:]
-    brightness = brightness_of(x).floor()
+    brightness = brightness_of(x).floor_()
     total = brightness.sum((-3, -2, -1), keepdim=True, dtype=torch.float64)  # exact, so the same in any order
     return blended(x, total.float() / (height * width), factor)
 
@@ -154,7 +159,7 @@ def with_contrast(x: Tensor, factor: Tensor) -> Tensor:
 def with_saturation(x: Tensor, factor: Tensor) -> Tensor:
     """Return pictures of bytes (B, 3, H, W) with their saturation times factor (B,), as torchvision's
     `adjust_saturation`: away from grey, or towards it."""
-    return blended(x, brightness_of(x).floor(), factor)
+    return blended(x, brightness_of(x).floor_(), factor)
 
 
 def blended(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:

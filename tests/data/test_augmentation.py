@@ -1,6 +1,7 @@
 """Augmentation: for given numbers the pictures of torchvision, and numbers that are uniform and a sample's own."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -123,12 +124,15 @@ def test_shape_and_type_stay_and_so_does_what_is_given(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_does_not_depend_on_those_beside_it(name):
-    """Also where runs of a stack are augmented at once."""
+    """Also where runs of a stack are augmented at once, for which no operation is called run by run: PyTorch warns of
+    one that would be."""
     x, noise, augment = pictures(24), noise_of(24), Augmentation([name], 0.4)
     whole = augment(x, noise)
     assert torch.equal(whole, torch.cat([augment(x[i : i + 5], noise[:, i : i + 5]) for i in range(0, 24, 5)]))
     runs, of_runs = x.view(3, 8, *x.shape[1:]), noise.view(3, 3, 8).movedim(1, 0)
-    assert torch.equal(torch.vmap(augment)(runs, of_runs), whole.view_as(runs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(torch.vmap(augment)(runs, of_runs), whole.view_as(runs))
 
 
 def test_rectangles_have_the_sizes_that_are_documented():
