@@ -17,7 +17,7 @@ from clrun.engine.vectorize import PER_RUN, SHARED, Vectorizer
 from clrun.strategy import BARRED, Strategy
 
 CHUNK_SAMPLES = 1024  # of a forward pass; on a GPU, those of all runs of a stack together, but LEAST of each
-LEAST = 32
+LEAST = 256
 
 BINS = 15  # of equal width, for calibration; as in Guo et al. 2017
 

@@ -66,13 +66,14 @@ def write_progress_if_due(outcomes: Sequence[Outcome], clock: Callable[[], float
     due = max((outcome.written_at for outcome in outcomes), default=math.inf) + max(
         SECONDS_BETWEEN_WRITES, sum(outcome.writing_seconds for outcome in outcomes) / WRITING_SHARE
     )
-    if clock() < due:
+    now = clock()
+    if now < due:
         return
     for outcome in outcomes:
-        began = clock()
+        began = now
         write_progress(outcome)
-        outcome.written_at = clock()
-        outcome.writing_seconds = outcome.written_at - began
+        outcome.written_at = now = clock()
+        outcome.writing_seconds = now - began
 
 
 def write_progress(outcome: Outcome) -> None:

@@ -24,7 +24,7 @@ from clrun.system.locks import LockLost
 from clrun.system.messages import announce
 
 RUNS_OF_A_DRAWER = 4  # at least, whose plots one process draws
-MOST_DRAWERS = 8  # processes that draw plots at the same time
+MOST_DRAWERS = 16  # processes that draw plots at the same time
 
 
 def confusion_matrices(

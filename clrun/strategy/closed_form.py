@@ -165,5 +165,7 @@ def solved(matrix: Tensor, right: Tensor) -> Tensor:
     the other runs must not notice.
     """
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    solution = torch.cholesky_solve(right, factor)
+    # Two triangular systems: torch.cholesky_solve of several matrices cannot be captured as a CUDA graph.
+    forward = torch.linalg.solve_triangular(factor, right, upper=False)
+    solution = torch.linalg.solve_triangular(factor.mT, forward, upper=True)
     return torch.where((failed == 0)[..., None, None], solution, torch.nan)

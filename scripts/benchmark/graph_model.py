@@ -29,6 +29,7 @@ from clrun.engine.stack import Stack
 from clrun.engine.step import StepKind
 from clrun.runs.build import build
 from clrun.runs.prepare import prepare
+from clrun.runs.prepared import Prepared
 
 # Seconds: of a node of a graph that waits for the one before, and what a kernel takes beside its bytes.
 NODE, KERNEL = 2.2e-6, 1.5e-6
@@ -138,27 +139,36 @@ def cost(operations: Sequence[Operation], theta_bytes: int, scale: float = 1, al
 
 
 def w1(
-    folder: str, strategy: str, seeds: Sequence[int], ragged: bool, widths: str, device: str = "cpu",
-    classes: int = 10, typed: Sequence[str] = (),
-) -> Stack:  # fmt: skip
-    """Return the stack of W1 with one epoch a task; even: every task has equally many samples. typed: more settings."""
+    folder: str, strategy: str, seeds: Sequence[int], ragged: bool, network: Sequence[str], device: str = "cpu",
+    classes: int = 10, shape: tuple[int, int, int] = (1, 28, 28), typed: Sequence[str] = (),
+) -> list[Prepared]:  # fmt: skip
+    """Return runs of W1 with one epoch a task, which make one stack; even: every task has equally many samples.
+
+    network: the settings that say which. typed: more settings. shape: of the pictures.
+    """
     overrides = [
-        "dataset=arrays", f"dataset.file={pictures(folder, ragged, classes)}", "split=classes", f"tasks={classes // 2}",
-        "scenario=task", "optimizer=adam", "lr=0.001", "batch_size=128", f"model.widths=[{widths}]", "epochs=1",
-        f"strategy={strategy}", *STRATEGIES.get(strategy, ()), f"outputs={folder}", f"device={device}", *typed,
+        "dataset=arrays", f"dataset.file={pictures(folder, ragged, classes, shape)}", "split=classes",
+        f"tasks={classes // 2}", "scenario=task", "optimizer=adam", "lr=0.001", "batch_size=128", "epochs=1",
+        *network, f"strategy={strategy}", *STRATEGIES.get(strategy, ()), f"outputs={folder}", f"device={device}",
+        *typed,
     ]  # fmt: skip
-    return build([prepare(composition.compose(*overrides, f"seed={seed}")) for seed in seeds])
+    return [prepare(composition.compose(*overrides, f"seed={seed}")) for seed in seeds]
 
 
-def pictures(folder: str, ragged: bool, classes: int) -> str:
-    """Write random pictures of MNIST's size, more of some classes than of others if `ragged`; return their file."""
-    path = Path(folder) / f"pictures_{ragged}_{classes}.npz"
+def widths_of(widths: str) -> tuple[str]:
+    """Return the setting of hidden layers of these widths."""
+    return (f"model.widths=[{widths}]",)
+
+
+def pictures(folder: str, ragged: bool, classes: int, shape: tuple[int, int, int]) -> str:
+    """Write random pictures of a shape, more of some classes than of others if `ragged`; return their file."""
+    path = Path(folder) / f"pictures_{ragged}_{classes}_{shape[-1]}.npz"
     if not path.exists():
         import numpy as np
 
         random = np.random.default_rng(0)
         y = np.repeat(np.arange(classes), [520 + 150 * ragged * c for c in range(classes)])
-        x = random.integers(0, 256, (len(y), 1, 28, 28), dtype=np.uint8)
+        x = random.integers(0, 256, (len(y), *shape), dtype=np.uint8)
         np.savez(path, x_train=x, y_train=y, x_test=x[::50], y_test=y[::50])
     return str(path)
 
@@ -177,7 +187,8 @@ def rows(names: Sequence[str], runs: int, few: int, widths: str) -> Iterator[tup
         for name in names:
             for shape in ("alone", "even", "ragged"):
                 alone = shape == "alone"
-                stack = w1(folder, name, range(1 if alone else few), shape == "ragged", widths)
+                runs = w1(folder, name, range(1 if alone else few), shape == "ragged", widths_of(widths))
+                stack = build(runs)
                 size, scale = 4 * stack.initialize().theta.numel(), 1 if alone else runs / few
                 kinds = captured(stack).items()
                 yield name, shape, {kind: cost(operations, size, scale, alone) for kind, operations in kinds}

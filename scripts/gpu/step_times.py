@@ -27,6 +27,8 @@ from bench import commit, hardware
 from benchmark.emulation import EmulatedCapture
 from benchmark.graph_model import MASKED, MONITORED, PLAIN, STRATEGIES, w1
 
+from clrun.runs.build import build
+from clrun.runs.train import prepare_torch
 from clrun.system.paths import CONF
 
 BURST, BURSTS = 64, 15  # steps, and how often
@@ -38,27 +40,31 @@ class Case(NamedTuple):
 
     strategy: str
     runs: int
-    widths: str = "400,400"
+    network: str = "model.widths=[400,400]"
     ragged: bool = False
     typed: tuple[str, ...] = ()
     classes: int = 10
 
 
 def cases() -> Iterator[Case]:
-    """The strategies of the model's table, then settings and sizes for EWC, then all other strategies."""
+    """The strategies of the model's table, then settings and sizes, then convolutions, then all other strategies, compiled steps."""
     for strategy in STRATEGIES:
         yield from (Case(strategy, 1), Case(strategy, 64), Case(strategy, 64, ragged=True))
     for runs in (8, 256):
         yield Case("ewc", runs)
     for strategy in ("finetune", "ewc", "er"):
-        yield from (Case(strategy, runs, "100,100") for runs in (1, 64, 256))
+        yield from (Case(strategy, runs, "model.widths=[100,100]") for runs in (1, 64, 256))
     for typed in ("precision=tf32", "precision=bfloat16", "deterministic=true"):
         yield from (Case("ewc", runs, typed=(typed,)) for runs in (1, 64))
     for typed in ((), ("precision=tf32",)):
         yield Case("ewc", 64, typed=typed, classes=12)
-    yield from (Case("ewc", runs, typed=("compile=true",)) for runs in (1, 64))
+    for network in ("model=cnn model.width=16", "model=resnet18 model.width=64 model.norm=batch"):
+        for typed in ((), ("precision=tf32",), ("precision=bfloat16",)):
+            yield from (Case("finetune", runs, network, typed=typed) for runs in (1, 8))
+    yield Case("finetune", 64, "model=cnn model.width=16")
     names = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
     yield from (Case(name, runs) for name in names if name not in STRATEGIES for runs in (1, 8))
+    yield from (Case("ewc", runs, typed=("compile=true",)) for runs in (1, 64))
 
 
 def bursts(replay: Callable[[], None], restart: Callable[[], Any], device: str) -> list[float]:
@@ -87,8 +93,11 @@ def timed(case: Case, device: str, folder: str) -> Iterator[dict[str, Any]]:
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    stack = w1(folder, case.strategy, range(case.runs), case.ragged, case.widths, device, case.classes, case.typed)
-    stack = replace(stack, use_graph=True, capture=EmulatedCapture() if device == "cpu" else None)
+    shape = (1, 28, 28) if "widths" in case.network else (3, 32, 32)
+    more = case.ragged, case.network.split(), device, case.classes, shape, case.typed
+    runs = w1(folder, case.strategy, range(case.runs), *more)
+    prepare_torch(runs[0].settings)
+    stack = replace(build(runs), use_graph=True, capture=EmulatedCapture() if device == "cpu" else None)
     current = stack.initialize()
     for stage in range(2):
         began = time.perf_counter()
@@ -133,7 +142,7 @@ def main() -> None:
         print(
             rows[-1]["strategy"],
             one.runs,
-            one.widths,
+            one.network,
             told["typed"],
             rows[-1]["kind"],
             rows[-1].get("microseconds"),
