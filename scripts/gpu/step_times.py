@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """The strategies of the model's table, then settings and sizes, then convolutions, then all other strategies, compiled steps."""
+    """Yield the strategies of the model's table, then settings, sizes, convolutions, other strategies, compiled steps."""
     for strategy in STRATEGIES:
         yield from (Case(strategy, 1), Case(strategy, 64), Case(strategy, 64, ragged=True))
     for runs in (8, 256):
