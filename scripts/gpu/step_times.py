@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    """Yield the strategies of the model's table, then settings, sizes, convolutions, other strategies, compiled ones."""
+    """Yield strategies of the model's table, then settings, sizes, convolutions, other strategies, compiled ones."""
     for strategy in STRATEGIES:
         yield from (Case(strategy, 1), Case(strategy, 64), Case(strategy, 64, ragged=True))
     for runs in (8, 256):
