@@ -78,6 +78,11 @@ def fused_rate(lr: Tensor) -> Tensor:
     return lr.float() if lr.is_cuda else lr
 
 
+def dense(g: Pieces) -> list[Tensor]:
+    """Return gradients as PyTorch's fused kernels take them: on CUDA, each number has memory of its own."""
+    return [v.contiguous() for v in g]
+
+
 def of_group(group: Sequence[int], v: Tensor) -> list[Tensor]:
     """Return the values of a group's runs out of those of all, (R, ...)."""
     return [v[r] for r in group]
@@ -112,8 +117,8 @@ class SGD(Optimizer):
 
         def step(g: Pieces, lr: Tensor) -> None:
             torch._fused_sgd_(
-                parameters, g, velocity, weight_decay=self.weight_decay, momentum=self.momentum, lr=fused_rate(lr),
-                dampening=0.0, nesterov=self.nesterov, maximize=False, is_first_step=False,
+                parameters, dense(g), velocity, weight_decay=self.weight_decay, momentum=self.momentum,
+                lr=fused_rate(lr), dampening=0.0, nesterov=self.nesterov, maximize=False, is_first_step=False,
             )  # fmt: skip
 
         return step
@@ -123,7 +128,7 @@ class SGD(Optimizer):
             for group in equal_rates:
                 velocity = of_group(group, state.velocity) if self.momentum else []
                 torch._fused_sgd_(
-                    of_group(group, theta), of_group(group, g[0]), velocity, weight_decay=self.weight_decay,
+                    of_group(group, theta), dense(of_group(group, g[0])), velocity, weight_decay=self.weight_decay,
                     momentum=self.momentum, lr=fused_rate(lr[group[0]]), dampening=0.0, nesterov=self.nesterov,
                     maximize=False, is_first_step=False,
                 )  # fmt: skip
@@ -175,7 +180,7 @@ class Adam(Optimizer):
         def step(g: Pieces, lr: Tensor) -> None:
             state.n.add_(1)
             kernel(
-                parameters, g, m, v, [], counters, lr=fused_rate(lr), beta1=self.b1, beta2=self.b2, eps=self.eps,
+                parameters, dense(g), m, v, [], counters, lr=fused_rate(lr), beta1=self.b1, beta2=self.b2, eps=self.eps,
                 weight_decay=self.weight_decay, amsgrad=False, maximize=False,
             )  # fmt: skip
 
@@ -187,7 +192,7 @@ class Adam(Optimizer):
         def step(g: Pieces, lr: Tensor) -> None:
             state.n.add_(1)
             for group in equal_rates:
-                parameters, gradients = of_group(group, theta), of_group(group, g[0])
+                parameters, gradients = of_group(group, theta), dense(of_group(group, g[0]))
                 m, v, counters = (of_group(group, values) for values in state)
                 kernel(
                     parameters, gradients, m, v, [], counters, lr=fused_rate(lr[group[0]]), beta1=self.b1,

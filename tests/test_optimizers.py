@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.optimizers import SGD, Adam, AdamW, Optimizer
@@ -77,3 +78,29 @@ def test_an_optimizer_that_states_only_its_equation_has_a_step_in_place():
     move = Sign().in_place(theta, state, lambda v: list(v.split([1, 2])))
     move([torch.tensor([1.0]), torch.tensor([-2.0, 0.0])], torch.tensor(0.5))
     assert theta.tolist() == [-0.5, 0.5, 0.0] and state[0] == 1
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["alone", "stack"])
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_get_what_a_card_demands(case, stacked, monkeypatch):
+    """On CUDA, a rate in float32 whatever theta is in, and gradients of which each number has memory of its own."""
+    seen = []
+
+    def noted(kernel):
+        def call(parameters, gradients, *more, lr, **options):
+            seen.append((lr.dtype, [v.is_contiguous() for v in gradients]))
+
+        return call
+
+    for name in ("_fused_sgd_", "_fused_adam_", "_fused_adamw_"):
+        monkeypatch.setattr(torch, name, noted(name))
+    ours, shape = CASES[case][0], (2, 5) if stacked else (5,)
+    with FakeTensorMode():
+        theta = torch.zeros(shape, dtype=torch.float64, device="cuda")
+        one_number = torch.ones((), dtype=torch.float64, device="cuda").expand(shape)
+        rate = torch.ones(shape[:-1], dtype=torch.float64, device="cuda")
+        if stacked:
+            ours.in_place_stack(theta, torch.vmap(ours.init)(theta), [[0], [1]])([one_number], rate)
+        else:
+            ours.in_place(theta, ours.init(theta), lambda v: [v])([one_number], rate)
+    assert seen == [(torch.float32, [True])] * (2 if stacked else 1)

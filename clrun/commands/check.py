@@ -137,7 +137,7 @@ class Checks:
 
         from clrun.runs.build import build
 
-        return build([self.prepared(*own) for own in runs], torch.float64)
+        return build([self.prepared(*own) for own in runs], torch.float64, device=torch.device("cpu"))
 
     # ------------------------------------------------------------ scenarios
 
