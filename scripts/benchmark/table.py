@@ -198,14 +198,19 @@ def started(rows: pd.DataFrame) -> str:
 
 
 def stacks(rows: pd.DataFrame) -> str:
-    """On a GPU."""
+    """On a GPU: many runs as a stack and one after another, and ResNet-18."""
     if rows.empty:
         return ""
+    named = {"stack": "W1", "sweep": "W1", "resnet": "ResNet-18"}
     body = [
-        [r.contender, r.phase, f"{int(r.count)}", seconds(r.wall_seconds), f"{percent(r.accuracy)}", r.note or ""]
-        for r in rows.fillna({"note": "", "accuracy": float("nan")}).itertuples()
-    ]
-    return markdown(["", "what", "runs", "wall time", "accuracy", "how"], body)
+        [
+            f"{named[r.workload]}, {r.contender}", r.phase, f"{int(r.count)}", seconds(r.wall_seconds),
+            "" if pd.isna(r.accuracy) else percent(r.accuracy),
+            "" if pd.isna(r.memory_mb) else f"{r.memory_mb:.0f} MB", r.note or "",
+        ]
+        for r in rows.fillna({"note": ""}).itertuples()
+    ]  # fmt: skip
+    return markdown(["", "what", "runs, or steps", "wall time", "accuracy", "peak memory", "how"], body)
 
 
 # ---------------------------------------------------------------- into the page

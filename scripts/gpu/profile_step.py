@@ -2,8 +2,8 @@
 
     python scripts/gpu/profile_step.py --device cuda --out FOLDER [--runs 64]
 
-FOLDER gets kernels.csv (name, calls, microseconds a step), trace.json.gz for chrome://tracing, and summary.txt. The
-steps are taken without a graph, whose kernels are the same, so that each one has its name.
+FOLDER gets kernels.csv (name, calls, microseconds a step), trace.json.gz for chrome://tracing, and summary.txt. What is
+profiled are replays of the graph of a step of the second task, without what is done at monitored steps.
 """
 
 import argparse
@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pandas as pd
 import torch
 from benchmark.data import Shelf
+from benchmark.emulation import EmulatedCapture
+from benchmark.graph_model import PLAIN
 from benchmark.measure import told
 from benchmark.workloads import SINGLE
 
@@ -24,7 +26,7 @@ from clrun.config import composition
 from clrun.runs.build import build
 from clrun.runs.prepare import prepare
 
-STEPS = 10  # that are profiled, after as many that are not
+STEPS = 10  # that are profiled
 
 
 def stack_of(device: str, runs: int, folder: Path, quick: bool):
@@ -44,14 +46,18 @@ def main() -> None:
     asked = flags.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="clrun-profile-") as folder:
-        stack = replace(
-            stack_of(asked.device, 4 if asked.quick else asked.runs, Path(folder), asked.quick), use_graph=False
-        )
-        current, _ = stack.train(stack.initialize(), stack.new_stage(0))
+        stack = stack_of(asked.device, 4 if asked.quick else asked.runs, Path(folder), asked.quick)
+        capture = EmulatedCapture() if asked.device == "cpu" else None
+        stack = replace(stack, use_graph=True, capture=capture)
+        current, _ = stack.learn(stack.initialize(), 0)
+        stack.train(current, stack.new_stage(1))
+        (stepper,) = stack.graph_steppers.values()
+        stepper.position.zero_()
         kinds = [torch.profiler.ProfilerActivity.CPU]
         kinds += [torch.profiler.ProfilerActivity.CUDA] if asked.device == "cuda" else []
         with torch.profiler.profile(activities=kinds, record_shapes=True) as profile:
-            stack.train(current, stack.new_stage(1))
+            for _ in range(STEPS):
+                stepper.replays[PLAIN]()
             if asked.device == "cuda":
                 torch.cuda.synchronize()
     asked.out.mkdir(parents=True, exist_ok=True)
