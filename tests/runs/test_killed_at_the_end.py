@@ -90,17 +90,47 @@ def test_a_lock_of_a_living_process_stays(clrun, neighbour):
 PLOTTED = ("strategy=finetune", "model.widths=[8]", "tasks=2", "iterations=5", "device=cpu")
 
 
+def files(runs):
+    """The files of runs, but for those that say how long it took."""
+    tables = {"summary.csv", "costs.csv"}
+    return [
+        {path.name: path.read_bytes() for path in run.directory.iterdir() if path.name not in tables} for run in runs
+    ]
+
+
+KILLED_WHILE_DRAWING = """
+import os, signal, sys
+from functools import partial
+from clrun.config.composition import compose
+from clrun.results import drawing
+from clrun.runs.prepare import prepare
+from clrun.runs.train import train_runs, train_stack
+
+drawing.wait_for = lambda processes: os.kill(os.getpid(), signal.SIGKILL)
+runs = [prepare(compose(*sys.argv[1:], f"seed={seed}", "rerun=true")) for seed in range(2)]
+train_runs(runs, quiet=True, trainer=partial(train_stack, drawers=lambda device, runs: 2))
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_other_processes_draw_plots(prepared_of, tmp_path):
+    """The same files come from training again after SIGKILL, whatever the orphans still do."""
+    runs = [prepared_of(*PLOTTED, f"seed={seed}", "rerun=true") for seed in range(2)]
+    train_runs(runs, quiet=True)
+    expected = files(runs)
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    line = [sys.executable, "-c", KILLED_WHILE_DRAWING, *PLOTTED, f"outputs={tmp_path}"]
+    assert subprocess.run(line, env=environment).returncode == -9
+    assert all((run.directory / checkpoint.NAME).is_file() for run in runs)
+    train_runs(runs, quiet=True)
+    assert files(runs) == expected
+
+
 @pytest.mark.slow
 def test_plots_that_other_processes_have_drawn(prepared_of):
     """A stack whose plots are drawn by two processes, interrupted before they were started, and continued: the files
     are those of runs whose plots are drawn in this process."""
-
-    def files(runs):
-        tables = {"summary.csv", "costs.csv"}  # with the times
-        return [
-            {path.name: path.read_bytes() for path in run.directory.iterdir() if path.name not in tables}
-            for run in runs
-        ]
 
     def interrupted(device, runs):
         raise KeyboardInterrupt
