@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import CPU, python_path
 
 from clrun.commands import console, predict, run
 from clrun.config import composition
@@ -19,7 +20,7 @@ from clrun.engine.stack import Stack
 from clrun.runs import prepare
 from clrun.runs.build import build
 from clrun.runs.prepared import Prepared
-from clrun.system.paths import CONF, PACKAGE
+from clrun.system.paths import CONF
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 SCENARIOS = ("task", "domain", "class")
@@ -73,7 +74,8 @@ SMALL = {
 
 @pytest.fixture
 def stack_of(prepared_of) -> Callable[..., Stack]:
-    """stack_of("strategy=ewc", seeds=[0, 1]) -> an engine stack in float64, small enough for a test.
+    """stack_of("strategy=ewc", seeds=[0, 1]) -> an engine stack in float64, small enough for a test, on the CPU: a test
+    compares it with tensors of its own.
 
     strategy: a class to train with in place of the one of the settings, such as a broken subclass.
     """
@@ -87,7 +89,7 @@ def stack_of(prepared_of) -> Callable[..., Stack]:
         prepared = [prepared_of(*overrides, *small, *budget, *own) for own in runs]
         if strategy is not None:
             prepared = [replace(run, strategy=strategy) for run in prepared]
-        return build(prepared, dtype)
+        return build(prepared, dtype, device=CPU)
 
     return stack
 
@@ -99,7 +101,7 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("MPLCONFIGDIR", os.path.expanduser("~/.cache/matplotlib"))  # its list of fonts takes seconds
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))  # for processes, in a bare checkout
+    monkeypatch.setenv("PYTHONPATH", python_path())  # for processes, in a bare checkout
     for name in ("CLRUN_DATA_DIR", "XDG_CACHE_HOME", "HYDRA_FULL_ERROR", "COMP_LINE"):
         monkeypatch.delenv(name, raising=False)
 

@@ -1,6 +1,7 @@
 """What several test files share: independent statements of a network and of a memory."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,6 +15,16 @@ from torch import nn
 from clrun.data.batches import StepContext
 from clrun.strategy import Memory
 from clrun.system import locks
+from clrun.system.paths import PACKAGE
+
+CPU = torch.device("cpu")
+
+
+def python_path(*folders: Path) -> str:
+    """Return PYTHONPATH for a child process: these folders, by default this checkout, and then what is there already,
+    as a machine may have clrun's dependencies in a folder that PYTHONPATH alone names."""
+    mine = [str(folder) for folder in folders or (PACKAGE.parent,)]
+    return os.pathsep.join([*mine, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def module_of(net, theta):

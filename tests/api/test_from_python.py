@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import python_path
 from matplotlib.figure import Figure
 
 import clrun
@@ -29,7 +30,7 @@ NOTEBOOKS = sorted((PACKAGE.parent / "examples").glob("*.ipynb"))
 
 
 def python(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    environment = dict(os.environ) | {"PYTHONPATH": str(PACKAGE.parent)}
+    environment = dict(os.environ) | {"PYTHONPATH": python_path()}
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -172,7 +173,7 @@ running.hand_on(subprocess.Popen([sys.executable, "-X", "utf8", "-c", code], **o
 )
 def test_training_goes_on_where_nothing_can_be_printed(tmp_path, sink, said):
     (tmp_path / "script.py").write_text(PRINTED)
-    environment = dict(os.environ) | {"PYTHONPATH": str(PACKAGE.parent)}
+    environment = dict(os.environ) | {"PYTHONPATH": python_path()}
     line = f"{sys.executable} script.py {sink}"
     done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (tmp_path / "end").exists() and said in done.stderr and "Traceback" not in done.stderr

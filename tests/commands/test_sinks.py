@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import slow_but
+from helpers import python_path, slow_but
 from PIL import Image
-
-from clrun.system.paths import PACKAGE
 
 CLASSES = ("Müller", "猫", "a", "b")
 DATA = ("dataset=image_folder", "dataset.root=pictures", "dataset.size=8", "plots=false", "device=cpu", "tasks=2")
@@ -93,7 +91,7 @@ def line(words: tuple[str, ...]) -> list[str]:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    own = {"HOME": str(folder), "PYTHONPATH": str(PACKAGE.parent), "PATH": "/usr/bin:/bin", "MPLCONFIGDIR": str(folder)}
+    own = {"HOME": str(folder), "PYTHONPATH": python_path(), "PATH": "/usr/bin:/bin", "MPLCONFIGDIR": str(folder)}
     return own | more
 
 

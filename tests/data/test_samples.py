@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import CPU
 
 from clrun.data import datasets, samples
 from clrun.data.batches import StepContext, make_data
@@ -193,7 +194,7 @@ def test_features_are_trained_like_pictures(settings_of, tmp_path, data_of, stra
         loaded = to_samples(arrays_of(shape), 0)
         loaded = replace(loaded, x=torch.arange(80.0 * 7).view(80, *shape).sin())
         fresh = replace(run, images=loaded, stream=make_tasks(loaded, settings))
-        stack: Stack = build([fresh], torch.float64)
+        stack: Stack = build([fresh], torch.float64, device=CPU)
         state = stack.initialize()
         for stage in range(2):
             state, _ = stack.learn(state, stage)

@@ -317,3 +317,10 @@ def test_a_gradient_that_is_one_number_is_read_as_that(stack_of, optimizer):
     start = stack.initialize()
     run, _ = stack.learn(start, 0)
     assert torch.allclose(run.theta, start.theta - 0.75, atol=1e-7)
+
+
+def test_stacks_of_the_tests_are_on_the_cpu_where_there_is_a_card(stack_of, monkeypatch):
+    """The tests compare them with tensors of their own."""
+    monkeypatch.setattr("clrun.runs.build.resolve_device", lambda *_: torch.device("cuda"))
+    stack = stack_of("strategy=ewc", seeds=(0, 1))
+    assert all(v.device.type == "cpu" for v in (stack.initialize().theta, stack.lr, stack.strategy.data.images))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import python_path
 from interrupting import InterruptingProgress
 from outcomes import outcome
 
@@ -16,7 +17,6 @@ from clrun.loggers import logs, points, sink
 from clrun.loggers.logs import Logs
 from clrun.runs import prepare, train
 from clrun.system.errors import UsageError
-from clrun.system.paths import PACKAGE
 
 TINY = ("strategy=ewc", "iterations=2", "model.widths=[4]", "tasks=2", "device=cpu", "plots=false")
 COSTS = [{"task": task, "train_seconds": 0.5} for task in range(4)]
@@ -213,8 +213,7 @@ for run in client.search_runs([experiment.experiment_id]):
 
 
 def in_process(*arguments: str, folder: Path, **variables: str) -> list[str]:
-    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-    environment = dict(os.environ) | {"PYTHONPATH": path} | variables
+    environment = dict(os.environ) | {"PYTHONPATH": python_path()} | variables
     done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "failed" not in done.stderr, done.stderr
     return done.stdout.splitlines()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import python_path
 
 from clrun.system.paths import CONF, PACKAGE
 
@@ -41,7 +42,7 @@ def copy(tmp_path) -> Path:
 def test_the_example_strategy_passes_its_tests(copy):
     contract = "tests/strategies/test_every_strategy.py::test_step_is_pure"
     command = [sys.executable, "-m", "pytest", "-n", "0", "-k", "freeze", "tests/strategies/test_freeze.py", contract]
-    environment = os.environ | {"PYTHONPATH": str(copy)}
+    environment = os.environ | {"PYTHONPATH": python_path(copy)}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^4 passed", done.stdout, re.M), done.stdout  # its own test, and one per scenario

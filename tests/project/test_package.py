@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import python_path
 
 from clrun.system.paths import CONF
 
@@ -20,7 +21,7 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path):
     assert (tmp_path / "site" / "clrun" / "CITATION.cff").is_file()  # which clrun --cite reads
     (tmp_path / "empty").mkdir()
     command = [sys.executable, "-m", "clrun.commands.run", "strategy=ewc", "lambda=400", "iterations=2", "device=cpu"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": python_path(tmp_path / "site"), "HOME": str(tmp_path)}
     done = subprocess.run(command, cwd=tmp_path / "empty", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "forgetting" in done.stdout

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import CPU
 
 import clrun
 from clrun.commands import report
@@ -94,7 +95,7 @@ def test_a_checkpoint_keeps_the_answers(prepared_of):
     from clrun.runs.checkpointer import outcome_arrays
 
     prepared = prepared_of(*SHORT)
-    outcome = train.new_outcome(prepared, train.build([prepared]))
+    outcome = train.new_outcome(prepared, train.build([prepared], device=CPU))
     outcome.predictions = np.ones((3, 5), np.int64)
     assert (outcome_arrays(outcome)["outcome.predictions"] == 1).all()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from filelock import FileLock
+from helpers import python_path
 from outcomes import SUMMARY, VALUES, lines, placed
 
 from clrun.results import collection, index, results_file, run_files, tables
@@ -510,7 +511,7 @@ for seed in range(first, first + count):
 
 def environment() -> dict[str, str]:
     root = Path(run_files.__file__).parents[2]
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    return {**os.environ, "PYTHONPATH": python_path(root, root / "tests")}
 
 
 def writer(outputs: Path, first: int, count: int) -> subprocess.Popen:

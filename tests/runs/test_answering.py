@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SCENARIOS, STRATEGIES, live
+from helpers import CPU
 
 from clrun.config.catalog import read
 from clrun.engine.evaluation import deployed_logits
@@ -32,7 +33,7 @@ def by_engine(stack, state, task, rows):
 
 
 def assert_answers_as_the_engine(prepared, folder):
-    stack = build([prepared])
+    stack = build([prepared], device=CPU)
     state, _ = live(stack)
     network_file.write(folder, deployed(stack, state, 0, prepared))
     network = network_file.read(folder / NAME)
@@ -110,10 +111,10 @@ def test_floats(prepared_of, tmp_path):
 def test_a_run_of_a_stack(prepared_of, tmp_path):
     """The network of one run of three equals that of the run itself, whose tables and hyperparameters are its own."""
     runs = [prepared_of(*SMALL, *MLP, "strategy=hat", f"seed={s}", f"smax={s + 10}") for s in range(3)]
-    stack = build(runs)
+    stack = build(runs, device=CPU)
     state, _ = live(stack)
     together = deployed(stack, state, 1, runs[1])
-    alone = build([runs[1]])
+    alone = build([runs[1]], device=CPU)
     theirs = deployed(alone, live(alone)[0], 0, runs[1])
     x = runs[1].images.x[:9]
     with torch.no_grad():
@@ -137,7 +138,7 @@ def test_a_large_network_is_kept_only_where_that_is_typed(prepared_of):
     wide = "model.widths=[12,8,420000]"
     for kept, there in (("auto", False), ("true", True)):
         prepared = prepared_of(*SMALL[:-1], "iterations=1", wide, f"keep_checkpoint={kept}", "strategy=finetune")
-        stack = build([prepared])
+        stack = build([prepared], device=CPU)
         keep_network(stack, stack.initialize(), 0, prepared, works=True)
         assert (prepared.directory / NAME).is_file() == there
     keep_network(stack, stack.initialize(), 0, prepared, works=False)
@@ -156,7 +157,7 @@ def test_a_diverged_run_keeps_none(prepared_of):
 @pytest.fixture
 def network(prepared_of):
     prepared = prepared_of(*SMALL, *MLP, "strategy=packnet")
-    stack = build([prepared])
+    stack = build([prepared], device=CPU)
     return deployed(stack, stack.initialize(), 0, prepared)
 
 

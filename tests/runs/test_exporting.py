@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import live
+from helpers import CPU
 from user_networks import ConvNormDrop, Mlp
 
 from clrun.commands import export
@@ -46,7 +47,7 @@ def exported(prepared_of, tmp_path):
 
     def write(kind, *overrides, flags=("--task", "2"), task=1):
         prepared = prepared_of(*SMALL, *overrides)
-        stack = build([prepared])
+        stack = build([prepared], device=CPU)
         network_file.write(tmp_path, deployed(stack, live(stack)[0], 0, prepared))
         path = tmp_path / "there" / export.FILES[kind]
         export.command([str(tmp_path / NAME), "--to", kind, "--out", str(path), *flags])

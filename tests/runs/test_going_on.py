@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import slow_but
+from helpers import CPU, slow_but
 from interrupting import SHORT_BLOCKS, InterruptingProgress
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -306,10 +306,10 @@ def test_stacked_runs_equal_the_runs_alone(trained, prepared_of):
     first = trained(*same, "split.classes=[[0,1]]")
     runs = [prepared_of(*same, "split.classes=[[2,3]]", f"init_from={first.directory}", f"seed={s}") for s in (1, 2)]
     assert len(stackable(runs)) == 1
-    stack = build(runs)
+    stack = build(runs, device=CPU)
     state, _ = stack.learn(begun(stack, runs), stack.learnt)
     for r, run in enumerate(runs):
-        alone = build([run])
+        alone = build([run], device=CPU)
         one, _ = alone.learn(begun(alone, [run]), alone.learnt)
         of_stack = tree_map(lambda v, r=r: v[r], state)
         for a, b in zip(tree_leaves(of_stack), tree_leaves(one), strict=True):

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from clrun.system.paths import PACKAGE
+from helpers import python_path
 
 THIRD_PARTY = ("numpy", "torch", "pandas", "matplotlib", "hydra", "omegaconf", "rich", "scipy", "PIL", "yaml")
 SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "threads=1")
@@ -21,7 +20,7 @@ def shadowed(tmp_path, monkeypatch):
     folder.mkdir()
     for name in {*sys.stdlib_module_names, *THIRD_PARTY} - {"__future__"}:
         (folder / f"{name}.py").write_text(TRAP)
-    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    monkeypatch.setenv("PYTHONPATH", python_path())
     monkeypatch.setenv("SPRUNG", str(tmp_path / "sprung"))
 
     def run(module: str, *typed: str) -> subprocess.CompletedProcess:
@@ -52,7 +51,7 @@ def test_no_file_of_the_current_folder_is_executed(shadowed):
 def test_python_m_clrun_takes_modules_from_elsewhere(tmp_path):
     for name in ("queue", "matplotlib", "yaml", "hydra"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(7)")
-    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     line = [sys.executable, "-m", "clrun", *SMALL]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

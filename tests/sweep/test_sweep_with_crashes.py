@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import python_path
 
 from clrun.results.run_files import read_summary
-from clrun.system.paths import PACKAGE
 
 STATED = """
 name: fragile
@@ -71,7 +71,7 @@ def clrun(tmp_path, monkeypatch):
     (tmp_path / "my" / "strategy" / "fragile.yaml").write_text(STATED)
     (tmp_path / "fragile_of_the_user.py").write_text(FRAGILE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    monkeypatch.setenv("PYTHONPATH", python_path())
 
     def run(*typed: str) -> subprocess.CompletedProcess:
         line = [sys.executable, "-m", "clrun.commands.run", "--config-dir", "my", *typed]

@@ -7,11 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
+from helpers import python_path
 
-import clrun
 from clrun.sweep.cluster import JobEnding
 from clrun.system.signals import AGAIN, ExitHandler, graceful_termination, handled, heard_in_callbacks
 
@@ -72,7 +71,7 @@ def outcome(body: str, number: int = signal.SIGTERM) -> subprocess.CompletedProc
     """Run the command with this body of its action."""
     text = COMMAND.format(body="".join(f"    {line}\n" for line in body.strip().splitlines()))
     line = [sys.executable, "-c", text, str(int(number))]
-    environment = os.environ | {"PYTHONPATH": str(Path(clrun.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": python_path()}
     return subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment, check=False)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import MadeUpCards, hold
+from helpers import MadeUpCards, hold, python_path
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +24,7 @@ from clrun.config import catalog
 from clrun.results import searched_runs
 from clrun.runs import prepare
 from clrun.system.errors import UsageError
-from clrun.system.paths import CONF, PACKAGE
+from clrun.system.paths import CONF
 from clrun.tune import search, space
 from clrun.tune.question import SEARCH_KEYS, Question, read
 
@@ -36,7 +36,7 @@ SEARCH = ("strategy=ewc", "scenario=domain", "lambda=log(1,1e6)", "lr=log(1e-4,1
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    monkeypatch.setenv("PYTHONPATH", python_path())
 
 
 @pytest.fixture
