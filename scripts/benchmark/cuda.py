@@ -48,6 +48,7 @@ def resnets(shelf: Shelf, probe: Contender, bare: Contender, rounds: int, quick:
     spec = told(RESNET, shelf, 0, device, tiny=quick)
     if quick:
         spec = spec | {"overrides": [*spec["overrides"], "model.width=2"], "width": 2}
+    probe.ask({**spec, "runs": [(None, 0)], "stacked": True})  # first calls
     for number in range(rounds):
         answer = bare.ask({**spec, "seed": number})
         cpu, wall, steps = answer["phases"]["training"]
