@@ -244,6 +244,19 @@ def test_progress_is_written_at_once_and_then_no_more_often_than_it_can_be_read(
         path.unlink(missing_ok=True)
 
 
+def test_the_tables_of_many_runs_share_the_time_that_writing_may_take(tmp_path):
+    """Ten runs whose tables take a second each are written again after 500 seconds, a fiftieth of which is 10."""
+    made = [outcome(tmp_path / str(r), seed=r) for r in range(10)]
+    seconds = iter(range(100))
+    run_files.write_progress_if_due(made, clock=lambda: float(next(seconds)))
+    assert [one.writing_seconds for one in made] == [1.0] * 10
+    for one in made:
+        one.directory.joinpath("forgetting.csv").unlink()
+    for now, written in ((509.0, False), (510.0, True)):
+        run_files.write_progress_if_due(made, clock=lambda: now)
+        assert all((one.directory / "forgetting.csv").exists() == written for one in made)
+
+
 def test_config(tmp_path):
     nested = {"dataset": {"name": "digits", "normalize": True}, "lr": 1e-05, "lambda": 0, "name": "größe", "x": None}
     run_files.write_config(tmp_path, nested | {"widths": (1, 2), "outputs": Path("a b=c")})

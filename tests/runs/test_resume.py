@@ -20,8 +20,11 @@ from conftest import STRATEGIES
 from interrupting import SHORT_BLOCKS, InterruptingProgress, Killed, NoTraining
 
 from clrun.results import run_files
-from clrun.runs import checkpoint, train
+from clrun.runs import checkpoint, checkpointer, train
+from clrun.runs.build import build
+from clrun.runs.checkpointer import Checkpointer
 from clrun.runs.prepared import Prepared
+from clrun.runs.recording import new_outcome
 from clrun.strategies.ewc import EWC
 
 SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "plots=false")
@@ -360,3 +363,25 @@ def test_kill_and_resume_fast(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 equal" in done.stdout
+
+
+def test_checkpoints_after_short_tasks_take_a_tenth_of_the_time_at_most(prepared_of, monkeypatch):
+    """The clock stands at 0 when the run begins, and a checkpoint takes a second. The last task always has one."""
+    prepared = prepared_of("strategy=finetune", "model.widths=[4]")
+    stack = build([prepared])
+    clock, written = [0.0], []
+
+    def write(directory, run, content, guard):
+        clock[0] += 1
+        written.append(content.position.stage)
+
+    monkeypatch.setattr(checkpointer, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoint, "write", write)
+    kept = Checkpointer(stack, [new_outcome(prepared, stack)], 0, print, dict)
+    current = stack.initialize()
+    kept.start(current, 0, None)
+    for stage, now in ((1, 2.0), (2, 12.9), (3, 13.0), (4, 14.0), (5, 15.0)):
+        clock[0] = now
+        kept.end_task(current, stage)
+    assert written == [1, 3, 5]
+    assert kept.latest is kept.written
