@@ -273,6 +273,8 @@ def network_of_checkpoint(directory: Path, settings: Settings) -> "DeployedNetwo
     finished = run_files.finished(directory)
     if finished and run_files.read_summary(directory / "summary.csv").at[0, "status"] == RunStatus.DIVERGED:
         raise UsageError(f"{directory}: this run diverged, so there is no network to answer with; name another run.")
+    import torch
+
     from clrun.runs import checkpoint, checkpointer, prepare
     from clrun.runs.answering import deployed
     from clrun.runs.build import build
@@ -286,7 +288,7 @@ def network_of_checkpoint(directory: Path, settings: Settings) -> "DeployedNetwo
             f"{directory} has no network: it is not finished, its network is larger than 20 MB, or it was trained with "
             "keep_checkpoint=false; type the run's command again with rerun=true keep_checkpoint=true."
         )
-    stack = build([prepared])
+    stack = build([prepared], device=torch.device("cpu"))  # where new samples are answered
     return deployed(stack, checkpointer.restore_run(stack, [saved]), 0, prepared)
 
 

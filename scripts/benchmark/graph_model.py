@@ -187,8 +187,7 @@ def rows(names: Sequence[str], runs: int, few: int, widths: str) -> Iterator[tup
         for name in names:
             for shape in ("alone", "even", "ragged"):
                 alone = shape == "alone"
-                runs = w1(folder, name, range(1 if alone else few), shape == "ragged", widths_of(widths))
-                stack = build(runs)
+                stack = build(w1(folder, name, range(1 if alone else few), shape == "ragged", widths_of(widths)))
                 size, scale = 4 * stack.initialize().theta.numel(), 1 if alone else runs / few
                 kinds = captured(stack).items()
                 yield name, shape, {kind: cost(operations, size, scale, alone) for kind, operations in kinds}

@@ -20,6 +20,10 @@ from clrun.commands.verify import Case, Row
 from clrun.results import reading
 from clrun.runs import checkpoint, network_file
 
+# What the searched folder and the page are made with.
+pytest.importorskip("optuna")
+pytest.importorskip("plotly")
+
 TINY = ("model.widths=[4]", "tasks=2", "iterations=1", "device=cpu", "workers=1", "plots=false", "validation=0.1")
 KEPT = (*TINY, "keep_checkpoint=true", "predictions=true", "evaluate_every=1", "lr=0.01", "strategy=finetune")
 RUN = (*KEPT, "seed=0")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from loading import red_and_blue
 from PIL import Image
@@ -112,6 +113,15 @@ def test_a_checkpoint_of_an_earlier_version(trained, answer, tmp_path):
     paths, _ = saved(prepared, 1, tmp_path / "pictures")
     expected = answer(prepared.directory, *paths)
     (prepared.directory / "network.safetensors").unlink()
+    assert expected[0] == 0 and answer(prepared.directory, *paths) == expected
+
+
+def test_a_checkpoint_answers_on_the_cpu_where_there_is_a_card(trained, answer, tmp_path, monkeypatch):
+    prepared = trained("scenario=class", "strategy=imm")
+    paths, _ = saved(prepared, 1, tmp_path / "pictures")
+    expected = answer(prepared.directory, *paths)
+    (prepared.directory / "network.safetensors").unlink()
+    monkeypatch.setattr("clrun.runs.build.resolve_device", lambda *_: torch.device("cuda"))
     assert expected[0] == 0 and answer(prepared.directory, *paths) == expected
 
 

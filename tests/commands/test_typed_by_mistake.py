@@ -38,6 +38,7 @@ def test_a_word_that_is_no_setting(clrun, typed, said):
 @pytest.mark.parametrize("typed", [(), ("-m", "seed=0,1")])
 @pytest.mark.parametrize("there", [(), ("sbatch",), ("srun",)])
 def test_slurm_that_is_not_here_is_one_paragraph(clrun, monkeypatch, tmp_path, typed, there):
+    pytest.importorskip("submitit")
     for name in there:
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)

@@ -42,6 +42,7 @@ def test_an_experiment_is_overridden_by_what_is_typed(clrun):
 
 @pytest.mark.parametrize("typed", [("lambda=1,2", "lambda=3"), ("lambda=1,2", "trials=3", "trials=4")])
 def test_tune_refuses_it_too(monkeypatch, capfd, typed):
+    pytest.importorskip("optuna")
     monkeypatch.setattr(sys, "argv", ["clrun-tune", *typed])
     with pytest.raises(SystemExit) as caught:
         tune.main()

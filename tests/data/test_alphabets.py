@@ -129,7 +129,7 @@ WRONG = {
     "no test": (("dataset.test_samples=0",), "must be a whole number, at least 1"),
     "a word": (("dataset.samples=many",), "must be a whole number"),
     "memory": (
-        ("dataset.samples=100000", "dataset.characters=300", "dataset.scripts=[canadian,latin]"),
+        ("dataset.samples=100000", "dataset.characters=400", f"dataset.scripts=[{','.join(alphabets.SCRIPTS)}]"),
         "smaller ones",
     ),
     "one class": (

@@ -27,6 +27,8 @@ from clrun.results import misjudged, run_files
 from clrun.results.reading import read_table
 from clrun.results.tables import cell
 
+pytest.importorskip("plotly")
+
 NASTY = ["<script>alert(1)</script>", "$x$", "a & b"]
 ACCURACIES = {"ewc": [6, 9, 8], "finetune": [2, 5, 9], "joint": [9, 9, 9]}
 

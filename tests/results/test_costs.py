@@ -204,7 +204,10 @@ def test_a_stack_shares_its_energy(prepared_of, board):
 @pytest.mark.parametrize("lives", [2, 4, 7, 10, 14])
 @pytest.mark.parametrize("every", ["checkpoint_every=1e-9", "checkpoint_every=0"])
 def test_an_interrupted_run_adds_up(prepared_of, board, lives, every):
-    """Three blocks a task. What was lost since the last checkpoint was drawn in vain, and is not in the run's bill."""
+    """Three blocks a task. What was lost since the last checkpoint was drawn in vain, and is not in the run's bill.
+
+    After a task so short as these, a checkpoint is written only if that takes a small share of the time.
+    """
     prepared = prepared_of(*SMALL, every, "rerun=true")
     train.train_runs([prepared], progress=Working(board), trainer=measured_by(board, **SHORT_BLOCKS.keywords))
     whole = costs(prepared)
@@ -214,7 +217,7 @@ def test_an_interrupted_run_adds_up(prepared_of, board, lives, every):
         )
     told = saved_costs(prepared)
     learnt = (lives - 1) // 3
-    assert len(told) == (0 if every == "checkpoint_every=0" and not learnt else learnt + 1)
+    assert len(told) in ({0, *range(2, learnt + 2)} if every == "checkpoint_every=0" else {max(learnt, 1), learnt + 1})
     board.counter = 3  # another machine
     train.train_runs([prepared], progress=Working(board), trainer=measured_by(board, **SHORT_BLOCKS.keywords))
     assert summary(prepared)["energy_wh"] == pytest.approx(5 * 20)

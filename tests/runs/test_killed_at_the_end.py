@@ -158,7 +158,8 @@ def test_plots_that_no_process_could_draw_are_drawn_here(prepared_of):
 
 
 @pytest.mark.parametrize(("device", "runs", "cores", "expected"), [
-    ("cuda", 64, 16, 8), ("cuda", 8, 16, 2), ("cuda", 7, 16, 0), ("cuda", 64, 2, 0), ("cpu", 64, 16, 0),
+    ("cuda", 64, 16, 15), ("cuda", 64, 32, 16), ("cuda", 8, 16, 2), ("cuda", 7, 16, 0), ("cuda", 64, 2, 0),
+    ("cpu", 64, 16, 0),
 ])  # fmt: skip
 def test_how_many_processes_draw(device, runs, cores, expected):
     assert drawing_processes(torch.device(device), runs, cores) == expected

@@ -38,14 +38,16 @@ def shadowed(tmp_path, monkeypatch):
 
 
 def test_no_file_of_the_current_folder_is_executed(shadowed):
-    for module, typed in {
-        "run": SMALL,
-        "run -m": ("-m", *SMALL, "seed=1,2", "workers=2"),
-        "report": (),
-        "tune": ("strategy=ewc", "lambda=1,10", "trials=2", "workers=2", *SMALL),
-    }.items():
+    lines = {"run": SMALL, "run -m": ("-m", *SMALL, "seed=1,2", "workers=2"), "report": ()}
+    for module, typed in lines.items():
         done = shadowed(module.split()[0], *typed)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_search_executes_no_file_of_the_current_folder(shadowed):
+    pytest.importorskip("optuna")
+    done = shadowed("tune", "strategy=ewc", "lambda=1,10", "trials=2", "workers=2", *SMALL)
+    assert done.returncode == 0, done.stderr
 
 
 def test_python_m_clrun_takes_modules_from_elsewhere(tmp_path):
