@@ -332,6 +332,10 @@ class SplitTheta(Tensor):
         return list(self.pieces.values())
 
 
+# From the pieces of theta and the mode of batch norm to what a network reads its weights from.
+WeightsReader = Callable[[Mapping[str, Tensor], BatchNormMode], Weights]
+
+
 @dataclass(frozen=True)
 class Net:
     """A network as a function: net(theta, x, tap, before) -> logits.
@@ -344,13 +348,20 @@ class Net:
 
     network: Network
     layout: Layout
-    reader: Callable[[Mapping[str, Tensor], BatchNormMode], Weights] = field(default=Weights)
+    reader: WeightsReader = field(default=Weights)
     autocast: torch.dtype | None = None
     mode: BatchNormMode = TRAINING
 
     def __call__(self, theta: Tensor, x: Tensor, tap: Tap = identity_tap, before: Tap = identity_tap) -> Tensor:
+        return self.read_by(self.reader, theta, x, tap, before)
+
+    def read_by(
+        self, reader: WeightsReader, theta: Tensor, x: Tensor, tap: Tap = identity_tap, before: Tap = identity_tap
+    ) -> Tensor:
+        """Return the logits with another reader. A step that is compiled calls this: PyTorch 2.11 compiles no `replace`
+        of a network in it."""
         pieces = theta.pieces if isinstance(theta, SplitTheta) else self.layout.view(theta)
-        weights = self.reader(pieces, self.mode.of_batch(x.shape[0]))
+        weights = reader(pieces, self.mode.of_batch(x.shape[0]))
         if self.autocast is None:
             return self.network.forward(weights, x, tap, before)
         with torch.autocast(theta.device.type, self.autocast):

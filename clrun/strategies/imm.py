@@ -18,7 +18,7 @@ answer; one that never could is as it is trained. Within a task, what is evaluat
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -133,7 +133,7 @@ class IMM(Strategy):
         """Return the cross entropy () with units dropped to the previous weights by the noise of this step."""
         previous = Weights(self.net.layout.view(state.last), self.net.mode)
         reader = partial(DropTransferWeights, previous=previous, scales=self.scales(batch.noise, theta))
-        return cross_entropy(replace(self.net, reader=reader)(theta, batch.x), batch)
+        return cross_entropy(self.net.read_by(reader, theta, batch.x), batch)
 
     def scales(self, noise: Tensor, like: Tensor) -> dict[str, Tensor]:
         """Return {hidden layer: (B, units)}: 0 with probability `drop`, else 1 / (1 - drop)."""
