@@ -69,6 +69,7 @@ NEEDS = (
 # that say which classes come in a task.
 LISTED = ("split.classes", "split.sizes", "split.step")
 DRAWN = {
+    "split.circle": (*LISTED, "split.recurrence", "split.slots", "split.blurry"),
     "split.stochastic": (*LISTED, "split.recurrence", "split.slots"),
     "split.slots": (*LISTED, "split.recurrence", "split.blurry"),
     "split.recurrence": (*LISTED, "split.blurry"),
@@ -116,7 +117,7 @@ def refuse_streams(values: Mapping[str, Any]) -> None:
     blurry = values.get("split.blurry")
     if blurry is not None and values["tasks"] == 1:
         raise UsageError(f"split.blurry={blurry}: one task has no other whose samples could come early; type tasks=2.")
-    arrival = first_set(values, ("split.slots", "split.recurrence", "split.blurry"))
+    arrival = first_set(values, ("split.circle", "split.slots", "split.recurrence", "split.blurry"))
     if arrival is not None and values["init_from"] is not None:
         typed = f"{arrival}={format_value(values[arrival])}"
         raise UsageError(f"{typed}: a run that goes on from another one has tasks of its own; leave init_from out.")
@@ -127,6 +128,21 @@ def refuse_streams(values: Mapping[str, Any]) -> None:
     drawn = first_set(values, DRAWN)
     if drawn is not None:
         refuse_beside_drawn(values, drawn)
+    if values.get("split.circle") is not None:
+        refuse_around_circle(values)
+
+
+def refuse_around_circle(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for what does not go with pairs of classes that come in rounds, without boundaries."""
+    count, tasks = values["split.circle"], values["tasks"]
+    typed = f"split.circle={count}"
+    if values["boundaries"] is not False:
+        raise UsageError(f"{typed} is a stream without boundaries that is seen once; leave stream and boundaries out.")
+    if tasks < count - 1:
+        raise UsageError(
+            f"tasks={tasks}: with {typed} not every class has come before task {count - 1}; "
+            f"type tasks={count * 3} for three rounds, or leave tasks out."
+        )
 
 
 def refuse_beside_drawn(values: Mapping[str, Any], drawn: str) -> None:
@@ -184,6 +200,11 @@ def refuse_against_features(values: Mapping[str, Any]) -> None:
         raise UsageError(
             f"split=rotated turns pictures, and with {typed} the network learns from features that are computed once; "
             "type split=classes or split=permuted."
+        )
+    if values.get("split.circle") is not None:
+        raise UsageError(
+            f"split.circle={values['split.circle']} turns pictures, and with {typed} the network learns from features "
+            "that are computed once; leave one of them out."
         )
     if values.get("dataset.pad"):
         raise UsageError(

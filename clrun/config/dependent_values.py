@@ -23,6 +23,9 @@ OVERLAP = 0.5
 MILESTONES = (0.5, 0.75)
 DECAY = 0.1
 
+# Of split.circle, where tasks is not typed: as often as each pair of classes comes.
+ROUNDS = 3
+
 # Of augment=colour, where it is not typed.
 COLOUR_STRENGTH = 0.4
 
@@ -35,6 +38,7 @@ def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[s
         values["dataset.size"] = values["features.size"]  # pictures are read from their files as the network sees them
     if values["lr"] is None:
         values["lr"] = stated_default("lr", chosen["optimizer"])
+    values |= with_circle(values, given)
     values |= with_stream(values, given) | with_boundaries(values, given)
     if values["epochs"] is None and values["iterations"] is None:
         values["epochs"] = stated_default("epochs", chosen["dataset"])
@@ -126,6 +130,15 @@ def with_stream(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     }
 
 
+def with_circle(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that follow from split.circle where they are not typed: three rounds of a stream without
+    boundaries that is seen once."""
+    if values.get("split.circle") is None:
+        return {}
+    follow = {"tasks": ROUNDS * values["split.circle"], "stream": "online", "boundaries": False}
+    return {key: value for key, value in follow.items() if key not in given or values[key] is None}
+
+
 def with_boundaries(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a stream without boundaries between tasks; those with boundaries are null. Raise UsageError
     for a key that has no effect."""
@@ -133,6 +146,10 @@ def with_boundaries(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict
         if "overlap" in given:
             raise UsageError("overlap belongs to boundaries=false; type that too, or leave overlap out.")
         return {"boundaries": None}
+    if values.get("split.circle") is not None:
+        if values["overlap"] is not None:
+            raise UsageError("overlap: with split.circle the pair of classes changes at once; leave overlap out.")
+        return {}
     return {"overlap": OVERLAP if values["overlap"] is None else values["overlap"]}
 
 

@@ -190,6 +190,36 @@ def repeated(pools: Sequence[Tensor], labels: Tensor, present: Sequence[Sequence
     return [torch.cat(parts).sort().values if parts else torch.zeros(0, dtype=torch.long) for parts in stages]
 
 
+def circled(order: Sequence[int], tasks: int) -> list[list[int]]:
+    """Return the classes [stage] of a stream in which two neighbours in `order` come at a time, the last beside the
+    first, round after round."""
+    return [[order[t % len(order)], order[(t + 1) % len(order)]] for t in range(tasks)]
+
+
+def in_circles(pools: Sequence[Tensor], labels: Tensor, present: Sequence[Sequence[int]], seed: int) -> list[Tensor]:
+    """Return the rows [stage] (n,) of `repeated`, in the order in which they come: a stage's classes mixed at
+    random."""
+    random = generator(seed, "in circles")
+    dealt = repeated(pools, labels, present, seed)
+    return [rows[torch.randperm(len(rows), generator=random)] for rows in dealt]
+
+
+def turned_as_they_come(rows: Sequence[Tensor], labels: Tensor, order: Sequence[int], seed: int) -> Tensor:
+    """Return the angle (N,) in radians of each image of a stream in which pictures turn (MNIST-360).
+
+    The n training samples of a class turn once around, by a full turn / n from each to the next that comes; the classes
+    begin a sixth of a turn apart in `order`, the first of them at minus a sixth. The angles of all other images, which
+    are for validation and test, are uniform and follow from the seed alone. rows: as of `in_circles`.
+    """
+    angle = torch.rand(len(labels), dtype=torch.float64, generator=generator(seed, "angles of tests")) * 2 * torch.pi
+    come = torch.cat(list(rows)) % len(labels)
+    for place, k in enumerate(order):
+        of_class = come[labels[come] == k]
+        since = torch.arange(len(of_class), dtype=torch.float64) / max(1, len(of_class))
+        angle[of_class] = ((place - 1) / 6 + since) * 2 * torch.pi
+    return angle.remainder(2 * torch.pi).float()
+
+
 def gradual(pools: Sequence[Tensor], images: int, overlap: float, seed: int) -> list[Tensor]:
     """Return the rows [stage] (n,), in the order in which they come, of a stream without boundaries.
 

@@ -147,10 +147,14 @@ class Data:
 
         They are permuted, rotated and normalised, and augmented where noise (6, B) is given.
         """
-        return self.as_inputs(self.images.index_select(0, image), tables, t, noise)
+        angle = tables.turned.index_select(0, image) if tables.turned.shape[-1] else None
+        return self.as_inputs(self.images.index_select(0, image), tables, t, noise, angle)
 
-    def as_inputs(self, x: Tensor, tables: TaskTables, t: Tensor, noise: Tensor | None = None) -> Tensor:
+    def as_inputs(
+        self, x: Tensor, tables: TaskTables, t: Tensor, noise: Tensor | None = None, angle: Tensor | None = None
+    ) -> Tensor:
         """Return the network's inputs for samples x (B, ...) as they are in the data set, which may be overwritten.
+        angle: that of each sample (B,), where pictures turn one by one.
 
         Floats are normalised first, so that a feature has its own mean wherever a permutation moves it, and what is
         added around a picture of floats is its mean; pictures are normalised last, while they are bytes all else is
@@ -168,6 +172,8 @@ class Data:
         x = x.to(self.scale.dtype)
         if tables.angle.shape[-1]:
             x = turn(x, tables.angle[t])
+        if angle is not None:
+            x = turn(x, angle)
         return x if floats else x.mul_(self.scale).add_(self.shift)
 
     def index(self, tables: TaskTables, rows: Tensor, weight: Tensor, mean_weight: Tensor | None = None) -> SampleIndex:

@@ -47,7 +47,12 @@ def assign_classes(names: Sequence[str], settings: Values, learnt: Collection[st
 
 def returning(settings: Values) -> bool:
     """Return whether classes come back."""
-    return any(settings.get(key, None) is not None for key in ("split.slots", "split.recurrence"))
+    return circling(settings) or any(settings.get(key, None) is not None for key in ("split.slots", "split.recurrence"))
+
+
+def circling(settings: Values) -> bool:
+    """Return whether pairs of neighbouring classes come in rounds, and their pictures turn."""
+    return settings.get("split.circle", None) is not None
 
 
 def drawn_freely(settings: Values) -> bool:

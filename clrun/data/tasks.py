@@ -31,7 +31,8 @@ class TaskTables(NamedTuple):
     active: Tensor  # (T, T, C) bool [tasks seen - 1, task]: the outputs that may answer
     unlearnt: Tensor  # (T, C) bool [task]: the outputs that may answer before any training
     permutation: Tensor  # (T, H * W) int64: order of the pixels, or of features (T, F); (T, 0) where they stay
-    angle: Tensor  # (T,) radians; (0,) where nothing is rotated
+    angle: Tensor  # (T,) radians; (0,) where tasks are not rotated
+    turned: Tensor  # (N,) radians: of each image by itself; (0,) where pictures do not turn one by one
 
 
 class TaskStream(NamedTuple):
@@ -68,8 +69,8 @@ class TaskStream(NamedTuple):
 
     def first(self, k: int) -> "TaskStream":
         """Return the first k tasks with the outputs of the whole stream, and so for the same network."""
-        label, active, unlearnt, permutation, angle = self.tables
-        tables = TaskTables(label[:k], active[:k, :k], unlearnt[:k], permutation[:k], angle[:k])
+        label, active, unlearnt, permutation, angle, turned = self.tables
+        tables = TaskTables(label[:k], active[:k, :k], unlearnt[:k], permutation[:k], angle[:k], turned)
         pools = self.train[:k], self.validation[:k], self.test[:k]
         arrivals = None if self.arrivals is None else self.arrivals[:k]
         return TaskStream(tables, *pools, self.names, self.groups[:k], self.learnt, arrivals, self.seen_from[:k])
@@ -108,10 +109,12 @@ def make_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TAS
     train, validation = hold_out(torch.arange(images.train), images.y, settings["validation"], random)
     test = torch.arange(images.train, len(images.y) - images.carried)
     of_tasks = drawn_samples(pools(train, images, groups, settings), settings)
-    rows = without_later(arrivals_of(of_tasks, images, groups, settings), settings, len(images.y))
+    whole = arrivals_of(of_tasks, images, groups, settings)
+    rows = without_later(whole, settings, len(images.y))
     come = outputs if rows is None else outputs_that_come(rows, images, groups, outputs)
     label, active, unlearnt = label_tables(groups, outputs, come, len(names), len(images.classes), settings)
-    tables = TaskTables(label, active, unlearnt, pixel_orders(images, settings, earlier), angles(settings, earlier))
+    orders, turned = pixel_orders(images, settings, earlier), angles_of_images(whole, images, settings)
+    tables = TaskTables(label, active, unlearnt, orders, angles(settings, earlier), turned)
     stream = TaskStream(
         tables,
         of_tasks,
@@ -135,6 +138,8 @@ def arrivals_of(
     train: the images [task] (n,) of each task.
     """
     seed = split_seed(settings)
+    if split.circling(settings):
+        return arrivals.in_circles(train, images.y, present_classes(images, settings), seed)
     if split.returning(settings):
         return arrivals.repeated(train, images.y, present_classes(images, settings), seed)
     if settings.get("split.stochastic", None) is True:
@@ -158,11 +163,29 @@ def without_later(rows: list[Tensor] | None, settings: Values, images: int) -> l
 
 def present_classes(images: Samples, settings: Values) -> list[list[int]]:
     """Return the classes of each task of a stream in which classes come back."""
+    if split.circling(settings):
+        return arrivals.circled(circle(images, settings), settings["tasks"])
     if settings["split.slots"] is None:
         chances = settings["split.occurrence"], settings["split.recurrence"]
         return arrivals.sampled_experiences(len(images.classes), settings["tasks"], *chances, split_seed(settings))
     numbers = len(images.classes), settings["tasks"], settings["split.slots"]
     return arrivals.experiences(*numbers, split_seed(settings))
+
+
+def circle(images: Samples, settings: Values) -> list[int]:
+    """Return the classes of split.circle in order: the first of all. Raise UsageError where there are fewer."""
+    count, names = settings["split.circle"], images.classes
+    if count > len(names):
+        raise UsageError(f"split.circle={count}: there are {len(names)} classes; type a smaller number.")
+    return (class_order(len(names), settings) or list(range(len(names))))[:count]
+
+
+def angles_of_images(rows: Sequence[Tensor] | None, images: Samples, settings: Values) -> Tensor:
+    """Return the angle of each image (N,) in radians where pictures turn one by one as they come; (0,) elsewhere.
+    rows: as of `arrivals_of`, of the whole stream."""
+    if rows is None or not split.circling(settings):
+        return torch.zeros(0)
+    return arrivals.turned_as_they_come(rows, images.y, circle(images, settings), split_seed(settings))
 
 
 def blurred_classes(images: Samples, settings: Values) -> list[arrivals.Blurred]:
@@ -402,6 +425,8 @@ def refuse_other_than_pictures(images: Samples, settings: Values) -> None:
     """Raise UsageError where samples are to be turned, cropped or flipped and are no pictures."""
     if settings["split"] == "rotated":
         refuse_unless_pictures(images.shape, "split=rotated", "type split=permuted or split=classes")
+    if split.circling(settings):
+        refuse_unless_pictures(images.shape, f"split.circle={settings['split.circle']}", "leave split.circle out")
     if settings["augment"] != "none":
         refuse_unless_pictures(images.shape, f"augment={format_value(settings['augment'])}", "leave augment out")
         refuse_without_colours(images, settings["augment"])

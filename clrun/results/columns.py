@@ -270,6 +270,8 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "class": "name of a class of which samples come then",
         "of_task": "number of the task that these samples belong to, from 1, with which the class is tested",
         "samples": "number of these training samples",
+        "first_angle": "rotation of the first of them in degrees, counter-clockwise; with `split.circle`",
+        "last_angle": "rotation of the last of them; it grows from sample to sample, around at 360",
     },
     "pictures.csv": {
         "part": "`train` or `test`",

@@ -187,7 +187,7 @@ class Answering(nn.Module):
         x = F.pad(x, (self.pad,) * 4) if self.pad else x
         first = torch.zeros_like(x.flatten(1)[:, 0], dtype=torch.long)  # each sample's row in the tables of one task
         nothing = torch.empty(0, device=x.device)
-        tables = TaskTables(nothing, nothing, nothing, values["permutation"], values["angle"])
+        tables = TaskTables(nothing, nothing, nothing, values["permutation"], values["angle"], nothing)
         data = replace(self.strategy.data, scale=values["scale"], shift=values["shift"])
         inputs = data.as_inputs(x.clone(), tables, first)
         leaves = [values.get(f"state_{i}", v) for i, v in enumerate(self.initial.values())]

@@ -166,6 +166,8 @@ def refuse_other_data(origin: Origin, images: Samples, settings: Settings) -> No
             "init_from: a run cannot go on with split=domains; make an image folder or arrays of the new domain alone, "
             "and type split=classes scenario=domain."
         )
+    if theirs.get("split.circle", None) is not None:
+        raise UsageError(f"{origin.where}: the pictures of that run turned as they came; no run can go on from it.")
     for key in ("scenario", "split"):
         if settings[key] != theirs[key]:
             raise UsageError(

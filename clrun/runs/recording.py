@@ -6,6 +6,7 @@ from time import perf_counter, process_time
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from clrun.config.settings import Settings
@@ -109,12 +110,23 @@ def class_counts(prepared: Prepared) -> list[dict[str, object]] | None:
         return None
     rows: list[dict[str, object]] = []
     names, labels = prepared.images.classes, prepared.images.y
+    turned = prepared.stream.tables.turned
     for stage, part in enumerate(prepared.stream.arrivals):
         cells, counts = torch.unique(part // len(labels) * len(names) + labels[part % len(labels)], return_counts=True)
         for cell, count in zip(cells.tolist(), counts.tolist(), strict=True):
             own, k = divmod(cell, len(names))
-            rows.append({"task": stage + 1, "class": names[k], "of_task": own + 1, "samples": count})
+            row = {"task": stage + 1, "class": names[k], "of_task": own + 1, "samples": count}
+            rows.append(row | angles_of_class(turned, part[labels[part % len(labels)] == k] % len(labels)))
     return rows
+
+
+def angles_of_class(turned: Tensor, images: Tensor) -> dict[str, object]:
+    """Return the angles in degrees of the first and the last of a class's images (n,) that come in a stage; nothing
+    where pictures do not turn one by one. turned (N,): as in `TaskTables`."""
+    if not len(turned):
+        return {}
+    first, last = turned[images[[0, -1]]].rad2deg().tolist()
+    return {"first_angle": round(first, 1), "last_angle": round(last, 1)}
 
 
 def task_domains(prepared: Prepared) -> list[str] | None:

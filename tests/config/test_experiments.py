@@ -13,9 +13,9 @@ from clrun.system.paths import CONF
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NEW = (
     "sequential_mnist", "twenty_permuted_mnist", "twenty_rotated_mnist", "cifar100_b0_inc10", "cifar100_b50_inc10",
-    "online_cifar10", "online_cifar100", "online_permuted_mnist",
+    "online_cifar10", "online_cifar100", "online_permuted_mnist", "mnist360",
 )  # fmt: skip
-LR = {"sequential_mnist": 0.03, "online_permuted_mnist": 0.003}
+LR = {"sequential_mnist": 0.03, "online_permuted_mnist": 0.003, "mnist360": 0.2}
 
 
 def jobs(command: str) -> list[tuple[str, ...]]:

@@ -79,6 +79,13 @@ def test_a_replayed_graph_takes_the_steps_of_the_strategy(stack_of, strategy, se
     assert not long_products(stack)
 
 
+@pytest.mark.parametrize("seeds", [(0,), SEEDS], ids=["alone", "stacked"])
+def test_a_replayed_graph_turns_each_picture_by_its_own_angle(stack_of, seeds):
+    typed = ("split.circle=3", "tasks=3", "scenario=class", "epochs=null", "batch_size=20")
+    _, capture = compare(stack_of, "strategy=er", *typed, seeds=seeds)
+    assert sum(graph.replays for graph in capture.graphs)
+
+
 # ---------------------------------------------------------------- what a captured step costs
 
 BUDGET_FILE = Path(__file__).with_name("graph_budget.csv")

@@ -71,6 +71,7 @@ KINDS = (
     "stream=online",
     "stream=online passes=2",
     "stream=online boundaries=false scenario=class",
+    "stream=online split.circle=3 tasks=3 scenario=class",
     "split=permuted scenario=domain",
     "split=rotated scenario=domain",
     "scenario=class",
