@@ -1,6 +1,7 @@
 """Settings from overrides, runs without the command line, and where MNIST lies."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from clrun.commands import console, predict, run
 from clrun.config import composition
 from clrun.config.settings import Settings
 from clrun.engine.stack import Stack
-from clrun.runs import prepare
+from clrun.runs import checkpointer, prepare
 from clrun.runs.build import build
 from clrun.runs.prepared import Prepared
 from clrun.system.paths import CONF
@@ -44,6 +45,12 @@ def card(request) -> torch.device:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_after_every_task(monkeypatch):
+    """However short a task is; tests/runs/test_resume.py has the rule for those that are too short."""
+    monkeypatch.setattr(checkpointer, "WRITING_SHARE", math.inf)
 
 
 @pytest.fixture(autouse=True)

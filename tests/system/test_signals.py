@@ -18,10 +18,12 @@ CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
 
 # A command that does something with the signal `number`, and then what would be its work.
 COMMAND = """
-import ctypes, gc, os, sys, time, weakref
+import ctypes, gc, os, signal, sys, time, weakref
 from clrun.commands.console import end_with
 
 number = int(sys.argv[1])
+if number == signal.SIGHUP:
+    signal.signal(number, signal.SIG_DFL)  # it stays ignored in children of a process that ignores it
 
 class Thing:
     pass
