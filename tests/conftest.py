@@ -50,7 +50,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def checkpoint_after_every_task(monkeypatch):
     """However short a task is; tests/runs/test_resume.py has the rule for those that are too short."""
-    monkeypatch.setattr(checkpointer, "WRITING_SHARE", math.inf)
+    monkeypatch.setattr(checkpointer, "CHECKPOINT_SHARE", math.inf)
 
 
 @pytest.fixture(autouse=True)

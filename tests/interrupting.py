@@ -1,7 +1,12 @@
 """A progress that ends training after so many reports, for tests of what is saved and how a run continues."""
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
+import pytest
+
+from clrun.runs import train
 from clrun.runs.train import train_stack
 from clrun.terminal.console import make_console
 from clrun.terminal.progress import TerminalProgress
@@ -26,6 +31,19 @@ class InterruptingProgress(TerminalProgress):
             raise self.end
 
     advance = begin_task = end_task = report
+
+
+def ends_as_one_that_is_not(prepared_of, outputs: Path, typed: Sequence[str], reports: int) -> None:
+    """Assert that a run which is killed at report number `reports`, and then continued, has the tables of one that is
+    not killed, which writes below `outputs`."""
+    killed = prepared_of(*typed, "checkpoint_every=1e-9")
+    with pytest.raises(Killed):
+        train.train_runs([killed], progress=InterruptingProgress(reports, Killed), trainer=SHORT_BLOCKS)
+    train.train_run(killed, quiet=True, trainer=SHORT_BLOCKS)
+    whole = prepared_of(*typed, f"outputs={outputs}")
+    train.train_run(whole, quiet=True)
+    for name in ("accuracy.csv", "class_counts.csv", "confusion.csv"):
+        assert (killed.directory / name).read_bytes() == (whole.directory / name).read_bytes()
 
 
 class NoTraining(TerminalProgress):

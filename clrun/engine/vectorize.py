@@ -15,47 +15,20 @@ PER_RUN = 0  # the number of the axis of the runs: each run has a value of its o
 SHARED = None  # no axis of runs: all runs have the same value
 
 
-def axes_of(kind: type[tuple[Any, ...]], **axes: int | None) -> Any:
-    """Return a named tuple of this kind that holds the axis of each field, as `torch.vmap` takes it: PER_RUN or SHARED.
+def axes_of(kind: Any, *shared: str) -> Any:
+    """Return a named tuple of this class that holds the axis of each field, as `torch.vmap` takes it: SHARED for the
+    fields that are named, PER_RUN for the others. Raise TypeError for a name that is no field."""
+    unknown = set(shared) - set(kind._fields)
+    if unknown:
+        raise TypeError(
+            f"{kind.__name__} has the fields {', '.join(kind._fields)}, and not {', '.join(sorted(unknown))}"
+        )
+    return kind._make(SHARED if name in shared else PER_RUN for name in kind._fields)
 
-    Raise TypeError where a field is left out.
-    """
-    fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # a NamedTuple is no type of its own
-    if set(fields) != set(axes):
-        raise TypeError(f"{kind.__name__} has the fields {', '.join(fields)}, and not {', '.join(axes)}")
-    return kind(**axes)
 
-
-CONTEXT_AXES: StepContext = axes_of(
-    StepContext, stage=SHARED, horizon=SHARED, progress=PER_RUN, epoch=PER_RUN, noise=PER_RUN, rate=PER_RUN
-)
-BATCH_AXES: Batch = axes_of(
-    Batch,
-    x=PER_RUN,
-    y=PER_RUN,
-    t=PER_RUN,
-    active=PER_RUN,
-    weight=PER_RUN,
-    mean_weight=PER_RUN,
-    rows=PER_RUN,
-    stage=SHARED,
-    horizon=SHARED,
-    progress=PER_RUN,
-    epoch=PER_RUN,
-    noise=PER_RUN,
-    tables=PER_RUN,
-    smoothing=SHARED,
-)
-POOL_AXES: Pool = axes_of(
-    Pool,
-    rows=PER_RUN,
-    weight=PER_RUN,
-    noise=PER_RUN,
-    stage=SHARED,
-    horizon=SHARED,
-    tables=PER_RUN,
-    outputs=SHARED,
-)
+CONTEXT_AXES: StepContext = axes_of(StepContext, "stage", "horizon")
+BATCH_AXES: Batch = axes_of(Batch, "stage", "horizon", "smoothing")
+POOL_AXES: Pool = axes_of(Pool, "stage", "horizon", "outputs")
 
 
 @dataclass(frozen=True)

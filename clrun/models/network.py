@@ -358,8 +358,7 @@ class Net:
     def read_by(
         self, reader: WeightsReader, theta: Tensor, x: Tensor, tap: Tap = identity_tap, before: Tap = identity_tap
     ) -> Tensor:
-        """Return the logits with another reader. A step that is compiled calls this: PyTorch 2.11 compiles no `replace`
-        of a network in it."""
+        """Return the logits with another reader, without a network of its own: PyTorch 2.11 compiles no `replace`."""
         pieces = theta.pieces if isinstance(theta, SplitTheta) else self.layout.view(theta)
         weights = reader(pieces, self.mode.of_batch(x.shape[0]))
         if self.autocast is None:

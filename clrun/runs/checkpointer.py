@@ -19,7 +19,7 @@ from clrun.runs import checkpoint
 from clrun.runs.checkpoint import Checkpoint, InvalidCheckpoint, Position
 from clrun.system.locks import LockLost
 
-WRITING_SHARE = 0.1  # of the time, at most, for checkpoints after tasks
+CHECKPOINT_SHARE = 0.1  # of the time, at most, for checkpoints after tasks
 
 # Fields of an Outcome that a checkpoint keeps: as JSON, and as tensors of integers, where they are not None.
 JSON_FIELDS = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
@@ -165,9 +165,9 @@ class Checkpointer:
     """An object that keeps the latest point from which a stack can continue, and writes it to the disk.
 
     It writes after a task, every `every` seconds within a task (0: never), and when the process is interrupted. After a
-    task that was so short that writing would take more than WRITING_SHARE of the time, it does not write, unless that
-    task was the last. A checkpoint that cannot be written (a full disk) is reported and does not end the run: the one
-    before it stays.
+    task that was so short that writing would take more than CHECKPOINT_SHARE of the time, it does not write, unless
+    that task was the last. A checkpoint that cannot be written (a full disk) is reported and does not end the run: the
+    one before it stays.
 
     unrecorded_costs: returns the costs of this process's time that are not in the outcomes yet, per run.
     """
@@ -198,7 +198,7 @@ class Checkpointer:
         """Remember the point at which `stage` tasks are over, and write it, unless the last was written just before."""
         self.latest = self.after_tasks(current, stage)
         is_last = stage == self.stack.strategy.data.tasks
-        if is_last or monotonic() - self.written_at >= self.writing_seconds / WRITING_SHARE:
+        if is_last or monotonic() - self.written_at >= self.writing_seconds / CHECKPOINT_SHARE:
             self.write(self.latest)
 
     def end_block(self, current: TrainState, partial: PartialStage) -> None:

@@ -14,7 +14,7 @@ answered before are projected, and new ones are free. Norms are trained by the f
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -149,7 +149,7 @@ class GPM(Strategy):
             def reader(pieces: Mapping[str, Tensor], mode: BatchNormMode, seen: dict[str, Tensor] = seen) -> Weights:
                 return InputWeights(pieces, mode, self.net.network.layers, seen)
 
-            replace(self.net, reader=reader)(theta, batch.x)
+            self.net.read_by(reader, theta, batch.x)
             for name, vectors in chunks.items():
                 r = seen[name].double()
                 if f"{name}.bias" in self.net.layout.shapes:

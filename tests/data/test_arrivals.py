@@ -8,7 +8,7 @@ import torch
 from conftest import STRATEGIES, live
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interrupting import SHORT_BLOCKS, InterruptingProgress, Killed
+from interrupting import ends_as_one_that_is_not
 
 from clrun.data import arrivals
 from clrun.runs import train
@@ -249,14 +249,7 @@ def test_tasks_that_are_left_out_send_no_samples_ahead(prepared_of, options):
 def test_a_run_that_is_killed_ends_as_one_that_is_not(prepared_of, tmp_path, options):
     """In the second task, of which samples have come before."""
     typed = (*SMALL, "strategy=er", "memory_size=20", "tasks=5", "iterations=4", "batch_size=8", *options)
-    killed = prepared_of(*typed, "checkpoint_every=1e-9")
-    with pytest.raises(Killed):
-        train.train_runs([killed], progress=InterruptingProgress(6, Killed), trainer=SHORT_BLOCKS)
-    train.train_run(killed, quiet=True, trainer=SHORT_BLOCKS)
-    whole = prepared_of(*typed, f"outputs={tmp_path / 'whole'}")
-    train.train_run(whole, quiet=True)
-    for name in ("accuracy.csv", "class_counts.csv", "confusion.csv"):
-        assert (killed.directory / name).read_bytes() == (whole.directory / name).read_bytes()
+    ends_as_one_that_is_not(prepared_of, tmp_path / "whole", typed, 6)
 
 
 # ---------------------------------------------------------------- methods that must be told

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import live
-from interrupting import SHORT_BLOCKS, InterruptingProgress, Killed
+from interrupting import ends_as_one_that_is_not
 
 from clrun.data.batches import make_data
 from clrun.data.transforms import turn
@@ -90,14 +90,7 @@ def test_a_stack_is_as_its_runs_alone(stack_of):
 
 def test_a_run_that_is_killed_ends_as_one_that_is_not(prepared_of, tmp_path):
     typed = (*SMALL, "split.circle=4", "tasks=8", "strategy=er", "memory_size=20", "batch_size=20")
-    killed = prepared_of(*typed, "checkpoint_every=1e-9")
-    with pytest.raises(Killed):
-        train.train_runs([killed], progress=InterruptingProgress(12, Killed), trainer=SHORT_BLOCKS)
-    train.train_run(killed, quiet=True, trainer=SHORT_BLOCKS)
-    whole = prepared_of(*typed, f"outputs={tmp_path / 'whole'}")
-    train.train_run(whole, quiet=True)
-    for name in ("accuracy.csv", "class_counts.csv", "confusion.csv"):
-        assert (killed.directory / name).read_bytes() == (whole.directory / name).read_bytes()
+    ends_as_one_that_is_not(prepared_of, tmp_path / "whole", typed, 12)
 
 
 def test_the_files_state_classes_and_angles(prepared_of):

@@ -113,8 +113,8 @@ def test_the_default_data_dir_is_the_users_cache(monkeypatch, tmp_path):
     assert datasets.data_folder(None) == tmp_path / "clrun"
     for unset in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
-        monkeypatch.setenv("HOME", "/home/someone")
-        assert datasets.data_folder(None) == Path("/home/someone/.cache/clrun")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert datasets.data_folder(None) == tmp_path / ".cache" / "clrun"
 
 
 # The MNIST family

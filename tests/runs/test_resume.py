@@ -375,7 +375,7 @@ def test_checkpoints_after_short_tasks_take_a_tenth_of_the_time_at_most(prepared
         clock[0] += 1
         written.append(content.position.stage)
 
-    monkeypatch.setattr(checkpointer, "WRITING_SHARE", 0.1)
+    monkeypatch.setattr(checkpointer, "CHECKPOINT_SHARE", 0.1)
     monkeypatch.setattr(checkpointer, "monotonic", lambda: clock[0])
     monkeypatch.setattr(checkpoint, "write", write)
     kept = Checkpointer(stack, [new_outcome(prepared, stack)], 0, print, dict)
