@@ -9,13 +9,22 @@ Shapes: T tasks, K classes in the data set, C outputs of the network.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from clrun.data import arrivals, split
 from clrun.data.augmentation import refuse_without_colours
+from clrun.data.coming import (
+    angles_of_images,
+    arrivals_of,
+    blurred_classes,
+    outputs_that_come,
+    present_classes,
+    seen_from,
+    without_later,
+)
 from clrun.data.domains import classes_of_domains, split_by_domain
+from clrun.data.orders import class_order, domain_order, label_orders, split_seed
 from clrun.data.samples import Samples, refuse_unless_pictures
 from clrun.data.seeding import generator
 from clrun.data.values import Values
@@ -130,90 +139,6 @@ def make_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TAS
     return stream if settings["first_tasks"] is None else stream.first(k + settings["first_tasks"])
 
 
-def arrivals_of(
-    train: Sequence[Tensor], images: Samples, groups: Sequence[Sequence[int]], settings: Values
-) -> list[Tensor] | None:
-    """Return the rows (n,) that come in each stage; None where those are the samples of the stage's own task.
-
-    train: the images [task] (n,) of each task.
-    """
-    seed = split_seed(settings)
-    if split.circling(settings):
-        return arrivals.in_circles(train, images.y, present_classes(images, settings), seed)
-    if split.returning(settings):
-        return arrivals.repeated(train, images.y, present_classes(images, settings), seed)
-    if settings.get("split.stochastic", None) is True:
-        return arrivals.stochastic(train, images.y, blurred_classes(images, settings), settings["split.blurry"], seed)
-    if settings.get("split.blurry", None) is not None:
-        share, disjoint = settings["split.blurry"], settings["split.disjoint"] or 0.0
-        return arrivals.blurred(train, images.y, groups, share, disjoint, seed)
-    if settings.get("boundaries", None) is False:
-        return arrivals.gradual(train, len(images.y), settings["overlap"], seed)
-    return None
-
-
-def without_later(rows: list[Tensor] | None, settings: Values, images: int) -> list[Tensor] | None:
-    """Return the rows (n,) of each stage, of the first `first_tasks` without samples of later tasks that would come
-    early; there are so many images."""
-    k = settings["first_tasks"]
-    if rows is None or k is None:
-        return rows
-    return [part[part < k * images] if stage < k else part for stage, part in enumerate(rows)]
-
-
-def present_classes(images: Samples, settings: Values) -> list[list[int]]:
-    """Return the classes of each task of a stream in which classes come back."""
-    if split.circling(settings):
-        return arrivals.circled(circle(images, settings), settings["tasks"])
-    if settings["split.slots"] is None:
-        chances = settings["split.occurrence"], settings["split.recurrence"]
-        return arrivals.sampled_experiences(len(images.classes), settings["tasks"], *chances, split_seed(settings))
-    numbers = len(images.classes), settings["tasks"], settings["split.slots"]
-    return arrivals.experiences(*numbers, split_seed(settings))
-
-
-def circle(images: Samples, settings: Values) -> list[int]:
-    """Return the classes of split.circle in order: the first of all. Raise UsageError where there are fewer."""
-    count, names = settings["split.circle"], images.classes
-    if count > len(names):
-        raise UsageError(f"split.circle={count}: there are {len(names)} classes; type a smaller number.")
-    return (class_order(len(names), settings) or list(range(len(names))))[:count]
-
-
-def angles_of_images(rows: Sequence[Tensor] | None, images: Samples, settings: Values) -> Tensor:
-    """Return the angle of each image (N,) in radians where pictures turn one by one as they come; (0,) elsewhere.
-    rows: as of `arrivals_of`, of the whole stream."""
-    if rows is None or not split.circling(settings):
-        return torch.zeros(0)
-    return arrivals.turned_as_they_come(rows, images.y, circle(images, settings), split_seed(settings))
-
-
-def blurred_classes(images: Samples, settings: Values) -> list[arrivals.Blurred]:
-    """Return the disjoint and the blurry classes of each task, where their number is drawn."""
-    order = class_order(len(images.classes), settings) or list(range(len(images.classes)))
-    share = settings["split.disjoint"] or 0.0
-    return arrivals.stochastic_classes(order, settings["tasks"], share, split_seed(settings))
-
-
-def outputs_that_come(
-    rows: Sequence[Tensor], images: Samples, groups: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]
-) -> list[list[int]]:
-    """Return the outputs [stage] of the samples that come in each stage. rows: as of `arrivals_of`."""
-    classes, N = len(images.classes), len(images.y)
-    of_class = {t * classes + k: o for t, group in enumerate(groups) for k, o in zip(group, outputs[t], strict=True)}
-    seen = [torch.unique(part // N * classes + images.y[part % N]).tolist() for part in rows]
-    return [sorted({of_class[cell] for cell in cells}) for cells in seen]
-
-
-def seen_from(outputs: Sequence[Sequence[int]], come: Sequence[Sequence[int]]) -> list[int]:
-    """Return the first stage [task] after which there was a sample of every output of the task. come: the outputs
-    [stage] of the samples that come."""
-    first: dict[int, int] = {}
-    for stage, of_stage in enumerate(come):
-        first |= {o: stage for o in of_stage if o not in first}
-    return [max((first.get(o, len(come)) for o in group), default=task) for task, group in enumerate(outputs)]
-
-
 def pools(numbers: Tensor, images: Samples, groups: Sequence[Sequence[int]], settings: Values) -> list[Tensor]:
     """Return the image numbers of each task: those of its classes, or of its domain."""
     if settings["split"] != "domains" or images.domain is None:
@@ -234,19 +159,6 @@ def drawn_samples(train: list[Tensor], settings: Values) -> list[Tensor]:
         raise UsageError(f"split.period={period}: a task has {fewest} training samples; type at most as many.")
     random = generator(split_seed(settings), "period")
     return [pool[torch.randperm(len(pool), generator=random)[:period]].sort().values for pool in train]
-
-
-def domain_order(images: Samples, settings: Values) -> list[int]:
-    """Return the numbers of the domains in the order of the tasks."""
-    if settings["split.order"] != "seed":
-        return list(range(len(images.domains)))
-    random = generator(split_seed(settings), "domain order")
-    return torch.randperm(len(images.domains), generator=random).tolist()
-
-
-def split_seed(settings: Values) -> int:
-    """Return the seed of what the split draws: `split.seed`, or the run's."""
-    return settings["seed"] if settings["split.seed"] is None else settings["split.seed"]
 
 
 def classes_of_tasks(images: Samples, settings: Values, earlier: EarlierTasks = NO_TASKS) -> list[list[int]]:
@@ -274,23 +186,6 @@ def classes_of_tasks(images: Samples, settings: Values, earlier: EarlierTasks = 
     new = sorted(k for group in groups for k in group)  # all classes, but for those that an earlier run has learnt
     drawn = dict(zip(new, (k for k in order if k in {*new}), strict=True))
     return [[drawn[k] for k in group] for group in groups]
-
-
-def label_orders(classes: int, settings: Values) -> list[list[int]]:
-    """Return for each task the class that each label stands for; the first task has them in their own order."""
-    random = generator(split_seed(settings), "labels")
-    drawn = [torch.randperm(classes, generator=random).tolist() for _ in range(settings["tasks"] - 1)]
-    return [list(range(classes)), *drawn]
-
-
-def class_order(classes: int, settings: Values) -> list[int] | None:
-    """Return the numbers of the classes in the order in which tasks take them; None where that is the data set's or
-    the one that was listed."""
-    if settings["split.order"] == "fixed":
-        return None
-    if settings["split.order"] == "seed1993":  # by NumPy's generator, as in the code of Hou et al. 2019 and since
-        return np.random.RandomState(1993).permutation(classes).tolist()
-    return torch.randperm(classes, generator=generator(split_seed(settings), "class order")).tolist()
 
 
 def outputs_of_tasks(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from clrun.config import compose
+from clrun.data.orders import class_order
 from clrun.data.split import even_sizes, stepped_sizes
-from clrun.data.tasks import class_order
 from clrun.system.errors import UsageError
 
 SMALL = ("device=cpu", "model.widths=[4]", "iterations=2")
