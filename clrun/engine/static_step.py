@@ -28,6 +28,7 @@ from clrun.engine.vectorize import BATCH_AXES, CONTEXT_AXES, PER_RUN, SHARED, Ve
 from clrun.models import BatchNormRecord, SplitTheta, updated_statistics
 from clrun.optimizers import Cut, Optimizer
 from clrun.strategy import Quadratic, Strategy, Tree, gradient_by_leaf
+from clrun.system.arithmetic import ceil_div
 
 Pieces = list[Tensor]  # a vector (P,), split into its named parts; or one tensor, (R, P) in a stack
 
@@ -39,6 +40,11 @@ UPDATE_AXES = (PER_RUN, PER_RUN, PER_RUN, PER_RUN, PER_RUN, BATCH_AXES, PER_RUN)
 
 # The fields of a batch that a function of one run does not return: what all runs share, and the tables.
 LEFT_OUT = ("tables", *(name for name, axis in BATCH_AXES._asdict().items() if axis is SHARED))
+
+
+# Each run's theta begins at a multiple of so many bytes: kernels for products of matrices read 16 bytes at once, where
+# they may, and a GPU fetches 128.
+ROW_BYTES = 128
 
 
 class StaticStep:
@@ -55,7 +61,8 @@ class StaticStep:
         self.strategy, self.optimizer, self.vectorizer = strategy, optimizer, vectorizer
         self.values = values
         self.decay, self.clip_norm, self.prequential = decay, clip_norm, prequential
-        self.current = tree_map(torch.clone, current)
+        held = tree_map(torch.clone, current)
+        self.current = held if vectorizer.alone else held._replace(theta=with_aligned_rows(held.theta))
         self.restricts, self.renews = overrides(strategy, "restrict"), overrides(strategy, "renew")
         self.watches_moves = overrides(strategy, "after_move")
         self.updates = overrides(strategy, "after_step") or self.watches_moves
@@ -268,6 +275,17 @@ class Pull:
     def value(self) -> Tensor:
         """Return the penalty (), (R,) in a stack, at the theta of the last `add_gradient`."""
         return (self.scaled * self.away * self.away).sum(-1) / 2
+
+
+def with_aligned_rows(theta: Tensor) -> Tensor:
+    """Return a copy of theta (R, P) whose rows begin at multiples of ROW_BYTES: a view of a tensor with longer rows.
+
+    With rows one after another and, say, 478410 parameters, the weights of every other run would begin at an address
+    for which a GPU has slower products only.
+    """
+    at_once = ROW_BYTES // theta.element_size()
+    rows = theta.new_zeros(len(theta), ceil_div(theta.shape[1], at_once) * at_once)
+    return rows[:, : theta.shape[1]].copy_(theta)
 
 
 def same_memory(v: Tensor, other: Tensor) -> bool:

@@ -121,12 +121,14 @@ def main() -> None:
     flags.add_argument("--quick", action="store_true", help="2 runs a stack at most: a rehearsal")
     flags.add_argument("--only", help="strategies, by commas")
     flags.add_argument("--skip", type=int, default=0, help="cases, the first ones, that are left out")
+    flags.add_argument("--count", type=int, help="cases that follow those, all if not given")
     asked = flags.parse_args()
     torch.set_num_threads(1)
     asked.out.mkdir(parents=True, exist_ok=True)
     where = {"hardware": hardware(asked.device), "torch": torch.__version__, "commit": commit()}
     rows: list[dict[str, Any]] = []
-    for case in itertools.islice(cases(), asked.skip, None):
+    last = None if asked.count is None else asked.skip + asked.count
+    for case in itertools.islice(cases(), asked.skip, last):
         if asked.only and case.strategy not in asked.only.split(","):
             continue
         one = case._replace(runs=min(case.runs, 2)) if asked.quick else case
