@@ -66,6 +66,16 @@ def test_split_cifar10_is_the_published_protocol(case, lr):
     assert {key: settings[key] for key in wanted} == wanted
 
 
+@pytest.mark.parametrize(("case", "lr"), [("fdr 200", 0.03), ("fdr 500", 0.1)])
+def test_fdr_has_the_batches_and_the_weight_of_the_published_code(case, lr):
+    """The published alpha is not read there, so that the distance has the weight 1."""
+    row = verify.rows()["15"]
+    settings = compose(*verify.overrides_of(row, row.cases[case], []), "seed=2")
+    wanted = {"batch_size": 128, "replay_batch": 128, "replay_draw": "without", "alpha": 1.0, "lr": lr, "epochs": 1}
+    wanted |= {"active": "all", "split.order": "fixed", "model.init": "xavier", "dataset.normalize": False}
+    assert {key: settings[key] for key in wanted} == wanted
+
+
 @pytest.mark.parametrize("strategy", ["er", "derpp"])
 def test_split_cifar10_takes_a_step(stack_of, strategy):
     """On the digits, padded, with a narrow network: what the experiment composes can be trained."""
