@@ -18,6 +18,7 @@ from clrun.data import columns
 from clrun.data.check_parts import wrong
 from clrun.data.samples import Arrays
 from clrun.data.users_file import existing
+from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.machine import refuse_if_too_large
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -128,7 +129,7 @@ def from_csv(path: Path, typed: Typed, source: str, wanted: str = "") -> pd.Data
             )
             frame = pd.read_csv(
                 path, index_col=False, low_memory=False, decimal=DECIMALS[typed.decimal],
-                sep=sep, encoding="utf-8-sig", skipinitialspace=spaces,
+                sep=sep, encoding="utf-8-sig", skipinitialspace=spaces, **ALL_DIGITS,
             )  # fmt: skip
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())

@@ -19,6 +19,7 @@ import pandas as pd
 
 from clrun.results import metrics
 from clrun.results.columns import COSTS, OVERALL_METRICS, SUMMARY_HEAD, SUMMARY_TAIL, SUMMARY_TEXTS, TEXT_COLUMNS
+from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.errors import RunsFailed
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a file, in either order of bytes
@@ -241,8 +242,9 @@ def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequen
     buffer = io.StringIO(newline="")
     csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
     buffer.seek(0)
+    texts_only = dict.fromkeys(texts, str)
     return pd.read_csv(
-        buffer, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""], skip_blank_lines=False
+        buffer, dtype=texts_only, keep_default_na=False, na_values=[""], skip_blank_lines=False, **ALL_DIGITS
     )
 
 

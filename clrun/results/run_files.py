@@ -16,6 +16,7 @@ from clrun.results import reading, tables
 from clrun.results.columns import FILES, TEXT_COLUMNS
 from clrun.results.outcome import Outcome
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing, write_text
+from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.yaml_numbers import Dumper
 
 SECONDS_BETWEEN_WRITES = 5.0  # of the tables of a run that is under way, at least
@@ -165,7 +166,7 @@ def read_summary(path: Path) -> pd.DataFrame:
 def table_of(file: TextIO) -> pd.DataFrame:
     """Return the content of a summary.csv or results.csv, which is whole, as a table."""
     texts = dict.fromkeys(TEXT_COLUMNS, str)  # read at once: in pieces, the cells of a column would differ in kind
-    return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""], low_memory=False)
+    return pd.read_csv(file, dtype=texts, keep_default_na=False, na_values=[""], low_memory=False, **ALL_DIGITS)
 
 
 def summary_of(directory: Path) -> pd.Series:

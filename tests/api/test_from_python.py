@@ -22,12 +22,11 @@ from clrun.api import running, typed
 from clrun.config import catalog, composition
 from clrun.report.runs import read
 from clrun.runs import prepare, train
+from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.paths import PACKAGE
 
 TINY = ("iterations=2", "model.widths=[4]", "device=cpu", "plots=false")
-# How pandas reads the number that was written, and not one whose last digit is another.
-EXACTLY = {"float_precision": "round_trip"}
 NOTEBOOKS = sorted((PACKAGE.parent / "examples").glob("*.ipynb"))
 
 
@@ -230,10 +229,10 @@ def results(swept) -> clrun.Results:
 def test_tables_say_what_the_files_say(results):
     assert len(results) == len(results.runs) == 5
     for run, directory in results.directories.items():
-        matrix = pd.read_csv(directory / "accuracy_matrix.csv", **EXACTLY).set_index("after_task")
+        matrix = pd.read_csv(directory / "accuracy_matrix.csv", **ALL_DIGITS).set_index("after_task")
         for line in results.accuracy[results.accuracy["run"] == run].itertuples():
             assert line.accuracy == matrix.loc[line.after_task, f"task_{line.eval_task}"] == line.correct / line.n
-        forgetting = pd.read_csv(directory / "forgetting.csv", **EXACTLY).iloc[:-1]
+        forgetting = pd.read_csv(directory / "forgetting.csv", **ALL_DIGITS).iloc[:-1]
         found = results.forgetting[results.forgetting["run"] == run]
         assert found["final_accuracy"].tolist() == forgetting["final_accuracy"].tolist()
         assert len(results.health[results.health["run"] == run]) == 5

@@ -27,7 +27,7 @@ def test_the_runs_of_a_stack_begin_at_aligned_addresses(stack_of):
     """A GPU multiplies weights faster whose addresses are multiples of 16 bytes."""
     stack = replace(stack_of("strategy=ewc", "iterations=4", seeds=(0, 1, 2)), use_graph=True)
     stack.learn(stack.initialize(), 0)
-    (stepper,) = {one for one in stack.graph_steppers.values()}
+    (stepper,) = set(stack.graph_steppers.values())
     theta = stepper.static.current.theta
     assert theta.shape[1] * theta.element_size() % ROW_BYTES  # rows one after another would not be aligned
     assert {(row.data_ptr() - theta.data_ptr()) % ROW_BYTES for row in theta} == {0}

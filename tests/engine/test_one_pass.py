@@ -16,6 +16,7 @@ from clrun.data.sampler import Budget, OnlineSampler
 from clrun.engine.step import make_step
 from clrun.results import metrics
 from clrun.runs import train
+from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.errors import UsageError
 
 ONLINE = ("stream=online", "scenario=class")
@@ -163,7 +164,7 @@ def test_the_table_and_the_summary_say_how_many_were_right(empty_folder, clrun):
     table = pd.read_csv(folder / "online_accuracy.csv")
     assert table["task"].tolist() == ["1", "2", "all"]
     assert table["samples"].iloc[-1] == table["samples"].iloc[:-1].sum()
-    summary = pd.read_csv(folder / "summary.csv", float_precision="round_trip").iloc[0]
+    summary = pd.read_csv(folder / "summary.csv", **ALL_DIGITS).iloc[0]
     assert summary["online_accuracy"] == table["correct"].iloc[-1] / table["samples"].iloc[-1]
     assert 0 < summary["accuracy_auc"] < 1
     assert (summary["passes"], summary["batch_size"], len(str(summary["stream"]))) == (1, 50, 10)

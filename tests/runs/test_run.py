@@ -14,6 +14,7 @@ from clrun.config.settings import Settings
 from clrun.results import reading, run_files
 from clrun.runs import prepare, show, train
 from clrun.strategies.ewc import EWC
+from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.errors import UsageError
 
 SHORT = ("iterations=6", "model.widths=[12,8]", "device=cpu")
@@ -64,7 +65,7 @@ def test_files(trained):
 def test_long_form_agrees_with_the_matrix(trained):
     prepared, _ = trained("strategy=finetune", "scenario=class")
     long = pd.read_csv(prepared.directory / "accuracy.csv")
-    matrix = pd.read_csv(prepared.directory / "accuracy_matrix.csv").set_index("after_task")
+    matrix = pd.read_csv(prepared.directory / "accuracy_matrix.csv", **ALL_DIGITS).set_index("after_task")
     for row in long.itertuples():
         assert row.correct / row.n == matrix.loc[row.after_task, f"task_{row.eval_task}"]
     confusion = pd.read_csv(prepared.directory / "confusion.csv")
