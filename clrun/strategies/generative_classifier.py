@@ -11,6 +11,9 @@ run, so that an answer does not depend on the samples beside it.
 The paper trains the classes one after the other, each with an optimizer of its own and batches of its own. Here the
 classes of a task share batches and Adam's counter of steps, whose bias correction makes the first steps of a class
 longer if it comes late; optimizer.reset=true starts it anew with each task.
+
+p_c(x | z) is that of the loss, for pixels a Bernoulli distribution. The authors' code trains with this one and answers
+with another, a normal distribution of variance 1 around the decoded picture, which costs 1 to 2 points on MNIST.
 """
 
 from collections.abc import Mapping, Sequence
