@@ -26,8 +26,8 @@ DECAY = 0.1
 # Of split.circle, where tasks is not typed: as often as each pair of classes comes.
 ROUNDS = 3
 
-# Of augment=colour, where it is not typed.
-COLOUR_STRENGTH = 0.4
+# Of augment=colour and augment=hue, where they are not typed.
+STRENGTHS = {"colour": 0.4, "hue": 0.1}
 
 
 def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[str, Option]) -> dict[str, Any]:
@@ -186,19 +186,20 @@ def with_augmentation(values: Mapping[str, Any], given: Mapping[str, Any]) -> di
         raise UsageError(f"augment={format_value(typed)} has {twice[0]} twice; name each once.")
     if "none" in single and len(single) > 1:
         raise UsageError(f"augment={format_value(typed)}: none is nothing at all; leave it out of the list.")
-    if "colour" not in single and "colour_strength" in given:
-        raise UsageError("colour_strength belongs to augment=colour; name that too, or leave colour_strength out.")
+    for name in STRENGTHS:
+        if name not in single and f"{name}_strength" in given:
+            raise UsageError(f"{name}_strength belongs to augment={name}; name that too, or leave {name}_strength out.")
     made: list[str] = []
     for name in single:
         if name == "flip" and made[-1:] == ["crop"]:
             made[-1] = "crop_flip"
         else:
             made.append(name)
-    strength = COLOUR_STRENGTH if values["colour_strength"] is None else values["colour_strength"]
-    return {
-        "augment": made[0] if len(made) == 1 else made,
-        "colour_strength": strength if "colour" in single else None,
-    }
+    strengths: dict[str, Any] = {"augment": made[0] if len(made) == 1 else made}
+    for name, default in STRENGTHS.items():
+        own = values[f"{name}_strength"]
+        strengths[f"{name}_strength"] = None if name not in single else default if own is None else own
+    return strengths
 
 
 def stated_default(key: str, option: Option) -> Any:

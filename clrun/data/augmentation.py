@@ -32,20 +32,23 @@ ERASED_RATIO = (0.3, 3.3)
 # Brightness of red, green and blue, as torchvision has them (ITU-R BT.601 in four digits).
 RED, GREEN, BLUE = 0.2989, 0.587, 0.114
 
-# What works on red, green and blue.
-OF_COLOURS = ("greyscale", "colour")
+# What works on red, green and blue, and how many copies of a batch in float32 are there at once.
+OF_COLOURS = {"greyscale": 6, "colour": 6, "hue": 8}
+COPIES = 4  # of a batch that is not changed, or by other changes
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """What is done to every picture that is trained on, one after the other.
 
-    names are of `crop`, `flip`, `crop_flip`, `greyscale`, `erase` and `colour`. The factors of brightness, contrast and
-    saturation are within `colour_strength` of 1.
+    names are of `crop`, `flip`, `crop_flip`, `greyscale`, `erase`, `colour` and `hue`. The factors of brightness,
+    contrast and saturation are within `colour_strength` of 1. Hues are turned by at most `hue_strength` of a circle,
+    either way.
     """
 
     names: Sequence[str]
     colour_strength: float
+    hue_strength: float = 0.0
 
     def __call__(self, x: Tensor, noise: Tensor) -> Tensor:
         """Return the pictures x (B, C, H, W) augmented by noise (3, B)."""
@@ -56,6 +59,7 @@ class Augmentation:
             "greyscale": greyscale,
             "erase": erase,
             "colour": self.colour,
+            "hue": self.hue,
         }
         for name in self.names:
             x = named[name](x, noise)
@@ -70,18 +74,33 @@ class Augmentation:
         """Return the factors (B, 3) of brightness, contrast and saturation."""
         return 1 + self.colour_strength * (2 * uniforms(sample_keys(noise, Purpose.COLOUR), 3) - 1)
 
+    def hue(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Return pictures whose hues are turned."""
+        return with_hue(x, self.turns(noise))
 
-def augmentation_of(names: str | Sequence[str], colour_strength: float | None) -> Augmentation | None:
-    """Return what the settings `augment` and `colour_strength` name; None for nothing."""
+    def turns(self, noise: Tensor) -> Tensor:
+        """Return by how much of a circle the hues are turned: (B,)."""
+        return self.hue_strength * (2 * uniforms(sample_keys(noise, Purpose.HUE), 1)[:, 0] - 1)
+
+
+def augmentation_of(
+    names: str | Sequence[str], colour_strength: float | None, hue_strength: float | None
+) -> Augmentation | None:
+    """Return what the settings `augment`, `colour_strength` and `hue_strength` name; None for nothing."""
     if names == "none":
         return None
-    return Augmentation([names] if isinstance(names, str) else names, colour_strength or 0.0)
+    return Augmentation([names] if isinstance(names, str) else names, colour_strength or 0.0, hue_strength or 0.0)
 
 
 def of_colours(augment: str | Sequence[str]) -> list[str]:
     """Return what the setting `augment` names that works on red, green and blue."""
     names = [augment] if isinstance(augment, str) else augment
     return [name for name in names if name in OF_COLOURS]
+
+
+def copies_of(augment: str | Sequence[str]) -> int:
+    """Return how many copies of a batch in float32 are there at once while it is made, at most."""
+    return max([COPIES, *(OF_COLOURS[name] for name in of_colours(augment))])
 
 
 def refuse_without_colours(images: Samples, augment: str | Sequence[str]) -> None:
@@ -160,6 +179,30 @@ def with_saturation(x: Tensor, factor: Tensor) -> Tensor:
     """Return pictures of bytes (B, 3, H, W) with their saturation times factor (B,), as torchvision's
     `adjust_saturation`: away from grey, or towards it."""
     return blended(x, brightness_of(x).floor_(), factor)
+
+
+def with_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Return pictures of bytes (B, 3, H, W) whose hues are turned by turn (B,) of a circle, as torchvision's
+    `adjust_hue`: 1/3 makes red green, green blue and blue red. Saturation and the largest of the three stay."""
+    red, green, blue = x.float().div(255).unbind(-3)
+    largest = torch.maximum(torch.maximum(red, green), blue)
+    chroma = largest - torch.minimum(torch.minimum(red, green), blue)
+    divisor = torch.where(chroma == 0, 1, chroma)  # a grey picture element has no hue, and keeps its grey
+    sixths = torch.where(
+        largest == red,
+        (green - blue) / divisor,
+        torch.where(largest == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    )
+    turned = sixths + 6 * turn[:, None, None]
+
+    def slope(place: int) -> Tensor:
+        """Around the circle, a colour is the largest for a third of it, the least for a third, and between them on a
+        slope."""
+        away = (turned + place).remainder(6)
+        return torch.minimum(away, 4 - away).clamp(0, 1)
+
+    made = torch.stack([largest - chroma * slope(place) for place in (5, 3, 1)], -3)
+    return as_bytes(made.mul(256 - 1e-3))  # as torchvision makes bytes of numbers from 0 to 1
 
 
 def blended(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     GREYSCALE = -2
     ERASE = -3
     COLOUR = -4
+    HUE = -5
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from clrun.data.augmentation import of_colours
+from clrun.data.augmentation import copies_of
 from clrun.data.batches import Data
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.evaluation import CHUNK_SAMPLES, LEAST
@@ -82,8 +82,7 @@ def memory_need(prepared: Prepared) -> MemoryNeed:
     steps = min(BLOCK_STEPS, largest(settings, "iterations") or BLOCK_STEPS)  # that are taken at once, at most
     longest = max(prepared.stream.sizes)
     tables = sum(v.nbytes for v in prepared.stream.tables)
-    copies = 6 if of_colours(settings["augment"]) else 4  # of a sample
-    in_step = (3 if recalls else 1) * batch * FLOAT * (copies * pixels + 4 * sizes.outputs)
+    in_step = (3 if recalls else 1) * batch * FLOAT * (copies_of(settings["augment"]) * pixels + 4 * sizes.outputs)
     dense = all(isinstance(layer, nn.Linear) for layer in network.layers.values())
     plain = dense and prepared.strategy.reads_once and AUTOCAST[settings["precision"]] is None
     answered = FLOAT * (4 * pixels + 8 * sizes.largest)

@@ -17,7 +17,7 @@ from clrun.data.tasks import make_tasks
 from clrun.system.errors import UsageError
 from clrun.system.hashing import sample_keys, uniforms
 
-NAMES = ("crop", "flip", "crop_flip", "greyscale", "erase", "colour")
+NAMES = ("crop", "flip", "crop_flip", "greyscale", "erase", "colour", "hue")
 
 
 def pictures(n, channels=3, height=16, width=16):
@@ -65,6 +65,33 @@ def test_colour_is_brightness_then_contrast_then_saturation():
         wanted = one_by_one(theirs, wanted, factor)
     assert torch.equal(colour(x, noise), wanted)
     assert not torch.equal(wanted, x)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (5, 33)])
+def test_hues_are_those_of_torchvision(shape):
+    """Bytes that lie between two may be rounded to the other one: each step of both is rounded to float32."""
+    x, turn = pictures(60, 3, *shape), torch.rand(60, generator=torch.Generator().manual_seed(2)) - 0.5
+    x[:5] = x[:5, :1]  # grey
+    turn[5:8] = torch.tensor([0.0, 0.5, -0.5])
+    ours, theirs = augmentation.with_hue(x, turn), one_by_one(F.adjust_hue, x, turn)
+    away = (ours.int() - theirs.int()).abs()
+    assert away.max() <= 1
+    assert (away == 0).double().mean() > 0.999
+    assert torch.equal(ours[:6], x[:6])
+
+
+def test_a_third_of_a_circle_exchanges_the_colours():
+    x = pictures(20)
+    turned = augmentation.with_hue(x, torch.full((20,), 1 / 3))
+    assert (turned.int() - x.roll(1, 1).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.5])
+def test_hues_are_turned_as_far_as_is_said(strength):
+    turns = Augmentation(["hue"], 0.0, strength).turns(noise_of(5000))
+    assert turns.abs().max() <= strength
+    assert turns.min() < -0.99 * strength
+    assert turns.max() > 0.99 * strength
 
 
 def test_grey_pictures_are_those_of_torchvision():
@@ -115,7 +142,7 @@ def test_several_are_applied_in_their_order():
 def test_shape_and_type_stay_and_so_does_what_is_given(name):
     x, noise = pictures(50), noise_of(50)
     given = x.clone()
-    made = Augmentation([name], 0.4)(x, noise)
+    made = Augmentation([name], 0.4, 0.1)(x, noise)
     assert made.shape == x.shape
     assert made.dtype == x.dtype
     assert torch.equal(x, given)
@@ -126,7 +153,7 @@ def test_shape_and_type_stay_and_so_does_what_is_given(name):
 def test_a_picture_does_not_depend_on_those_beside_it(name):
     """Also where runs of a stack are augmented at once, for which no operation is called run by run: PyTorch warns of
     one that would be."""
-    x, noise, augment = pictures(24), noise_of(24), Augmentation([name], 0.4)
+    x, noise, augment = pictures(24), noise_of(24), Augmentation([name], 0.4, 0.1)
     whole = augment(x, noise)
     assert torch.equal(whole, torch.cat([augment(x[i : i + 5], noise[:, i : i + 5]) for i in range(0, 24, 5)]))
     runs, of_runs = x.view(3, 8, *x.shape[1:]), noise.view(3, 3, 8).movedim(1, 0)
@@ -173,6 +200,7 @@ def test_what_becomes_of_a_picture_is_independent_of_what_else_does():
     red = torch.tensor([255, 0, 0], dtype=torch.uint8)[None, :, None, None].expand(n, 3, 1, 1)
     is_grey = Augmentation(["greyscale"], 0.0)(red, noise)[:, 1, 0, 0] > 0
     groups = [noise, Augmentation(["colour"], 1.0).colour_factors(noise).T, rectangles(noise, 64, 64).T, is_grey[None]]
+    groups.append(Augmentation(["hue"], 0.0, 0.5).turns(noise)[None])
     for i, one in enumerate(groups):
         for other in groups[:i]:
             together = torch.corrcoef(torch.cat([one, other]).double())[: len(one), len(one) :]
@@ -240,6 +268,8 @@ def test_strength_is_part_of_the_identity_where_it_counts(settings_of):
 
     assert identity("augment=colour") == identity("augment=colour", "colour_strength=0.4")
     assert identity("augment=colour") != identity("augment=colour", "colour_strength=0.5")
+    assert identity("augment=hue") == identity("augment=hue", "hue_strength=0.1")
+    assert identity("augment=hue") != identity("augment=hue", "hue_strength=0.2")
     assert len({identity(f"augment={one}") for one in ("none", "crop_flip", "crop", "[flip,crop]")}) == 4
 
 
@@ -254,6 +284,8 @@ def test_strength_is_part_of_the_identity_where_it_counts(settings_of):
         (["augment=[]"], "must be one of"),
         (["augment=crop", "colour_strength=0.3"], "belongs to augment=colour"),
         (["augment=colour", "colour_strength=0"], "above 0"),
+        (["augment=colour", "hue_strength=0.2"], "belongs to augment=hue"),
+        (["augment=hue", "hue_strength=0.7"], "at most 0.5"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(settings_of, typed, said):
@@ -261,7 +293,7 @@ def test_what_cannot_be_meant_is_refused(settings_of, typed, said):
         settings_of("dataset=cifar10", *typed)
 
 
-@pytest.mark.parametrize("name", ["colour", "greyscale"])
+@pytest.mark.parametrize("name", ["colour", "greyscale", "hue"])
 def test_colours_need_colours(settings_of, name):
     """Refused for grey pictures and floats; crops, flips and rectangles are not."""
     for samples, has in ((arrays_of(1), "have 1"), (arrays_of(4), "have 4"), (arrays_of(3, np.float32), "are floats")):
