@@ -145,6 +145,7 @@ def test_an_edited_module_is_another_run(clrun, counted):
     assert len(list(Path("outputs/runs/ewc").glob("digits-*"))) == 2 and shown() == [2 * 1797]
 
 
+@pytest.mark.slow
 def test_killed_while_extracting_then_continued(counted, cache_home):
     """Of 2,200 pictures, 2,048 are a part that is kept."""
     data = np.random.default_rng(0).integers(0, 256, (2200, 1, 8, 8), np.uint8)

@@ -131,8 +131,16 @@ def test_neutral_is_finetuning(stack_of, strategy, scenario):
     assert contract.neutral(mine, stack_of("strategy=finetune", f"scenario={scenario}")) is None
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet18"])
+# The quick suite has the largest network with one method of each kind.
+WITH_RESNET = ("finetune", "ewc", "er", "gem", "icarl", "hat", "cbp", "ranpac")
+MODELS = [
+    pytest.param(model, strategy, marks=pytest.mark.slow if model == "resnet18" and strategy not in WITH_RESNET else ())
+    for model in ("mlp", "cnn", "resnet18")
+    for strategy in STRATEGIES
+]
+
+
+@pytest.mark.parametrize(("model", "strategy"), MODELS)
 def test_every_model(stack_of, strategy, model):
     """Two small tasks of pictures through every network, with batch norm where there is one."""
     width = {"mlp": "model.widths=[6]", "cnn": "model.width=2", "resnet18": "model.width=3"}[model]

@@ -92,6 +92,7 @@ def tables() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for folder in over for path in folder.glob("*.csv")}
 
 
+@pytest.mark.slow
 def test_a_sweep_of_thirty(clrun):
     first = clrun(*SWEEP)
     assert first.returncode == 1, first.stderr
