@@ -90,7 +90,7 @@ class Weights:
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         """Return the output (B, out) of a linear layer for x (B, in)."""
-        return self.forward_hook(name, x, F.linear(x, self.pieces[f"{name}.weight"], self.pieces[f"{name}.bias"]))
+        return self.forward_hook(name, x, F.linear(x, self.pieces[f"{name}.weight"], self.pieces.get(f"{name}.bias")))
 
     def cosine(self, name: str, x: Tensor) -> Tensor:
         """Return the output (B, out) of a CosineLinear for x (B, in)."""

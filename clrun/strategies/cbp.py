@@ -55,8 +55,8 @@ class CBP(Strategy):
             return f"it replaces units of hidden layers, and this network has none; {network.no_taps}."
         if [*network.layers] != [*network.taps, "head"]:
             return (
-                "it sets the weights that leave a unit to zero, which is for layers in a chain; in a residual network "
-                "a channel has other ways out; type model=mlp or model=cnn."
+                "it sets the weights that leave a unit to zero, which is for layers in a chain without norms; in a "
+                "residual network a channel has other ways out; type model=mlp or model=cnn without model.norm."
             )
         return None
 

@@ -7,8 +7,8 @@ one, and one that has no room takes the place of a sample of the largest class; 
 when it ends.) Nothing is learnt but from the memory, and nothing is carried over: what a method gains over it, it gains
 by learning from the stream.
 
-`epochs` counts rounds over the memory. Left out: the paper's cosine schedule of the learning rate, its first epoch with
-a tenth of it, and cutmix.
+`epochs` counts rounds over the memory. Left out: the restarts of the paper's cosine schedule (`schedule=cosine` falls
+once), and cutmix, which the paper does not use on MNIST.
 """
 
 from collections.abc import Sequence

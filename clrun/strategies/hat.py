@@ -69,8 +69,8 @@ class HAT(Strategy):
         if [*network.layers] != [*network.taps, "head"]:
             return (
                 "its rule is for layers in a chain without norms: shortcuts pass a gate by, and norms mix gated "
-                "channels with free ones, so old answers would change; type model=mlp or model=cnn, or leave both out "
-                "of a network of your own."
+                "channels with free ones, so old answers would change; type model=mlp or model=cnn without model.norm, "
+                "or leave both out of a network of your own."
             )
         return None
 

@@ -66,6 +66,18 @@ def test_split_cifar10_is_the_published_protocol(case, lr):
     assert {key: settings[key] for key in wanted} == wanted
 
 
+@pytest.mark.parametrize("case", ["500", "4400"])
+def test_gdumb_has_what_can_be_typed_of_the_published_protocol(case):
+    """A first pass of 128 with a lower rate, and the pictures of a task never leave batch norm a batch of one."""
+    row = verify.rows()["13"]
+    settings = compose(*verify.overrides_of(row, row.cases[case], []), "seed=2")
+    wanted = {"model.widths": [400, 400], "model.norm": "batch", "lr": 0.05, "epochs": 128, "batch_size": 16}
+    wanted |= {"optimizer.name": "sgd", "optimizer.momentum": 0.9, "optimizer.weight_decay": 1e-6, "clip_norm": 10.0}
+    wanted |= {"schedule": "cosine", "warmup": 1 / 128, "augment": "crop", "memory_size": int(case)}
+    wanted |= {"drop_last": True}
+    assert {key: settings[key] for key in wanted} == wanted
+
+
 @pytest.mark.parametrize(("case", "lr"), [("fdr 200", 0.03), ("fdr 500", 0.1)])
 def test_fdr_has_the_batches_and_the_weight_of_the_published_code(case, lr):
     """The published alpha is not read there, so that the distance has the weight 1."""

@@ -13,15 +13,19 @@ from clrun.system.errors import UsageError
 
 SHAPES = {
     "mlp": {"widths": [7, 5]},
+    "mlp_batch": {"widths": [7, 5], "norm": "batch"},
     "cnn": {"width": 3},
     "group": {"width": 4, "norm": "group"},
     "batch": {"width": 4, "norm": "batch"},
 }
 
+# The classes of networks that are no ResNet18.
+KINDS = {"mlp": MLP, "mlp_batch": MLP, "cnn": CNN}
+
 
 def made(kind, seed=0, scheme="torch", size=16):
     network = initialize_network(
-        seed, {"mlp": MLP, "cnn": CNN}.get(kind, ResNet18), scheme, inputs=(3, size, size), outputs=6, **SHAPES[kind]
+        seed, KINDS.get(kind, ResNet18), scheme, inputs=(3, size, size), outputs=6, **SHAPES[kind]
     )
     pieces = network.parameters()
     layout = Layout({n: tuple(p.shape) for n, p in pieces.items()})
@@ -46,6 +50,10 @@ class Reference(nn.Module):
     def forward(self, x):
         if self.kind == "mlp":
             return self.layer("head", self.layer("hidden.1", self.layer("hidden.0", x.flatten(1)).relu()).relu())
+        if self.kind == "mlp_batch":
+            for name in ("hidden.0", "hidden.1"):
+                x = self.layer(f"{name}.norm", self.layer(name, x.flatten(1))).relu()
+            return self.layer("head", x)
         if self.kind == "cnn":
             x = F.max_pool2d(self.layer("conv.0", x).relu(), 2)
             x = F.max_pool2d(self.layer("conv.1", x).relu(), 2)
@@ -84,10 +92,11 @@ def test_training_pass_equals_modules(kind):
         assert (piece - names[f"{layer.replace('.', '_')}.{leafname}"]).abs().max() < 1e-9 * g.abs().max()
 
 
-def test_statistics_equal_batch_norms():
-    """Ten batches in training, then at rest: as torch.nn.BatchNorm2d keeps them, without ever writing in place."""
-    net, theta = made("batch")
-    module = reference("batch", net, theta).train()
+@pytest.mark.parametrize("kind", ["batch", "mlp_batch"])
+def test_statistics_equal_batch_norms(kind):
+    """Ten batches in training, then at rest: as PyTorch's batch norms keep them, without ever writing in place."""
+    net, theta = made(kind)
+    module = reference(kind, net, theta).train()
     stats = {name: v.double() for name, v in net.network.statistics().items()}
     for _ in range(10):
         x = torch.randn(6, 3, 16, 16, dtype=torch.float64) * 3 + 1
@@ -119,8 +128,8 @@ def test_features_are_the_inputs_of_the_head(kind):
 def test_a_cosine_head(kind):
     """Ten times the cosine of each output's weights and the features, whatever the lengths of both; gradients by a
     difference."""
-    kinds, options = {"mlp": MLP, "cnn": CNN}, SHAPES[kind] | {"head": "cosine"}
-    network = initialize_network(0, kinds.get(kind, ResNet18), "torch", inputs=(3, 16, 16), outputs=6, **options)
+    options = SHAPES[kind] | {"head": "cosine"}
+    network = initialize_network(0, KINDS.get(kind, ResNet18), "torch", inputs=(3, 16, 16), outputs=6, **options)
     pieces = network.parameters()
     assert [name for name in pieces if name.startswith("head")] == ["head.weight"]
     net = Net(network, Layout({n: tuple(p.shape) for n, p in pieces.items()}))

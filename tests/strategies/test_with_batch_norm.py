@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from clrun.data.batches import StepContext, split_steps
 from clrun.engine.step import make_step
 from clrun.models import Net
+from clrun.runs import contract
 from clrun.system.errors import UsageError
 
 CLASSES = "split.classes=[[0,1],[2,3,4],[5,6]]"
@@ -182,6 +183,14 @@ def test_recorded_as_a_graph(stack_of, strategy):
     other, _ = recorded.learn(recorded.initialize(), 0)
     assert (one.theta - other.theta).abs().max() < 1e-9
     assert all((v - other.stats[name]).abs().max() < 1e-9 for name, v in one.stats.items())
+
+
+@pytest.mark.parametrize("strategy", ["er", "ewc"])
+def test_a_fully_connected_network_is_the_same_alone(stack_of, strategy):
+    """Where another run of the stack has longer epochs, what fills up a short batch does not count."""
+    typed = (f"strategy={strategy}", "model.widths=[6,5]", "model.norm=batch", *SMALL[3:], "epochs=1")
+    seeds = (0, 3)
+    assert contract.stacked(stack_of(*typed, seeds=seeds), lambda r: stack_of(*typed, seeds=[seeds[r]]), seeds) is None
 
 
 @pytest.mark.slow
