@@ -10,6 +10,9 @@ divided by their norm, as are the means. An output that could answer before and 
 
 With a memory_per_class, as in van de Ven et al. 2022, each class has as many exemplars from the start. In task-
 incremental runs, what answers is the nearest mean of the task's own classes.
+
+As far as we read the code of van de Ven et al. 2022, it differs twice: the target of an old output is sigmoid(z_o / 2),
+and the mean that herding comes near to is divided by its norm. Neither is in the code of Rebuffi et al.
 """
 
 from dataclasses import dataclass

@@ -78,6 +78,15 @@ def test_gdumb_has_what_can_be_typed_of_the_published_protocol(case):
     assert {key: settings[key] for key in wanted} == wanted
 
 
+def test_icarl_has_the_outputs_of_the_published_code():
+    """Those of the classes so far, though all are active in the other rows of Split MNIST."""
+    row = verify.rows()["14"]
+    settings = compose(*verify.overrides_of(row, row.cases["class"], []), "seed=2")
+    wanted = {"active": "seen", "scenario": "class", "memory_per_class": 100, "memory_policy": "herding"}
+    wanted |= {"iterations": 2000, "batch_size": 128, "lr": 0.001, "optimizer.reset": False}
+    assert {key: settings[key] for key in wanted} == wanted
+
+
 @pytest.mark.parametrize(("case", "lr"), [("fdr 200", 0.03), ("fdr 500", 0.1)])
 def test_fdr_has_the_batches_and_the_weight_of_the_published_code(case, lr):
     """The published alpha is not read there, so that the distance has the weight 1."""
