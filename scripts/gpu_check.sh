@@ -40,7 +40,7 @@ prepare() {
   tar -C "${CLRUN_DATA_DIR:-$HOME/.cache/clrun}" -czf "$KIT/data/MNIST.tar.gz" MNIST/raw
   echo "Carry $KIT ($(du -sh "$KIT" | cut -f1)) along with this checkout, to build/gpu_kit in it or to where KIT says."
   echo "It is for Python $version on $machine, which must have the rest: torch, numpy, pandas, scipy, matplotlib,"
-  echo "safetensors and pillow. There: scripts/gpu_check.sh environment"
+  echo "safetensors, pillow and PyYAML. There: scripts/gpu_check.sh environment"
 }
 
 run() {
