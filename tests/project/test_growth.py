@@ -32,6 +32,7 @@ def test_the_folders_that_it_makes_are_finished_runs(empty_folder, tmp_path, clr
     assert code == 0 and "Done already" in out and folder.name in out
 
 
+@pytest.mark.slow
 def test_it_measures(empty_folder):
     told = typed("--runs", 0, 12, "--rounds", 1, "--only", "a report")
     assert told.returncode == 0, told.stderr

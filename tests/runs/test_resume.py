@@ -333,7 +333,7 @@ def command(outputs: Path, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "clrun.commands.run", f"outputs={outputs}", "device=cpu", *overrides]
 
 
-@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("how, code", [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, how, code):
     line = command(tmp_path, "epochs=60", "evaluate_every=20", "tasks=2", "checkpoint_every=0.01")
     process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -352,6 +352,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, how, code):
     assert "continues after" in again.stderr
 
 
+@pytest.mark.slow
 def test_kill_and_resume_fast(tmp_path):
     done = subprocess.run(
         [sys.executable, SCRIPT, "--kills", "2", "--data", "digits", "--fast"],

@@ -96,6 +96,7 @@ def test_what_slurm_is_asked_for():
 # ---------------------------------------------------------------- the end of a job
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_is_named_and_the_same_command_finishes_it(clrun):
     typed = ("-m", "strategy=ewc,finetune", *LONG, "cluster.jobs=1")
     with started(*typed) as process:
@@ -131,6 +132,7 @@ def test_an_interrupted_job_saves_and_is_put_back_into_the_queue(clrun, cpus, ev
     assert tables("jobs") == tables("here")
 
 
+@pytest.mark.slow
 def test_jobs_end_with_the_command(clrun):
     with started("-m", "strategy=ewc", "seed=0,1", *LONG, "cluster.cpus=2") as process:
         assert begun()
@@ -181,6 +183,7 @@ def slurm(tmp_path, monkeypatch):
     return tmp_path / "slurm"
 
 
+@pytest.mark.slow
 def test_slurm_jobs_that_nobody_waits_for(clrun, slurm):
     """Submitted, found in the queue by the same command, interrupted, requeued, done."""
     typed = ("-m", "strategy=ewc", "seed=0,1", *WORK, "outputs=jobs", "cluster=slurm", "cluster.partition=gpu")

@@ -518,7 +518,13 @@ def until(condition, seconds: float = 240.0) -> bool:
     return True
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    "number, code",
+    [
+        (signal.SIGINT, 130),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((signal.SIGTERM, 143), (signal.SIGKILL, -9))),
+    ],
+)
 def test_no_worker_outlives_its_sweep(number, code):
     line = [sys.executable, "-m", "clrun.commands.run", "-m", "seed=range(4)", "epochs=2000", "device=cpu", "workers=2"]
     with ended(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)) as process:
