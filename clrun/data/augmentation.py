@@ -3,7 +3,8 @@
 Every function takes pictures x (B, C, H, W), bytes or floats, and noise (3, B) uniform in [0, 1), and returns pictures
 of the same shape and type. Cropping and flipping read that noise as it is; where other numbers are needed, they are
 hashed from it. Nothing is drawn here, so that a step gives the same pictures alone, in a stack and in a CUDA graph. For
-given numbers the pictures are those of `torchvision.transforms.v2.functional`, bit by bit on a CPU.
+given numbers the pictures are those of `torchvision.transforms.v2.functional`, bit by bit on a CPU; of `hue`, one byte
+in thousands differs by one.
 """
 
 from collections.abc import Callable, Sequence

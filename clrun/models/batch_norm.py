@@ -141,7 +141,9 @@ def batch_norm(
     single value.
     """
     if running_mean is not None and running_var is not None:
-        return F.batch_norm(x, running_mean, running_var, scale, shift, False, 0.0, eps), None
+        # Under vmap, PyTorch's kernel refuses x in bfloat16 with statistics in float32.
+        y = F.batch_norm(x.to(running_mean.dtype), running_mean, running_var, scale, shift, False, 0.0, eps)
+        return y.to(x.dtype), None
     if x.numel() == x.shape[1]:
         raise ValueError(f"batch norm cannot normalise a single value per channel, an input of shape {tuple(x.shape)}.")
     if sample_weight is None:

@@ -83,7 +83,7 @@ def memory_need(prepared: Prepared) -> MemoryNeed:
     longest = max(prepared.stream.sizes)
     tables = sum(v.nbytes for v in prepared.stream.tables)
     in_step = (3 if recalls else 1) * batch * FLOAT * (copies_of(settings["augment"]) * pixels + 4 * sizes.outputs)
-    dense = all(isinstance(layer, nn.Linear) for layer in network.layers.values())
+    dense = all(isinstance(layer, nn.Linear | nn.BatchNorm1d) for layer in network.layers.values())
     plain = dense and prepared.strategy.reads_once and AUTOCAST[settings["precision"]] is None
     answered = FLOAT * (4 * pixels + 8 * sizes.largest)
     chunk = max(CHUNK_SAMPLES * answered, per_sample_bytes(sizes, pixels, P // FLOAT, plain)) if consolidates else 0

@@ -312,8 +312,8 @@ def refuse_batch_of_one(
         if normalises_one_sample(network, images.x.shape[1:]):
             return
         raise UsageError(
-            f"batch_size={format_value(settings['batch_size'])} leaves task {stage + 1} a batch of one picture, and "
-            f"model={settings['model']} shrinks a picture to one value a channel, which batch norm cannot normalise; "
+            f"batch_size={format_value(settings['batch_size'])} leaves task {stage + 1} a batch of one sample, of "
+            f"which a unit or channel of model={settings['model']} has one value, which batch norm cannot normalise; "
             "type another batch_size" + (", or drop_last=true." if largest_batch(settings) > 1 else ".")
         )
 

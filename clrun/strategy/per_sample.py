@@ -41,7 +41,7 @@ CONV_SAMPLES = 64
 GRADIENT_FLOATS = 2**24
 
 # The kinds of layer that have a closed form.
-CLOSED_FORM_LAYERS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.BatchNorm2d, nn.LayerNorm)
+CLOSED_FORM_LAYERS = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 
 # The shape of each layer's output, for one sample, by name.
 Shapes = Mapping[str, tuple[int, ...]]
@@ -198,7 +198,7 @@ class RecordingWeights(Weights):
             return F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
         if isinstance(layer, nn.GroupNorm):
             return torch.group_norm(x, layer.num_groups, eps=layer.eps)
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             return batch_norm(x, self.mode.weight_of(x), *self.running_moments(name), None, None, layer.eps)[0]
         return x
 

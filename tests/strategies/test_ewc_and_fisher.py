@@ -75,14 +75,25 @@ def test_fisher_is_a_mean_of_squares(learnt, scenario, estimator, labels):
     assert (ours - theirs).abs().max() < 1e-12 * theirs.max()
 
 
+@pytest.mark.parametrize("norm", [(), ("model.norm=batch",)], ids=["plain", "batch"])
 @pytest.mark.parametrize("estimator", ["exact", "empirical", "sampled"])
-def test_closed_form_equals_sample_by_sample(learnt, estimator):
-    strategy, theta, state, hp, pool = learnt("scenario=class", "active=all")
+def test_closed_form_equals_sample_by_sample(learnt, estimator, norm):
+    strategy, theta, state, hp, pool = learnt("scenario=class", "active=all", *norm)
     (batch,) = strategy.data.chunks(pool, len(pool.rows))
     shapes = output_shapes(strategy, theta, state, hp, batch)
     fast = closed_form(strategy, theta, state, hp, batch, fisher_measure(estimator), shapes)
     slow = one_by_one(strategy, theta, state, hp, batch, fisher_measure(estimator))
     assert (fast - slow).abs().max() < 1e-12 * slow.max()
+
+
+@pytest.mark.parametrize("network", ["model.widths=[6]", "model=resnet18 model.width=2"])
+def test_fisher_in_bfloat16(prepared_of, network):
+    """With batch norms at rest, whose statistics stay in float32."""
+    typed = (*network.split(), "model.norm=batch", "precision=bfloat16", "fisher_samples=8", "iterations=2", "tasks=2")
+    stack = build([prepared_of("strategy=ewc", *typed)])
+    run, _ = stack.learn(stack.initialize(), 0)
+    assert run.state.precision.isfinite().all()
+    assert run.state.precision.max() > 0
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
