@@ -269,6 +269,11 @@ def refuse_smoothing(strategy: type[Strategy], stream: TaskStream, images: Sampl
             f"label_smoothing={settings['label_smoothing']}: strategy={settings['strategy']} trains no weights by "
             "steps, so there is no loss whose labels could be smoothed; leave label_smoothing out."
         )
+    if settings["label_smoothing"] is not None and not strategy.smooths_labels:
+        raise UsageError(
+            f"label_smoothing={settings['label_smoothing']}: the loss of strategy={settings['strategy']} has no target "
+            "for each output that could be smoothed; leave label_smoothing out."
+        )
 
 
 def refuse_probe(

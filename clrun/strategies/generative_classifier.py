@@ -18,7 +18,7 @@ with another, a normal distribution of variance 1 around the decoded picture, wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,8 @@ class GenerativeClassifier(Strategy):
     The weights of its autoencoders are part of theta, which the network itself adds to without being read. Its state is
     4 (C + S L) bytes in float32, for C outputs, S importance samples and L latent variables.
     """
+
+    smooths_labels: ClassVar[bool] = False  # a label says which autoencoder a sample trains
 
     autoencoder_units: int = 85
     latent: int = 5

@@ -62,6 +62,7 @@ class Strategy:
             a correction of the outputs, so that an average of theta cannot answer.
         goes_on: Whether a run may go on from the state of an earlier one (`init_from`), to which tasks and outputs are
             added. A state that names samples does so by `Memory` or `RankedMemory` then.
+        smooths_labels: Whether the loss has a target for each output, over which `label_smoothing` can spread.
         one_pass: Whether the method can learn where each sample of a task is seen once (`stream=online`).
         needs_boundaries: Whether the method must be told where tasks begin and end, which `boundaries=false` does not.
             A class that overrides one of `BOUNDARY_HOOKS`, restarts or has several phases, and does not state
@@ -79,6 +80,7 @@ class Strategy:
     shares: ClassVar[tuple[str, ...]] = ()
     goes_on: ClassVar[bool] = True
     fits_weights: ClassVar[bool] = False
+    smooths_labels: ClassVar[bool] = True
     one_pass: ClassVar[bool] = True
     needs_boundaries: ClassVar[bool] = False
 

@@ -14,7 +14,7 @@ from clrun.strategy import losses
 from clrun.strategy.loss import smoothed
 from clrun.system.errors import UsageError
 
-STEPPING = [name for name in STRATEGIES if name not in ("ncm", "slda", "fecam", "ranpac")]
+STEPPING = [name for name in STRATEGIES if name not in ("ncm", "slda", "fecam", "ranpac", "generative_classifier")]
 
 # The strategies that state a loss of their own; the others have that of finetune.
 OWN_LOSS = [
@@ -79,6 +79,7 @@ def test_none_at_all_is_as_before():
     assert compose("strategy=ewc", "lambda=400", "label_smoothing=0.1").identity("d") != plain
 
 
-def test_where_no_loss_reads_labels_it_is_refused(prepared_of):
+@pytest.mark.parametrize("strategy", sorted({*STRATEGIES} - {*STEPPING}))
+def test_where_no_loss_reads_labels_it_is_refused(prepared_of, strategy):
     with pytest.raises(UsageError, match="leave label_smoothing out"):
-        prepared_of("strategy=ncm", "label_smoothing=0.1")
+        prepared_of(f"strategy={strategy}", "scenario=class", "label_smoothing=0.1")
