@@ -34,7 +34,7 @@ class MLP(Network):
         self.layers = {}
         for name, (a, b) in zip(self.taps, pairwise(sizes), strict=True):
             self.layers[name] = nn.Linear(a, b, bias=norm is None)  # a batch norm subtracts a bias before it
-            if norm == "batch":
+            if norm is not None:
                 self.layers[f"{name}.norm"] = nn.BatchNorm1d(b)
         self.layers["head"] = head_layer(head, sizes[-1], outputs)
 
@@ -43,7 +43,7 @@ class MLP(Network):
         h = x.flatten(1)
         for i, name in enumerate(self.taps):
             z = weights.linear(name, h)
-            if self.norm == "batch":
+            if self.norm is not None:
                 z = weights.batch_norm(f"{name}.norm", z)
             h = tap(i, before(i, z).relu())
         return self.head(weights, h)

@@ -6,7 +6,7 @@ p is the softmax over the outputs that may answer, and theta_k are the parameter
 when p(x; theta_k) is stored. The memory is shared evenly among past tasks, and R is drawn from it. The paper writes one
 norm over all samples; the mean of the samples' norms is that of Buzzega et al. 2020, who compare with it.
 
-Left out: in their code the distance has an optimizer step of its own after that of the batch, and the weight 1 in it.
+Left out: in their code the distance has the weight 1, in an optimizer step of its own after that of the batch.
 """
 
 from dataclasses import dataclass
