@@ -162,7 +162,12 @@ def peaks(stack, there):
     return found
 
 
-CASES = ["strategy=ewc split=permuted scenario=domain", "strategy=mas", "strategy=derpp"]
+CASES = [
+    "strategy=ewc split=permuted scenario=domain",
+    "strategy=mas",
+    "strategy=derpp",
+    "strategy=ewc model.norm=batch drop_last=true",
+]
 
 
 @pytest.mark.parametrize("typed", [*CASES, pytest.param("strategy=ewc model=cnn", marks=pytest.mark.slow)])
