@@ -36,6 +36,7 @@ def measured(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_phase_of_both_is_measured_in_every_round(measured):
     rows = pd.read_csv(measured)
     for workload, phases in {
@@ -53,6 +54,7 @@ def test_every_phase_of_both_is_measured_in_every_round(measured):
     assert rows[["hardware", "device", "threads", "torch"]].notna().all().all()
 
 
+@pytest.mark.slow
 def test_floor_and_clrun_learn_alike(measured):
     """With a step or two a task; both forget nothing to speak of."""
     rows = pd.read_csv(measured)
@@ -61,6 +63,7 @@ def test_floor_and_clrun_learn_alike(measured):
         assert mean[workload, "floor"] == pytest.approx(mean[workload, "ours"], abs=0.25)
 
 
+@pytest.mark.slow
 def test_table_of_the_csv(measured, tmp_path):
     from benchmark import table
 

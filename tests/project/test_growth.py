@@ -19,6 +19,7 @@ def typed(*arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, **options)
 
 
+@pytest.mark.slow
 def test_the_folders_that_it_makes_are_finished_runs(empty_folder, tmp_path, clrun):
     made = typed("--make", 45, "--outputs", tmp_path)
     assert made.returncode == 0, made.stderr

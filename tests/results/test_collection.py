@@ -519,6 +519,7 @@ def writer(outputs: Path, first: int, count: int) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_several_writers_at_once(tmp_path):
     """Also at the first update, which makes the index: every row is there, and the file is whole at all times."""
     placed(tmp_path, "si", 0)

@@ -331,7 +331,7 @@ def test_a_finished_run_answers_without_its_data(prepared_of):
 def test_stages_without_steps_need_no_batch_that_can_be_normalised(prepared_of):
     small = ("model=resnet18", "model.width=1", "model.norm=batch", "batch_size=1", "scenario=class")
     assert prepared_of("strategy=ncm", *small)
-    with pytest.raises(UsageError, match="batch of one picture"):
+    with pytest.raises(UsageError, match="batch of one sample"):
         prepared_of("strategy=finetune", *small)
 
 

@@ -193,6 +193,7 @@ def test_another_seed_draws_other_trials(clrun_tune):
     assert drawn[0] != drawn[1] and drawn[0] == drawn[2]  # the first ten are random with tpe, too
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_ends_like_one_that_was_not(clrun_tune):
     """SIGKILL in the second round, and half a line in the journal."""
     long = (*(text for text in SEARCH if text != "iterations=4"), "epochs=10", "trials=4", "at_once=2")
