@@ -13,9 +13,9 @@ from clrun.system.paths import CONF
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 NEW = (
     "sequential_mnist", "twenty_permuted_mnist", "twenty_rotated_mnist", "cifar100_b0_inc10", "cifar100_b50_inc10",
-    "online_cifar10", "online_cifar100", "online_permuted_mnist", "mnist360",
+    "online_cifar10", "online_cifar100", "online_permuted_mnist", "mnist360", "blurry10_mnist",
 )  # fmt: skip
-LR = {"sequential_mnist": 0.03, "online_permuted_mnist": 0.003, "mnist360": 0.2}
+LR = {"sequential_mnist": 0.03, "online_permuted_mnist": 0.003, "mnist360": 0.2, "blurry10_mnist": 0.005}
 
 
 def jobs(command: str) -> list[tuple[str, ...]]:
