@@ -155,8 +155,8 @@ class BiC(Exemplars):
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         of_memory = super().warnings(health, knobs)
-        if not of_memory and len(health) > 1 and all(row["alpha"] == 1 and row["beta"] == 0 for row in health[1:]):
-            return ["no bias was ever corrected, so BiC was distillation on exemplars"]
+        if len(health) > 1 and all(row["alpha"] == 1 and row["beta"] == 0 for row in health[1:]):
+            return [*of_memory, "no bias was ever corrected, so BiC was distillation on exemplars"]
         return of_memory
 
 

@@ -52,5 +52,6 @@ class GDumb(Replay):
         if any(row["memory_fill"] == 0 for row in health):
             return ["the memory stayed empty, so GDumb trained on nothing"]
         if len(health) > 1 and health[-1]["memory_classes"] <= health[0]["memory_classes"] and knobs["memory_size"] > 1:
-            return ["after all tasks the memory held no more classes than after the first, so GDumb learnt no other"]
+            few = "after all tasks the memory held no more classes than after the first"
+            return [f"{few}; unless all had come by then, as in a blurry stream, GDumb learnt no other"]
         return []

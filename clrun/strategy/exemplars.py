@@ -90,7 +90,8 @@ class Exemplars(Replay):
         if all(row["exemplar_share"] == 0 for row in health[1:]):
             return [f"no exemplar was ever trained on, so {cls.__name__} had nothing of earlier tasks"]
         if health[-1]["memory_classes"] <= health[0]["memory_classes"] and knobs["memory_size"] > 1:
-            return ["after all tasks the memory held no more classes than after the first"]
+            few = "after all tasks the memory held no more classes than after the first"
+            return [f"{few}; unless all had come by then, as in a blurry stream, it did not do its work"]
         return []
 
 
