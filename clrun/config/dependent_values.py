@@ -26,8 +26,8 @@ DECAY = 0.1
 # Of split.circle, where tasks is not typed: as often as each pair of classes comes.
 ROUNDS = 3
 
-# Of augment=colour and augment=hue, where they are not typed.
-STRENGTHS = {"colour": 0.4, "hue": 0.1}
+# The setting of each augmentation that has one, and its value where it is not typed.
+STRENGTHS = {"colour": ("colour_strength", 0.4), "hue": ("hue_strength", 0.1), "rotate": ("rotate_degrees", 15.0)}
 
 
 def resolved(values: dict[str, Any], given: Mapping[str, Any], chosen: Mapping[str, Option]) -> dict[str, Any]:
@@ -186,9 +186,9 @@ def with_augmentation(values: Mapping[str, Any], given: Mapping[str, Any]) -> di
         raise UsageError(f"augment={format_value(typed)} has {twice[0]} twice; name each once.")
     if "none" in single and len(single) > 1:
         raise UsageError(f"augment={format_value(typed)}: none is nothing at all; leave it out of the list.")
-    for name in STRENGTHS:
-        if name not in single and f"{name}_strength" in given:
-            raise UsageError(f"{name}_strength belongs to augment={name}; name that too, or leave {name}_strength out.")
+    for name, (setting, _) in STRENGTHS.items():
+        if name not in single and setting in given:
+            raise UsageError(f"{setting} belongs to augment={name}; name that too, or leave {setting} out.")
     made: list[str] = []
     for name in single:
         if name == "flip" and made[-1:] == ["crop"]:
@@ -196,9 +196,9 @@ def with_augmentation(values: Mapping[str, Any], given: Mapping[str, Any]) -> di
         else:
             made.append(name)
     strengths: dict[str, Any] = {"augment": made[0] if len(made) == 1 else made}
-    for name, default in STRENGTHS.items():
-        own = values[f"{name}_strength"]
-        strengths[f"{name}_strength"] = None if name not in single else default if own is None else own
+    for name, (setting, default) in STRENGTHS.items():
+        own = values[setting]
+        strengths[setting] = None if name not in single else default if own is None else own
     return strengths
 
 

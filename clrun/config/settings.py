@@ -14,6 +14,9 @@ from clrun.system.text import format_short, format_value
 # Part of every identity. Raise it when equal settings come to mean another run: finished runs are then trained again.
 FORMAT = 1
 
+# Data sets whose pictures are as high as wide.
+SQUARE = ("alphabets", "cifar10", "cifar100", "digits", "fashion_mnist", "kmnist", "mnist")
+
 # FORMAT for some runs alone: what has changed since FORMAT 1, and whether it changed a run with these values. The names
 # of the changes are part of the identity of those runs; all others keep theirs. Each is also a line in CHANGELOG.md.
 # For the digest of a setup the values are without those of the strategy, so that a change of a strategy, which asks
@@ -45,6 +48,10 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
         ("memory_size" in values or "source" in values)
         and values["augment"] == "crop_flip"
         and values["strategy"] not in ("bic", "gdumb", "icarl", "wa")
+    ),
+    # Rotated pictures that are not square keep their shapes; before, they were sheared.
+    "rotations of oblong pictures": lambda values: (
+        (values["split"] == "rotated" or values.get("split.circle") is not None) and values["dataset"] not in SQUARE
     ),
 }
 

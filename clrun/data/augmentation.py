@@ -3,20 +3,22 @@
 Every function takes pictures x (B, C, H, W), bytes or floats, and noise (3, B) uniform in [0, 1), and returns pictures
 of the same shape and type. Cropping and flipping read that noise as it is; where other numbers are needed, they are
 hashed from it. Nothing is drawn here, so that a step gives the same pictures alone, in a stack and in a CUDA graph. For
-given numbers the pictures are those of `torchvision.transforms.v2.functional`, bit by bit on a CPU; of `hue`, one byte
-in thousands differs by one.
+given numbers the pictures are those of `torchvision.transforms.v2.functional`, bit by bit on a CPU. Of `hue` and
+`rotate`, a few bytes differ by one; and bytes of `resized_crop` are those of floats, rounded at the end.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log
+from math import log, pi
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clrun.data.samples import Samples
 from clrun.data.seeding import Purpose
-from clrun.data.transforms import crop, crop_flip, flip
+from clrun.data.transforms import crop, crop_flip, flip, turn
+from clrun.data.values import Values
 from clrun.system.errors import UsageError
 from clrun.system.hashing import sample_keys, uniforms
 from clrun.system.text import format_value
@@ -33,8 +35,16 @@ ERASED_RATIO = (0.3, 3.3)
 # Brightness of red, green and blue, as torchvision has them (ITU-R BT.601 in four digits).
 RED, GREEN, BLUE = 0.2989, 0.587, 0.114
 
-# What works on red, green and blue, and how many copies of a batch in float32 are there at once.
-OF_COLOURS = {"greyscale": 6, "colour": 6, "hue": 8}
+# Of torchvision's RandomResizedCrop, its defaults: the area of what is cut out as a part of the picture, and its width
+# over its height.
+CROPPED_AREA = (0.08, 1.0)
+CROPPED_RATIO = (3 / 4, 4 / 3)
+
+# What works on red, green and blue.
+OF_COLOURS = ("greyscale", "colour", "hue")
+
+# How many copies of a batch in float32 are there at once: places between pixels count as much as a grey picture each.
+COPIES_OF = {"greyscale": 6, "colour": 6, "hue": 8, "rotate": 9, "resized_crop": 7}
 COPIES = 4  # of a batch that is not changed, or by other changes
 
 
@@ -42,14 +52,15 @@ COPIES = 4  # of a batch that is not changed, or by other changes
 class Augmentation:
     """What is done to every picture that is trained on, one after the other.
 
-    names are of `crop`, `flip`, `crop_flip`, `greyscale`, `erase`, `colour` and `hue`. The factors of brightness,
-    contrast and saturation are within `colour_strength` of 1. Hues are turned by at most `hue_strength` of a circle,
-    either way.
+    names are of `crop`, `flip`, `crop_flip`, `vertical_flip`, `rotate`, `resized_crop`, `greyscale`, `erase`, `colour`
+    and `hue`. The factors of brightness, contrast and saturation are within `colour_strength` of 1. Hues are turned by
+    at most `hue_strength` of a circle, and pictures by at most `rotate_degrees`, either way.
     """
 
     names: Sequence[str]
     colour_strength: float
     hue_strength: float = 0.0
+    rotate_degrees: float = 0.0
 
     def __call__(self, x: Tensor, noise: Tensor) -> Tensor:
         """Return the pictures x (B, C, H, W) augmented by noise (3, B)."""
@@ -57,6 +68,9 @@ class Augmentation:
             "crop": crop,
             "flip": flip,
             "crop_flip": crop_flip,
+            "vertical_flip": vertical_flip,
+            "rotate": self.rotate,
+            "resized_crop": resized_crop,
             "greyscale": greyscale,
             "erase": erase,
             "colour": self.colour,
@@ -83,14 +97,24 @@ class Augmentation:
         """Return by how much of a circle the hues are turned: (B,)."""
         return self.hue_strength * (2 * uniforms(sample_keys(noise, Purpose.HUE), 1)[:, 0] - 1)
 
+    def rotate(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Return pictures rotated about their centre, interpolated bilinearly; what was outside of them is black."""
+        return as_before(turn(x.to(x_type(x)), self.angles(noise).to(x_type(x))), x)
 
-def augmentation_of(
-    names: str | Sequence[str], colour_strength: float | None, hue_strength: float | None
-) -> Augmentation | None:
-    """Return what the settings `augment`, `colour_strength` and `hue_strength` name; None for nothing."""
+    def angles(self, noise: Tensor) -> Tensor:
+        """Return the angles (B,) of the rotations in radians, counter-clockwise."""
+        drawn = 2 * uniforms(sample_keys(noise, Purpose.ROTATE), 1)[:, 0] - 1
+        return self.rotate_degrees * pi / 180 * drawn
+
+
+def augmentation_of(settings: Values) -> Augmentation | None:
+    """Return what the settings `augment`, `colour_strength`, `hue_strength` and `rotate_degrees` name; None for
+    nothing."""
+    names = settings["augment"]
     if names == "none":
         return None
-    return Augmentation([names] if isinstance(names, str) else names, colour_strength or 0.0, hue_strength or 0.0)
+    strengths = (settings[key] or 0.0 for key in ("colour_strength", "hue_strength", "rotate_degrees"))
+    return Augmentation([names] if isinstance(names, str) else names, *strengths)
 
 
 def of_colours(augment: str | Sequence[str]) -> list[str]:
@@ -101,7 +125,8 @@ def of_colours(augment: str | Sequence[str]) -> list[str]:
 
 def copies_of(augment: str | Sequence[str]) -> int:
     """Return how many copies of a batch in float32 are there at once while it is made, at most."""
-    return max([COPIES, *(OF_COLOURS[name] for name in of_colours(augment))])
+    names = [augment] if isinstance(augment, str) else augment
+    return max(COPIES_OF.get(name, COPIES) for name in names)
 
 
 def refuse_without_colours(images: Samples, augment: str | Sequence[str]) -> None:
@@ -114,6 +139,62 @@ def refuse_without_colours(images: Samples, augment: str | Sequence[str]) -> Non
         f"augment={format_value(augment)}: {wanted[0]} needs pictures of bytes with three channels (red, green and "
         f"blue), and those of this data set {has}; leave {' and '.join(wanted)} out."
     )
+
+
+# ---------------------------------------------------------------- places of pixels
+
+
+def vertical_flip(x: Tensor, noise: Tensor) -> Tensor:
+    """Return pictures of which half are flipped upside down."""
+    drawn = uniforms(sample_keys(noise, Purpose.VERTICAL_FLIP), 1)[:, :, None, None]
+    return torch.where(drawn < 0.5, x, x.flip(-2))
+
+
+def resized_crop(x: Tensor, noise: Tensor) -> Tensor:
+    """Return parts of the pictures, made as large as the whole by bilinear interpolation, without antialiasing."""
+    height, width = x.shape[-2:]
+    top, left, high, wide = parts(noise, height, width).to(x_type(x)).unbind(1)
+    rows = places(top, high, height)[:, :, None].expand(-1, -1, width)
+    columns = places(left, wide, width)[:, None].expand(-1, height, -1)
+    grid = torch.stack([columns, rows], -1)
+    return as_before(F.grid_sample(x.to(x_type(x)), grid, align_corners=False), x)
+
+
+def parts(noise: Tensor, height: int, width: int) -> Tensor:
+    """Return what is cut out of each picture: its top, its left, its height and its width, in pixels: (B, 4) int64.
+
+    The area is uniform and the ratio of the sides log-uniform. A part that would be higher or wider than the picture,
+    of which torchvision draws another, is as high or as wide as the picture.
+    """
+    area, ratio, down, right = uniforms(sample_keys(noise, Purpose.RESIZED_CROP), 4).unbind(1)
+    area = height * width * (CROPPED_AREA[0] + (CROPPED_AREA[1] - CROPPED_AREA[0]) * area)
+    narrowest, widest = log(CROPPED_RATIO[0]), log(CROPPED_RATIO[1])
+    ratio = (narrowest + (widest - narrowest) * ratio).exp()
+    high = (area / ratio).sqrt().round().clamp(1, height)
+    wide = (area * ratio).sqrt().round().clamp(1, width)
+    top, left = (down * (height - high + 1)).floor(), (right * (width - wide + 1)).floor()
+    return torch.stack([top, left, high, wide], 1).long()
+
+
+def places(start: Tensor, size: Tensor, n: int) -> Tensor:
+    """Return where n pixels (B, n) lie that are made of `size` (B,) pixels from `start` (B,) on, of n in all.
+
+    They are from -1 to 1 between the outer edges of the picture, and no further out than the middles of the part's
+    first and last pixel.
+    """
+    middles = (torch.arange(n, device=start.device, dtype=start.dtype) + 0.5) / n * size[:, None] - 0.5
+    within = torch.minimum(middles.clamp(min=0), size[:, None] - 1)
+    return (2 * (start[:, None] + within) + 1) / n - 1
+
+
+def x_type(x: Tensor) -> torch.dtype:
+    """Return the type in which the pictures x are interpolated: their own, or float32 for bytes."""
+    return x.dtype if x.is_floating_point() else torch.float32
+
+
+def as_before(made: Tensor, x: Tensor) -> Tensor:
+    """Return what was made of the pictures x in their type: rounded, where they are bytes."""
+    return made if x.is_floating_point() else made.round_().to(x.dtype)
 
 
 # ---------------------------------------------------------------- grey pictures and rectangles

@@ -292,7 +292,7 @@ def make_data(
     scale, shift = (v.to(device, dtype) for v in normalisation(samples, normalize))
     if len(scale) == 1:
         scale, shift = scale.view(()), shift.view(())
-    augment = augmentation_of(settings["augment"], settings["colour_strength"], settings["hue_strength"])
+    augment = augmentation_of(settings)
     classes = outputs * tasks if settings["scenario"] == "domain" else outputs
     x = samples.x.to(device, dtype if samples.x.is_floating_point() else samples.x.dtype)
     smoothing = settings["label_smoothing"] or 0.0

@@ -19,6 +19,9 @@ class Purpose(IntEnum):
     ERASE = -3
     COLOUR = -4
     HUE = -5
+    ROTATE = -6
+    RESIZED_CROP = -7
+    VERTICAL_FLIP = -8
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:

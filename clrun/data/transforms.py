@@ -44,9 +44,11 @@ def turn(x: Tensor, angle: Tensor) -> Tensor:
 
     Pixels are interpolated bilinearly; what lies outside of the image is black.
     """
+    height, width = x.shape[-2:]
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    affine = torch.stack([torch.stack([cos, -sin, zero], -1), torch.stack([sin, cos, zero], -1)], -2).to(x.dtype)
-    return F.grid_sample(x, affine_grid(affine, *x.shape[-2:]), align_corners=False)
+    right = torch.stack([cos, -height / width * sin, zero], -1)  # both sides are from -1 to 1, however long they are
+    down = torch.stack([width / height * sin, cos, zero], -1)
+    return F.grid_sample(x, affine_grid(torch.stack([right, down], -2).to(x.dtype), height, width), align_corners=False)
 
 
 def affine_grid(affine: Tensor, height: int, width: int) -> Tensor:

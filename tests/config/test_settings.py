@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clrun.config import catalog, check_values
-from clrun.config.settings import Settings
+from clrun.config.settings import CHANGES, Settings
 from clrun.data.split import assign_classes
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
@@ -249,6 +249,19 @@ def test_every_strategy_is_compared_on_one_stream(settings_of, strategy, more):
     """Whatever has changed in the meaning of a strategy."""
     ours, joint = settings_of(f"strategy={strategy}", *more), settings_of("strategy=joint", *more)
     assert (ours.stream(DATA), ours.setup(DATA)) == (joint.stream(DATA), joint.setup(DATA))
+
+
+@pytest.mark.parametrize(
+    ("typed", "again"),
+    [
+        (("dataset=arrays", "dataset.file=a.npz", "split=rotated", "scenario=domain"), True),
+        (("dataset=arrays", "dataset.file=a.npz"), False),
+        (("dataset=mnist", "split=rotated", "scenario=domain"), False),
+        (("dataset=mnist", "split.circle=9", "split.order=fixed", "scenario=class"), False),
+    ],
+)
+def test_rotations_of_pictures_that_may_be_oblong_are_trained_again(settings_of, typed, again):
+    assert CHANGES["rotations of oblong pictures"](dict(settings_of(*typed).values)) == again
 
 
 def test_a_directory_is_readable_and_a_safe_file_name(settings_of):

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from clrun.data import augmentation
@@ -17,7 +18,10 @@ from clrun.data.tasks import make_tasks
 from clrun.system.errors import UsageError
 from clrun.system.hashing import sample_keys, uniforms
 
-NAMES = ("crop", "flip", "crop_flip", "greyscale", "erase", "colour", "hue")
+NAMES = (
+    *("crop", "flip", "crop_flip", "vertical_flip", "rotate", "resized_crop"),
+    *("greyscale", "erase", "colour", "hue"),
+)
 
 
 def pictures(n, channels=3, height=16, width=16):
@@ -123,6 +127,59 @@ def test_flips_and_crops_are_those_of_torchvision():
     assert len({tuple(place) for place in places}) == 25
 
 
+def close_to(ours, theirs, kind):
+    """Whether pictures are the same but for rounding: one byte in a hundred may be one more or less."""
+    away = (ours.double() - theirs.double()).abs()
+    if kind.is_floating_point:
+        return away.max() < 1e-3
+    return away.max() <= 1 and (away == 0).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float64])
+@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (1, 9)])
+def test_rotated_pictures_are_those_of_torchvision(shape, kind):
+    x, noise = pictures(200, 3, *shape).to(kind), noise_of(200)
+    augment = Augmentation(["rotate"], 0.0, rotate_degrees=90)
+    degrees = augment.angles(noise).rad2deg()
+    wanted = one_by_one(lambda picture, a: F.rotate(picture, a, InterpolationMode.BILINEAR), x, degrees)
+    assert close_to(augment(x, noise), wanted, kind)
+    assert degrees.abs().max() <= 90 and degrees.min() < -85 and degrees.max() > 85
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float64])
+@pytest.mark.parametrize("shape", [(16, 16), (8, 40), (1, 9), (3, 1)])
+def test_resized_parts_are_those_of_torchvision(shape, kind):
+    x, noise = pictures(200, 3, *shape).to(kind), noise_of(200)
+    cut = augmentation.parts(noise, *shape)
+    exact = x if kind.is_floating_point else x.float()  # PyTorch's kernel for bytes rounds on the way, ours at the end
+    wanted = one_by_one(lambda picture, *of: F.resized_crop(picture, *of, shape, antialias=False), exact, *cut.T)
+    made = Augmentation(["resized_crop"], 0.0)(x, noise)
+    assert close_to(made, wanted if kind.is_floating_point else wanted.round(), kind)
+
+
+def test_parts_have_the_sizes_that_are_documented():
+    """Of 20000 in pictures of 64: areas uniform from 8 to 100 % where they fit, ratios of 3/4 to 4/3, everywhere."""
+    top, left, high, wide = augmentation.parts(noise_of(20_000), 64, 64).unbind(1)
+    assert ((top >= 0) & (left >= 0) & (top + high <= 64) & (left + wide <= 64) & (high > 0) & (wide > 0)).all()
+    area, ratio = (high * wide).double() / 64**2, wide.double() / high
+    assert 0.07 < area.min() < 0.09 and area.max() == 1
+    assert 0.72 < ratio.min() < 0.76 and 1.32 < ratio.max() < 1.4
+    small = area < 0.5  # which fit at any ratio
+    assert abs(area[small].mean() - 0.29) < 0.005
+    assert abs(ratio[small].log().mean()) < 0.01
+    for start, size in ((top, high), (left, wide)):
+        place = (start / (64 - size))[size < 64]
+        assert (place == 0).any() and (place == 1).any() and abs(place.mean() - 0.5) < 0.015
+
+
+def test_half_of_the_pictures_stand_on_their_heads():
+    x, noise = pictures(400), noise_of(400)
+    made = Augmentation(["vertical_flip"], 0.0)(x, noise)
+    turned = (made == one_by_one(F.vertical_flip, x)).flatten(1).all(1)
+    assert torch.equal(made[~turned], x[~turned])
+    assert 163 < turned.sum() < 237  # half of 400, and 3.7 standard deviations
+
+
 # ---------------------------------------------------------------- several, and their numbers
 
 
@@ -142,7 +199,7 @@ def test_several_are_applied_in_their_order():
 def test_shape_and_type_stay_and_so_does_what_is_given(name):
     x, noise = pictures(50), noise_of(50)
     given = x.clone()
-    made = Augmentation([name], 0.4, 0.1)(x, noise)
+    made = Augmentation([name], 0.4, 0.1, 15)(x, noise)
     assert made.shape == x.shape
     assert made.dtype == x.dtype
     assert torch.equal(x, given)
@@ -153,7 +210,7 @@ def test_shape_and_type_stay_and_so_does_what_is_given(name):
 def test_a_picture_does_not_depend_on_those_beside_it(name):
     """Also where runs of a stack are augmented at once, for which no operation is called run by run: PyTorch warns of
     one that would be."""
-    x, noise, augment = pictures(24), noise_of(24), Augmentation([name], 0.4, 0.1)
+    x, noise, augment = pictures(24), noise_of(24), Augmentation([name], 0.4, 0.1, 15)
     whole = augment(x, noise)
     assert torch.equal(whole, torch.cat([augment(x[i : i + 5], noise[:, i : i + 5]) for i in range(0, 24, 5)]))
     runs, of_runs = x.view(3, 8, *x.shape[1:]), noise.view(3, 3, 8).movedim(1, 0)
@@ -201,6 +258,8 @@ def test_what_becomes_of_a_picture_is_independent_of_what_else_does():
     is_grey = Augmentation(["greyscale"], 0.0)(red, noise)[:, 1, 0, 0] > 0
     groups = [noise, Augmentation(["colour"], 1.0).colour_factors(noise).T, rectangles(noise, 64, 64).T, is_grey[None]]
     groups.append(Augmentation(["hue"], 0.0, 0.5).turns(noise)[None])
+    groups.append(Augmentation(["rotate"], 0.0, rotate_degrees=180).angles(noise)[None])
+    groups.append(augmentation.parts(noise, 64, 64).T)
     for i, one in enumerate(groups):
         for other in groups[:i]:
             together = torch.corrcoef(torch.cat([one, other]).double())[: len(one), len(one) :]
@@ -270,6 +329,8 @@ def test_strength_is_part_of_the_identity_where_it_counts(settings_of):
     assert identity("augment=colour") != identity("augment=colour", "colour_strength=0.5")
     assert identity("augment=hue") == identity("augment=hue", "hue_strength=0.1")
     assert identity("augment=hue") != identity("augment=hue", "hue_strength=0.2")
+    assert identity("augment=rotate") == identity("augment=rotate", "rotate_degrees=15")
+    assert identity("augment=rotate") != identity("augment=rotate", "rotate_degrees=10")
     assert len({identity(f"augment={one}") for one in ("none", "crop_flip", "crop", "[flip,crop]")}) == 4
 
 
@@ -286,6 +347,9 @@ def test_strength_is_part_of_the_identity_where_it_counts(settings_of):
         (["augment=colour", "colour_strength=0"], "above 0"),
         (["augment=colour", "hue_strength=0.2"], "belongs to augment=hue"),
         (["augment=hue", "hue_strength=0.7"], "at most 0.5"),
+        (["augment=flip", "rotate_degrees=10"], "belongs to augment=rotate"),
+        (["augment=rotate", "rotate_degrees=0"], "above 0"),
+        (["augment=rotation"], "did you mean rotate"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(settings_of, typed, said):
@@ -303,7 +367,7 @@ def test_colours_need_colours(settings_of, name):
             f"augment=[flip,{name}]: {name} needs pictures of bytes with three channels (red, green and blue), and "
             f"those of this data set {has}; leave {name} out."
         )
-        moved, _ = batch_of(settings_of, "augment=[crop,flip,erase]", samples=samples)
+        moved, _ = batch_of(settings_of, "augment=[crop,flip,rotate,resized_crop,erase]", samples=samples)
         still, _ = batch_of(settings_of, samples=samples)
         assert not torch.equal(moved.x, still.x)
 

@@ -19,7 +19,7 @@ from clrun.runs import train
 from clrun.runs.build import build
 from clrun.runs.memory import memory_need
 
-ALL = "augment=[crop,flip,greyscale,colour,hue,erase]"
+ALL = "augment=[crop,flip,vertical_flip,rotate,resized_crop,greyscale,colour,hue,erase]"
 STRATEGIES = ("finetune", "er", "derpp", "gem", "mir")
 
 
@@ -72,7 +72,9 @@ def test_a_stack_needs_no_more_memory_than_was_reckoned(prepared_of, tmp_path, R
     assert training <= need.images + R * need.training < 3 * training
 
 
-@pytest.mark.parametrize("augment", ["crop", "flip", "greyscale", "erase", "colour", "hue", "[colour,crop,flip]"])
+@pytest.mark.parametrize(
+    "augment", ["crop", "flip", "rotate", "resized_crop", "greyscale", "erase", "colour", "hue", "[colour,crop,flip]"]
+)
 def test_another_augmentation_is_another_run(stack_of, coloured, augment):
     typed = (*coloured, "strategy=er", "iterations=5")
     augmented, _ = live(stack_of(*typed, f"augment={augment}"))
