@@ -53,6 +53,12 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "rotations of oblong pictures": lambda values: (
         (values["split"] == "rotated" or values.get("split.circle") is not None) and values["dataset"] not in SQUARE
     ),
+    # Within a task, accuracy_auc counts no later one whose classes come early: not before the end of the task.
+    "classes that come early count at a task's end": lambda values: (
+        bool(values["evaluate_every"])
+        and (values.get("split.blurry") is not None or values["boundaries"] is False)
+        and values.get("split.circle") is None  # whose tasks are tested with what comes first in them
+    ),
 }
 
 # Bytes of the readable values in the name of a run's folder; file systems allow 255 for the whole name.

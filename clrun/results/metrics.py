@@ -335,12 +335,15 @@ def accuracy_auc(over_training: OverTraining, counts: np.ndarray, seen_from: Seq
 
     s_i is the step of evaluation i = 1 ... n within and at the end of tasks, s_0 = 0, and a_i the accuracy then over
     all test samples of the tasks seen so far, the one that is being learnt included. counts (T,) are the numbers of
-    test samples; seen_from: the stage [task] from which all classes of a task have been seen, by default its own. nan
-    where nothing, or not everything, was measured.
+    test samples; seen_from: the stage [task] in which the last class of a task comes first, by default its own. When
+    it comes within the stage is not known, so that a task that is not the stage's own counts from its end on. nan where
+    nothing, or not everything, was measured.
     """
     table = pd.DataFrame(over_training, columns=["step", "stage", "eval_task", "accuracy"])
     first = np.array(seen_from or range(1, len(counts) + 1))[table["eval_task"].astype(int) - 1]
-    seen = table[(table["stage"] >= 1) & (first <= table["stage"])]
+    stage, ends = table["stage"], table.groupby("stage")["step"].transform("max")
+    come = (first < stage) | ((first == stage) & ((table["eval_task"] == stage) | (table["step"] == ends)))
+    seen = table[(stage >= 1) & come]
     n = np.asarray(counts)[seen["eval_task"].astype(int) - 1]
     sums = pd.DataFrame({"step": seen["step"], "correct": seen["accuracy"] * n, "n": n})
     at = sums.groupby("step")[["correct", "n"]].sum(min_count=1)

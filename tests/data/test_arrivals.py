@@ -214,6 +214,7 @@ def test_a_stack_equals_the_runs_alone_and_methods_see_one_stream(stack_of, opti
         ("split.blurry=0.1", "split.disjoint=0.5", "tasks=5"),
         ("split.blurry=0.1", "split.disjoint=0.5", "split.stochastic=true", "tasks=5"),
         ("split.slots=4", "tasks=4"),
+        ("stream=online", "boundaries=false", "batch_size=20", "tasks=3", "split.sizes=[4,3,3]", "iterations=null"),
     ],
     ids=" ".join,
 )
@@ -233,6 +234,25 @@ def test_no_test_sample_of_an_unseen_class_counts(prepared_of, options):
     last = pd.read_csv(prepared.directory / "accuracy.csv").query(f"after_task == {prepared.settings['tasks']}")
     assert summary["overall_accuracy"] == pytest.approx(last["correct"].sum() / last["n"].sum())
     assert summary["average_accuracy"] == pytest.approx(last["accuracy"].mean())
+    assert summary["accuracy_auc"] == pytest.approx(area_by_step(prepared), abs=1e-6)
+
+
+def area_by_step(prepared):
+    """Return A_AUC from the files of a run, one evaluation at a time: of tasks that had come before the stage, the
+    stage's own, and at its end all that have come by then."""
+    over = pd.read_csv(prepared.directory / "accuracy_over_training.csv").query("stage > 0")
+    counts = pd.read_csv(prepared.directory / "accuracy.csv").groupby("eval_task")["n"].first()
+    come = {task: stage + 1 for task, stage in enumerate(prepared.stream.seen_from, start=1)}
+    area = before = 0
+    for step, at in over.groupby("step"):
+        stage = at["stage"].iloc[0]
+        ended = step == over[over["stage"] == stage]["step"].max()
+        asked = [t for t in at["eval_task"] if t == stage or come.get(t, t) < stage + ended]
+        cells = at.set_index("eval_task").loc[asked, "accuracy"]
+        area += (step - before) * (cells * counts[asked]).sum() / counts[asked].sum()
+        before = step
+    return area / before
+
 
 
 @pytest.mark.parametrize("options", [("split.blurry=0.3",), ("stream=online", "boundaries=false")], ids=" ".join)

@@ -209,3 +209,11 @@ def test_the_area_under_the_accuracy_by_hand():
     expected = (4 * 0.5 + 4 * 1.0 + 8 * (0.4 * 10 + 0.8 * 30) / 40) / 16
     assert metrics.accuracy_auc(over, [10, 30]) == pytest.approx(expected)
     assert math.isnan(metrics.accuracy_auc([], [10, 30]))
+
+
+def test_a_task_whose_classes_come_early_counts_from_the_end_of_the_stage_in_which_they_came():
+    """Two tasks of 10 and 30 test samples; all classes of the second have come while the first was learnt."""
+    rows = [(4, 1, 1, 0.5), (4, 1, 2, 0.0), (8, 1, 1, 1.0), (8, 1, 2, 0.2), (16, 2, 1, 0.4), (16, 2, 2, 0.8)]
+    over = [dict(zip(("step", "stage", "eval_task", "accuracy"), row, strict=True)) for row in rows]
+    expected = (4 * 0.5 + 4 * (1.0 * 10 + 0.2 * 30) / 40 + 8 * (0.4 * 10 + 0.8 * 30) / 40) / 16
+    assert metrics.accuracy_auc(over, [10, 30], [1, 1]) == pytest.approx(expected)

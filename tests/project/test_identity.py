@@ -58,3 +58,20 @@ def test_only_augmented_runs_that_replay_are_trained_again(settings_of, strategy
     changes = [name for name, applies in CHANGES.items() if applies(values)]
     asked = augment == "crop_flip" and strategy in REPLAYING
     assert ("what is replayed is augmented by itself" in changes) == asked
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        (("split.blurry=0.1", "evaluate_every=2"), True),
+        (("stream=online", "boundaries=false", "evaluate_every=2"), True),
+        (("split.blurry=0.1",), False),
+        (("split.slots=3", "evaluate_every=2"), False),
+        (("split.circle=9", "evaluate_every=2"), False),
+        (("evaluate_every=2",), False),
+    ],
+)
+def test_only_runs_with_another_area_under_the_accuracy_are_trained_again(settings_of, typed, asked):
+    values = settings_of("strategy=finetune", "scenario=class", *typed).values
+    changes = [name for name, applies in CHANGES.items() if applies(values)]
+    assert ("classes that come early count at a task's end" in changes) == asked
