@@ -254,7 +254,6 @@ def area_by_step(prepared):
     return area / before
 
 
-
 @pytest.mark.parametrize("options", [("split.blurry=0.3",), ("stream=online", "boundaries=false")], ids=" ".join)
 def test_tasks_that_are_left_out_send_no_samples_ahead(prepared_of, options):
     """And their outputs may not answer."""
