@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -35,7 +36,7 @@ class CudaCapture:
 
     def __init__(self, device: torch.device, check_inputs: bool = False):
         self.device, self.check_inputs = device, check_inputs
-        self.pool = torch.cuda.graph_pool_handle()
+        self.graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()  # those that somebody still replays
 
     def capture(self, body: Body, undo: Body) -> Body:
         """Return the replay of a graph of `body`, which is called `WARM_UP_CALLS` times and then captured."""
@@ -48,10 +49,14 @@ class CudaCapture:
                     undo()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
+            # Memory that was that of dropped graphs alone may not be asked for again: PyTorch takes it for an error.
+            sharing = next(iter(self.graphs), None)
+            pool = None if sharing is None else sharing.pool()
             # Passed only where it is asked for: PyTorch knows it since 2.13.
             checks: dict[str, Any] = {"check_input_liveness": True} if self.check_inputs else {}
-            with torch.cuda.graph(graph, pool=self.pool, stream=side, **checks):
+            with torch.cuda.graph(graph, pool=pool, stream=side, **checks):
                 body()
+        self.graphs.add(graph)
         return graph.replay
 
 

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from clrun.engine.capture import Body, Capture
 from clrun.engine.state import Signals, TrainState
-from clrun.engine.static_step import StaticStep
+from clrun.engine.static_step import Groups, StaticStep
 from clrun.engine.step import Step, StepKind
 from clrun.engine.steppers import Block, counting, kinds_of
 from clrun.strategy import Tree
@@ -22,9 +22,10 @@ class GraphStepper:
     """A stepper that works on tensors whose addresses never change, as a CUDA graph demands.
 
     A counter on the device picks the samples of a step out of those of its block, and the results are written over the
-    run. Each kind of step is captured once, when it first comes, and replayed for every step of that kind, in all
-    passes over all tasks: `begin` puts in another run. Without a capture, the same instructions are executed one by
-    one.
+    run. Each kind of step is captured when it first comes, and replayed for every step of that kind, in all passes over
+    all tasks: `begin` puts in another run. It is captured anew where a pass has batches of another size, or, if the
+    optimizer takes it in place, other groups of runs with equal learning rates; what was captured before is dropped.
+    Without a capture, the same instructions are executed one by one.
 
     static: takes a step in place. pure: for the kinds that are not taken in place, the pure step. block_steps: the
     steps of a block, at most.
@@ -37,18 +38,24 @@ class GraphStepper:
         self.static, self.pure, self.block_steps, self.capture = static, pure, block_steps, capture
         self.current = static.current
         self.position = torch.zeros(1, dtype=torch.long, device=self.current.theta.device)  # of the next step
-        self.places = 0  # for the steps of a block
+        self.places, self.batch_size = 0, 0  # for the steps of a block, and for the samples of a step
         self.table: StepTable | None = None
         self.signals: Signals = {}  # {name: (R, places)}
         self.replays: dict[StepKind, Body] = {}
 
-    def begin(self, current: TrainState, total: int) -> None:
-        """Begin a pass of `total` steps with these runs, which themselves stay as they are."""
+    def begin(self, current: TrainState, total: int, batch_size: int, equal_rates: Groups) -> None:
+        """Begin a pass of `total` steps of `batch_size` samples with these runs, which themselves stay as they are.
+
+        equal_rates: as `StaticStep` takes them.
+        """
         self.write_state(current)
         self.static.begin()
+        if equal_rates != self.static.equal_rates:
+            self.static.group(equal_rates)
+            self.replays = {kind: replay for kind, replay in self.replays.items() if self.pure(kind) is not None}
         needed = min(self.block_steps, ceil_div(total, PLACES) * PLACES)
-        if needed > self.places:
-            self.places, self.table, self.signals = needed, None, {}
+        if needed > self.places or batch_size != self.batch_size:
+            self.places, self.batch_size, self.table, self.signals = needed, batch_size, None, {}
             self.replays.clear()
 
     def prepare(self, block: Block) -> None:

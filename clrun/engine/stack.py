@@ -115,7 +115,7 @@ class Stack:
         self.seconds_per_step: float | None = None  # wall-clock time in the last block
         options = self.decay, self.clip_norm, self.prequential, self.compile
         self.pure_steps = PureSteps(self.strategy, self.optimizer, self.vectorizer, *options)
-        self.graph_steppers: dict[object, GraphStepper] = {}  # by the shapes that they were made for
+        self.graph_stepper: GraphStepper | None = None  # the one that is kept from pass to pass, once there is one
 
     @property
     def prequential(self) -> bool:
@@ -378,25 +378,25 @@ class Stack:
             return InPlaceStepper(self.strategy, self.optimizer, current, *values, *options)
         if not self.use_graph:
             return EagerStepper(self.pure_steps.of, current, values)
-        stepper = self.graph_stepper(current, samplers)
-        stepper.begin(current, max(sampler.steps for sampler in samplers))
-        return stepper
+        if self.graph_stepper is None or shapes_of(self.graph_stepper.current) != shapes_of(current):
+            self.graph_stepper = None  # its memory is free before another one takes as much
+            self.graph_stepper = self.new_graph_stepper(current)
+        steps, batch_size = max(sampler.steps for sampler in samplers), samplers[0].batch_size
+        self.graph_stepper.begin(current, steps, batch_size, self.equal_rates(samplers))
+        return self.graph_stepper
 
-    def graph_stepper(self, current: TrainState, samplers: Sequence[EpochSampler]) -> GraphStepper:
-        """Return the stepper for runs and batches of these shapes. It is made once, and so are its graphs."""
-        rates = self.equal_rates(samplers)
-        shapes = tuple((v.shape, v.dtype) for v in tree_leaves(current))
-        key = shapes, rates, samplers[0].batch_size
-        if key not in self.graph_steppers:
-            values = self.lr, self.hp, self.tables
-            options = self.decay, self.clip_norm, self.prequential
-            step = StaticStep(self.strategy, self.optimizer, self.vectorizer, current, values, rates, *options)
-            capture = CudaCapture(self.device) if self.capture is None and self.device.type == "cuda" else self.capture
-            self.graph_steppers[key] = GraphStepper(step, self.pure_steps.unless_in_place, self.block_steps, capture)
-        return self.graph_steppers[key]
+    def new_graph_stepper(self, current: TrainState) -> GraphStepper:
+        """Return a stepper for runs of these shapes, which keeps a copy of them: so there is one at a time."""
+        values, options = (self.lr, self.hp, self.tables), (self.decay, self.clip_norm, self.prequential)
+        step = StaticStep(self.strategy, self.optimizer, self.vectorizer, current, values, *options)
+        capture = CudaCapture(self.device) if self.capture is None and self.device.type == "cuda" else self.capture
+        return GraphStepper(step, self.pure_steps.unless_in_place, self.block_steps, capture)
 
     def equal_rates(self, samplers: Sequence[EpochSampler]) -> tuple[tuple[int, ...], ...]:
-        """Return the numbers of the runs in groups whose learning rates are the same at every step of a pass."""
+        """Return the numbers of the runs in groups whose learning rates are the same at every step of a pass.
+
+        A schedule follows the number of a run's steps, so with one the groups may be others in another pass.
+        """
         groups: dict[tuple[float, int], list[int]] = {}
         for r, (lr, sampler) in enumerate(zip(self.lr.reshape(-1).tolist(), samplers, strict=True)):
             groups.setdefault((lr, 0 if self.rate_schedule.is_constant else sampler.steps), []).append(r)
@@ -432,6 +432,11 @@ class Stack:
         rows, weight, noise = self.vectorizer.stack_trees(per_run)
         outputs = self.schedule.answering(stage).to(self.device)
         return Pool(rows, weight, noise, *self.stage_and_horizon(stage), self.tables, outputs)
+
+
+def shapes_of(current: TrainState) -> list[tuple[torch.Size, torch.dtype]]:
+    """Return the shapes and types of all tensors of the runs."""
+    return [(v.shape, v.dtype) for v in tree_leaves(current)]
 
 
 def with_theta(current: TrainState, theta: Tensor) -> TrainState:

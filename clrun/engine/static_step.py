@@ -32,6 +32,8 @@ from clrun.system.arithmetic import ceil_div
 
 Pieces = list[Tensor]  # a vector (P,), split into its named parts; or one tensor, (R, P) in a stack
 
+Groups = tuple[tuple[int, ...], ...]  # the numbers of the runs, each in one group
+
 # The axes of the arguments of the functions of one run at the end of `StaticStep`, in their order.
 GRADIENT_AXES = (PER_RUN, PER_RUN, PER_RUN, PER_RUN, CONTEXT_AXES)
 RENEW_AXES = (PER_RUN, PER_RUN, PER_RUN, BATCH_AXES)
@@ -50,13 +52,13 @@ ROW_BYTES = 128
 class StaticStep:
     """The step of R runs, or of one without an axis R. It works on a copy of the runs that it is given.
 
-    equal_rates: the numbers of the runs in groups whose learning rates are the same at every step.
+    equal_rates: the numbers of the runs in groups whose learning rates are the same at every step of a pass. A kernel
+    of the optimizer takes the step of a group. Where nothing else is said, each run is a group.
     """
 
     def __init__(
         self, strategy: Strategy, optimizer: Optimizer, vectorizer: Vectorizer, current: TrainState,
-        values: StepValues, equal_rates: Sequence[Sequence[int]], decay: float | None = None,
-        clip_norm: float | None = None, prequential: bool = False,
+        values: StepValues, decay: float | None = None, clip_norm: float | None = None, prequential: bool = False,
     ):  # fmt: skip
         self.strategy, self.optimizer, self.vectorizer = strategy, optimizer, vectorizer
         self.values = values
@@ -67,14 +69,11 @@ class StaticStep:
         self.watches_moves = overrides(strategy, "after_move")
         self.updates = overrides(strategy, "after_step") or self.watches_moves
         self.owns_gradient = not overrides(strategy, "gradient")  # nothing else holds it, so it may be written over
-        layout, theta, opt = strategy.net.layout, self.current.theta, self.current.opt
+        layout, theta = strategy.net.layout, self.current.theta
         # PyTorch makes no SplitTheta of a tensor that is of another class already, such as a FakeTensor.
         self.by_leaf = vectorizer.alone and self.owns_gradient and not self.restricts and type(theta) is Tensor
         self.cut: Cut = (lambda v: list(layout.view(v).values())) if self.by_leaf else (lambda v: [v])
-        if vectorizer.alone:
-            self.move = optimizer.in_place(theta, opt, self.cut)
-        else:
-            self.move = optimizer.in_place_stack(theta, opt, equal_rates)
+        self.group(tuple((r,) for r in range(vectorizer.runs)))
         self.pull = Pull(strategy, vectorizer, self.current, values[1], self.cut) if self.has_penalty else None
 
     @property
@@ -90,6 +89,15 @@ class StaticStep:
         alone, state, hp = self.vectorizer.alone, self.current.state, self.values[1]
         first = (state, hp) if alone else tree_map(lambda v: v[0], (state, hp))
         return self.strategy.quadratic(*first) is not None
+
+    def group(self, equal_rates: Groups) -> None:
+        """Move the runs of a group by one kernel from now on."""
+        self.equal_rates = equal_rates
+        theta, opt = self.current.theta, self.current.opt
+        if self.vectorizer.alone:
+            self.move = self.optimizer.in_place(theta, opt, self.cut)
+        else:
+            self.move = self.optimizer.in_place_stack(theta, opt, equal_rates)
 
     def begin(self) -> None:
         """Begin a pass, with the runs that were written over `current`."""

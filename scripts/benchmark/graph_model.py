@@ -177,8 +177,8 @@ def captured(stack: Stack) -> dict[StepKind, Sequence[Operation]]:
     """Return the operations of the graphs by which a stack takes the steps of its first task, by kind."""
     stack = replace(stack, use_graph=True, capture=EmulatedCapture())
     stack.train(stack.initialize(), stack.new_stage(0))
-    (stepper,) = stack.graph_steppers.values()
-    return {kind: replay.__self__.operations for kind, replay in stepper.replays.items()}
+    assert stack.graph_stepper is not None  # the task takes steps
+    return {kind: replay.__self__.operations for kind, replay in stack.graph_stepper.replays.items()}
 
 
 def rows(names: Sequence[str], runs: int, few: int, widths: str) -> Iterator[tuple[str, str, dict[StepKind, Cost]]]:

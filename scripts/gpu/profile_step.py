@@ -51,7 +51,8 @@ def main() -> None:
         stack = replace(stack, use_graph=True, capture=capture)
         current, _ = stack.learn(stack.initialize(), 0)
         stack.train(current, stack.new_stage(1))
-        (stepper,) = stack.graph_steppers.values()
+        stepper = stack.graph_stepper
+        assert stepper is not None  # the tasks take steps
         stepper.position.zero_()
         kinds = [torch.profiler.ProfilerActivity.CPU]
         kinds += [torch.profiler.ProfilerActivity.CUDA] if asked.device == "cuda" else []

@@ -103,7 +103,8 @@ def timed(case: Case, device: str, folder: str) -> Iterator[dict[str, Any]]:
         began = time.perf_counter()
         current, _ = stack.learn(current, stage)
         spent = time.perf_counter() - began
-    stepper = list(stack.graph_steppers.values())[-1]
+    stepper = stack.graph_stepper
+    assert stepper is not None  # the tasks take steps
     memory = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None
     for kind, name in KINDS.items():
         if kind in stepper.replays:

@@ -11,7 +11,9 @@ import torch
 from conftest import STRATEGIES
 from torch.utils._pytree import tree_leaves
 
+from clrun.engine import stack as stack_module
 from clrun.engine.blocks import BlockSizes
+from clrun.engine.static_step import StaticStep
 from clrun.strategies.agem import AGEM
 from clrun.strategies.ewc import EWC
 from clrun.strategies.finetune import Finetune
@@ -38,9 +40,9 @@ def graphed(stack):
     return recorded, capture
 
 
-def learn(stack):
+def learn(stack, tasks=TASKS):
     run, reports = stack.initialize(), []
-    for stage in range(TASKS):
+    for stage in range(tasks):
         run, report = stack.learn(run, stage)
         reports.append(report)
     return run, reports
@@ -98,9 +100,9 @@ TORCH_OF_BUDGET, SLACK = "2.14.", 1.15
 
 
 def plain_steps(stack):
-    """The operations of each graph that the stack has of a step that is neither monitored nor masked."""
-    replays = [stepper.replays for stepper in stack.graph_steppers.values()]
-    return [kinds[graph_model.PLAIN].__self__.operations for kinds in replays if graph_model.PLAIN in kinds]
+    """The operations of the graph that the stack has of a step that is neither monitored nor masked, if it has one."""
+    kinds = {} if stack.graph_stepper is None else stack.graph_stepper.replays
+    return [kinds[graph_model.PLAIN].__self__.operations] if graph_model.PLAIN in kinds else []
 
 
 def over_budget(strategy, stack):
@@ -186,8 +188,33 @@ def test_no_product_of_vectors_in_a_stack_is_one_of_matrices(stack_of):
 def test_a_replayed_graph_leaves_a_run_that_is_over_as_it_is(stack_of, strategy):
     """The first tasks of the three runs have 265, 271 and 270 samples: with batches of 90, one run has a step more."""
     stack, _ = compare(stack_of, f"strategy={strategy}", "epochs=1", "batch_size=90", seeds=SEEDS)
-    (stepper,) = stack.graph_steppers.values()
-    assert {kind.masked for kind in stepper.replays} == {False, True}
+    assert {kind.masked for kind in stack.graph_stepper.replays} == {False, True}
+
+
+# ---------------------------------------------------------------- what is kept from task to task
+
+
+@pytest.mark.parametrize(
+    ("typed", "recordings"),
+    [
+        ("batch_size=5", 3),
+        ("batch_size=5 schedule=cosine", 1 + 4 * 2),
+        ("batch_size=5 warmup=0.2", 1 + 4 * 2),
+        ("batch_size=[30,45,45,45,60]", 8),
+    ],
+)
+def test_one_copy_of_the_runs_is_kept(stack_of, monkeypatch, typed, recordings):
+    """Four runs with five tasks, whose numbers of steps make them four other groups under a schedule. A masked step is
+    the same for all groups, and is recorded once; of the others there are two kinds."""
+    made = []
+    monkeypatch.setattr(stack_module, "StaticStep", lambda *given: made.append(StaticStep(*given)) or made[-1])
+    whole = "strategy=finetune", "epochs=1", "tasks=5", *typed.split()
+    stack, capture = graphed(stack_of(*whole, seeds=(0, 1, 2, 3)))
+    run, _ = learn(stack, 5)
+    assert distance(run, learn(stack_of(*whole, seeds=(0, 1, 2, 3)), 5)[0]) < 1e-9
+    assert len(made) == 1
+    assert len(capture.graphs) == recordings
+    assert len(stack.graph_stepper.replays) <= 3  # a plain step, one that is monitored, and one that is masked
 
 
 # ---------------------------------------------------------------- what breaks a graph is found

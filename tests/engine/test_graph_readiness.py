@@ -1,10 +1,13 @@
 """What a CUDA graph needs besides steps that leave the host alone (test_fake_device.py): buffers, memory, compiling."""
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from clrun.engine import capture
 from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.static_step import ROW_BYTES
 
@@ -27,11 +30,47 @@ def test_the_runs_of_a_stack_begin_at_aligned_addresses(stack_of):
     """A GPU multiplies weights faster whose addresses are multiples of 16 bytes."""
     stack = replace(stack_of("strategy=ewc", "iterations=4", seeds=(0, 1, 2)), use_graph=True)
     stack.learn(stack.initialize(), 0)
-    (stepper,) = set(stack.graph_steppers.values())
+    stepper = stack.graph_stepper
     theta = stepper.static.current.theta
     assert theta.shape[1] * theta.element_size() % ROW_BYTES  # rows one after another would not be aligned
     assert {(row.data_ptr() - theta.data_ptr()) % ROW_BYTES for row in theta} == {0}
     assert stepper.result().theta.is_contiguous()
+
+
+class MadeUpGraph:
+    def replay(self):
+        """It is only counted whether anybody still holds it."""
+
+    def pool(self):
+        return self.memory
+
+
+def test_graphs_share_memory_with_those_that_are_still_there(monkeypatch):
+    """PyTorch may not be asked for memory whose last graph was dropped."""
+    asked = []
+
+    @contextmanager
+    def recording(graph, pool, stream):
+        asked.append(pool)
+        graph.memory = object() if pool is None else pool
+        yield
+
+    on_the_side = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(capture, "side_stream", lambda device: on_the_side)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: on_the_side)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", MadeUpGraph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    made = capture.CudaCapture(torch.device("cuda"))
+    replays = [made.capture(lambda: None, lambda: None) for _ in range(2)]
+    assert asked[0] is None and asked[1] is replays[0].__self__.pool()
+    del replays[0]
+    replays.append(made.capture(lambda: None, lambda: None))
+    assert asked[2] is asked[1]
+    replays.clear()
+    made.capture(lambda: None, lambda: None)
+    assert asked[3] is None
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "ewc", "hat"])
