@@ -6,7 +6,9 @@
         alpha_t, beta_t = argmin CE(V),    where the logits of the task's outputs are  alpha_t z_o + beta_t
 
 p_old is the softmax of logits / temperature over the old outputs, theta* the network before this task with its
-corrections, and n the number of outputs. Once found, alpha_t and beta_t stay, in training and in answering.
+corrections, and n the number of outputs. The paper writes a cross entropy to p_old(x; theta*) in place of the KL
+divergence; the two differ by a constant, so they have the same gradient. Once found, alpha_t and beta_t stay, in
+training and in answering.
 
 V is a share of the memory, with the same number of samples of each class, which are drawn before their task is trained
 on and never trained on. Stage 2 is a convex problem in two unknowns. It is solved by Newton's method, where the paper

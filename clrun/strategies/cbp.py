@@ -3,18 +3,21 @@
 Every hidden unit i of layer l has a utility and an age, which counts steps:
 
     u_i <- decay u_i + (1 - decay) mean_batch |h_i| sum_k |w_ik|      w_ik: its weights into the next layer
-    c_l <- c_l + replacement * (number of units of age above maturity)      while c_l > 1: c_l <- c_l - 1, and
+    c_l <- c_l + replacement * (number of units of age above maturity)      if c_l > 1: c_l <- c_l - 1, and
 
 the unit of least utility among those begins anew: its incoming weights are drawn again, its outgoing weights become 0,
-its age and utility too. A new unit so changes no output, and is safe from being replaced until it is mature. Each step
-replaces one unit of a layer at most. Of a convolution a unit is a channel, and h_i its mean over positions.
+its age and utility too. A new unit so changes no output, and is safe from being replaced until it is mature. A step
+replaces one unit of a layer at most, also where c_l is above 2; what is left of c_l waits for later steps. Of a
+convolution a unit is a channel, and h_i its mean over positions.
 
 Which unit is replaced in a step follows from utilities and ages before that step: the paper updates both first, so a
 unit is replaced one step later here.
 
 The authors draw anew from their initial distribution; here from a uniform one with the range that the layer's initial
-weights had, and likewise for biases. The optimizer's state for what begins anew is as before training, except Adam's
-counter of steps, which all weights share.
+weights had, and likewise for biases, which their code sets to 0. It divides utilities by 1 - decay^age, as Adam does
+its moments; ours are as above. It also has a line by which the next layer's biases take over the mean output of a
+replaced unit. This mean is set to 0 before, so that the line adds nothing (lop/algos/gnt.py), and it is left out. The
+optimizer's state for what begins anew is as before training, except Adam's counter of steps, which all weights share.
 """
 
 from collections.abc import Mapping
@@ -41,7 +44,7 @@ class CBP(Strategy):
     """Continual backpropagation. Its state is two numbers for every hidden unit and three for every hidden layer."""
 
     class Hyper(NamedTuple):
-        replacement: Tensor  # () share of the mature units that a step replaces
+        replacement: Tensor  # () share of the mature units that becomes due in a step
         decay: Tensor  # () of the utility
         maturity: Tensor  # () steps before a unit may be replaced
 

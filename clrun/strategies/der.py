@@ -10,7 +10,9 @@ before the step that the sample was trained in.
 
 The memory is offered a sample in the first epoch of its task alone, so it holds no sample twice. If the sample is
 held, its z is replaced in the e-th epoch with probability 1/e, so that z is of an epoch drawn uniformly, as in the
-authors' code, where each epoch offers the sample again.
+authors' code, where each epoch offers the sample again. Since z comes from the step that a sample was trained in, the
+policies that fill the memory when a task ends (herding, past) are not there. Neither is replay_draw=epochs: its walk
+through the memory would be one more thing in the state, and DER++ draws from the memory twice a step.
 """
 
 from dataclasses import dataclass

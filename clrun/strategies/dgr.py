@@ -7,8 +7,9 @@ V is the loss of the generator, a variational autoencoder (clrun/strategy/genera
 network with the same optimizer. theta* are network and generator before this task, and nothing else is kept. A
 generated sample belongs to no task: its label for the old task u is chosen among the outputs that could answer for u
 before this task, and CE_u is over those that may answer for u now, so that new outputs learn that it is none of theirs.
-Where old tasks share outputs, they are all the same. As in van de Ven et al. 2022 labels are hard, and as many samples
-are generated as the batch has.
+Where old tasks share outputs, they are all the same. The generator of Shin et al. is a generative adversarial network;
+ours is a variational autoencoder, as in van de Ven et al. 2022. As there, labels are hard, and as many samples are
+generated as the batch has.
 
 The network must read a sample as one row of numbers, as the generator does.
 """

@@ -7,7 +7,9 @@
 
 covariance=shared has the covariance within classes in place of Sigma_c. The paper raises features that are not negative
 to a power; the sign is our extension to others. The authors answer the first task by plain distances; here all tasks
-are answered alike. gamma1 >= gamma2 keeps the matrices positive definite.
+are answered alike. gamma1 >= gamma2 keeps the matrices positive definite. The authors' code shrinks every Sigma_c twice
+and divides by n - 1; here it is shrunk once, and divided by n. Their shared covariance is that of all features of a
+task around one mean, averaged over the tasks by their numbers of classes; ours is within classes, over all samples.
 
 rule=qda is quadratic discriminant analysis, with the pooled covariance Sigma of all classes and mu_c the mean of g:
 

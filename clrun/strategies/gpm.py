@@ -8,9 +8,11 @@ output for them. After a task, the main directions of the inputs of every layer 
     W <- W + delta (I - M M^T)      delta: the step of the optimizer
 
 The authors project the gradient of plain SGD; here the step is projected, which is the same for SGD, and holds with
-momentum, Adam and weight decay too. Of a convolution, r is what one position of the kernel sees. A bias is the weight
-of an input that is always 1 (our reading; their networks have none). In the output layer the rows of outputs that
-answered before are projected, and new ones are free. Norms are trained by the first task alone.
+momentum, Adam and weight decay too. There is one threshold for all layers and tasks; in the authors' code each layer
+has its own, such as .95, .99 and .99 for Permuted MNIST, and after the first task one direction fewer is taken than
+eq. 5 says. Of a convolution, r is what one position of the kernel sees. A bias is the weight of an input that is always
+1 (our reading; their networks have none). In the output layer the rows of outputs that answered before are projected,
+and new ones are free. Norms are trained by the first task alone.
 """
 
 from collections.abc import Mapping

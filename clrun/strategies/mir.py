@@ -7,6 +7,10 @@
 
 With as few candidates as are replayed, nothing is chosen: this is er with replay_draw=without. The paper's virtual step
 has the learning rate of its plain SGD; here it has one of its own, whatever the optimizer is.
+
+In the authors' code, candidates are of earlier tasks alone and the first task is trained without replay; here they come
+from the whole memory, which holds samples of the present task too. Their step follows the gradient of CE(B) + CE(R),
+not of a mean. Left out is their second criterion, which compares CE(x; v) with the lowest loss that x has had so far.
 """
 
 from dataclasses import dataclass, replace

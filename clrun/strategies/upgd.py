@@ -9,11 +9,13 @@ a useless one moves fully and by chance, so that it finds a use again. The noise
 sigma times its learning rate. Where no utility is positive, U is 0 (the authors divide by the largest anyway). No task
 boundary is read. A weight of utility 0 still moves by half: no setting is plain training.
 
-With clip_norm, U of a step is computed from the clipped gradient and the utility that is kept from the whole one. The
-paper clips nothing.
+The code in the authors' README differs from this in three ways: it divides u_i / (1 - beta^n) by the largest u_j
+without that correction, it takes steps of 2 lr, and its weight decay is outside of (1 - U_i). Here weight decay is a
+part of delta, so a useful weight decays less.
 
 Two things outside of the paper: the noise keeps its size where a schedule changes the learning rate; and, with
-clip_norm, U of a step is made with the clipped gradient, while the utility that is kept is made with the whole one.
+clip_norm, U of a step is made with the clipped gradient, while the utility that is kept is made with the whole one. The
+paper clips nothing.
 """
 
 from typing import Any, NamedTuple
