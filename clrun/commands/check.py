@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from clrun import __version__
 from clrun.commands import console, run
 from clrun.system.errors import RunsFailed, UsageError
-from clrun.system.user_frames import users_frame
+from clrun.system.user_frames import described
 
 if TYPE_CHECKING:
     from clrun.config.catalog import Catalog
@@ -272,9 +272,7 @@ def finding(name: str, check: Callable[[], Answer]) -> Finding:
     try:
         broken, sentence = check()
     except Exception as error:
-        where = users_frame(error)
-        place = "" if where is None else f"{where}: "
-        return Finding(name, False, f"{place}{type(error).__name__}: {' '.join(str(error).split())}")
+        return Finding(name, False, " ".join(described(error).split()))
     return Finding(name, broken is None, sentence if broken is None else broken)
 
 

@@ -99,13 +99,12 @@ def complain(paragraph: str) -> None:
 
 
 def complain_of_users_line(error: Exception) -> None:
-    """Print where in a user's own file an error happened, if it did: before the traceback, in which the frames of clrun
-    and of the libraries are many."""
-    from clrun.system.user_frames import users_frame
+    """Print an error that happened in a user's own file, and where in it: before the traceback, in which the frames of
+    clrun and of the libraries are many."""
+    from clrun.system.user_frames import described, users_frame
 
-    where = users_frame(error)
-    if where is not None:
-        complain(f"an error in {where}")
+    if users_frame(error) is not None:
+        complain(f"an error in {described(error)}")
 
 
 def print_traceback() -> None:

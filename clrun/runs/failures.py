@@ -14,6 +14,7 @@ from clrun.system import locks
 from clrun.system.atomic_files import UNGUARDED, Guard
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.system.locks import LockLost
+from clrun.system.user_frames import described
 
 if TYPE_CHECKING:
     from clrun.runs.prepared import Prepared
@@ -97,7 +98,7 @@ def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
     except Exception as error:
         trace = traceback.format_exc()
         for prepared in runs:
-            second = write_reason(prepared.directory, f"{type(error).__name__}: {error}", trace, prepared.guard)
+            second = write_reason(prepared.directory, described(error), trace, prepared.guard)
             if second is not None:
                 error.add_note(f"{prepared.directory / 'failed.txt'} could not be written: {second}")
         raise

@@ -37,6 +37,7 @@ from clrun.system.errors import RunsFailed
 from clrun.system.garbage_collection import relax_gc
 from clrun.system.output import lasting_output
 from clrun.system.signals import graceful_termination, handled
+from clrun.system.user_frames import described
 from clrun.terminal.progress import Progress
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def train_todo(
     except RunsFailed as error:
         return [RunResult(RunStatus.CRASHED, str(error))] * len(runs)
     except Exception as error:  # any: the command reports it at its end, and train_runs has written failed.txt
-        reason, too_large = f"{type(error).__name__}: {error}", len(runs) > 1 and out_of_memory(error)
+        reason, too_large = described(error), len(runs) > 1 and out_of_memory(error)
     if not too_large:
         return [RunResult(RunStatus.CRASHED, reason)] * len(runs)
     cards.release()  # the error is gone here, and with it the frames that held the tensors
@@ -175,7 +176,7 @@ def prepare_and_train(stack: Sequence[Settings], progress: Progress) -> StackEnd
     try:
         runs = [prepare.prepare(settings) for settings in stack]
     except Exception as error:  # any: the command reports it at its end, like a crash
-        return StackEnded([RunResult(RunStatus.CRASHED, f"{type(error).__name__}: {error}")] * len(stack))
+        return StackEnded([RunResult(RunStatus.CRASHED, described(error))] * len(stack))
     return train_unfinished(runs, progress)
 
 

@@ -21,6 +21,12 @@ def users_frame(error: BaseException) -> str | None:
     return f"{last.filename}, line {last.lineno}, in {last.name}{code}"
 
 
+def described(error: BaseException) -> str:
+    """Return an error as its type and what it says, behind the frame in a user's file where it happened in one."""
+    where = users_frame(error)
+    return f"{'' if where is None else f'{where}: '}{type(error).__name__}: {error}"
+
+
 def is_users(filename: str) -> bool:
     """Return whether a file is neither clrun's nor a library's, and no file at all such as <string>."""
     path = Path(filename)

@@ -96,6 +96,17 @@ def test_the_crash_of_a_run_begins_with_the_users_line(clrun, empty_folder, faul
     assert first.startswith("clrun: an error in ") and "faulty_of_the_user.py, line 14, in after_phase: raise" in first
 
 
+@pytest.mark.parametrize("sweep", [(), ("-m",)], ids=["run", "sweep"])
+def test_the_reason_of_a_crash_begins_with_the_users_line(clrun, empty_folder, faulty, sweep):
+    """In failed.txt and on standard error, so that nobody has to look for it among the frames of clrun."""
+    code, _, err = clrun(*faulty("raise ValueError('boom')"), *sweep, "iterations=2", "tasks=2")
+    (failed,) = Path("outputs").rglob("failed.txt")
+    reason = failed.read_text().splitlines()[0]
+    place, _, error = reason.partition(", line 14, in after_phase: raise ValueError('boom'): ")
+    assert code == 1 and place.endswith("faulty_of_the_user.py") and error == "ValueError: boom"
+    assert reason in err
+
+
 def test_frames_of_libraries_are_not_the_users():
     for source in (lambda: torch.zeros(2) @ torch.zeros(3), lambda: int("x")):
         with pytest.raises((RuntimeError, ValueError)) as caught:
