@@ -21,9 +21,9 @@ class Recorder(Strategy):
         return g, torch.zeros((), dtype=theta.dtype), {}
 
 
-def written_out(log, last, decay, damping, interval):
-    """F and s after the steps of one task that started with F = 0, from (theta, g) of each step and the last theta."""
-    fisher = path = score = torch.zeros_like(last)
+def written_out(log, last, decay, damping, interval, fisher=0.0):
+    """F and s after the steps of one task that started with this F, from (theta, g) of each step and the last theta."""
+    path = score = torch.zeros_like(last)
     marked = log[0][0]
     after = [theta for theta, _ in log[1:]] + [last]
     for k, ((theta, g), new) in enumerate(zip(log, after, strict=True), 1):
@@ -52,12 +52,24 @@ def test_first_task(stack_of):
     assert not run.state.score.any() and run.state.steps == 0
 
 
-def test_scores_are_averaged_over_tasks(stack_of):
-    stack = stack_of("strategy=rwalk", "lambda=0", "interval=2", "iterations=6")
-    first, _ = stack.learn(stack.initialize(), 0)
-    second, _ = stack.learn(first, 1)
-    own = 2 * second.state.past_score - first.state.past_score
-    assert (own > -1e-12).all() and own.any()
+def test_two_tasks_without_a_penalty(stack_of):
+    """At lambda=0 the steps are those of plain training: F goes on through both tasks, and their scores are averaged."""
+    typed = ("iterations=11", "optimizer=adam")
+    stack = stack_of("strategy=rwalk", "lambda=0", "interval=3", "decay=0.8", "damping=0.01", *typed)
+    recording = stack_of("strategy=finetune", *typed, strategy=Recorder)
+    run, plain = stack.initialize(), stack.initialize()._replace(state=())
+    fisher, scores = 0.0, []
+    for stage in range(2):
+        Recorder.log.clear()
+        run, _ = stack.learn(run, stage)
+        plain, _ = recording.learn(plain, stage)
+        fisher, score = written_out(Recorder.log, plain.theta, 0.8, 0.01, 3, fisher)
+        scores.append(score)
+    assert (run.theta - plain.theta).abs().max() < 1e-12
+    past = (scores[0] + scores[1]) / 2
+    assert torch.allclose(run.state.fisher, fisher, rtol=1e-9, atol=1e-14)
+    assert torch.allclose(run.state.past_score, past, rtol=1e-7, atol=1e-10)
+    assert torch.allclose(run.state.importance, fisher / fisher.max() + past / past.max(), rtol=1e-7, atol=1e-10)
 
 
 def test_the_penalty_is_the_written_one(stack_of):
