@@ -276,6 +276,9 @@ OPTIONS = {
     "agem": [("memory_policy=past", "replay_draw=epochs"), ("memory_policy=herding", "replay_batch=9")],
     "der": [("memory_policy=balanced", "replay_draw=without"), ("replay_batch=70", "replay_draw=without")],
     "derpp": [("memory_policy=ring", "replay_batch=9"), ("replay_draw=without",)],
+    "er_ace": [("memory_policy=herding", "replay_draw=epochs")],
+    "mir": [("memory_policy=past",), ("memory_policy=balanced",)],
+    "fdr": [("replay_draw=epochs", "replay_batch=9")],
 }
 CASES = [(strategy, options) for strategy, several in OPTIONS.items() for options in several]
 
