@@ -295,6 +295,14 @@ def test_a_step_that_breaks_a_rule_of_graphs_is_found(stack_of, fault, error):
         )
 
 
+def test_a_solution_for_several_matrices_is_refused():
+    one = torch.eye(3)
+    with emulation.OperationLog():
+        torch.cholesky_solve(one, one)
+        with pytest.raises(emulation.Refused):
+            torch.vmap(torch.cholesky_solve)(one.expand(2, 3, 3), one.expand(2, 3, 3))
+
+
 def test_the_model_of_a_card_counts_masks_only_where_a_run_is_over():
     lines: list[str] = []
     graph_model.main(["--only", "finetune", "--runs", "4", "--captured", "2", "--widths", "8"], lines.append)

@@ -58,6 +58,13 @@ def test_runs_of_a_stack_share_a_chunk(stack_of, typed):
     assert largest[1] == largest[0] // 4 and difference(*states) < 1e-9
 
 
+def test_an_evaluation_has_large_batches_however_many_runs_share_a_chunk(stack_of):
+    stack = stack_of("strategy=finetune")
+    shared = replace(stack.strategy, data=replace(stack.strategy.data, sharing=64))
+    assert shared.data.share(1024) == 16
+    assert replace(stack, strategy=shared).evaluator.chunk_size == 256
+
+
 # ---------------------------------------------------------------- what stays
 
 
