@@ -128,6 +128,7 @@ def refuse_streams(values: Mapping[str, Any]) -> None:
     drawn = first_set(values, DRAWN)
     if drawn is not None:
         refuse_beside_drawn(values, drawn)
+    refuse_order_of_drawn(values)
     if values.get("split.circle") is not None:
         refuse_around_circle(values)
 
@@ -155,6 +156,17 @@ def refuse_beside_drawn(values: Mapping[str, Any], drawn: str) -> None:
         raise UsageError(f"{typed}: tasks have any number of classes, and a class has one output; type scenario=class.")
 
 
+def refuse_order_of_drawn(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for an order of the classes where each task's are drawn from all of them."""
+    drawn = first_set(values, ("split.slots", "split.recurrence"))
+    if drawn is not None and values["split.order"] != "seed":
+        raise UsageError(
+            f"split.order={values['split.order']}: with {drawn}={format_value(values[drawn])} the classes of each task "
+            "are drawn from the seed, in no order; leave split.order out (type split.order=seed where an experiment "
+            "states another one). For the same tasks in runs of every seed, type split.seed=0."
+        )
+
+
 def first_set(values: Mapping[str, Any], keys: Iterable[str]) -> str | None:
     """Return the first of these keys that has a value, and None where none has."""
     return next((key for key in keys if values.get(key) is not None), None)
@@ -171,14 +183,16 @@ def refuse_without_boundaries(values: Mapping[str, Any]) -> None:
             "boundaries=false: scenario=task gives the network the task of every sample; type scenario=class or "
             "scenario=domain."
         )
+    typed = first_set(values, ("split.circle",))
+    typed = "boundaries=false" if typed is None else f"{typed}={values[typed]}"  # from which boundaries=false follows
     for key in ("split.blurry", "split.slots", "split.recurrence", "init_from"):
         if values.get(key) is not None:
-            raise UsageError(f"boundaries=false says when samples come, and so does {key}; leave one of them out.")
+            raise UsageError(f"{typed} says when samples come, and so does {key}; leave one of them out.")
     if values["optimizer.reset"]:
-        raise UsageError("boundaries=false: optimizer.reset=true begins anew with each task; leave it out.")
+        raise UsageError(f"{typed}: optimizer.reset=true begins anew with each task; leave it out.")
     scheduled = values["schedule"] is not None or values["warmup"] is not None
     if scheduled and values["schedule_over"] != "stream":
-        raise UsageError("boundaries=false: a schedule over a task tells where it begins; type schedule_over=stream.")
+        raise UsageError(f"{typed}: a schedule over a task tells where it begins; type schedule_over=stream.")
 
 
 def refuse_against_features(values: Mapping[str, Any]) -> None:

@@ -217,8 +217,12 @@ def refuse_against_lists(given: Mapping[str, Any], lists: int) -> None:
         raise UsageError(
             f"tasks={given['tasks']}: split.classes lists {lists} tasks; leave tasks out, or list as many."
         )
-    if given.get("split.order") == "seed":
-        raise UsageError("split.order=seed: the lists in split.classes are the order; leave split.order out.")
+    order = given.get("split.order", "fixed")
+    if order != "fixed":
+        raise UsageError(
+            f"split.order={order}: the lists in split.classes are the order; leave split.order out (type "
+            "split.order=fixed where an experiment states another one)."
+        )
 
 
 def the_one_path(pattern: str | None) -> str | None:

@@ -15,6 +15,10 @@ SHARES = {"dataset.test": "dataset.test_fraction"}
 WHOLE = ("int", "int_by_task")
 
 
+# Shares that papers state in percent.
+PERCENTAGES = ("split.blurry", "split.disjoint", "split.recurrence")
+
+
 def refusal(key: str, value: Any, spec: KeySpec) -> str:
     """Return what is wrong with a value, and what to type instead."""
     # repr, so that 1e9 is not printed as the whole number that it is not
@@ -37,6 +41,8 @@ def advice(key: str, value: Any, spec: KeySpec) -> str:
         return f"numbers end at {LARGEST[spec.type]:.0e} here"
     if spec.type in WHOLE and isinstance(value, float) and value.is_integer():
         return f"type {key}={value:.0f}"
+    if key in PERCENTAGES and isinstance(value, int | float) and 1 < value < 100:
+        return f"if {format_value(value)} percent is meant, type {key}={format_value(value / 100)}"
     if key in SHARES and isinstance(value, float):
         return f"for a share type {SHARES[key]}={format_value(value)}"
     if spec.type in ("path", "str") and not isinstance(value, str):

@@ -9,7 +9,6 @@ from clrun.data import arrivals, split
 from clrun.data.orders import class_order, split_seed
 from clrun.data.samples import Samples
 from clrun.data.values import Values
-from clrun.system.errors import UsageError
 
 
 def arrivals_of(
@@ -55,10 +54,8 @@ def present_classes(images: Samples, settings: Values) -> list[list[int]]:
 
 
 def circle(images: Samples, settings: Values) -> list[int]:
-    """Return the classes of split.circle in order: the first of all. Raise UsageError where there are fewer."""
+    """Return the classes of split.circle in order: the first of all."""
     count, names = settings["split.circle"], images.classes
-    if count > len(names):
-        raise UsageError(f"split.circle={count}: there are {len(names)} classes; type a smaller number.")
     return (class_order(len(names), settings) or list(range(len(names))))[:count]
 
 

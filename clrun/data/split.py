@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from clrun.data.values import Values
 from clrun.system.arithmetic import ceil_div
 from clrun.system.errors import UsageError
+from clrun.system.text import format_value
 
 
 def assign_classes(names: Sequence[str], settings: Values, learnt: Collection[str] = ()) -> list[list[int]] | None:
@@ -27,6 +28,10 @@ def assign_classes(names: Sequence[str], settings: Values, learnt: Collection[st
     lists = settings["split.classes"]
     if settings.get("split.slots", None) is not None:
         refuse_slots(len(names), settings["tasks"], settings["split.slots"])
+    if circling(settings):
+        refuse_circle(len(names), settings["split.circle"])
+    if settings.get("split.disjoint", None) is not None:
+        refuse_disjoint(len(names), settings["split.disjoint"])
     if drawn_freely(settings):
         return None
     if lists is None:
@@ -68,7 +73,7 @@ def sizes_of_tasks(names: Sequence[str], settings: Values) -> list[int]:
         return checked_sizes(sizes, len(names))
     if step is not None:
         return stepped_sizes(len(names), settings["split.first"], step)
-    return even_sizes(names, settings["tasks"])
+    return even_sizes(names, settings["tasks"], settings["scenario"])
 
 
 def cut(sizes: Sequence[int]) -> list[list[int]]:
@@ -77,12 +82,18 @@ def cut(sizes: Sequence[int]) -> list[list[int]]:
     return [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
 
 
-def even_sizes(names: Sequence[str], tasks: int) -> list[int]:
+def even_sizes(names: Sequence[str], tasks: int, scenario: str) -> list[int]:
     """Return the number of classes of each of so many equal tasks. Raise UsageError where that is impossible."""
     if len(names) % tasks:
         fitting = [str(n) for n in range(1, len(names) + 1) if len(names) % n == 0]
         unequal = unequal_example(names, tasks)
-        otherwise = f", or deal unequally: {shlex.quote(f'split.classes={unequal}')}" if unequal else ""
+        legal = scenario != "domain" and tasks <= (len(names) if scenario == "class" else len(names) // 2)
+        ways = []
+        if legal and tasks <= 20:
+            ways.append(shlex.quote(f"split.sizes=[{','.join(map(str, nearly_even(len(names), tasks)))}]"))
+        if legal and unequal:
+            ways.append(f"{shlex.quote(f'split.classes={unequal}')}, which fixes the order, too")
+        otherwise = f", or deal unequally: {' or '.join(ways)}" if ways else ""
         raise UsageError(
             f"tasks={tasks}: {len(names)} classes do not divide into {tasks} equal tasks; "
             f"type tasks={listed(fitting, 'or')}{otherwise}."
@@ -120,6 +131,12 @@ def checked_sizes(sizes: Sequence[int], classes: int) -> list[int]:
     return list(sizes)
 
 
+def nearly_even(classes: int, tasks: int) -> list[int]:
+    """Return the numbers of classes of so many tasks, which differ by one at most."""
+    size, remainder = divmod(classes, tasks)
+    return [size + 1] * remainder + [size] * (tasks - remainder)
+
+
 def unequal_example(names: Sequence[str], tasks: int) -> str:
     """Return a nearly even split to type, such as [[0,1,2,3],[4,5,6],[7,8,9]].
 
@@ -129,8 +146,7 @@ def unequal_example(names: Sequence[str], tasks: int) -> str:
     typed = list(map(str, range(classes))) if positions_allowed(names) else names
     if classes > 20 or tasks > classes:
         return ""
-    size, remainder = divmod(classes, tasks)
-    sizes = [size + 1] * remainder + [size] * (tasks - remainder)
+    sizes = nearly_even(classes, tasks)
     starts = [sum(sizes[:t]) for t in range(tasks)]
     return typed_lists([typed[a : a + n] for a, n in zip(starts, sizes, strict=True)])
 
@@ -282,6 +298,27 @@ def refuse_slots(classes: int, tasks: int, slots: int) -> None:
         raise UsageError(
             f"split.slots={slots}: {tasks} tasks of {slots} classes leave some of {classes} out; type split.slots="
             f"{needed} or more, or more tasks."
+        )
+
+
+def refuse_circle(classes: int, count: int) -> None:
+    """Raise UsageError where a circle would be of more classes than there are."""
+    if count > classes:
+        raise UsageError(f"split.circle={count}: there are {classes} classes; type a smaller number.")
+
+
+def refuse_disjoint(classes: int, share: float) -> None:
+    """Raise UsageError where the share of the classes that are not blurred is none of them, or all."""
+    kept = round(share * classes)
+    if kept == 0:
+        raise UsageError(
+            f"split.disjoint={format_value(share)}: of {classes} classes that is none; type "
+            f"split.disjoint={format_value(round(1 / classes, 4))} for one, or leave split.disjoint out."
+        )
+    if kept == classes:
+        raise UsageError(
+            f"split.disjoint={format_value(share)}: of {classes} classes that is every one, so that none is blurred; "
+            "type a smaller share, or leave split.blurry out."
         )
 
 

@@ -70,9 +70,9 @@ def forgetting_table(outcome: Outcome) -> pd.DataFrame:
     forward = outcome.forward_transfer_defined and outcome.learnt == 0
     accuracy = metrics.from_start(outcome.accuracy, outcome.learnt)
     table = metrics.forgetting_table(accuracy, outcome.forgetting_defined, forward)
+    measured = metrics.of_tasks(accuracy, np.asarray(outcome.counts) > 0)
+    table.loc[len(table) - 1, "accuracy_when_learned"] = metrics.learning_accuracy(measured)
     if outcome.learnt:
-        measured = metrics.of_tasks(accuracy, np.asarray(outcome.counts) > 0)
-        table.loc[len(table) - 1, "accuracy_when_learned"] = metrics.learning_accuracy(measured)
         table["accuracy_untrained"] = np.nan
     return table
 

@@ -234,6 +234,8 @@ def test_no_test_sample_of_an_unseen_class_counts(prepared_of, options):
     last = pd.read_csv(prepared.directory / "accuracy.csv").query(f"after_task == {prepared.settings['tasks']}")
     assert summary["overall_accuracy"] == pytest.approx(last["correct"].sum() / last["n"].sum())
     assert summary["average_accuracy"] == pytest.approx(last["accuracy"].mean())
+    learnt = pd.read_csv(prepared.directory / "forgetting.csv").iloc[-1]["accuracy_when_learned"]
+    assert learnt == pytest.approx(summary["learning_accuracy"])  # the terminal prints the one, the report the other
     assert summary["accuracy_auc"] == pytest.approx(area_by_step(prepared), abs=1e-6)
 
 
@@ -345,6 +347,14 @@ def test_who_overrides_such_a_hook_must_be_told_unless_it_says_otherwise():
         (("split.slots=1", "scenario=class"), "type split.slots=2 or more"),
         (("split.slots=11", "scenario=class"), "there are 10 classes"),
         (("split.slots=3", "scenario=class", "split.sizes=[6,4]"), "both say which classes come"),
+        (("split.slots=3", "scenario=class", "split.order=fixed"), "in no order; leave split.order out"),
+        (("split.recurrence=0.3", "scenario=class", "split.order=seed1993"), "type split.seed=0"),
+        (("split.classes=[[0,1],[2,3]]", "split.order=seed1993"), "the lists in split.classes are the order"),
+        (("split.classes=[[0,1],[2,3]]", "split.order=seed"), "the lists in split.classes are the order"),
+        (("split.circle=11", "scenario=class"), "there are 10 classes; type a smaller number"),
+        (("split.circle=9", "scenario=class", "schedule=cosine"), "split.circle=9: a schedule over a task"),
+        (("split.blurry=0.1", "split.disjoint=0.05"), "that is none; type split.disjoint=0.1 for one"),
+        (("split.blurry=0.1", "split.disjoint=0.96"), "that is every one"),
     ],
 )
 def test_contradictions_are_refused(settings_of, typed, said):
