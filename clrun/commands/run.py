@@ -196,7 +196,10 @@ def check_single(cfg: "DictConfig") -> None:
     from clrun.config.composition import composed_from
 
     catalog, typed = composed_from()
-    check(cfg, catalog=catalog, typed=typed)
+    settings = check(cfg, catalog=catalog, typed=typed)
+    from clrun.runs import prepare  # torch, from here on
+
+    prepare.refuse_without_data(settings)
     print("Checked: 1 run has legal settings. No data were loaded and nothing was trained.")
 
 

@@ -43,6 +43,15 @@ from clrun.system.errors import UsageError
 from clrun.system.machine import refuse_if_too_large
 from clrun.system.text import format_value
 
+# Keys that say how steps are taken, and why they have no effect where none is.
+OF_STEPS = {
+    "average": "there is nothing to average",
+    "label_smoothing": "there is no loss whose labels could be smoothed",
+    "probe": "its features stay",
+    "clip_norm": "there is no gradient whose norm could be too large",
+    "passes": "a batch is read once",
+}
+
 
 def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepared:
     """Load the data of a run and check everything that depends on them. Raise UsageError; write nothing of the run.
@@ -73,16 +82,14 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
         images = (SHARED if shared is None else shared).carrying(images, origin)
     stream = make_tasks(images, settings.values, earlier)
     refuse_large(strategy, images, stream, settings)
+    refuse_by_method(without_network(strategy, stream, images, settings), len(stream.train), settings)
     network = initialize(settings, images.x.shape[1:], len(stream.names))
-    refuse_lists_of_one_stage(strategy, stream, images, settings)
     refuse_batch_of_one(strategy, stream, network, images, settings)
     incompatibility = strategy.incompatibility(network, settings["optimizer.name"], settings.knobs)
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
-    refuse_average(strategy, stream, network, images, settings)
-    refuse_smoothing(strategy, stream, images, settings)
-    refuse_probe(strategy, stream, network, images, settings)
-    refuse_untold(strategy, stream, images, settings)
+    refuse_average(network, settings)
+    refuse_probe(network, settings)
     if origin is not None:
         refuse_unfit(origin, strategy, network, stream, images, settings)
     return Prepared(settings, images, stream, strategy, origin, network.fixed())
@@ -205,99 +212,96 @@ def with_numbers_of_tasks(settings: Settings) -> Settings:
     return replace(settings, values=values, not_default=stated)
 
 
+def refuse_without_data(settings: Settings) -> None:
+    """Raise UsageError for what the method cannot do, as far as that is known before any data are loaded."""
+    strategy, tasks = strategy_class(settings), settings["tasks"]
+    refuse_one_pass(strategy, settings)
+    if tasks is None or settings["init_from"] is not None:  # the data, or an earlier run, say how many tasks there are
+        return
+    data = data_without_images(tasks, outputs=tasks, shape=(1, 1, 1))
+    refuse_by_method(strategy(cast(Net, None), data, **choices(strategy, settings)), tasks, settings)
+
+
 def refuse_one_pass(strategy: type[Strategy], settings: Settings) -> None:
     """Raise UsageError where samples are seen once and the method cannot learn from them so."""
     if settings["passes"] is not None and not strategy.one_pass:
+        circle = settings.get("split.circle", None)  # from which stream=online follows
+        key, typed = ("stream", "stream=online") if circle is None else ("split.circle", f"split.circle={circle}")
         raise UsageError(
-            f"stream=online: strategy={settings['strategy']} trains on its memory alone, in rounds that epochs counts, "
-            "and reads the stream once in any case; leave stream out."
+            f"{typed}: strategy={settings['strategy']} trains on its memory alone, in rounds that epochs counts, "
+            f"and reads the stream once in any case; leave {key} out."
         )
 
 
-def refuse_lists_of_one_stage(
-    strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings
-) -> None:
-    """Raise UsageError where each task has a number of its own and one stage trains on later tasks, too."""
-    lists = [key for key in BY_TASK if isinstance(settings[key], list)]
-    visible = without_network(strategy, stream, images, settings).visible
-    if lists and any(task > stage for stage in range(len(stream.train)) for task in visible(stage)):
-        raise UsageError(
-            f"{lists[0]}={format_value(settings[lists[0]])}: strategy={settings['strategy']} trains on all tasks at "
-            f"once, so that none has a number of its own; type one number, as in {lists[0]}={settings[lists[0]][0]}."
-        )
-
-
-def refuse_untold(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> None:
-    """Raise UsageError where tasks have no boundaries and the method must be told of them."""
-    if settings["boundaries"] is not False or not without_network(strategy, stream, images, settings).uses_boundaries:
-        return
-    typed = {key: value for key, value in settings.not_default.items() if key in settings.knobs}
-    named = "".join(f" with {key}={format_value(value)}" for key, value in typed.items())
-    raise UsageError(
-        f"boundaries=false: strategy={settings['strategy']}{named} must be told where a task begins or ends; type a "
-        "strategy that is not, such as strategy=er, or leave boundaries out."
-    )
-
-
-def refuse_average(
-    strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
-) -> None:
-    """Raise UsageError where an average of the weights is asked for and there is none, or none that can answer."""
-    if settings["average"] is None:
-        return
-    if network.statistics():
-        raise UsageError(
-            "average=ema: batch norm's running statistics are those of the weights, not of their average; "
-            f"{network.no_statistics}, or leave average out."
-        )
-    if strategy.fits_weights:
+def refuse_by_method(method: Strategy, tasks: int, settings: Settings) -> None:
+    """Raise UsageError for what the method cannot do with so many tasks, or what has no effect on it. It has no network
+    and no images: what it says follows from its fixed choices and the number of tasks."""
+    refuse_lists_of_one_stage(method, tasks, settings)
+    refuse_untold(method, settings)
+    if settings["average"] is not None and method.fits_weights:
         raise UsageError(
             f"average=ema: strategy={settings['strategy']} fits its answers to the weights that it has trained, not to "
             "their average; leave average out."
         )
-    if not takes_steps(strategy, stream, images, settings):
-        raise UsageError(
-            f"average=ema: strategy={settings['strategy']} trains no weights by steps, so there is nothing to average; "
-            "leave average out."
-        )
-
-
-def refuse_smoothing(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> None:
-    """Raise UsageError where labels are to be smoothed and no loss reads them."""
-    if settings["label_smoothing"] is not None and not takes_steps(strategy, stream, images, settings):
-        raise UsageError(
-            f"label_smoothing={settings['label_smoothing']}: strategy={settings['strategy']} trains no weights by "
-            "steps, so there is no loss whose labels could be smoothed; leave label_smoothing out."
-        )
-    if settings["label_smoothing"] is not None and not strategy.smooths_labels:
+    if not any(method.takes_steps(stage) for stage in range(tasks)):
+        refuse_without_steps(settings)
+    if settings["label_smoothing"] is not None and not method.smooths_labels:
         raise UsageError(
             f"label_smoothing={settings['label_smoothing']}: the loss of strategy={settings['strategy']} has no target "
             "for each output that could be smoothed; leave label_smoothing out."
         )
 
 
-def refuse_probe(
-    strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
-) -> None:
-    """Raise UsageError where features are to be probed and none are learnt."""
-    if settings["probe"] is None:
-        return
-    if not takes_steps(strategy, stream, images, settings):
+def refuse_lists_of_one_stage(method: Strategy, tasks: int, settings: Settings) -> None:
+    """Raise UsageError where each task has a number of its own and one stage trains on later tasks, too."""
+    lists = [key for key in BY_TASK if isinstance(settings[key], list)]
+    if lists and any(task > stage for stage in range(tasks) for task in method.visible(stage)):
         raise UsageError(
-            f"probe=true: strategy={settings['strategy']} trains no weights by steps, so its features stay; "
-            "leave probe out."
+            f"{lists[0]}={format_value(settings[lists[0]])}: strategy={settings['strategy']} trains on all tasks at "
+            f"once, so that none has a number of its own; type one number, as in {lists[0]}={settings[lists[0]][0]}."
         )
-    if [*network.layers] == ["head"]:
+
+
+def refuse_untold(method: Strategy, settings: Settings) -> None:
+    """Raise UsageError where tasks have no boundaries and the method must be told of them."""
+    if settings["boundaries"] is not False or not method.uses_boundaries:
+        return
+    chosen = {key: value for key, value in settings.not_default.items() if key in settings.knobs}
+    named = "".join(f" with {key}={format_value(value)}" for key, value in chosen.items())
+    circle = settings.get("split.circle", None)  # from which boundaries=false follows
+    key, typed = ("boundaries", "boundaries=false") if circle is None else ("split.circle", f"split.circle={circle}")
+    raise UsageError(
+        f"{typed}: strategy={settings['strategy']}{named} must be told where a task begins or ends; type a "
+        f"strategy that is not, such as strategy=er, or leave {key} out."
+    )
+
+
+def refuse_without_steps(settings: Settings) -> None:
+    """Raise UsageError for a key that says how steps are taken, where the method takes none."""
+    for key, why in OF_STEPS.items():
+        if settings[key] is not None and (key, settings[key]) != ("passes", 1):
+            raise UsageError(
+                f"{key}={format_value(settings[key])}: strategy={settings['strategy']} trains no weights by steps, so "
+                f"{why}; leave {key} out."
+            )
+
+
+def refuse_average(network: Network, settings: Settings) -> None:
+    """Raise UsageError where an average of the weights is asked for and the network has statistics of its own."""
+    if settings["average"] is not None and network.statistics():
+        raise UsageError(
+            "average=ema: batch norm's running statistics are those of the weights, not of their average; "
+            f"{network.no_statistics}, or leave average out."
+        )
+
+
+def refuse_probe(network: Network, settings: Settings) -> None:
+    """Raise UsageError where features are to be probed and the network has none."""
+    if settings["probe"] is not None and [*network.layers] == ["head"]:
         raise UsageError(
             f"probe=true probes the features of the last hidden layer, and model={settings['model']} has none; type "
             "model=mlp, or leave probe out."
         )
-
-
-def takes_steps(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> bool:
-    """Return whether the strategy trains weights by steps in any stage."""
-    unbuilt = without_network(strategy, stream, images, settings)
-    return any(unbuilt.takes_steps(stage) for stage in range(len(stream.train)))
 
 
 def refuse_batch_of_one(

@@ -102,7 +102,12 @@ def register() -> None:
 
 def check_jobs(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> None:
     """Check the settings of all jobs, and say how many runs they are; load no data and train nothing."""
-    different = {repr(job.values) for job in settings_of(jobs, catalog, typed)}
+    settings = settings_of(jobs, catalog, typed)
+    from clrun.runs import prepare  # torch, from here on
+
+    different = {repr(one.values): one for one in settings}
+    for one in different.values():
+        prepare.refuse_without_data(one)
     runs = f"{len(different)} runs, of {len(jobs)} jobs, have" if len(different) != 1 else "1 run has"
     print(f"Checked: {runs} legal settings. No data were loaded and nothing was trained.")
 

@@ -446,7 +446,16 @@ def test_check_loads_no_data_and_writes_nothing(clrun, tmp_path, typed, said):
     assert not Path("outputs").exists()
 
 
-@pytest.mark.parametrize("typed", [("lambda=-1",), ("-m", "lambda=1,-1"), ("--cfg", "job")])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("lambda=-1",),
+        ("-m", "lambda=1,-1"),
+        ("--cfg", "job"),
+        ("strategy=joint", "epochs=[1,2,3,4,5]"),
+        ("-m", "stream=online", "scenario=class", "strategy=finetune,gdumb"),
+    ],
+)
 def test_check_refuses(clrun, typed):
     code, _, err = clrun("--check", *typed)
     assert code == 2 and err.startswith("clrun: ")

@@ -1,0 +1,27 @@
+"""Keys that say how steps are taken are refused where a method takes none, before any data are loaded."""
+
+import pytest
+
+from clrun.runs import prepare
+from clrun.system.errors import UsageError
+
+
+@pytest.mark.parametrize("strategy", ["ncm", "slda", "fecam", "ranpac"])
+@pytest.mark.parametrize(
+    "typed", [("clip_norm=1",), ("stream=online", "passes=2"), ("average=ema",), ("probe=true",)], ids=" ".join
+)
+def test_a_key_that_has_no_effect_without_steps_is_refused(settings_of, strategy, typed):
+    settings = settings_of(f"strategy={strategy}", "scenario=class", *typed)
+    with pytest.raises(UsageError, match=f"leave {typed[-1].partition('=')[0]} out"):
+        prepare.refuse_without_data(settings)
+
+
+@pytest.mark.parametrize("typed", [("clip_norm=1", "trunk=first_task"), ("stream=online",)], ids=" ".join)
+def test_it_is_not_where_steps_are_taken_or_nothing_is_typed(settings_of, typed):
+    prepare.refuse_without_data(settings_of("strategy=ncm", "scenario=class", *typed))
+
+
+@pytest.mark.parametrize("strategy", ["ewc", "gdumb"])
+def test_a_method_that_cannot_learn_in_circles_is_answered_with_what_was_typed(settings_of, strategy):
+    with pytest.raises(UsageError, match=r"^split\.circle=9: .* leave split.circle out\.$"):
+        prepare.refuse_without_data(settings_of(f"strategy={strategy}", "scenario=class", "split.circle=9"))
