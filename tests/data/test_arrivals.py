@@ -186,10 +186,13 @@ def test_the_next_task_gains_evenly():
     "options",
     [
         ("split.blurry=0.2", "batch_size=200"),
+        ("split.blurry=0.2", "split.disjoint=0.5", "batch_size=200"),
+        ("split.stochastic=true", "split.blurry=0.2", "batch_size=200"),
         ("split.slots=3", "batch_size=200"),
+        ("split.recurrence=0.3", "batch_size=200"),
         ("stream=online", "boundaries=false", "batch_size=150", "epochs=null"),
     ],
-    ids=lambda options: options[0],
+    ids=" ".join,
 )
 def test_a_stack_equals_the_runs_alone_and_methods_see_one_stream(stack_of, options):
     made = {}
@@ -266,7 +269,17 @@ def test_tasks_that_are_left_out_send_no_samples_ahead(prepared_of, options):
     assert prepared.chance == 0.25
 
 
-@pytest.mark.parametrize("options", [("split.blurry=0.2",), ("split.recurrence=0.3",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("split.blurry=0.2",),
+        ("split.recurrence=0.3",),
+        ("split.blurry=0.2", "split.disjoint=0.5"),
+        ("split.blurry=0.2", "split.stochastic=true"),
+        ("split.slots=3",),
+    ],
+    ids=" ".join,
+)
 def test_a_run_that_is_killed_ends_as_one_that_is_not(prepared_of, tmp_path, options):
     """In the second task, of which samples have come before."""
     typed = (*SMALL, "strategy=er", "memory_size=20", "tasks=5", "iterations=4", "batch_size=8", *options)
