@@ -134,4 +134,4 @@ def test_what_does_not_fit_is_refused(clrun, typed, said, tmp_path, monkeypatch)
 def test_sizes_are_those_of_the_protocols():
     assert stepped_sizes(100, 50, 10) == [50, 10, 10, 10, 10, 10]  # B50-inc10
     assert stepped_sizes(100, None, 10) == [10] * 10  # B0-inc10
-    assert even_sizes(["a", "b", "c", "d"], 2) == [2, 2]
+    assert even_sizes(["a", "b", "c", "d"], 2, "class") == [2, 2]

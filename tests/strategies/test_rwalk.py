@@ -53,7 +53,7 @@ def test_first_task(stack_of):
 
 
 def test_two_tasks_without_a_penalty(stack_of):
-    """At lambda=0 the steps are those of plain training: F goes on through both tasks, and their scores are averaged."""
+    """At lambda=0 the steps are those of plain training: F goes on through both tasks, and scores are averaged."""
     typed = ("iterations=11", "optimizer=adam")
     stack = stack_of("strategy=rwalk", "lambda=0", "interval=3", "decay=0.8", "damping=0.01", *typed)
     recording = stack_of("strategy=finetune", *typed, strategy=Recorder)

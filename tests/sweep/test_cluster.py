@@ -47,6 +47,7 @@ def log(outputs: str = "jobs") -> str:
 # ---------------------------------------------------------------- what jobs are made of
 
 
+@pytest.mark.slow
 def test_a_sweep_in_jobs_writes_what_a_sweep_writes(clrun):
     typed = ("-m", "strategy=finetune,ewc", "seed=0,1", *SHORT)
     code, out, _ = clrun(*typed, "cluster=local", "cluster.cpus=2", "outputs=jobs")

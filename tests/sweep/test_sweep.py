@@ -92,6 +92,7 @@ def test_composing_many_jobs_is_hydras():
             composer(("no_such_key=1",))
 
 
+@pytest.mark.slow
 def test_jobs_are_not_kept(clrun):
     """A job of a sweep needs some kilobytes: its settings, not its configuration."""
     tracemalloc.start()
@@ -637,6 +638,7 @@ class CutOff(TerminalProgress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_widened_sweep_is_regrouped_by_the_tasks_that_remain(clrun, settings_of):
     """Stacks of four; a run is finished, two are after task 1, one is after task 3, five are new."""
     typed = ("-m", "strategy=ewc", *SHORT, "workers=1", "stack=4")

@@ -225,7 +225,8 @@ def until(condition, seconds: float = 60.0) -> None:
 def test_a_crashed_trial_is_tried_again(clrun_tune, faulty):
     typed = (*faulty("raise RuntimeError('no luck')"), "fault=0,1,2", *SHORT, "at_once=2")
     code, out, err = clrun_tune(*typed)
-    assert code == 1 and command_in(out) and "fault=1: RuntimeError: no luck" in err
+    assert code == 1 and command_in(out)
+    assert re.search(r"fault=1: \S+faulty_of_the_user.py, line \d+, in \w+: .*: RuntimeError: no luck", err)
     assert trials().status.tolist() == ["done", "unfinished", "done"]
     Path("repaired").touch()
     code, out, _ = clrun_tune(*typed)
