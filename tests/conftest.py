@@ -25,6 +25,7 @@ from clrun.system.paths import CONF
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 SCENARIOS = ("task", "domain", "class")
+STEPLESS = ("ncm", "slda", "fecam", "ranpac")  # unless they train a trunk, they take no gradient step
 
 
 def pytest_addoption(parser):

@@ -225,12 +225,18 @@ def refuse_without_data(settings: Settings) -> None:
 def refuse_one_pass(strategy: type[Strategy], settings: Settings) -> None:
     """Raise UsageError where samples are seen once and the method cannot learn from them so."""
     if settings["passes"] is not None and not strategy.one_pass:
-        circle = settings.get("split.circle", None)  # from which stream=online follows
-        key, typed = ("stream", "stream=online") if circle is None else ("split.circle", f"split.circle={circle}")
+        key, typed = typed_for(settings, "stream", "online")
         raise UsageError(
             f"{typed}: strategy={settings['strategy']} trains on its memory alone, in rounds that epochs counts, "
             f"and reads the stream once in any case; leave {key} out."
         )
+
+
+def typed_for(settings: Settings, key: str, value: str) -> tuple[str, str]:
+    """Return the key that was typed for key=value, and the whole of it: stream=online and boundaries=false follow from
+    split.circle."""
+    circle = settings.get("split.circle", None)
+    return (key, f"{key}={value}") if circle is None else ("split.circle", f"split.circle={circle}")
 
 
 def refuse_by_method(method: Strategy, tasks: int, settings: Settings) -> None:
@@ -268,8 +274,7 @@ def refuse_untold(method: Strategy, settings: Settings) -> None:
         return
     chosen = {key: value for key, value in settings.not_default.items() if key in settings.knobs}
     named = "".join(f" with {key}={format_value(value)}" for key, value in chosen.items())
-    circle = settings.get("split.circle", None)  # from which boundaries=false follows
-    key, typed = ("boundaries", "boundaries=false") if circle is None else ("split.circle", f"split.circle={circle}")
+    key, typed = typed_for(settings, "boundaries", "false")
     raise UsageError(
         f"{typed}: strategy={settings['strategy']}{named} must be told where a task begins or ends; type a "
         f"strategy that is not, such as strategy=er, or leave {key} out."

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import STRATEGIES, live
+from conftest import STEPLESS, STRATEGIES, live
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupting import SHORT_BLOCKS, InterruptingProgress, Killed
@@ -66,13 +66,10 @@ def test_blocks_of_one_pass_continue_each_other():
 # ---------------------------------------------------------------- every method
 
 
-STEPLESS = ("ncm", "slda", "fecam", "ranpac")  # they read a batch once, so that passes=2 is refused
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_method_is_asked_about_each_sample_once(stack_of, strategy):
     """Each sample of a task is new once, whatever a memory brings back; the order is that of finetuning."""
-    passes = [] if strategy in STEPLESS else ["passes=2"]
+    passes = [] if strategy in STEPLESS else ["passes=2"]  # which is refused where no step is taken
     try:
         stack = stack_of(f"strategy={strategy}", *ONLINE, "batch_size=200", *passes, "epochs=null", "tasks=2")
     except UsageError as refusal:

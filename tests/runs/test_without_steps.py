@@ -1,12 +1,13 @@
 """Keys that say how steps are taken are refused where a method takes none, before any data are loaded."""
 
 import pytest
+from conftest import STEPLESS
 
 from clrun.runs import prepare
 from clrun.system.errors import UsageError
 
 
-@pytest.mark.parametrize("strategy", ["ncm", "slda", "fecam", "ranpac"])
+@pytest.mark.parametrize("strategy", STEPLESS)
 @pytest.mark.parametrize(
     "typed", [("clip_norm=1",), ("stream=online", "passes=2"), ("average=ema",), ("probe=true",)], ids=" ".join
 )
