@@ -82,10 +82,11 @@ def choices(catalog: Catalog) -> Iterator[tuple[str, str]]:
 
 
 def section(console: Console, title: str, lines: Mapping[str, str]) -> None:
-    """Print a title and two columns; nothing if there are no lines."""
+    """Print a title and two columns; nothing if there are no lines. What does not fit into a line is cut on a narrow
+    terminal, and goes on in the next line on one as wide as a pipe."""
     if lines:
         console.print(f"[bold]{title}[/bold]")
-        console.print(rows(lines.items(), console.width, cut=True))
+        console.print(rows(lines.items(), console.width, cut=console.width < PIPE_WIDTH))
 
 
 def rows(lines: Iterable[tuple[str, str]], width: int, cut: bool = False) -> Table:

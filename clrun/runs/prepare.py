@@ -49,6 +49,8 @@ OF_STEPS = {
     "label_smoothing": "there is no loss whose labels could be smoothed",
     "probe": "its features stay",
     "clip_norm": "there is no gradient whose norm could be too large",
+    "schedule": "there are no steps over which the rate could change",
+    "warmup": "there are no first steps in which the rate could rise",
     "passes": "a batch is read once",
 }
 

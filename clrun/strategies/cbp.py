@@ -7,8 +7,9 @@ Every hidden unit i of layer l has a utility and an age, which counts steps:
 
 the unit of least utility among those begins anew: its incoming weights are drawn again, its outgoing weights become 0,
 its age and utility too. A new unit so changes no output, and is safe from being replaced until it is mature. A step
-replaces one unit of a layer at most, also where c_l is above 2; what is left of c_l waits for later steps. Of a
-convolution a unit is a channel, and h_i its mean over positions.
+replaces one unit of a layer at most, also where c_l is above 2; what is left of c_l waits for later steps. Where more
+than one unit of a layer comes due in a step, c_l grows without end, which a warning says. Of a convolution a unit is a
+channel, and h_i its mean over positions.
 
 Which unit is replaced in a step follows from utilities and ages before that step: the paper updates both first, so a
 unit is replaced one step later here.
@@ -28,6 +29,9 @@ import torch
 from torch import Tensor
 
 from clrun.strategy import Aux, Batch, HealthRows, Knobs, Network, Strategy, cross_entropy, format_value, uniform
+
+# c_l at the end above which a warning is given: it is 1 at most where a step replaces all that comes due.
+WAITING = 2
 
 
 class Layer(NamedTuple):
@@ -147,11 +151,20 @@ class CBP(Strategy):
 
     def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:
         utility = torch.cat([layer.utility for layer in state.layers])
-        return {"replaced_units": state.replaced, "useless_share": (utility == 0).to(utility.dtype).mean()}
+        due = torch.stack([layer.due for layer in state.layers]).max()
+        useless = (utility == 0).to(utility.dtype).mean()
+        return {"replaced_units": state.replaced, "useless_share": useless, "most_units_due": due}
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        if knobs["replacement"] == 0 or not health or health[-1]["replaced_units"] > 0:
+        if knobs["replacement"] == 0 or not health:
             return []
-        rate = format_value(knobs["replacement"])
-        return [f"at replacement={rate} no unit was ever replaced: this is finetuning; type a larger one"]
+        rate, last = f"at replacement={format_value(knobs['replacement'])}", health[-1]
+        if last["replaced_units"] == 0:
+            return [f"{rate} no unit was ever replaced: this is finetuning; type a larger one"]
+        if last["most_units_due"] > WAITING:
+            return [
+                f"{rate} more units came due than the one of a layer that a step replaces, so that "
+                f"{last['most_units_due']:.0f} of one layer were waiting at the end; type a smaller one"
+            ]
+        return []

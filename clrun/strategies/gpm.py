@@ -12,7 +12,8 @@ momentum, Adam and weight decay too. There is one threshold for all layers and t
 has its own, such as .95, .99 and .99 for Permuted MNIST, and after the first task one direction fewer is taken than
 eq. 5 says. Of a convolution, r is what one position of the kernel sees. A bias is the weight of an input that is always
 1 (our reading; their networks have none). In the output layer the rows of outputs that answered before are projected,
-and new ones are free. Norms are trained by the first task alone.
+and new ones are free. Norms are trained by the first task alone. At threshold 0 the memory stays empty, which is
+finetuning but for the rounding of theta + delta.
 """
 
 from collections.abc import Mapping
@@ -183,7 +184,7 @@ def grown_projection(projection: Tensor, inputs: Tensor, threshold: Tensor) -> T
     rest = inputs - inputs @ known
     energy, directions = principal(rest)
     total = inputs.square().sum()
-    held_before = total - energy.sum() + energy.cumsum(0) - energy  # with all directions before this one
+    held_before = (total - energy.sum() + energy.cumsum(0) - energy).clamp(min=0)  # with all directions before this one
     enough = total * threshold
     needed = (held_before < enough) & (energy > 1e-12 * total)
     chosen = directions * needed

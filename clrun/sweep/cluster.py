@@ -33,6 +33,7 @@ from clrun.system.errors import UsageError
 from clrun.system.messages import announce
 from clrun.system.output import lasting_output
 from clrun.system.signals import ExitHandler, handled, heard_in_callbacks
+from clrun.system.user_frames import users_frame_printed
 
 if TYPE_CHECKING:
     import submitit
@@ -252,7 +253,9 @@ class SubmittedJob:
         reason = f"Killed: job {self.job.job_id} ended without a word; {log}"
         if error is not None:
             last = [line for line in str(error).splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
-            reason = f"job {self.job.job_id}: {last[-1] if last else 'it failed'}; {log}"
+            frame = users_frame_printed(str(error))
+            said = f"{'' if frame is None else f'{frame}: '}{last[-1] if last else 'it failed'}"
+            reason = f"job {self.job.job_id}: {said}; {log}"
         write_reason_for(run, reason, str(error or KILLED))
         return reason
 

@@ -1,7 +1,9 @@
 """Where in a user's own code an error happened, among the frames of clrun and of the libraries."""
 
+import re
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from clrun.system.paths import PACKAGE
@@ -9,16 +11,29 @@ from clrun.system.paths import PACKAGE
 # Folders of code that is not the user's, wherever they stand in a path: of installed libraries.
 LIBRARIES = ("site-packages", "dist-packages")
 
+# A frame of a printed traceback: file, line, function, and the code below it where it could be read.
+PRINTED_FRAME = re.compile(r'^ *File "(.+)", line (\d+), in (.+)\n(?:    +(?!\^|~)(\S.*)\n)?', re.MULTILINE)
+
 
 def users_frame(error: BaseException) -> str | None:
     """Return the innermost frame of an error that is in a user's file, such as 'decay.py, line 12, in loss: ...'; None
     where there is none."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
-    if not frames:
+    frames = traceback.extract_tb(error.__traceback__)
+    return innermost([(frame.filename, str(frame.lineno), frame.name, frame.line) for frame in frames])
+
+
+def users_frame_printed(trace: str) -> str | None:
+    """Return the same of a traceback that another process has printed."""
+    return innermost(PRINTED_FRAME.findall(trace))
+
+
+def innermost(frames: Sequence[tuple[str, str, str, str | None]]) -> str | None:
+    """Return the last of the frames (file, line, function, code) that is in a user's file; None where none is."""
+    users = [frame for frame in frames if is_users(frame[0])]
+    if not users:
         return None
-    last = frames[-1]
-    code = f": {last.line}" if last.line else ""
-    return f"{last.filename}, line {last.lineno}, in {last.name}{code}"
+    filename, line, function, code = users[-1]
+    return f"{filename}, line {line}, in {function}{f': {code}' if code else ''}"
 
 
 def described(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """clrun-check: what it says of a class that keeps its promises, and of each way to break one."""
 
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 from clrun.commands import check, console
 from clrun.runs import contract
 from clrun.strategy import Strategy, gradient_of
-from clrun.system.user_frames import users_frame
+from clrun.system.user_frames import users_frame, users_frame_printed
 
 YAML = """
 name: checked
@@ -112,6 +113,8 @@ def test_frames_of_libraries_are_not_the_users():
         with pytest.raises((RuntimeError, ValueError)) as caught:
             source()
         assert "test_check.py" in users_frame(caught.value)
+        printed = "".join(traceback.format_exception(caught.value))
+        assert users_frame_printed(printed) == users_frame(caught.value)
     try:
         contract.alike(*[1])
     except TypeError as error:

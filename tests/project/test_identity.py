@@ -41,11 +41,18 @@ def test_only_runs_that_offered_samples_again_are_trained_again(settings_of, typ
         (("strategy=icarl", "scenario=class"), set()),
         (("strategy=er", "memory_per_class=5", "first_tasks=2"), {"shares are of the classes that come"}),
         (("strategy=ewc", "first_tasks=2"), set()),
+        (("strategy=gpm", "threshold=0"), {"nothing is held at threshold 0"}),
+        (("strategy=gpm",), set()),
     ],
 )
-def test_only_runs_with_other_gates_or_shares_are_trained_again(settings_of, typed, changed):
+def test_only_runs_with_other_gates_shares_or_memories_are_trained_again(settings_of, typed, changed):
     found = {name for name, applies in CHANGES.items() if applies(settings_of(*typed).values)}
-    assert found & {"gates are drawn task by task", "shares are of the classes that come"} == changed
+    of_methods = {
+        "gates are drawn task by task",
+        "shares are of the classes that come",
+        "nothing is held at threshold 0",
+    }
+    assert found & of_methods == changed
 
 
 REPLAYING = ("agem", "der", "derpp", "er", "er_ace", "fdr", "gem", "mir")

@@ -9,7 +9,16 @@ from clrun.system.errors import UsageError
 
 @pytest.mark.parametrize("strategy", STEPLESS)
 @pytest.mark.parametrize(
-    "typed", [("clip_norm=1",), ("stream=online", "passes=2"), ("average=ema",), ("probe=true",)], ids=" ".join
+    "typed",
+    [
+        ("clip_norm=1",),
+        ("schedule=cosine",),
+        ("warmup=0.1",),
+        ("stream=online", "passes=2"),
+        ("average=ema",),
+        ("probe=true",),
+    ],
+    ids=" ".join,
 )
 def test_a_key_that_has_no_effect_without_steps_is_refused(settings_of, strategy, typed):
     settings = settings_of(f"strategy={strategy}", "scenario=class", *typed)
@@ -17,7 +26,9 @@ def test_a_key_that_has_no_effect_without_steps_is_refused(settings_of, strategy
         prepare.refuse_without_data(settings)
 
 
-@pytest.mark.parametrize("typed", [("clip_norm=1", "trunk=first_task"), ("stream=online",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "typed", [("clip_norm=1", "trunk=first_task"), ("schedule=constant",), ("stream=online",)], ids=" ".join
+)
 def test_it_is_not_where_steps_are_taken_or_nothing_is_typed(settings_of, typed):
     prepare.refuse_without_data(settings_of("strategy=ncm", "scenario=class", *typed))
 

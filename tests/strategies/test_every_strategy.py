@@ -63,6 +63,20 @@ def test_state_never_aliases_theta(stack_of, strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_health_is_numbers(stack_of, strategy):
+    _, reports = live(stack_of(f"strategy={strategy}"))
+    assert contract.health(reports) is None
+
+
+@pytest.mark.slow  # tests/runs/test_resume.py kills every strategy more often; this is how clrun-check does it
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_and_resumed_is_not_killed(prepared_of, tmp_path, strategy):
+    typed = (f"strategy={strategy}", "iterations=20", "tasks=2", "model.widths=[12,8]", "checkpoint_every=1e-9")
+    whole, interrupted = (prepared_of(*typed, f"outputs={tmp_path / name}") for name in ("whole", "interrupted"))
+    assert contract.resumed(whole, interrupted) is None
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_learning_leaves_the_run_that_it_is_given(stack_of, strategy):
     """A checkpoint may still be written from it, though steps are taken in place; nor does the state follow theta."""
     stack = stack_of(f"strategy={strategy}")

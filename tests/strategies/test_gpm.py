@@ -61,6 +61,13 @@ def test_with_a_full_memory_old_answers_stay(stack_of, typed, model):
     assert not torch.allclose(net(first.theta, others), net(third.theta, others), atol=1e-4)
 
 
+def test_without_a_memory_it_is_finetuning_but_for_rounding(stack_of):
+    for typed in (("scenario=task",), ("scenario=class", "model=cnn", "model.width=2")):
+        mine, _ = live(stack_of("strategy=gpm", "threshold=0", *typed))
+        plain, _ = live(stack_of("strategy=finetune", *typed))
+        assert (mine.theta - plain.theta).abs().max() < 1e-9
+
+
 def test_inputs_are_what_the_layers_are_applied_to(stack_of):
     stack = stack_of("strategy=gpm", "model=cnn", "model.width=2")
     run = stack.initialize()

@@ -11,6 +11,7 @@ from scipy import stats
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.engine.step import make_step
+from clrun.strategies.cbp import CBP
 from clrun.strategy import Strategy, cross_entropy, normal, uniform
 
 # ---------------------------------------------------------------- random numbers
@@ -210,6 +211,18 @@ def test_what_begins_anew_is_the_same_in_place(stack_of, optimizer):
     assert in_place.state.replaced > 20
     for mine, other in zip(tree_leaves(in_place), tree_leaves(pure), strict=True):
         assert (mine - other).abs().max() < 1e-8
+
+
+def test_units_that_wait_are_warned_of(stack_of):
+    """With replacement=0.05, 20 units of a layer give one due in a step, which is replaced; with 0.2 they give four."""
+    for rate, waiting in ((0.05, False), (0.2, True)):
+        typed = (f"replacement={rate}", "maturity=2", "iterations=30", "model.widths=[20,4]")
+        run, reports = live(stack_of("strategy=cbp", *typed))
+        due = reports[-1].health[0]["most_units_due"]
+        assert due == max(layer.due.item() for layer in run.state.layers)
+        assert (due > 2) is waiting
+        said = CBP.warnings([reports[-1].health[0]], {"replacement": rate})
+        assert bool(said) is waiting and all(f"{due:.0f} of one layer were waiting" in text for text in said)
 
 
 def test_channels_of_convolutions_are_units(stack_of):

@@ -16,6 +16,7 @@ from clrun.results import run_files
 from clrun.runs import show, train
 from clrun.runs.prepared import Prepared
 from clrun.strategies.amn import AMN
+from clrun.strategies.cbp import CBP
 from clrun.strategies.gdumb import GDumb
 from clrun.strategies.lwf import LwF
 from clrun.strategies.packnet import PackNet
@@ -111,6 +112,12 @@ def no_unit(self, layer, hp):
     return torch.zeros_like(layer.age, dtype=torch.bool), layer.due
 
 
+def one_of_many(self, layer, hp):
+    """A unit more comes due in every step than the rate says."""
+    unit, due = CBP.chosen(self, layer, hp)
+    return unit, due + 1
+
+
 def pull_of_nothing(self, state, hp):
     return Quadratic(hp.lambda_, state.initial, 0 * state.initial)
 
@@ -194,7 +201,10 @@ BREAKS = {
         ("past_gradient", no_past_gradient, "never had a loss above 1e-12"),
         ("past_gradient", along_the_batch, "no gradient ever had to be projected"),
     ],
-    "cbp": [("chosen", no_unit, "no unit was ever replaced")],
+    "cbp": [
+        ("chosen", no_unit, "no unit was ever replaced"),
+        ("chosen", one_of_many, "of one layer were waiting at the end"),
+    ],
     "ewc": [("after_phase", zero_fisher, "EWC found no weight important (its fisher is all zero)")],
     "fecam": CLOSED_FORM,
     "finetune": [],

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_sweep import children, living, tables, until
@@ -95,6 +96,22 @@ def test_what_slurm_is_asked_for():
 
 
 # ---------------------------------------------------------------- the end of a job
+
+
+def test_a_job_that_fails_as_a_whole_names_the_users_line(prepared_of):
+    """submitit raises what the job has printed: the traceback, as text."""
+    trace = (
+        "Job (task=0) failed during processing with trace:\n----------------------\n"
+        "Traceback (most recent call last):\n"
+        '  File "/lib/site-packages/submitit/core/submission.py", line 55, in process_job\n    result = run()\n'
+        '  File "/home/me/decay.py", line 12, in incompatibility\n    return knobs["tau"]\n           ~~~~~^^^^^^^\n'
+        "KeyError: 'tau'\n"
+    )
+    run, job = prepared_of(*SHORT), SimpleNamespace(job_id="7", paths=SimpleNamespace(stdout="7.log"))
+    reason = cluster.SubmittedJob(job, [run]).write_reason(run, RuntimeError(trace))
+    where = '/home/me/decay.py, line 12, in incompatibility: return knobs["tau"]'
+    assert reason == f"job 7: {where}: KeyError: 'tau'; its log is 7.log"
+    assert (run.directory / "failed.txt").read_text().startswith(reason)
 
 
 @pytest.mark.slow
