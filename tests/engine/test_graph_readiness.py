@@ -86,10 +86,11 @@ def test_a_compiled_step_is_the_step(stack_of, monkeypatch, strategy):
 
 SEVERAL = ("ewc", "er", "agem", "hat")  # whose runs have as many steps as their tasks have batches
 BUDGETS = [*((strategy, "epochs=1") for strategy in STRATEGIES), *((strategy, "iterations=4") for strategy in SEVERAL)]
+# Ten seconds a strategy, for a key that has an effect on CUDA alone: the quick suite has one.
+QUICK_OR_SLOW = [pytest.param(*b, marks=() if b == ("ewc", "epochs=1") else pytest.mark.slow) for b in BUDGETS]
 
 
-@pytest.mark.slow  # ten seconds a strategy, for a key that has an effect on CUDA alone
-@pytest.mark.parametrize(("strategy", "budget"), BUDGETS)
+@pytest.mark.parametrize(("strategy", "budget"), QUICK_OR_SLOW)
 def test_compiled_steps_of_a_stack_are_its_steps(stack_of, monkeypatch, strategy, budget):
     """In an epoch, the runs of this stack have different numbers of steps, so that some are over before others; where
     a method trains on its memory alone, they have equal numbers."""
