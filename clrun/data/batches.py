@@ -258,11 +258,18 @@ def companion_noise(noise: Tensor, rows: Tensor) -> Tensor:
 
 def split_steps(index: SampleIndex, context: StepContext) -> Iterator[tuple[SampleIndex, StepContext]]:
     """Yield the index and the context of each of K steps, from leaves with an axis K behind R."""
-    per_step = zip(*(v.unbind(-2) for v in index), strict=True)
+    per_step = zip(*(of_each_step(v, -2) for v in index), strict=True)
     rates = context.rate.expand_as(context.progress)
-    numbers = (context.progress.unbind(-1), context.epoch.unbind(-1), context.noise.unbind(-3), rates.unbind(-1))
-    for samples, of_step in zip(per_step, zip(*numbers, strict=True), strict=True):
-        yield SampleIndex(*samples), StepContext(context.stage, context.horizon, *of_step)
+    numbers = [of_each_step(v, -1) for v in (context.progress, context.epoch, rates)]
+    noise = of_each_step(context.noise, -3)
+    for samples, progress, epoch, rate, of_step in zip(per_step, *numbers, noise, strict=True):
+        yield SampleIndex(*samples), StepContext(context.stage, context.horizon, progress, epoch, of_step, rate)
+
+
+def of_each_step(values: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Return the values of each step, of an axis of K steps, in one piece of memory: a compiled step is compiled anew
+    for other strides, and those of a slice follow from K, which differs from block to block."""
+    return values.movedim(axis, 0).contiguous().unbind(0)
 
 
 def unbind_batch(batch: Batch) -> Iterator[Batch]:

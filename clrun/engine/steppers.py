@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
+from torch.utils._pytree import tree_map
 
 from clrun.data.batches import SampleIndex, StepContext, split_steps
 from clrun.engine.health import is_monitored
@@ -71,7 +72,9 @@ class EagerStepper:
     """A stepper that calls a pure step again and again. step_of: the step of each kind."""
 
     def __init__(self, step_of: Callable[[StepKind], Step], current: TrainState, values: StepValues):
-        self.step_of, self.current, self.values = step_of, current, values
+        self.step_of, self.values = step_of, values
+        # What is the same for all runs at the start is one number that is read R times, and is R numbers after a step.
+        self.current = tree_map(torch.Tensor.contiguous, current)
 
     def prepare(self, block: Block) -> None:
         """Do nothing."""

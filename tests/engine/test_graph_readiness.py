@@ -108,9 +108,26 @@ def test_compiled_steps_of_a_stack_are_its_steps(stack_of, monkeypatch, strategy
         assert masked == ({False, True} if budget == "epochs=1" else {False})
 
 
+def test_a_step_is_compiled_once_for_blocks_of_every_size(stack_of, monkeypatch):
+    """How many steps a block has follows from the time that they take."""
+    made = []
+
+    def counted(module, inputs):
+        made.append(module)
+        return module.forward
+
+    monkeypatch.setattr(torch, "compile", lambda step, **_: compile_eagerly(step, counted))
+    stack = replace(stack_of("strategy=ewc", "iterations=48", "batch_size=5", seeds=(0, 1, 2)), compile=True)
+    samplers = stack.schedule.samplers(0, "train", stack.states(stack.initialize()))
+    stepper, partial = stack.make_stepper(stack.initialize(), samplers), stack.new_stage(0)
+    for size in (1, 2, 3, 4, 5, 6, 7, 8, 9, 3):
+        partial = partial.extended(stack.train_block(stepper, samplers, partial, size), size)
+    assert len(made) == len(stack.pure_steps.made)
+
+
 COMPILE = torch.compile
 
 
-def compile_eagerly(step):
+def compile_eagerly(step, backend="aot_eager"):
     torch._dynamo.reset()
-    return COMPILE(step, fullgraph=True, backend="aot_eager", dynamic=False)
+    return COMPILE(step, fullgraph=True, backend=backend, dynamic=False)
