@@ -45,7 +45,8 @@ def build(
     device = resolve_device(settings["device"]) if device is None else device
     tasks, outputs = first.stream.tables.active.shape[1:]
     data = make_data(first.images, settings.values, tasks, outputs, device, dtype)
-    data = replace(data, sharing=1 if device.type == "cpu" else len(runs))
+    if device.type != "cpu":
+        data = replace(data, sharing=len(runs), fused=True)
     if settings["scenario"] != "domain":
         data = replace(data, class_count=first.stream.class_count)  # fewer than the outputs with first_tasks
     if first.origin is not None:  # the network knows its inputs as they were normalised there

@@ -9,6 +9,9 @@ matrices. A stack is captured with a few runs and its bytes are scaled up. The t
 they are a model of an H100 and no measurement. A stack is *even* where all its runs have equally many steps, and
 *ragged* where some are over before others: from then on, its steps are *masked*. At *monitored* steps, one of sixteen,
 the gradient's norm and the penalty are computed.
+
+The *floor* of a single run is the step of the bare loop in floor.py, counted in the same way, in a task after the
+first, where there is a penalty: the kernels and bytes that a program for this step alone needs.
 """
 
 import argparse
@@ -21,9 +24,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import torch
 
-from benchmark.emulation import EmulatedCapture, Operation, Spec
+from benchmark.emulation import EmulatedCapture, Operation, OperationLog, Spec
+from benchmark.floor import Experiment, Floor
 from clrun.config import composition
 from clrun.engine.stack import Stack
 from clrun.engine.step import StepKind
@@ -44,6 +49,8 @@ STRATEGIES = {
     "finetune": (), "ewc": ("lambda=1000",), "si": (), "er": ("memory_size=500",), "derpp": ("memory_size=500",),
     "agem": ("memory_size=500",), "lwf": (),
 }  # fmt: skip
+
+WITH_FLOOR = ("finetune", "ewc")  # the strategies whose step can be captured as the bare loop takes it
 
 PLAIN, MONITORED = StepKind(monitored=False, masked=False), StepKind(monitored=True, masked=False)
 MASKED = StepKind(monitored=False, masked=True)
@@ -164,8 +171,6 @@ def pictures(folder: str, ragged: bool, classes: int, shape: tuple[int, int, int
     """Write random pictures of a shape, more of some classes than of others if `ragged`; return their file."""
     path = Path(folder) / f"pictures_{ragged}_{classes}_{shape[-1]}.npz"
     if not path.exists():
-        import numpy as np
-
         random = np.random.default_rng(0)
         y = np.repeat(np.arange(classes), [520 + 150 * ragged * c for c in range(classes)])
         x = random.integers(0, 256, (len(y), *shape), dtype=np.uint8)
@@ -173,12 +178,36 @@ def pictures(folder: str, ragged: bool, classes: int, shape: tuple[int, int, int
     return str(path)
 
 
+def as_on_a_card(stack: Stack) -> Stack:
+    """Return a stack of a CPU whose steps do what those of a card do."""
+    strategy = replace(stack.strategy, data=replace(stack.strategy.data, fused=True))
+    return replace(stack, strategy=strategy, use_graph=True)
+
+
 def captured(stack: Stack) -> dict[StepKind, Sequence[Operation]]:
     """Return the operations of the graphs by which a stack takes the steps of its first task, by kind."""
-    stack = replace(stack, use_graph=True, capture=EmulatedCapture())
+    stack = replace(as_on_a_card(stack), capture=EmulatedCapture())
     stack.train(stack.initialize(), stack.new_stage(0))
     assert stack.graph_stepper is not None  # the task takes steps
     return {kind: replay.__self__.operations for kind, replay in stack.graph_stepper.replays.items()}
+
+
+def floor_of(strategy: str, widths: str) -> Cost:
+    """Return what the step of a bare loop costs for a single run."""
+    with tempfile.TemporaryDirectory(prefix="clrun-floor-") as folder:
+        with np.load(pictures(folder, False, 10, (1, 28, 28))) as drawn:
+            file = Path(folder) / "floor.npz"
+            np.savez(file, x=drawn["x_train"], y=drawn["y_train"], train=len(drawn["x_train"]))
+        spec = {
+            "file": file, "groups": [[2 * task, 2 * task + 1] for task in range(5)], "scenario": "task",
+            "split": "classes", "normalize": True, "model": "mlp", "widths": [int(w) for w in widths.split(",")],
+            "strategy": strategy, "lambda": 1000.0, "memory": 0, "device": "cpu", "seed": 0, "lr": 1e-3,
+        }  # fmt: skip
+        floor = Floor(Experiment(spec))
+    task = floor.experiment.tasks[1]
+    with OperationLog() as log:
+        floor.step(task.train[:128], task, 1)
+    return cost(log.operations, 4 * floor.parameters.theta.numel(), alone=True)
 
 
 def rows(names: Sequence[str], runs: int, few: int, widths: str) -> Iterator[tuple[str, str, dict[StepKind, Cost]]]:
@@ -204,7 +233,7 @@ def main(line: Sequence[str] | None = None, show: Callable[[str], None] = print)
     head = f"MB | µs | {asked.runs} alone / stack | µs monitored | µs masked"
     show(f"| strategy | runs | kernels | passes over theta | {head} |")
     show("|---|---|---|---|---|---|---|---|---|")
-    lone = 0.0
+    lone, floors = 0.0, []
     for name, shape, kinds in rows(asked.only, asked.runs, asked.captured, asked.widths):
         one = kinds[PLAIN]
         lone = one.seconds if shape == "alone" else lone
@@ -213,6 +242,15 @@ def main(line: Sequence[str] | None = None, show: Callable[[str], None] = print)
         others = [f"{kinds[kind].seconds * 1e6:.0f}" if kind in kinds else "" for kind in (MONITORED, MASKED)]
         numbers = f"{one.passes:.1f} | {one.bytes / 1e6:.0f} | {one.seconds * 1e6:.0f} | {ratio}"
         show(f"| {name} | {size} | {one.kernels} | {numbers} | {' | '.join(others)} |")
+        if shape == "alone" and name in WITH_FLOOR:
+            floors.append((name, floor_of(name, asked.widths), one))
+    if floors:
+        show("")
+        show("| strategy, alone | kernels of the floor | passes over theta | MB | µs | a run / its floor |")
+        show("|---|---|---|---|---|---|")
+    for name, least, one in floors:
+        numbers = f"{least.passes:.1f} | {least.bytes / 1e6:.0f} | {least.seconds * 1e6:.0f}"
+        show(f"| {name} | {least.kernels} | {numbers} | {one.seconds / least.seconds:.2f} |")
     return 0
 
 

@@ -35,7 +35,7 @@ class UnequalBlocks(BlockSizes):
 def graphed(stack):
     """The stack, and the capture of its graphs."""
     capture = emulation.EmulatedCapture()
-    recorded = replace(stack, use_graph=True, capture=capture)
+    recorded = replace(graph_model.as_on_a_card(stack), capture=capture)
     recorded.blocks = UnequalBlocks(0)
     return recorded, capture
 
@@ -306,7 +306,26 @@ def test_a_solution_for_several_matrices_is_refused():
 def test_the_model_of_a_card_counts_masks_only_where_a_run_is_over():
     lines: list[str] = []
     graph_model.main(["--only", "finetune", "--runs", "4", "--captured", "2", "--widths", "8"], lines.append)
-    alone, even, ragged = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:])
+    alone, even, ragged = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:5])
     assert [alone[1], even[1], ragged[1]] == ["1", "4, even", "4, ragged"]
     assert int(alone[2]) < int(even[2]) == int(ragged[2]) and even[3:8] == ragged[3:8]
     assert not even[8] and float(ragged[5]) < float(ragged[7]) < float(ragged[8])
+
+
+@pytest.mark.parametrize(("strategy", "kernels"), [("finetune", 26), ("ewc", 33)])
+def test_the_model_of_a_card_counts_the_floor_of_a_single_run(strategy, kernels):
+    """The kernels are those of another count of the same loop; its bytes are seven vectors of the optimizer, the
+    products of the weights, and what is small beside them."""
+    floor = graph_model.floor_of(strategy, "400,400")
+    assert floor.kernels == kernels
+    assert floor.passes == pytest.approx(12.7 if strategy == "finetune" else 20.7, abs=0.05)
+    assert floor.seconds * 1e6 == pytest.approx(88 if strategy == "finetune" else 104, abs=1)
+
+
+def test_the_model_of_a_card_holds_a_single_run_against_its_floor():
+    lines: list[str] = []
+    graph_model.main(["--only", "finetune,er", "--runs", "4", "--captured", "2", "--widths", "8"], lines.append)
+    runs = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:8]]
+    (floor,) = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[11:])  # er's is not counted
+    assert floor[0] == "finetune" and int(floor[1]) < int(runs[0][2])
+    assert float(floor[5]) == pytest.approx(float(runs[0][5]) / float(floor[4]), abs=0.02)
