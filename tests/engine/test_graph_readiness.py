@@ -1,8 +1,11 @@
 """What a CUDA graph needs besides steps that leave the host alone (test_fake_device.py): buffers, memory, compiling."""
 
+import gc
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,6 +14,11 @@ from conftest import STRATEGIES
 from clrun.engine import capture
 from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.static_step import ROW_BYTES
+from clrun.runs.build import build
+from clrun.runs.train import train_stack
+from clrun.strategies.finetune import Finetune
+from clrun.sweep import workers
+from clrun.sweep.messages import StackTooLarge
 
 
 def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
@@ -46,32 +54,125 @@ class MadeUpGraph:
         return self.memory
 
 
-def test_graphs_share_memory_with_those_that_are_still_there(monkeypatch):
-    """PyTorch may not be asked for memory whose last graph was dropped."""
-    asked = []
+class MadeUpStream:
+    """A stream of a card that is not there. made: all of them."""
+
+    made: ClassVar = []
+
+    def __init__(self, device):
+        self.made.append(self)
+
+    def wait_stream(self, other):
+        """There is nothing to wait for."""
+
+
+@pytest.fixture
+def made_up_cuda(monkeypatch):
+    """made_up_cuda(recording): captures by a CUDA that is not there. recording: what stands for `torch.cuda.graph`.
+    Returns the streams on which something was called or recorded."""
+
+    def patch(recording):
+        used = []
+
+        def on_stream(stream):
+            used.append(stream)
+            return nullcontext()
+
+        def graph(made, pool=None, stream=None):
+            used.append(stream)
+            return recording(made, pool)
+
+        monkeypatch.setattr(MadeUpStream, "made", [])
+        monkeypatch.setattr(torch.cuda, "Stream", MadeUpStream)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(wait_stream=lambda other: None))
+        monkeypatch.setattr(torch.cuda, "device", nullcontext)
+        monkeypatch.setattr(torch.cuda, "stream", on_stream)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", MadeUpGraph)
+        monkeypatch.setattr(torch.cuda, "graph", graph)
+        return used
+
+    capture.side_stream.cache_clear()
+    yield patch
+    capture.side_stream.cache_clear()
+
+
+def test_graphs_share_memory_with_those_that_are_still_there(made_up_cuda):
+    """PyTorch may not be asked for memory whose last graph was dropped. Neither is garbage collected while something is
+    recorded, nor is there a new stream for each recording."""
+    asked, collecting = [], []
 
     @contextmanager
-    def recording(graph, pool, stream):
+    def recording(graph, pool):
         asked.append(pool)
         graph.memory = object() if pool is None else pool
         yield
 
-    on_the_side = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(capture, "side_stream", lambda device: on_the_side)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: on_the_side)
-    monkeypatch.setattr(torch.cuda, "device", nullcontext)
-    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", MadeUpGraph)
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    used = made_up_cuda(recording)
     made = capture.CudaCapture(torch.device("cuda"))
-    replays = [made.capture(lambda: None, lambda: None) for _ in range(2)]
+    record = lambda: made.capture(lambda: collecting.append(gc.isenabled()), lambda: None)  # noqa: E731
+    replays = [record() for _ in range(2)]
     assert asked[0] is None and asked[1] is replays[0].__self__.pool()
     del replays[0]
-    replays.append(made.capture(lambda: None, lambda: None))
+    replays.append(record())
     assert asked[2] is asked[1]
     replays.clear()
-    made.capture(lambda: None, lambda: None)
+    record()
     assert asked[3] is None
+    assert collecting == [False] * 4 * (capture.WARM_UP_CALLS + 1) and gc.isenabled()
+    (stream,) = MadeUpStream.made
+    assert used == [stream] * 8  # four graphs, each warmed up and recorded
+
+
+class RunsOut(Finetune):
+    """Its step fails while it is recorded. recorded: whether it is. error: by what it fails."""
+
+    recorded: ClassVar = [False]
+    error: ClassVar = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")]
+
+    def loss(self, theta, state, hp, batch):
+        if self.recorded[0]:
+            raise self.error[0]
+        return super().loss(theta, state, hp, batch)
+
+
+class FailingRecording:
+    """A recording whose end fails with an error of its own where something in it has failed, as PyTorch's does."""
+
+    def __init__(self, graph, pool):
+        graph.memory = object()
+
+    def __enter__(self):
+        RunsOut.recorded[0] = True
+
+    def __exit__(self, kind, error, trace):
+        RunsOut.recorded[0] = False
+        if error is not None:
+            raise torch.AcceleratorError("CUDA error: operation failed due to a previous error during capture")
+
+
+def recording_runs(prepared_of, number):
+    """How runs end whose stack is trained by CUDA graphs."""
+    typed = "strategy=finetune", "iterations=2", "tasks=2", "plots=false", "device=cpu"
+    runs = [prepared_of(*typed, f"seed={seed}") for seed in range(number)]
+
+    def graphed(given, **options):
+        stack = build([replace(run, strategy=RunsOut) for run in given], **options)
+        return replace(stack, use_graph=True, capture=capture.CudaCapture(torch.device("cuda")))
+
+    relay = workers.Relay(lambda message: None)
+    return workers.train_unfinished(runs, relay, partial(train_stack, build=graphed))
+
+
+def test_a_stack_that_runs_out_of_memory_while_it_is_recorded_is_too_large(prepared_of, made_up_cuda, monkeypatch):
+    """PyTorch ends the recording with an error that does not speak of memory. A run that is alone is told what to do,
+    and what failed for another reason is not tried again as halves."""
+    made_up_cuda(FailingRecording)
+    assert recording_runs(prepared_of, 2) == StackTooLarge()
+    (alone,) = recording_runs(prepared_of, 1).results
+    assert alone.status == "crashed" and "memory does not suffice for this run" in alone.reason
+    monkeypatch.setattr(RunsOut, "error", [ValueError("unlucky")])
+    ended = recording_runs(prepared_of, 2)
+    assert [one.status for one in ended.results] == ["crashed"] * 2 and "memory" not in ended.results[0].reason
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "ewc", "hat"])
