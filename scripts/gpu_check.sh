@@ -6,6 +6,8 @@
 #   DEVICE=cpu scripts/gpu_check.sh PART          a rehearsal on the CPU, with small sizes
 # FOLDER: $OUT, or outputs/gpu_check. KIT: build/gpu_kit. PYTHON: a Python that has torch. LIMIT: seconds a part.
 # JOBS: processes of the tests, 8, where pytest-xdist is installed.
+# Left out on purpose: tests/loggers, tests/project and tests/tune, which compute nothing on a card that others do not,
+# and all tests marked slow, which would take longer than a part may.
 # For prepare: TARGET_PYTHON, such as 3.12, and TARGET_MACHINE, such as x86_64, of the machine with the card.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
@@ -52,7 +54,7 @@ run() {
     suite-runs) tests runs sweep ;;
     suite-commands) tests commands config ;;
     suite-rest) tests api results system terminal report ;;
-    single) bench W1,W1-100,W2,W3 ;;
+    single) bench W1,W1-100,W2,W3,W5 ;;
     stacks) bench stack ;;
     sweep) bench sweep ;;
     resnet) bench resnet ;;

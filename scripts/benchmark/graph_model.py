@@ -50,6 +50,8 @@ STRATEGIES = {
     "agem": ("memory_size=500",), "lwf": (),
 }  # fmt: skip
 
+FUSED = True  # whether bytes become floats in the kernel that scales them, as on a card
+
 WITH_FLOOR = ("finetune", "ewc")  # the strategies whose step can be captured as the bare loop takes it
 
 PLAIN, MONITORED = StepKind(monitored=False, masked=False), StepKind(monitored=True, masked=False)
@@ -180,7 +182,7 @@ def pictures(folder: str, ragged: bool, classes: int, shape: tuple[int, int, int
 
 def as_on_a_card(stack: Stack) -> Stack:
     """Return a stack of a CPU whose steps do what those of a card do."""
-    strategy = replace(stack.strategy, data=replace(stack.strategy.data, fused=True))
+    strategy = replace(stack.strategy, data=replace(stack.strategy.data, fused=FUSED))
     return replace(stack, strategy=strategy, use_graph=True)
 
 
@@ -230,9 +232,9 @@ def main(line: Sequence[str] | None = None, show: Callable[[str], None] = print)
     flags.add_argument("--widths", default="400,400", help="of the hidden layers")
     asked = flags.parse_args(line)
     torch.set_num_threads(1)
-    head = f"MB | µs | {asked.runs} alone / stack | µs monitored | µs masked"
+    head = f"MB | µs | {asked.runs} alone / stack | µs monitored | µs masked | kernels masked"
     show(f"| strategy | runs | kernels | passes over theta | {head} |")
-    show("|---|---|---|---|---|---|---|---|---|")
+    show("|---|---|---|---|---|---|---|---|---|---|")
     lone, floors = 0.0, []
     for name, shape, kinds in rows(asked.only, asked.runs, asked.captured, asked.widths):
         one = kinds[PLAIN]
@@ -240,6 +242,7 @@ def main(line: Sequence[str] | None = None, show: Callable[[str], None] = print)
         ratio = "" if shape == "alone" else f"{asked.runs * lone / one.seconds:.1f}"
         size = "1" if shape == "alone" else f"{asked.runs}, {shape}"
         others = [f"{kinds[kind].seconds * 1e6:.0f}" if kind in kinds else "" for kind in (MONITORED, MASKED)]
+        others.append(str(kinds[MASKED].kernels) if MASKED in kinds else "")
         numbers = f"{one.passes:.1f} | {one.bytes / 1e6:.0f} | {one.seconds * 1e6:.0f} | {ratio}"
         show(f"| {name} | {size} | {one.kernels} | {numbers} | {' | '.join(others)} |")
         if shape == "alone" and name in WITH_FLOOR:

@@ -310,6 +310,7 @@ def test_the_model_of_a_card_counts_masks_only_where_a_run_is_over():
     assert [alone[1], even[1], ragged[1]] == ["1", "4, even", "4, ragged"]
     assert int(alone[2]) < int(even[2]) == int(ragged[2]) and even[3:8] == ragged[3:8]
     assert not even[8] and float(ragged[5]) < float(ragged[7]) < float(ragged[8])
+    assert not even[9] and int(ragged[2]) < int(ragged[9])
 
 
 @pytest.mark.parametrize(("strategy", "kernels"), [("finetune", 26), ("ewc", 33)])

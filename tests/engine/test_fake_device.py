@@ -57,7 +57,7 @@ KINDS = (
     *QUICK,
     "model=linear",
     "model=cnn model.width=2",
-    "model=resnet18 model.width=4 model.norm=group",
+    "model=resnet18 model.width=20 model.norm=group",
     "model=resnet18 model.width=2 model.norm=batch",
     "model=module model.target=user_networks.ConvNormDrop",
     "optimizer=sgd",
