@@ -27,13 +27,15 @@ class FakeDevice(Elsewhere):
     """A device that is not there and counts no bytes.
 
     seen: how often an operation met the host, by (within, operation). within: "step" while a training step is taken,
-    "consolidation" while `Strategy.after_phase` is called, otherwise "".
+    "consolidation" while a pass is consolidated (`Stack.consolidate`), otherwise "". waits: those of them for which the
+    host waits, since it is given values of the device.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.within, self.copied = "", 0  # copied: numbers that the host was given
         self.seen: Counter[tuple[str, str]] = Counter()
+        self.waits: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
     def noting(self, within: str) -> Iterator[None]:
@@ -47,6 +49,10 @@ class FakeDevice(Elsewhere):
         """Return how often each operation met the host there."""
         return {name: count for (where, name), count in self.seen.items() if where == within}
 
+    def waited(self, within: str) -> dict[str, int]:
+        """Return how often the host waited there for each operation."""
+        return {name: count for (where, name), count in self.waits.items() if where == within}
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = list(tensors_among((*args, *kwargs.values())))
@@ -57,6 +63,7 @@ class FakeDevice(Elsewhere):
         name = func._schema.name.split("::")[1]
         if to == "cpu" or name in VALUE_READERS:
             self.seen[self.within, name] += 1
+            self.waits[self.within, name] += 1
             self.copied += there[0].numel()
             return self.on_the_host(name, there[0], kwargs.get("dtype"))
         host = [v for v in tensors if not isinstance(v, FakeTensor)]

@@ -102,7 +102,8 @@ class FeCAM(ClosedForm):
         """Return the sums of g g^T (K, d, d) over samples g (B, d), of each output or of all."""
         if self.covariance == "shared":
             return (g * targets.sum(1, keepdim=True)).mT[None] @ g
-        present = range(targets.shape[1]) if inside_transform() else targets.any(0).nonzero()[:, 0].tolist()
+        everywhere = inside_transform() or targets.device.type != "cpu"  # reading targets would hold up the device
+        present = range(targets.shape[1]) if everywhere else targets.any(0).nonzero()[:, 0].tolist()
         zeros = g.new_zeros(g.shape[1], g.shape[1])
         moments = {c: (g * targets[:, c : c + 1]).mT @ g for c in present}
         return torch.stack([moments.get(c, zeros) for c in range(targets.shape[1])])

@@ -43,12 +43,18 @@ HEAVY = ("bic", "dgr", "gem")  # thousands of operations a life: the quick suite
 
 @pytest.mark.parametrize("strategy", [pytest.param(s, marks=SLOW if s in HEAVY else ()) for s in STRATEGIES])
 def test_a_stack_lives_without_the_host(prepared_of, strategy):
-    assert not lived(prepared_of, strategy=strategy, seeds=STACKED).met("step")
+    there = lived(prepared_of, strategy=strategy, seeds=STACKED)
+    assert not there.met("step")
+    assert not there.waited("consolidation")
 
 
-@pytest.mark.parametrize("strategy", [pytest.param(s, marks=() if s in (*HEAVY, "er") else SLOW) for s in STRATEGIES])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(s, marks=() if s in (*HEAVY, "er", "fecam") else SLOW) for s in STRATEGIES]
+)
 def test_a_run_lives_without_the_host(prepared_of, strategy):
-    assert not lived(prepared_of, strategy=strategy, seeds=ALONE).met("step")
+    there = lived(prepared_of, strategy=strategy, seeds=ALONE)
+    assert not there.met("step")
+    assert not there.waited("consolidation")
 
 
 # What else a life can meet: networks, optimizers, learning rates, splits and kinds of stream.
