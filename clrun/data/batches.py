@@ -103,6 +103,7 @@ class Pool(NamedTuple):
     horizon: Tensor  # () int64: the newest task seen so far
     tables: TaskTables
     outputs: Tensor  # (k,) int64: the outputs that may answer for a sample of the pool, or of that of a run beside it
+    labels: Tensor  # (k,) int64: the outputs that stand for the class of one of these samples
 
     def first(self, n: int | None) -> "Pool":
         """Return a random n of the samples; all of them if n is None or if there are fewer."""

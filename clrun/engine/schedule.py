@@ -43,14 +43,27 @@ class SampleSchedule:
 
     def answering(self, stage: int) -> Tensor:
         """Return the outputs (k,) that may answer for a sample of a stage of any run, on the host."""
-        images, horizon = len(self.strategy.data.images), self.horizon(stage)
+        horizon = self.horizon(stage)
         found = torch.zeros(self.strategy.data.outputs, dtype=torch.bool)
         for r, stream in enumerate(self.streams):
-            tasks = list(self.strategy.visible(stage))
-            if stream.arrivals is not None:  # other samples than the task's own come with it
-                tasks = torch.bincount(torch.cat(self.rows(r, stage)) // images).nonzero()[:, 0].tolist()
-            found |= stream.tables.active[horizon, tasks].any(0)
+            found |= stream.tables.active[horizon, self.tasks(r, stage)].any(0)
         return found.nonzero()[:, 0]
+
+    def labels(self, stage: int) -> Tensor:
+        """Return the outputs (k,) that stand for the class of a sample of a stage of any run, on the host."""
+        of_runs = [
+            stream.tables.label[task, stream.groups[task]]
+            for r, stream in enumerate(self.streams)
+            for task in self.tasks(r, stage)
+        ]
+        return torch.cat(of_runs).unique()
+
+    def tasks(self, r: int, stage: int) -> list[int]:
+        """Return the tasks of the samples that come in a stage of run r."""
+        if self.streams[r].arrivals is None:
+            return list(self.strategy.visible(stage))
+        # other samples than the task's own come with it
+        return torch.bincount(torch.cat(self.rows(r, stage)) // len(self.strategy.data.images)).nonzero()[:, 0].tolist()
 
     def fresh_rows(self, r: int, stage: int) -> Tensor:
         """Return the rows (n,) that no stage of run r before this one has had."""

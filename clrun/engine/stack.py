@@ -430,8 +430,8 @@ class Stack:
         rows, weight, noise = self.schedule.shuffled_samples(stage, phase)
         per_run = list(zip(rows, weight.to(dtype), noise, strict=True))
         rows, weight, noise = self.vectorizer.stack_trees(per_run)
-        outputs = self.schedule.answering(stage).to(self.device)
-        return Pool(rows, weight, noise, *self.stage_and_horizon(stage), self.tables, outputs)
+        outputs = [v.to(self.device) for v in (self.schedule.answering(stage), self.schedule.labels(stage))]
+        return Pool(rows, weight, noise, *self.stage_and_horizon(stage), self.tables, *outputs)
 
 
 def shapes_of(current: TrainState) -> list[tuple[torch.Size, torch.dtype]]:

@@ -28,7 +28,7 @@ def axes_of(kind: Any, *shared: str) -> Any:
 
 CONTEXT_AXES: StepContext = axes_of(StepContext, "stage", "horizon")
 BATCH_AXES: Batch = axes_of(Batch, "stage", "horizon", "smoothing")
-POOL_AXES: Pool = axes_of(Pool, "stage", "horizon", "outputs")
+POOL_AXES: Pool = axes_of(Pool, "stage", "horizon", "outputs", "labels")
 
 
 @dataclass(frozen=True)

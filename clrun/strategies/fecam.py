@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clrun.strategy import ROUNDING, ClassSums, ClosedForm, Knobs, Network, inside_transform
+from clrun.strategy import ROUNDING, ClassSums, ClosedForm, Knobs, Network
 
 # The part of its mean variance that is added to a matrix which rounding has made indefinite.
 JITTER = 1e-6
@@ -90,23 +90,21 @@ class FeCAM(ClosedForm):
         """Return sign(f) |f|^tukey."""
         return features if self.tukey == 1 else features.sign() * features.abs() ** self.tukey
 
-    def absorb(self, state: State, features: Tensor, targets: Tensor, place: Tensor) -> State:
+    def absorb(self, state: State, features: Tensor, targets: Tensor, place: Tensor, labels: Tensor) -> State:
         g = self.transform(features)
         return state._replace(
             raw=state.raw.add(features, targets),
             sums=state.sums.add(g, targets),
-            second=state.second + self.second_moments(g, targets),
+            second=state.second + self.second_moments(g, targets, labels),
         )
 
-    def second_moments(self, g: Tensor, targets: Tensor) -> Tensor:
+    def second_moments(self, g: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
         """Return the sums of g g^T (K, d, d) over samples g (B, d), of each output or of all."""
         if self.covariance == "shared":
             return (g * targets.sum(1, keepdim=True)).mT[None] @ g
-        everywhere = inside_transform() or targets.device.type != "cpu"  # reading targets would hold up the device
-        present = range(targets.shape[1]) if everywhere else targets.any(0).nonzero()[:, 0].tolist()
-        zeros = g.new_zeros(g.shape[1], g.shape[1])
-        moments = {c: (g * targets[:, c : c + 1]).mT @ g for c in present}
-        return torch.stack([moments.get(c, zeros) for c in range(targets.shape[1])])
+        moments = [(g * own[:, None]).mT @ g for own in targets.index_select(1, labels).unbind(1)]
+        zeros = g.new_zeros(targets.shape[1], g.shape[1], g.shape[1])
+        return zeros.index_add(0, labels, torch.stack(moments))
 
     def covariances(self, state: State) -> Tensor:
         """Return the covariances of g (K, d, d), of each output or within all."""

@@ -24,7 +24,7 @@ class NCM(ClosedForm):
         sums = ClassSums.empty(self.data.outputs, self.feature_count, theta)
         return self.State(sums, nearest_mean(sums.mean))
 
-    def absorb(self, state: State, features: Tensor, targets: Tensor, place: Tensor) -> State:
+    def absorb(self, state: State, features: Tensor, targets: Tensor, place: Tensor, labels: Tensor) -> State:
         return state._replace(sums=state.sums.add(features, targets))
 
     def solve(self, state: State, hp: Any) -> State:

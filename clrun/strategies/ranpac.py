@@ -99,7 +99,7 @@ class RanPAC(ClosedForm):
         """Return h (B, M) for features f (B, d)."""
         return (features @ state.projection.to(features.dtype)).relu() if self.units else features
 
-    def absorb(self, state: State, features: Tensor, targets: Tensor, place: Tensor) -> State:
+    def absorb(self, state: State, features: Tensor, targets: Tensor, place: Tensor, labels: Tensor) -> State:
         h = self.hidden(state, features)
         state = state._replace(sums=state.sums.add(h, targets))
         if self.ridge is not None:

@@ -59,7 +59,7 @@ class SLDA(ClosedForm):
         zeros = theta.new_zeros(d, d, dtype=torch.float64)
         return self.State(sums, zeros, zeros.sum(), nearest_mean(sums.mean))
 
-    def absorb(self, state: State, features: Tensor, targets: Tensor, place: Tensor) -> State:
+    def absorb(self, state: State, features: Tensor, targets: Tensor, place: Tensor, labels: Tensor) -> State:
         present = features * targets.sum(1, keepdim=True)
         return state._replace(sums=state.sums.add(features, targets), second=state.second + present.mT @ features)
 

@@ -93,11 +93,12 @@ class ClosedForm(Strategy):
 
     # ---------------------------------------------------------------- for subclasses
 
-    def absorb(self, state: Tree, features: Tensor, targets: Tensor, place: Tensor) -> Tree:
+    def absorb(self, state: Tree, features: Tensor, targets: Tensor, place: Tensor, labels: Tensor) -> Tree:
         """Return the state with the samples of a chunk in its sums.
 
         features (B, d) and targets (B, C) have float64. The targets are one-hot, and 0 where there is no sample. place
-        (B,) is the place of the sample in its task, from 0, which is random.
+        (B,) is the place of the sample in its task, from 0, which is random. Only targets of the outputs `labels` (k,)
+        can be 1: those that stand for a class of the task, or of the task of a run beside this one.
         """
         raise NotImplementedError
 
@@ -142,7 +143,7 @@ class ClosedForm(Strategy):
             outputs = torch.arange(self.data.outputs, device=batch.y.device)
             targets = (batch.y[:, None] == outputs).double() * batch.weight[:, None].double()
             place = torch.arange(first, first + len(batch.y), device=batch.y.device)
-            state = self.absorb(state, self.raw_features(theta, batch.x), targets, place)
+            state = self.absorb(state, self.raw_features(theta, batch.x), targets, place, pool.labels)
             first += len(batch.y)
         return theta, self.solve(state, hp)
 

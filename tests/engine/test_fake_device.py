@@ -6,12 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import SMALL, STRATEGIES
-from elsewhere import DEVICE
 from fake_device import FakeDevice, live_a_life
 
 from clrun.config.catalog import read
-from clrun.engine.health import all_finite
-from clrun.engine.vectorize import Vectorizer
 from clrun.strategies.finetune import Finetune
 from clrun.system.errors import UsageError
 
@@ -153,15 +150,6 @@ class Mixing(Finetune):
 )
 def test_a_step_that_meets_the_host_is_found(prepared_of, cls, found):
     assert found in lived(prepared_of, cls=cls).met("step")
-
-
-def test_whether_runs_are_finite_is_one_value_a_run():
-    """Theta and the optimizer's state of a stack are large, and stay where they are."""
-    with FakeDevice() as there:
-        all_finite(
-            {"m": torch.zeros(3, 1000, device=DEVICE), "v": torch.zeros(3, device=DEVICE)}, Vectorizer(3, DEVICE)
-        )
-    assert there.copied == 3
 
 
 def test_tensors_of_two_devices_are_found(prepared_of):

@@ -3,12 +3,17 @@
 import pytest
 import torch
 from conftest import SCENARIOS, STRATEGIES, live
+from elsewhere import DEVICE
+from fake_device import FakeDevice
 from helpers import second_task
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from clrun.config.catalog import read
+from clrun.engine.health import all_finite
 from clrun.engine.step import make_step
 from clrun.runs import contract
+from clrun.runs.build import build
 from clrun.system.errors import UsageError
 
 SEEDS = (0, 1, 2)
@@ -97,6 +102,32 @@ def test_values_stack(stack_of, strategy):
     together = stack_of(f"strategy={strategy}", *unlocked, variants=variants)
     alone = lambda r: stack_of(f"strategy={strategy}", *unlocked, variants=[variants[r]])  # noqa: E731
     assert contract.stacked(together, alone, variants) is None
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "joint"])  # no second stage
+def test_a_stack_computes_at_the_end_of_a_task_what_its_runs_compute(stack_of, strategy):
+    """Its runs have other classes, so that no output of a task is that of all runs; each counts its own."""
+
+    def operations(seeds):
+        stack = stack_of(f"strategy={strategy}", "tasks=5", "iterations=1", seeds=seeds)
+        current, _ = stack.learn(stack.initialize(), 0)
+        with FlopCounterMode(display=False) as counted:
+            stack.consolidate(current, stack.new_stage(1))
+        return counted.get_total_flops()
+
+    assert operations(SEEDS) <= 1.05 * sum(operations([seed]) for seed in SEEDS)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_whether_runs_are_finite_is_one_value_a_run(prepared_of, strategy):
+    """Theta and the optimizer's state of a stack are large, and stay on their device."""
+    runs = [prepared_of(f"strategy={strategy}", "tasks=2", "model.widths=[6]", f"seed={seed}") for seed in SEEDS]
+    with FakeDevice() as there:
+        stack = build(runs, device=DEVICE)
+        current, before = stack.initialize(), there.copied
+        for tree in (current.theta, current.opt):
+            all_finite(tree, stack.vectorizer)
+    assert there.copied == before + 2 * len(SEEDS)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
