@@ -67,29 +67,32 @@ def cases() -> Iterator[Case]:
     yield from (Case("ewc", runs, typed=("compile=true",)) for runs in (1, 64))
 
 
-def bursts(replay: Callable[[], None], restart: Callable[[], Any], device: str) -> list[float]:
+def bursts(
+    replay: Callable[[], None], restart: Callable[[], Any], device: str, steps: int = BURST, number: int = BURSTS
+) -> list[float]:
     """Return the microseconds a step of each burst, after one burst that does not count."""
     found = []
-    for _ in range(BURSTS + 1):
+    for _ in range(number + 1):
         restart()
         if device == "cuda":
             first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             first.record()
-            for _ in range(BURST):
+            for _ in range(steps):
                 replay()
             last.record()
             last.synchronize()
-            found.append(first.elapsed_time(last) * 1e3 / BURST)
+            found.append(first.elapsed_time(last) * 1e3 / steps)
         else:
             began = time.perf_counter()
-            for _ in range(BURST):
+            for _ in range(steps):
                 replay()
-            found.append((time.perf_counter() - began) * 1e6 / BURST)
+            found.append((time.perf_counter() - began) * 1e6 / steps)
     return found[1:]
 
 
-def timed(case: Case, device: str, folder: str) -> Iterator[dict[str, Any]]:
-    """Yield a row for each kind of step that the second task has."""
+def timed(case: Case, device: str, folder: str, quick: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield a row for each kind of step that the second task has. quick: of one burst of one step."""
+    size = (1, 1) if quick else (BURST, BURSTS)
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -108,7 +111,7 @@ def timed(case: Case, device: str, folder: str) -> Iterator[dict[str, Any]]:
     memory = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else None
     for kind, name in KINDS.items():
         if kind in stepper.replays:
-            found = bursts(stepper.replays[kind], stepper.position.zero_, device)
+            found = bursts(stepper.replays[kind], stepper.position.zero_, device, *size)
             yield {
                 "kind": name, "microseconds": statistics.median(found), "least": min(found), "most": max(found),
                 "bursts": len(found), "task_seconds": spent, "memory_mb": memory,
@@ -119,7 +122,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--device", default="cuda")
     flags.add_argument("--out", type=Path, required=True)
-    flags.add_argument("--quick", action="store_true", help="2 runs a stack at most: a rehearsal")
+    flags.add_argument("--quick", action="store_true", help="2 runs a stack at most, and one step: a rehearsal")
     flags.add_argument("--only", help="strategies, by commas")
     flags.add_argument("--skip", type=int, default=0, help="cases, the first ones, that are left out")
     flags.add_argument("--count", type=int, help="cases that follow those, all if not given")
@@ -136,7 +139,7 @@ def main() -> None:
         told = one._asdict() | {"typed": " ".join(one.typed)}
         with tempfile.TemporaryDirectory(prefix="clrun-steps-") as folder:
             try:
-                rows += [told | row | where for row in timed(one, asked.device, folder)]
+                rows += [told | row | where for row in timed(one, asked.device, folder, asked.quick)]
             except Exception as error:  # the other cases are worth their time
                 rows.append(told | {"kind": f"{type(error).__name__}: {error}"[:300]} | where)
         beside = asked.out / ".step_times.csv"

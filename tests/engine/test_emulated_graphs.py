@@ -20,6 +20,7 @@ from clrun.strategies.finetune import Finetune
 
 emulation = pytest.importorskip("benchmark.emulation", reason="an installed package has no scripts/")
 graph_model = pytest.importorskip("benchmark.graph_model", reason="an installed package has no scripts/")
+graph_items = pytest.importorskip("benchmark.graph_items", reason="an installed package has no scripts/")
 
 SEEDS = (0, 1, 2)
 TASKS = 2
@@ -330,3 +331,15 @@ def test_the_model_of_a_card_holds_a_single_run_against_its_floor():
     (floor,) = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[11:])  # er's is not counted
     assert floor[0] == "finetune" and int(floor[1]) < int(runs[0][2])
     assert float(floor[5]) == pytest.approx(float(runs[0][5]) / float(floor[4]), abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_step_without_one_of_its_savings_is_counted():
+    """Each that is left out takes more kernels, or more passes over theta; nothing is left out for good."""
+    for runs in (1, 4):
+        (_, whole), *others = graph_items.counted("ewc", "8", runs)
+        costs = {name: one for name, one in others if one is not None}
+        assert len(others) == 6 and len(costs) == (5 if runs == 1 else 6)
+        saved = {name for name, one in costs.items() if one.kernels > whole.kernels or one.passes > whole.passes}
+        assert costs.keys() - saved == ({"the gradient is one vector"} if runs > 1 else set())
+        assert next(iter(graph_items.counted("ewc", "8", runs)))[1] == whole
