@@ -253,9 +253,21 @@ def test_chance_of_one_purpose_moves_no_other():
     assert torch.rand(3, generator=generator(1, "a")).tolist() != torch.rand(3, generator=generator(2, "a")).tolist()
 
 
-def test_no_operation_is_called_for_each_run_of_a_stack(stack_of):
+AUGMENTATIONS = ("crop", "flip", "crop_flip", "vertical_flip", "rotate", "resized_crop", "erase")
+SPLITS = (
+    "tasks=2 iterations=1",
+    "tasks=2 iterations=1 split=permuted scenario=domain",
+    "tasks=2 iterations=1 split=rotated scenario=domain",
+    "tasks=2 iterations=1 split=relabelled scenario=domain",
+    "tasks=2 iterations=1 split.blurry=0.5 scenario=class",
+    "iterations=null stream=online batch_size=100 split.circle=3 tasks=3 scenario=class",
+)
+
+
+@pytest.mark.parametrize("typed", [*SPLITS, *(f"tasks=2 iterations=1 augment={kind}" for kind in AUGMENTATIONS)])
+def test_no_operation_is_called_for_each_run_of_a_stack(stack_of, typed):
     """PyTorch warns of one that has no rule for several runs at once."""
-    stack = stack_of("strategy=finetune", "split=rotated", "scenario=domain", "tasks=2", "iterations=1", seeds=[0, 1])
+    stack = stack_of("strategy=finetune", *typed.split(), seeds=[0, 1])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stack.train(stack.initialize(), stack.new_stage(1))
