@@ -2,7 +2,7 @@
 
     training       R (5 S + 10 P + samples of a step * floats of a sample + the numbers of a block's steps)
     consolidation  R (3 S + 6 P) + samples of a chunk * floats of a sample
-    evaluation     R (3 S + 2 P) + samples of a chunk * floats of a sample
+    evaluation     R (3 S + 2 P + floats of a method's own answer) + samples of a chunk * floats of a sample
 
 S is all that a run keeps (theta, the states of optimizer and strategy, statistics, an average), P is theta. The
 factors are upper bounds of what tests/engine/test_memory.py counts: S once as it is, once as the point from which an
@@ -90,7 +90,12 @@ def memory_need(prepared: Prepared) -> MemoryNeed:
     return MemoryNeed(
         training=5 * S + 10 * P + in_step + steps * batch * STEP_BYTES + tables,
         consolidation=3 * S + 6 * P + POOL_BYTES * longest + tables,
-        evaluation=3 * S + 2 * P + LEAST * answered + POOL_BYTES * max(map(len, prepared.stream.test)) + tables,
+        evaluation=3 * S
+        + 2 * P
+        + LEAST * answered
+        + POOL_BYTES * max(map(len, prepared.stream.test))
+        + tables
+        + FLOAT * prepared.strategy.answering_floats,
         chunk=chunk,
         evaluated=CHUNK_SAMPLES * answered,
         images=prepared.images.x.nbytes + prepared.images.y.nbytes,

@@ -52,6 +52,7 @@ class GenerativeClassifier(Strategy):
     """
 
     smooths_labels: ClassVar[bool] = False  # a label says which autoencoder a sample trains
+    answering_floats: ClassVar[int] = Autoencoder.likelihood_floats
 
     autoencoder_units: int = 85
     latent: int = 5

@@ -58,6 +58,8 @@ class Strategy:
         reads_once: Whether `logits` reads the network exactly once and at theta itself, not at a masked or merged
             version of it. Then sums over samples (Fisher information) have a fast closed form. A class that
             overrides `logits` and does not state `reads_once` gets False.
+        answering_floats: The floats that `scores` has in memory at once, beside those of the network's layers. They are
+            reckoned with where a GPU's memory is shared.
         fits_weights: Whether `after_phase` fits a part of the answers to theta as it is then, such as class means or
             a correction of the outputs, so that an average of theta cannot answer.
         goes_on: Whether a run may go on from the state of an earlier one (`init_from`), to which tasks and outputs are
@@ -81,6 +83,7 @@ class Strategy:
     goes_on: ClassVar[bool] = True
     fits_weights: ClassVar[bool] = False
     smooths_labels: ClassVar[bool] = True
+    answering_floats: ClassVar[int] = 0
     one_pass: ClassVar[bool] = True
     needs_boundaries: ClassVar[bool] = False
 

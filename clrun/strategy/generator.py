@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,9 @@ def values_of(data: Data, x: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Autoencoder:
     """A variational autoencoder of samples of D values."""
+
+    # Floats that `log_likelihood` has in memory at once: what is decoded, the samples beside it, and errors, twice.
+    likelihood_floats: ClassVar[int] = 4 * NUMBERS_AT_ONCE
 
     values: int  # D
     units: int
