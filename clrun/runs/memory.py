@@ -1,7 +1,7 @@
 """How much of a device's memory a stack of runs needs, reckoned from shapes, before any of it is allocated.
 
     training       R (5 S + 10 P + samples of a step * floats of a sample + the numbers of a block's steps)
-    consolidation  R (3 S + 6 P) + samples of a chunk * floats of a sample
+    consolidation  R (5 S + 6 P) + samples of a chunk * floats of a sample
     evaluation     R (3 S + 2 P + floats of a method's own answer) + samples of a chunk * floats of a sample
 
 S is all that a run keeps (theta, the states of optimizer and strategy, statistics, an average), P is theta. The
@@ -89,7 +89,7 @@ def memory_need(prepared: Prepared) -> MemoryNeed:
     chunk = max(CHUNK_SAMPLES * answered, per_sample_bytes(sizes, pixels, P // FLOAT, plain)) if consolidates else 0
     return MemoryNeed(
         training=5 * S + 10 * P + in_step + steps * batch * STEP_BYTES + tables,
-        consolidation=3 * S + 6 * P + POOL_BYTES * longest + tables,
+        consolidation=5 * S + 6 * P + POOL_BYTES * longest + tables,
         evaluation=3 * S
         + 2 * P
         + LEAST * answered

@@ -77,11 +77,16 @@ class Watching(workers.Relay):
     def __init__(self, error: type[Exception] | None = None):
         super().__init__(lambda message: None)
         self.error, self.seen = error, []
+        self.earlier = self.there()  # of other tests: the compiler keeps what it has compiled
+
+    def there(self):
+        return [weakref.ref(one) for one in gc.get_objects() if type(one) in self.KINDS]
 
     def advance(self, steps):
         if not steps:  # the stepper is not there yet
             return
-        self.seen = [weakref.ref(one) for one in gc.get_objects() if type(one) in self.KINDS]
+        earlier = {id(one()) for one in self.earlier}
+        self.seen = [one for one in self.there() if id(one()) not in earlier]
         if self.error is not None:
             circle = [sys._getframe()]  # refers to itself, as frames do in which a library has caught an error
             raise self.error("CUDA out of memory", circle)
