@@ -111,6 +111,7 @@ print("again", again.runs["run"].tolist() == found.runs.query("`lambda` == 2")["
 """
 
 
+@pytest.mark.slow  # a process with two workers
 def test_runs_are_those_of_the_command_line(tmp_path):
     """A sweep in workers, from a script whose main module nothing protects."""
     (tmp_path / "script.py").write_text(SCRIPT)

@@ -37,6 +37,7 @@ def shadowed(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow  # four processes that import PyTorch; the search below is in the quick suite
 def test_no_file_of_the_current_folder_is_executed(shadowed):
     lines = {"run": SMALL, "run -m": ("-m", *SMALL, "seed=1,2", "workers=2"), "report": ()}
     for module, typed in lines.items():

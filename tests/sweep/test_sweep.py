@@ -569,6 +569,7 @@ def comparable(outputs: str) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow  # twenty seconds; workers that are killed one by one, and runs that are, are in the quick suite
 def test_a_sweep_killed_in_the_middle_is_finished_by_the_same_command(clrun):
     """SIGKILL of the parent and of all workers: what was done is not touched, what was begun goes on."""
     typed = ("-m", "strategy=ewc", "seed=range(6)", "epochs=12", "validation=0.1", "evaluate_every=20", "workers=2")
