@@ -85,17 +85,13 @@ def memory_need(prepared: Prepared) -> MemoryNeed:
     in_step = (3 if recalls else 1) * batch * FLOAT * (copies_of(settings["augment"]) * pixels + 4 * sizes.outputs)
     dense = all(isinstance(layer, nn.Linear | nn.BatchNorm1d) for layer in network.layers.values())
     plain = dense and prepared.strategy.reads_once and AUTOCAST[settings["precision"]] is None
-    answered = FLOAT * (4 * pixels + 8 * sizes.largest)
+    answered, answering = FLOAT * (4 * pixels + 8 * sizes.largest), FLOAT * prepared.strategy.answering_floats
+    most_tested = max(map(len, prepared.stream.test))
     chunk = max(CHUNK_SAMPLES * answered, per_sample_bytes(sizes, pixels, P // FLOAT, plain)) if consolidates else 0
     return MemoryNeed(
         training=5 * S + 10 * P + in_step + steps * batch * STEP_BYTES + tables,
         consolidation=5 * S + 6 * P + POOL_BYTES * longest + tables,
-        evaluation=3 * S
-        + 2 * P
-        + LEAST * answered
-        + POOL_BYTES * max(map(len, prepared.stream.test))
-        + tables
-        + FLOAT * prepared.strategy.answering_floats,
+        evaluation=3 * S + 2 * P + LEAST * answered + answering + POOL_BYTES * most_tested + tables,
         chunk=chunk,
         evaluated=CHUNK_SAMPLES * answered,
         images=prepared.images.x.nbytes + prepared.images.y.nbytes,

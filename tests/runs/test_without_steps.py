@@ -7,6 +7,15 @@ from clrun.runs import prepare
 from clrun.system.errors import UsageError
 
 
+def refusal(settings):
+    """What a run of these settings is refused with before any data are loaded; None where it is not."""
+    try:
+        prepare.refuse_without_data(settings)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("strategy", STEPLESS)
 @pytest.mark.parametrize(
     "typed",
@@ -21,16 +30,15 @@ from clrun.system.errors import UsageError
     ids=" ".join,
 )
 def test_a_key_that_has_no_effect_without_steps_is_refused(settings_of, strategy, typed):
-    settings = settings_of(f"strategy={strategy}", "scenario=class", *typed)
-    with pytest.raises(UsageError, match=f"leave {typed[-1].partition('=')[0]} out"):
-        prepare.refuse_without_data(settings)
+    said = refusal(settings_of(f"strategy={strategy}", "scenario=class", *typed))
+    assert said is not None and f"leave {typed[-1].partition('=')[0]} out" in said
 
 
 @pytest.mark.parametrize(
     "typed", [("clip_norm=1", "trunk=first_task"), ("schedule=constant",), ("stream=online",)], ids=" ".join
 )
 def test_it_is_not_where_steps_are_taken_or_nothing_is_typed(settings_of, typed):
-    prepare.refuse_without_data(settings_of("strategy=ncm", "scenario=class", *typed))
+    assert refusal(settings_of("strategy=ncm", "scenario=class", *typed)) is None
 
 
 @pytest.mark.parametrize("strategy", ["ewc", "gdumb"])

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from clrun.config.catalog import read
 from clrun.engine.health import all_finite
 from clrun.engine.step import make_step
-from clrun.runs import contract
+from clrun.runs import contract, prepare
 from clrun.runs.build import build
 from clrun.system.errors import UsageError
 
@@ -69,10 +69,12 @@ def test_state_never_aliases_theta(stack_of, strategy):
 
 @pytest.mark.slow  # tests/runs/test_resume.py kills every strategy more often; this is how clrun-check does it
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_killed_and_resumed_is_not_killed(prepared_of, tmp_path, strategy):
+def test_killed_and_resumed_is_not_killed(settings_of, tmp_path, strategy):
     typed = (f"strategy={strategy}", "iterations=20", "tasks=2", "model.widths=[12,8]", "checkpoint_every=1e-9")
-    whole, interrupted = (prepared_of(*typed, f"outputs={tmp_path / name}") for name in ("whole", "interrupted"))
+    places = [f"outputs={tmp_path / name}" for name in ("whole", "interrupted")]
+    whole, interrupted = (prepare.prepare(settings_of(*typed, place)) for place in places)
     assert contract.resumed(whole, interrupted) is None
+    assert whole.directory != interrupted.directory
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_sweep import children, living, tables, until
+from processes import children, living, tables, until
 
 from clrun.sweep import cluster
 from clrun.system.signals import ExitHandler, handled
@@ -103,13 +103,13 @@ def test_a_job_that_fails_as_a_whole_names_the_users_line(prepared_of):
     trace = (
         "Job (task=0) failed during processing with trace:\n----------------------\n"
         "Traceback (most recent call last):\n"
-        '  File "/lib/site-packages/submitit/core/submission.py", line 55, in process_job\n    result = run()\n'
-        '  File "/home/me/decay.py", line 12, in incompatibility\n    return knobs["tau"]\n           ~~~~~^^^^^^^\n'
+        '  File "site-packages/submitit/core/submission.py", line 55, in process_job\n    result = run()\n'
+        '  File "mine/decay.py", line 12, in incompatibility\n    return knobs["tau"]\n           ~~~~~^^^^^^^\n'
         "KeyError: 'tau'\n"
     )
     run, job = prepared_of(*SHORT), SimpleNamespace(job_id="7", paths=SimpleNamespace(stdout="7.log"))
     reason = cluster.SubmittedJob(job, [run]).write_reason(run, RuntimeError(trace))
-    where = '/home/me/decay.py, line 12, in incompatibility: return knobs["tau"]'
+    where = 'mine/decay.py, line 12, in incompatibility: return knobs["tau"]'
     assert reason == f"job 7: {where}: KeyError: 'tau'; its log is 7.log"
     assert (run.directory / "failed.txt").read_text().startswith(reason)
 
