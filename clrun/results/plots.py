@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from clrun.results import fonts
 from clrun.results.confusion_plot import confusion_figure
 from clrun.results.curves import shape, side_by_side
-from clrun.results.reading import TASKS, read_table, task_names
+from clrun.results.reading import TASKS, read_config, read_table, task_names
 from clrun.results.thinning import remark, shown_tasks
 from clrun.system.arithmetic import ceil_div
 from clrun.system.atomic_files import UNGUARDED, Guard, replacing
@@ -101,7 +101,7 @@ def title_of(directory: Path) -> list[str]:
     """Return two lines that say what a run is, from its config.yaml: 'ewc lambda=400', and 'digits, classes, 5 tasks,
     scenario task · mlp · seed 0'. Return none where the file cannot be read: it is the title, and not the plot."""
     try:
-        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        config = read_config(directory)
         names = list(config)
         own = names[names.index("strategy") + 1 : names.index("tasks")]  # the keys of the strategy
         dataset, split, model = (config[group]["name"] for group in ("dataset", "split", "model"))

@@ -13,14 +13,17 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from clrun.results import metrics
 from clrun.results.columns import COSTS, OVERALL_METRICS, SUMMARY_HEAD, SUMMARY_TAIL, SUMMARY_TEXTS, TEXT_COLUMNS
 from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.errors import RunsFailed
+from clrun.system.yaml_numbers import Loader
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the first bytes of a file, in either order of bytes
 
@@ -375,6 +378,11 @@ def refuse_contradiction(directory: Path) -> None:
             f"its last average is {final:.6g}, and the average accuracy in summary.csv is "
             f"{summary['average_accuracy']:.6g}",
         )
+
+
+def read_config(directory: Path) -> Any:
+    """Return what config.yaml of a run says. Raise OSError, UnicodeDecodeError or YAMLError."""
+    return yaml.load((directory / "config.yaml").read_text(encoding="utf-8"), Loader)
 
 
 def task_names(directory: Path) -> dict[int, str]:

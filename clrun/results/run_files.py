@@ -139,7 +139,7 @@ def keeps_checkpoint(directory: Path) -> bool:
     """Return whether the command that trained a run was to keep its checkpoint, by config.yaml; True where that cannot
     be read."""
     try:
-        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        config = reading.read_config(directory)
         return config["keep_checkpoint"] not in (False, "auto")  # auto keeps the network alone
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         return True

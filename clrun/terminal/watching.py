@@ -19,7 +19,7 @@ import yaml
 
 from clrun.results import run_files
 from clrun.results.outcome import RunStatus
-from clrun.results.reading import UnreadableFile, read_table
+from clrun.results.reading import UnreadableFile, read_config, read_table
 from clrun.results.tables import is_missing
 from clrun.system import locks
 from clrun.terminal.console import percent
@@ -172,7 +172,7 @@ def table(path: Path, unreadable: dict[Path, str]) -> pd.DataFrame | None:
 def tasks_of(directory: Path) -> int | None:
     """Return the number of tasks that a run trains on, from its config.yaml; None where that is not known."""
     try:
-        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        config = read_config(directory)
         return int(config.get("first_tasks") or config["tasks"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return None
