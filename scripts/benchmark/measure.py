@@ -33,15 +33,16 @@ class Broken(RuntimeError):
 
 @dataclass
 class Contender:
-    """A process that answers specs; started when it is first asked."""
+    """A process that answers specs; started when it is first asked. scripts: the folder of that name of a checkout."""
 
     name: str
     python: str = sys.executable
+    scripts: Path = SCRIPTS
     process: subprocess.Popen | None = field(default=None, repr=False)
 
     @property
     def worker(self) -> Path:
-        return SCRIPTS / "benchmark" / f"{self.name.partition('-')[0]}_worker.py"
+        return self.scripts / "benchmark" / f"{self.name.partition('-')[0]}_worker.py"
 
     def ask(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Its answer. Raises Broken."""
@@ -60,7 +61,7 @@ class Contender:
         if self.process is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
             line = [self.python, str(self.worker)]
-            self.process = subprocess.Popen(line, **pipes, text=True, env=environment(self.name))
+            self.process = subprocess.Popen(line, **pipes, text=True, env=environment(self.name, self.scripts))
         return self.process
 
     def close(self) -> None:
@@ -71,11 +72,11 @@ class Contender:
         self.process = None
 
 
-def environment(name: str = "") -> dict[str, str]:
-    """One thread, and this checkout's clrun; nothing of it, nor of PYTHONPATH, where a peer runs."""
+def environment(name: str = "", scripts: Path = SCRIPTS) -> dict[str, str]:
+    """One thread, and the clrun of a checkout's `scripts`; nothing of it, nor of PYTHONPATH, where a peer runs."""
     known = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    ours = [str(SCRIPTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    paths = [str(SCRIPTS)] if name.partition("-")[0] in PEERS else [str(SCRIPTS), *ours]
+    ours = [str(scripts.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(scripts)] if name.partition("-")[0] in PEERS else [str(scripts), *ours]
     return known | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
