@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clrun.data.batches import Batch
+from clrun.strategy.gradients import inside_transform
 
 BARRED = -1e9  # the logit of an output that may not answer
 
@@ -28,11 +29,22 @@ def losses(logits: Tensor, y: Tensor, active: Tensor, smoothing: float = 0.0) ->
     The softmax of a sample is over its active outputs. smoothing: the share of the target that is spread evenly over
     them, the label's own output included (Szegedy et al. 2016, section 7); the rest is the label's.
     """
-    of_label = F.cross_entropy(torch.where(active, logits, BARRED), y, reduction="none")
+    of_label = of_labels(torch.where(active, logits, BARRED), y)
     if smoothing == 0:
         return of_label
     of_all = -torch.where(active, log_softmax(logits, active), 0).sum(-1) / active.sum(-1).clamp(min=1)
     return (1 - smoothing) * of_label + smoothing * of_all
+
+
+def of_labels(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the cross entropy (B,) of logits (B, C) with labels y (B,).
+
+    In a stack, PyTorch's own function would become thirteen kernels more on a GPU, of which most look for labels that
+    are to be ignored. The numbers and their gradients are the same, bit for bit.
+    """
+    if inside_transform():
+        return -logits.log_softmax(-1).gather(-1, y[:, None])[:, 0]
+    return F.cross_entropy(logits, y, reduction="none")
 
 
 def smoothed(hard: Tensor, active: Tensor, smoothing: float) -> Tensor:
