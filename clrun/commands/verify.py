@@ -73,6 +73,8 @@ class Finding:
     mean: float
     standard_error: float  # nan for one seed
     n: int
+    minutes: float  # that a run took, by the clock; the mean over the seeds
+    commit: str  # of clrun when the runs were trained; several, with commas between them, where they differ
 
     @property
     def allowed(self) -> float:
@@ -136,10 +138,21 @@ def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -
         sweep = ["-m", *overrides, f"seed=range({seeds[0]},{seeds[-1] + 1})"]
         print(f"\nrow {number}, {name}: clrun {shlex.join(sweep)}", flush=True)
         run.command(sweep)
-        values = pd.Series([measured(directory, row.metric) for directory in directories(overrides, seeds)])
+        folders = directories(overrides, seeds)
+        values = pd.Series([measured(directory, row.metric) for directory in folders])
         command = f"clrun {shlex.join(sweep)}"
         standard_error: Any = values.sem()  # a float, of which pandas' stubs are not sure
-        yield Finding(number, name, case, command, float(values.mean()), standard_error, len(values))
+        found = float(values.mean()), standard_error, len(values)
+        yield Finding(number, name, case, command, *found, *spent(folders))
+
+
+def spent(directories: Sequence[Path]) -> tuple[float, str]:
+    """Return the mean minutes that runs took, and the commits of clrun by which they were trained."""
+    from clrun.results.run_files import summary_of
+
+    summaries = [summary_of(directory) for directory in directories]
+    minutes = sum(summary["wall_seconds"] for summary in summaries) / len(summaries) / 60
+    return minutes, ", ".join(dict.fromkeys(summary["commit"] for summary in summaries if summary["commit"]))
 
 
 def table(findings: Sequence[Finding]) -> "Cells":
@@ -147,7 +160,8 @@ def table(findings: Sequence[Finding]) -> "Cells":
     from clrun.terminal.fitting import Cells, Column
 
     names = {"row": True, "case": True, "ours": False, "se": False, "n": False, "published": False, "allowed": False}
-    columns = [*(Column(name, text) for name, text in names.items()), Column("verdict", text=True)]
+    ends = [Column("verdict", text=True), Column("minutes a run"), Column("commit", text=True)]
+    columns = [*(Column(name, text) for name, text in names.items()), *ends]
     return Cells("", columns, [cells_of(finding) for finding in findings], labels=2)
 
 
@@ -155,7 +169,7 @@ def cells_of(f: Finding) -> list[str]:
     """Return the row of a case."""
     error = "" if math.isnan(f.standard_error) else f"{f.standard_error:.2f}"
     figures = [f"{f.mean:.2f}", error, str(f.n), f"{f.case.target:.2f}", f"± {f.allowed:.2f}"]
-    return [f.row, f.name, *figures, f.verdict]
+    return [f.row, f.name, *figures, f.verdict, f"{f.minutes:.1f}", f.commit]
 
 
 def show(cells: "Cells") -> None:

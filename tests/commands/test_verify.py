@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -33,7 +34,7 @@ CASE = Case(overrides=[], target=90.0, tolerance=1.0, se=0.3)
     ],
 )
 def test_verdict(mean, error, n, verdict):
-    finding = Finding("1", "x", CASE, "", mean, error, n)
+    finding = Finding("1", "x", CASE, "", mean, error, n, 1.0, "")
     assert finding.verdict == verdict
     assert finding.allowed == 1.0  # whatever our own noise
 
@@ -137,10 +138,20 @@ def test_a_row_from_end_to_end(capsys, tmp_path):
         assert "seed=range(2,4)" in out
         (near,) = [line for line in out.splitlines() if " near " in line and "75.00" in line]
         (far,) = [line for line in out.splitlines() if " far " in line and "999.00" in line]
-        assert near.rstrip().endswith("inside")
-        assert far.rstrip().endswith("needs more seeds")
+        assert " inside " in near and " needs more seeds " in far
     assert len(list(tmp_path.glob("runs/finetune/*/summary.csv"))) == 4
     assert "0 to train, 2 done already" in out
+
+
+def test_a_case_says_what_it_costs_and_by_which_commit(monkeypatch):
+    """A run of a version that wrote no commit has none."""
+    runs = [(90.0, "c54102f"), (30.0, "4c7f09a+"), (60.0, "c54102f"), (60.0, "")]
+    of = {Path(str(k)): {"wall_seconds": seconds, "commit": commit} for k, (seconds, commit) in enumerate(runs)}
+    monkeypatch.setattr("clrun.results.run_files.summary_of", of.get)
+    minutes, commit = verify.spent(list(of))
+    assert minutes == pytest.approx(1.0) and commit == "c54102f, 4c7f09a+"
+    finding = Finding("1", "x", CASE, "", 90.0, 0.1, 3, minutes, commit)
+    assert verify.cells_of(finding)[-3:] == ["inside", "1.0", "c54102f, 4c7f09a+"]
 
 
 def test_data_that_cannot_be_read_are_one_paragraph(monkeypatch, capfd, tmp_path):
