@@ -127,8 +127,11 @@ class Replay(Strategy):
         return self.data.recall(rows, batch, weight, self.augmentation(batch, noise, len(rows))), slots
 
     def augmentation(self, batch: Batch, noise: Tensor, m: int) -> Tensor:
-        """Return random numbers (6, m) for the augmentation of m samples that are recalled with this noise (B,). Those
-        of a sample do not depend on m, which is smaller where a short batch is cut to its size."""
+        """Return random numbers (6, m) for the augmentation of m samples that are recalled with this noise (B,); those
+        of the batch's first sample where nothing is augmented. Those of a sample do not depend on m, which is smaller
+        where a short batch is cut to its size."""
+        if self.data.augment is None:
+            return batch.noise[:, :1].expand(-1, m)
         return uniform(self.seeds(batch, noise), len(batch.noise) * m).view(m, -1).mT
 
     def drawn(
