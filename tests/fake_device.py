@@ -125,7 +125,7 @@ def live_a_life(there: FakeDevice, runs: Sequence[Prepared], **changes: Any) -> 
             state, _ = stack.learn(state, stage)
         checkpointer = Checkpointer(stack, outcomes, 0, print, dict)
         point = checkpointer.after_tasks(state, 2)
-        saved = [checkpointer.checkpoint_of(point, r) for r in range(len(runs))]
+        saved = [checkpointer.checkpoint_of(point, r, {}) for r in range(len(runs))]
         assert not any(isinstance(v, FakeTensor) for one in saved for v in one.tensors.values())
         again = restore_run(stack, saved)
     assert [v.shape for v in tree_leaves(again)] == [v.shape for v in tree_leaves(state)]

@@ -1,11 +1,12 @@
 """When checkpoints are written, and how the state of a stack becomes named tensors and is restored from them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -161,6 +162,20 @@ class ResumePoint:
     partial: PartialStage | None
 
 
+def on_host(point: ResumePoint) -> ResumePoint:
+    """Return a point whose state lies on the host: one copy for each tensor of a stack, and none of what is there."""
+    return replace(point, current=tree_map(lambda v: v.detach().cpu(), point.current))
+
+
+class Written(NamedTuple):
+    """How the writing of a point ended."""
+
+    ended_at: float  # as `monotonic` tells it
+    seconds: float
+    trouble: OSError | None  # of the disk
+    lost: LockLost | None  # a run that another process has taken over; the checkpoints of the others are written
+
+
 class Checkpointer:
     """An object that keeps the latest point from which a stack can continue, and writes it to the disk.
 
@@ -170,6 +185,10 @@ class Checkpointer:
     one before it stays.
 
     unrecorded_costs: returns the costs of this process's time that are not in the outcomes yet, per run.
+
+    beside: whether a thread writes while training goes on, as on a GPU, whose steps leave the host idle. It is given
+    copies on the host and makes no call of CUDA's, which would break a graph that is recorded meanwhile. No other point
+    is written while it writes, but for the last one, which waits for it.
     """
 
     def __init__(
@@ -179,6 +198,7 @@ class Checkpointer:
         every: float,
         report: Callable[[str], None],
         unrecorded_costs: Callable[[], Mapping[str, float]],
+        beside: bool = False,
     ) -> None:
         self.stack, self.outcomes, self.every = stack, outcomes, every
         self.report, self.unrecorded_costs = report, unrecorded_costs
@@ -186,6 +206,8 @@ class Checkpointer:
         self.writing_seconds = 0.0  # that the last checkpoint took
         self.latest: ResumePoint | None = None
         self.written: ResumePoint | None = None
+        self.thread = ThreadPoolExecutor(1, "checkpoints") if beside else None
+        self.pending: tuple[ResumePoint, Future[Written]] | None = None  # what the thread writes
 
     def start(self, current: TrainState, stage: int, partial: PartialStage | None) -> None:
         """Remember the point from which training starts, which needs no writing. `stage` tasks are over."""
@@ -197,29 +219,36 @@ class Checkpointer:
     def end_task(self, current: TrainState, stage: int) -> None:
         """Remember the point at which `stage` tasks are over, and write it, unless the last was written just before."""
         self.latest = self.after_tasks(current, stage)
-        is_last = stage == self.stack.strategy.data.tasks
-        if is_last or monotonic() - self.written_at >= self.writing_seconds / CHECKPOINT_SHARE:
+        if stage == self.stack.strategy.data.tasks:
             self.write(self.latest)
+        elif not self.is_writing() and monotonic() - self.written_at >= self.writing_seconds / CHECKPOINT_SHARE:
+            self.write_beside(self.latest)
 
     def end_block(self, current: TrainState, partial: PartialStage) -> None:
         """Remember a point within a task, and write it if the last checkpoint is older than `every` seconds."""
         if self.latest is None:
             raise RuntimeError("the checkpointer was not started")
         self.latest = self.within_task(self.latest, current, partial)
-        if self.every and monotonic() - self.written_at >= self.every:
-            self.write(self.latest)
+        if self.every and not self.is_writing() and monotonic() - self.written_at >= self.every:
+            self.write_beside(self.latest)
 
     @contextmanager
     def writing_on_interrupt(self) -> Iterator[None]:
         """Write the latest point if the block is interrupted: by Ctrl-C, a signal that raises SystemExit, or the loss
-        of the lock of a run, without which the other runs of the stack go on."""
+        of the lock of a run, without which the other runs of the stack go on. In the end, nothing is being written."""
         try:
             yield
+            self.settle()
         except (KeyboardInterrupt, SystemExit, LockLost):
+            with suppress(LockLost):  # a run that another process has taken over needs no checkpoint of this one
+                self.settle()
             if self.latest is not None and self.latest.position != Position():
-                with suppress(LockLost):  # a run that another process has taken over needs no checkpoint of this one
+                with suppress(LockLost):
                     self.write_unwritten(self.latest)
             raise
+        finally:
+            if self.thread is not None:
+                self.thread.shutdown()  # which waits
 
     def write_unwritten(self, point: ResumePoint) -> None:
         """Write a point unless that is done, and report it."""
@@ -240,35 +269,68 @@ class Checkpointer:
         position = Position(start.position.stage, passes, self.stack.step)
         return ResumePoint(position, current, notes, start.arrays, partial)
 
+    def is_writing(self) -> bool:
+        """Return whether a thread is writing, and take note of what it has written. Raise LockLost."""
+        if self.pending is not None and self.pending[1].done():
+            self.settle()
+        return self.pending is not None
+
+    def write_beside(self, point: ResumePoint) -> None:
+        """Write a point while training goes on, where a thread does so, and at once otherwise. Raise LockLost."""
+        if self.thread is None:
+            self.write(point)
+            return
+        self.pending = point, self.thread.submit(self.write_files, on_host(point), self.unrecorded_costs())
+
+    def settle(self) -> None:
+        """Wait until what a thread writes is written. Raise LockLost."""
+        if self.pending is not None:
+            (point, writing), self.pending = self.pending, None
+            self.conclude(point, writing.result())
+
     def write(self, point: ResumePoint) -> bool:
         """Write the checkpoint of every run into its directory, and return whether that succeeded.
 
         Raise LockLost, after that, if another process has taken a run over.
         """
+        self.settle()
+        self.conclude(point, self.write_files(on_host(point), self.unrecorded_costs()))
+        return self.written is point
+
+    def write_files(self, point: ResumePoint, unrecorded_costs: Mapping[str, float]) -> Written:
+        """Write the checkpoint of every run into its directory."""
+        trouble: OSError | None = None
         lost: LockLost | None = None
         began = monotonic()
         try:
             for r, outcome in enumerate(self.outcomes):
                 try:
-                    checkpoint.write(outcome.directory, outcome.run, self.checkpoint_of(point, r), outcome.guard)
+                    saved = self.checkpoint_of(point, r, unrecorded_costs)
+                    checkpoint.write(outcome.directory, outcome.run, saved, outcome.guard)
                 except LockLost as error:
                     lost = error
-            self.written = point
         except OSError as error:
-            self.report(f"no checkpoint could be written ({error}); the run goes on without a new one.")
-        self.written_at = monotonic()
-        self.writing_seconds = self.written_at - began
-        if lost is not None:
-            raise lost
-        return self.written is point
+            trouble = error
+        ended = monotonic()
+        return Written(ended, ended - began, trouble, lost)
 
-    def checkpoint_of(self, point: ResumePoint, r: int) -> Checkpoint:
+    def conclude(self, point: ResumePoint, how: Written) -> None:
+        """Take note of how the writing of a point ended. Raise LockLost."""
+        if how.trouble is None:
+            self.written = point
+        else:
+            self.report(f"no checkpoint could be written ({how.trouble}); the run goes on without a new one.")
+        self.written_at, self.writing_seconds = how.ended_at, how.seconds
+        if how.lost is not None:
+            raise how.lost
+
+    def checkpoint_of(self, point: ResumePoint, r: int, unrecorded_costs: Mapping[str, float]) -> Checkpoint:
         """Return run r's part of a point."""
         tensors = named_tensors(run_of_stack(point.current, r, self.stack.alone))
         signals = named_signals(point.partial, r) if point.partial else {}
         measured = {name: torch.from_numpy(v) for name, v in point.arrays[r].items()}
         costs = dict(point.notes[r]["costs"])
-        for name, value in self.unrecorded_costs().items():
+        for name, value in unrecorded_costs.items():
             costs[name] += value
         return Checkpoint(
             point.position, tensors | signals | measured, {"half": None, **point.notes[r], "costs": costs}

@@ -146,7 +146,8 @@ def train_stack(
         write_counts(prepared)
     with meter_of(stack.device) as meter:
         costs = ProcessCosts(len(runs), began, meter)
-        checkpointer = Checkpointer(stack, outcomes, settings["checkpoint_every"], announce, costs.per_run)
+        every, beside = settings["checkpoint_every"], stack.device.type == "cuda"
+        checkpointer = Checkpointer(stack, outcomes, every, announce, costs.per_run, beside)
         logs = Logs(outcomes, announce)
         recorder = Recorder(stack, outcomes, progress, checkpointer, costs, logs)
         with recorder.recording():
