@@ -7,7 +7,7 @@ from pathlib import Path
 
 from outcomes import VALUES, placed
 
-from clrun.results import tables
+from clrun.results import collection, tables
 from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 
 
@@ -31,6 +31,17 @@ def edited(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def indexed(outputs: Path) -> Path:
+    """Put twelve runs of three strategies with different keys below a folder, and make the index. Return the folder."""
+    for seed in range(4):
+        placed(outputs, "ewc", seed, warnings=['a "quoted", one', "größe"])
+        placed(outputs, "finetune", seed, values=VALUES | {"strategy": "finetune", "seed": seed, "own": seed})
+        placed(outputs, "si", seed, values=VALUES | {"strategy": "si", "seed": seed, "c": 0.1 * seed})
+    collection.update(outputs)
+    assert results(outputs) == written_from_folders(outputs)
+    return outputs
 
 
 # ---------------------------------------------------------------- what happens to them

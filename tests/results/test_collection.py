@@ -12,6 +12,7 @@ from outcomes import SUMMARY, VALUES, lines, placed
 from run_changes import (
     CHANGES,
     edited,
+    indexed,
     longer,
     new_first,
     new_keys,
@@ -27,6 +28,17 @@ from run_changes import (
 )  # fmt: skip
 
 from clrun.results import collection, index, results_file, run_files
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def outputs(tmp_path) -> Path:
+    return indexed(tmp_path)
+
 
 # ---------------------------------------------------------------- what results.csv holds
 

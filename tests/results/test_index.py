@@ -14,9 +14,20 @@ import pytest
 from filelock import FileLock
 from helpers import python_path
 from outcomes import placed
-from run_changes import new_first, new_keys, new_last, results, touched, written_from_folders
+from run_changes import indexed, new_first, new_keys, new_last, results, touched, written_from_folders
 
 from clrun.results import collection, index, run_files
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def outputs(tmp_path) -> Path:
+    return indexed(tmp_path)
+
 
 # ---------------------------------------------------------------- the index itself
 
