@@ -55,6 +55,7 @@ def test_tasks_that_are_learnt_together_are_one_line(clrun):
     assert lines[0].split(": ")[-1].count(".") == 5, "the accuracy of every task"
 
 
+@pytest.mark.slow
 def test_what_is_known_to_fail_is_said_before_training():
     """Standard error, with a line for each task, and standard output as they follow one another on a terminal."""
     line = [sys.executable, "-u", "-m", "clrun.commands.run", "strategy=ewc", *SHORT]

@@ -120,6 +120,7 @@ def test_refusals(capsys, arguments, reason):
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_row_from_end_to_end(capsys, tmp_path):
     """A small row of our own on digits: trained, compared, printed; and again, without training."""
     base = ["strategy=finetune", "iterations=20", "model.widths=[8]"]
