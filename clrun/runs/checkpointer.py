@@ -1,7 +1,7 @@
 """When checkpoints are written, and how the state of a stack becomes named tensors and is restored from them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs import checkpoint
 from clrun.runs.checkpoint import Checkpoint, InvalidCheckpoint, Position
 from clrun.system.locks import LockLost
+from clrun.system.signals import postponed
 
 CHECKPOINT_SHARE = 0.1  # of the time, at most, for checkpoints after tasks
 
@@ -205,16 +206,16 @@ class Checkpointer:
         self.written_at = monotonic()  # seconds
         self.writing_seconds = 0.0  # that the last checkpoint took
         self.latest: ResumePoint | None = None
-        self.written: ResumePoint | None = None
+        self.written: Position | None = None  # of the last point on the disk, whose tensors nobody needs any more
         self.thread = ThreadPoolExecutor(1, "checkpoints") if beside else None
-        self.pending: tuple[ResumePoint, Future[Written]] | None = None  # what the thread writes
+        self.pending: tuple[Position, Future[Written]] | None = None  # what the thread writes
 
     def start(self, current: TrainState, stage: int, partial: PartialStage | None) -> None:
         """Remember the point from which training starts, which needs no writing. `stage` tasks are over."""
         self.latest = point = self.after_tasks(current, stage)
         if partial is not None:
             self.latest = self.within_task(point, current, partial)
-        self.written = self.latest
+        self.written = self.latest.position
 
     def end_task(self, current: TrainState, stage: int) -> None:
         """Remember the point at which `stage` tasks are over, and write it, unless the last was written just before."""
@@ -246,13 +247,17 @@ class Checkpointer:
                 with suppress(LockLost):
                     self.write_unwritten(self.latest)
             raise
+        except Exception:  # after which nothing is written, but what became of the last point is reported
+            with suppress(LockLost):
+                self.settle()
+            raise
         finally:
             if self.thread is not None:
                 self.thread.shutdown()  # which waits
 
     def write_unwritten(self, point: ResumePoint) -> None:
         """Write a point unless that is done, and report it."""
-        if point is self.written or self.write(point):
+        if point.position == self.written or self.write(point):
             self.report(f"saved after {point.position}; the same command continues from there.")
 
     def after_tasks(self, current: TrainState, stage: int) -> ResumePoint:
@@ -280,13 +285,17 @@ class Checkpointer:
         if self.thread is None:
             self.write(point)
             return
-        self.pending = point, self.thread.submit(self.write_files, on_host(point), self.unrecorded_costs())
+        copied, costs = on_host(point), self.unrecorded_costs()
+        with postponed():  # a signal that arrived here would leave a thread that writes, and for which nobody waits
+            self.pending = point.position, self.thread.submit(self.write_files, copied, costs)
 
     def settle(self) -> None:
         """Wait until what a thread writes is written. Raise LockLost."""
         if self.pending is not None:
-            (point, writing), self.pending = self.pending, None
-            self.conclude(point, writing.result())
+            position, writing = self.pending
+            wait([writing])  # a signal that arrives here leaves it pending: it may not end after a later point's
+            self.pending = None
+            self.conclude(position, writing.result())
 
     def write(self, point: ResumePoint) -> bool:
         """Write the checkpoint of every run into its directory, and return whether that succeeded.
@@ -294,8 +303,8 @@ class Checkpointer:
         Raise LockLost, after that, if another process has taken a run over.
         """
         self.settle()
-        self.conclude(point, self.write_files(on_host(point), self.unrecorded_costs()))
-        return self.written is point
+        self.conclude(point.position, self.write_files(on_host(point), self.unrecorded_costs()))
+        return self.written == point.position
 
     def write_files(self, point: ResumePoint, unrecorded_costs: Mapping[str, float]) -> Written:
         """Write the checkpoint of every run into its directory."""
@@ -314,10 +323,10 @@ class Checkpointer:
         ended = monotonic()
         return Written(ended, ended - began, trouble, lost)
 
-    def conclude(self, point: ResumePoint, how: Written) -> None:
-        """Take note of how the writing of a point ended. Raise LockLost."""
+    def conclude(self, position: Position, how: Written) -> None:
+        """Take note of how the writing of the point at this position ended. Raise LockLost."""
         if how.trouble is None:
-            self.written = point
+            self.written = position
         else:
             self.report(f"no checkpoint could be written ({how.trouble}); the run goes on without a new one.")
         self.written_at, self.writing_seconds = how.ended_at, how.seconds

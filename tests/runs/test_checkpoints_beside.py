@@ -1,7 +1,10 @@
 """On a GPU a thread writes checkpoints while training goes on; the files are those that training itself would write."""
 
+import os
 import shutil
+import signal
 import threading
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -69,13 +72,13 @@ def test_a_thread_writes_one_point_at_a_time_and_the_last_one_waits(kept, disk):
     assert disk.written == [] and made.is_writing() and made.latest.position.stage == 2
     disk.ready.set()
     made.pending[1].result()
-    assert not made.is_writing() and made.written.position.stage == 1
+    assert not made.is_writing() and made.written.stage == 1
     disk.ready.clear()
     made.end_task(current, 3)
     threading.Timer(0.2, disk.ready.set).start()
     made.end_task(current, 5)
     assert disk.written == [(run, 1, True), (run, 3, True), (run, 5, False)]
-    assert made.latest is made.written and not made.is_writing()
+    assert made.latest.position == made.written and not made.is_writing()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -98,6 +101,66 @@ def test_an_interruption_writes_no_point_twice(kept, disk):
         raise SystemExit
     assert [(stage, by_thread) for _, stage, by_thread in disk.written] == [(1, True)]
     assert said == ["saved after task 1 (0 steps so far); the same command continues from there."]
+
+
+def test_an_interruption_of_the_waiting_writes_the_latest_point_last(kept, disk):
+    """The last point waits for an older one when the signal arrives. If the older one ended after it, a resumed run
+    would go on from there."""
+    made, current, _ = kept()
+    made.end_task(current, 1)
+    timers = [
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)),
+        threading.Timer(1.5, disk.ready.set),
+    ]
+    for timer in timers:
+        timer.start()
+    with pytest.raises(KeyboardInterrupt), made.writing_on_interrupt():
+        made.end_task(current, 5)
+    for timer in timers:
+        timer.join()
+    assert [(stage, by_thread) for _, stage, by_thread in disk.written] == [(1, True), (5, False)]
+
+
+def test_a_signal_while_the_thread_is_given_a_point_loses_no_thread(kept, disk, monkeypatch):
+    made, current, _ = kept()
+    submit = made.thread.submit
+
+    def interrupted(*arguments):
+        writing = submit(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return writing
+
+    monkeypatch.setattr(made.thread, "submit", interrupted)
+    disk.ready.set()
+    with pytest.raises(KeyboardInterrupt), made.writing_on_interrupt():
+        made.end_task(current, 1)
+    assert [(stage, by_thread) for _, stage, by_thread in disk.written] == [(1, True)]
+
+
+def test_a_full_disk_is_reported_where_the_run_crashes_meanwhile(kept, disk):
+    made, current, said = kept()
+    disk.troubles[made.outcomes[0].run, 1] = OSError(28, "No space left on device")
+    with pytest.raises(RuntimeError, match="crash"), made.writing_on_interrupt():
+        made.end_task(current, 1)
+        disk.ready.set()
+        raise RuntimeError("crash")
+    assert len(said) == 1 and "No space left on device" in said[0]
+
+
+def test_no_point_but_the_latest_stays_on_the_card(kept, disk):
+    """Neither while it is written, from a copy on the host, nor after that."""
+    made, current, _ = kept()
+    made.end_task(current, 1)
+    first = weakref.ref(made.latest)
+    made.end_task(current, 2)
+    assert made.is_writing() and first() is None
+    disk.ready.set()
+    made.settle()
+    made.end_task(current, 3)
+    made.settle()
+    third = weakref.ref(made.latest)
+    made.latest = made.after_tasks(current, 4)
+    assert made.written.stage == 3 and third() is None
 
 
 def test_an_interruption_writes_the_others_where_a_run_was_taken_over(kept, disk):
@@ -150,7 +213,7 @@ def test_a_full_disk_is_reported_and_training_goes_on(kept, disk):
     disk.ready.set()
     made.end_task(current, 1)
     made.pending[1].result()
-    assert not made.is_writing() and made.written is started_at
+    assert not made.is_writing() and made.written == started_at
     assert len(said) == 1 and "No space left on device" in said[0]
     made.end_task(current, 2)
     made.settle()
