@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from clrun.engine.capture import Body, Capture
 from clrun.engine.state import Signals, TrainState
-from clrun.engine.static_step import Groups, StaticStep
+from clrun.engine.static_step import Groups, StaticStep, write_over
 from clrun.engine.step import Step, StepKind
 from clrun.engine.steppers import Block, counting, kinds_of
 from clrun.strategy import Tree
@@ -113,7 +113,7 @@ class GraphStepper:
             signals = self.static.take_step(samples, context, kind.monitored)
         else:
             new, signals = pure(self.current, *self.static.values, samples, context)
-            self.write_state(new)
+            write_over(self.current, new)
         for name, v in signals.items():
             self.signals[name].index_copy_(-1, self.position, v.detach().unsqueeze(-1))
         self.position.add_(1)

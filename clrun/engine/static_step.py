@@ -171,16 +171,10 @@ class StaticStep:
                 old.copy_(torch.where(mask, new, old))
 
     def write(self, held: Tree, new: Tree) -> None:
-        """Write what is new over tensors that stay where they are; what a step has left alone is not copied."""
-        pairs = list(zip(tree_leaves(held), tree_leaves(new), strict=True))
-        changed = [(old, fresh) for old, fresh in pairs if not same_memory(old, fresh)]
+        """Write what is new over tensors of the run, and note for the penalty which of them that were."""
+        written = write_over(held, new)
         if self.pull is not None:
-            self.pull.written = [old for old, _ in changed]
-        # What is a view of a tensor that is written over, too, is copied first.
-        views = [any(shares_memory(fresh, old) for old, _ in changed) for _, fresh in changed]
-        values = [fresh.clone() if view else fresh for (_, fresh), view in zip(changed, views, strict=True)]
-        for (old, _), fresh in zip(changed, values, strict=True):
-            old.copy_(fresh)
+            self.pull.written = written
 
     # ------------------------------------------------------------ its parts, for one run
 
@@ -294,6 +288,19 @@ def with_aligned_rows(theta: Tensor) -> Tensor:
     at_once = ROW_BYTES // theta.element_size()
     rows = theta.new_zeros(len(theta), ceil_div(theta.shape[1], at_once) * at_once)
     return rows[:, : theta.shape[1]].copy_(theta)
+
+
+def write_over(held: Tree, new: Tree) -> list[Tensor]:
+    """Write what is new over tensors that stay where they are, and return those that are written over: what a step has
+    left alone is not copied."""
+    pairs = list(zip(tree_leaves(held), tree_leaves(new), strict=True))
+    changed = [(old, fresh) for old, fresh in pairs if not same_memory(old, fresh)]
+    # What is a view of a tensor that is written over, too, is copied first.
+    views = [any(shares_memory(fresh, old) for old, _ in changed) for _, fresh in changed]
+    values = [fresh.clone() if view else fresh for (_, fresh), view in zip(changed, views, strict=True)]
+    for (old, _), fresh in zip(changed, values, strict=True):
+        old.copy_(fresh)
+    return [old for old, _ in changed]
 
 
 def same_memory(v: Tensor, other: Tensor) -> bool:

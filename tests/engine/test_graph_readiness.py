@@ -13,7 +13,9 @@ from conftest import STRATEGIES
 
 from clrun.engine import capture
 from clrun.engine.cuda_graph import GraphStepper
+from clrun.engine.state import TrainState
 from clrun.engine.static_step import ROW_BYTES
+from clrun.engine.step import StepKind
 from clrun.runs.build import build
 from clrun.runs.train import train_stack
 from clrun.strategies.finetune import Finetune
@@ -33,6 +35,20 @@ def test_the_buffers_of_a_graph_grow_with_the_blocks(stack_of):
     run, expected = other.train(other.initialize(), other.new_stage(0))
     torch.testing.assert_close(partial.signals[0]["loss"], expected.signals[0]["loss"], rtol=0, atol=1e-9)
     torch.testing.assert_close(stepper.current.theta, run.theta, rtol=0, atol=1e-9)
+
+
+def test_a_step_may_return_the_tensors_that_it_was_given():
+    """As a compiled one does whose strategy keeps the parameters before each step: they are read before theta is
+    written over."""
+
+    def step(current, samples, context):
+        return TrainState(current.theta + 1, (), (), current.theta), {}
+
+    before = TrainState(torch.zeros(3), (), (), torch.full((3,), 9.0))
+    stepper = GraphStepper(SimpleNamespace(current=before, values=()), lambda kind: step, 4)
+    stepper.table = SimpleNamespace(at=lambda position: ((), ()))
+    stepper.take_step(StepKind(True, False))
+    assert stepper.current.theta.tolist() == [1, 1, 1] and stepper.current.state.tolist() == [0, 0, 0]
 
 
 def test_the_runs_of_a_stack_begin_at_aligned_addresses(stack_of):
