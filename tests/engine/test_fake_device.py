@@ -102,6 +102,7 @@ def test_a_life_of_another_kind_without_the_host(prepared_of, kind, strategy, se
     except UsageError as refusal:
         pytest.skip(f"refused: {refusal}")
     assert not there.met("step")
+    assert not there.waited("consolidation")
 
 
 class Asking(Finetune):

@@ -17,6 +17,7 @@ from clrun.engine.cuda_graph import GraphStepper
 from clrun.engine.in_place import InPlaceStepper
 from clrun.engine.stack import Stack
 from clrun.results.outcome import RunStatus
+from clrun.runs import train
 from clrun.runs.build import build, initialize, ready_device
 from clrun.runs.checkpointer import Checkpointer
 from clrun.runs.contract import difference
@@ -118,6 +119,15 @@ def test_nothing_of_a_finished_stack_stays(prepared_of, no_collection, stacked):
     ]
     watch = Watching()
     train_stack(runs, watch, build=graphed if stacked else build)
+    assert len(watch.seen) == 3 and watch.alive() == []
+
+
+def test_nothing_of_a_stack_stays_whose_checkpoints_a_thread_has_written(prepared_of, no_collection, monkeypatch):
+    """As on a card; the thread is given a function of the checkpointer, which refers to the stack."""
+    monkeypatch.setattr(train, "Checkpointer", lambda *arguments: Checkpointer(*arguments[:5], True))
+    runs = [prepared_of("iterations=4", "tasks=2", "plots=false", "device=cpu", f"seed={s}") for s in range(2)]
+    watch = Watching()
+    train_stack(runs, watch, build=graphed)
     assert len(watch.seen) == 3 and watch.alive() == []
 
 
