@@ -110,8 +110,14 @@ def answer(monkeypatch, command: str) -> int:
     return end.value.code
 
 
+def cases() -> list:
+    """Return the page and the text of every command; those that sweep over dozens of strategies take ten seconds."""
+    marks = lambda command: pytest.mark.slow if command.count(",") > 20 else ()  # noqa: E731
+    return [pytest.param(page, command, marks=marks(command)) for command, page in first_pages("clrun").items()]
+
+
 @needs_checkout
-@pytest.mark.parametrize(("page", "command"), [(page, command) for command, page in first_pages("clrun").items()])
+@pytest.mark.parametrize(("page", "command"), cases())
 def test_every_command_is_accepted(workshop, monkeypatch, capfd, page, command):
     asked, command = words(command), with_few_seeds(command)
     only_shows = {"--help", "--cite", "--version", "--cfg", "-sc", "--hydra-help"} & set(asked)
