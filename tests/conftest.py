@@ -209,6 +209,36 @@ def faulty():
     sys.modules.pop("faulty_of_the_user", None)
 
 
+MINE = """
+from typing import NamedTuple
+from torch import Tensor
+from clrun.strategies.finetune import Finetune
+
+class Mine(Finetune):
+    class Hyper(NamedTuple):
+        myknob: Tensor
+        gamma: Tensor
+"""
+MINE_YAML = """
+name: mine
+about: a strategy of mine
+_target_: mine_of_the_user.Mine
+knobs:
+  myknob: {default: 1.0, type: float, min: 0, about: a knob of mine}
+  gamma: {default: 7.0, type: float, max: 9, about: shares its name with a knob of ewc}
+"""
+
+
+@pytest.fixture
+def my_folder():
+    """A folder `my` (for --config-dir) with a strategy `mine` of the user's own, which is finetuning with two keys."""
+    Path("my/strategy").mkdir(parents=True)
+    Path("my/strategy/mine.yaml").write_text(MINE_YAML)
+    Path("mine_of_the_user.py").write_text(MINE)
+    yield
+    sys.modules.pop("mine_of_the_user", None)
+
+
 @pytest.fixture
 def cache_home(tmp_path_factory, monkeypatch):
     """No test touches the user's own cache."""

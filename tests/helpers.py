@@ -27,6 +27,11 @@ def python_path(*folders: Path) -> str:
     return os.pathsep.join([*mine, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+def summaries(strategy: str = "*", outputs: str = "outputs") -> list[Path]:
+    """Return summary.csv of each finished run of a strategy, by default of all, below the current folder."""
+    return sorted(Path(outputs).glob(f"runs/{strategy}/*/summary.csv"))
+
+
 def module_of(net, theta):
     """Return an MLP (a Net, or the one of a strategy) as a torch.nn.Module with the parameters theta (P,)."""
     net = getattr(net, "net", net)

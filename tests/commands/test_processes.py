@@ -3,9 +3,9 @@
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import summaries
 
 from clrun.config import catalog
 
@@ -13,10 +13,6 @@ SHORT = ("iterations=2", "model.widths=[8]", "device=cpu", "workers=1")
 
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-
-
-def runs() -> list[Path]:
-    return list(Path("outputs").glob("runs/*/*/summary.csv"))
 
 
 TELL = """
@@ -39,7 +35,7 @@ def test_torch_is_imported_late(arguments, imported):
 def test_the_launcher_is_imported_for_sweeps_alone(arguments, launcher):
     line = [sys.executable, "-c", TELL, *arguments, *SHORT]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
-    assert ("clrun.sweep.launcher" in done.stdout.splitlines()[-1]) == launcher and len(runs()) == 1
+    assert ("clrun.sweep.launcher" in done.stdout.splitlines()[-1]) == launcher and len(summaries()) == 1
 
 
 def test_help_is_quick():
@@ -61,7 +57,7 @@ def test_a_process_refuses_and_runs():
     assert (wrong.returncode, wrong.stdout) == (2, "") and "did you mean lambda?" in wrong.stderr
     right = subprocess.run([*command, *SHORT], capture_output=True, text=True, timeout=120)
     assert right.returncode == 0 and "average" in right.stdout and "Warning" not in right.stderr
-    assert len(runs()) == 1
+    assert len(summaries()) == 1
 
 
 @pytest.mark.slow
