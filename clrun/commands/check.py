@@ -49,7 +49,7 @@ DESCRIPTION = """Check what every strategy promises, on small runs: clrun-check 
     padding    samples of weight 0, which fill up the batches of a stack, do not count
     stacked    runs of other seeds, trained as one program, equal the same runs alone
     strengths  so do runs that differ in the strengths of the method
-    resumed    a run that is killed and goes on equals one that is not
+    resumed    a run that is killed twice and goes on equals one that is not
     neutral    with the values that its yaml calls neutral, it is finetune
     health     its columns of health.csv are numbers, and its warnings are sentences
 """
@@ -148,13 +148,13 @@ class Checks:
         found = [Finding("scenarios", True, "; ".join([", ".join(able), *refusals]))]
         print(found[0], flush=True)
         checks: dict[str, Callable[[], Answer]] = {
-            "pure": first.pure,
+            "pure": lambda: in_each(able, Checks.pure),
             "padding": lambda: in_each(able, Checks.padding),
             "stacked": lambda: in_each(able, Checks.stacked),
-            "strengths": first.strengths,
+            "strengths": lambda: in_each(able, Checks.strengths),
             "resumed": first.resumed,
-            "neutral": first.neutral,
-            "health": first.health,
+            "neutral": lambda: in_each(able, Checks.neutral),
+            "health": lambda: in_each(able, Checks.health),
         }
         for name, check in checks.items():
             found.append(finding(name, check))
@@ -226,7 +226,7 @@ class Checks:
         folders = [f'outputs="{self.folder / name}"' for name in ("whole", "killed")]
         with redirect_stderr(io.StringIO()):  # it says that a run goes on, which is no news here
             broken = contract.resumed(*(self.prepared("checkpoint_every=1e-9", folder) for folder in folders))
-        return broken, "killed within its first task, a run ends with the same files"
+        return broken, "killed within its first and its second task, a run ends with the same files"
 
     def neutral(self) -> Answer:
         """Check that the method is plain training at the values that its yaml calls neutral."""
@@ -240,7 +240,8 @@ class Checks:
         others = [text for text in self.overrides if text.partition("=")[0] not in ("strategy", *option.knobs)]
         mine = replace(self, overrides=[f"strategy={option.name}", *others, *texts])
         plain = replace(self, overrides=["strategy=finetune", *others])
-        return contract.neutral(mine.stack(), plain.stack()), f"with {' '.join(texts)} it is finetune, bit for bit"
+        when = f"with {' '.join(texts)} " if texts else ""
+        return contract.neutral(mine.stack(), plain.stack()), f"{when}it is finetune, bit for bit"
 
     def health(self) -> Answer:
         """Check that the columns of health.csv are numbers, and that the warnings of the class are sentences."""

@@ -6,7 +6,7 @@ which the rounding of one order of sums or another stays far below TOLERANCE.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ HEALTH_TOLERANCE = 1e-6  # relative: of means over the steps of a task
 
 PRESENT, PADDED = 5, 3  # samples of a batch that are there, and of weight 0
 BLOCK = 7  # steps between two points from which an interrupted run can continue
-ALIVE = 5  # reports of progress after which a run is interrupted: in the middle of its first task
+KILLED_IN = (1, 2)  # numbers of the tasks within which a run is interrupted
+STEPS_BEFORE = 3  # steps of the second task before the one that is checked: at its start, theta may be an anchor
 
 
 # ---------------------------------------------------------------- helpers
@@ -60,7 +61,7 @@ def equal(a: Any, b: Any) -> bool:
 
 @dataclass(frozen=True)
 class SecondTask:
-    """A run after its first task, and a step of its second, whose batch has PADDED samples of weight 0 at its end."""
+    """A run within its second task, and a step of it, whose batch has PADDED samples of weight 0 at its end."""
 
     stack: Stack
     run: TrainState
@@ -74,7 +75,10 @@ class SecondTask:
         size, task = PRESENT + PADDED, min(1, stack.strategy.data.tasks - 1)
         pool = stack.pool(0, stack.strategy.phases[0], run.theta.dtype)
         rows = stack.strategy.data.rows(stack.streams[0].train[task], task)[:size]
-        return cls(stack, run, rows, pool.noise[:, : len(rows)])
+        begun = cls(stack, run, rows, pool.noise[:, : len(rows)])
+        for _ in range(STEPS_BEFORE):
+            begun = replace(begun, run=begun.step(begun.run, torch.ones(len(rows))))
+        return begun
 
     def step(self, given: TrainState, weight: Tensor) -> TrainState:
         """Return the run after a step on the first samples of the batch, with this weight (n,)."""
@@ -169,29 +173,41 @@ class Interruption(BaseException):
 
 
 class InterruptingProgress(TerminalProgress):
-    """A progress that ends training after so many reports."""
+    """A progress that ends training within a task: after its first block of steps that is not the last, or else when
+    the task has ended. A task that is not trained at all is left to the next."""
 
-    def __init__(self, reports: int) -> None:
+    def __init__(self, task: int) -> None:
         super().__init__(make_console(quiet=True), 1)
-        self.reports = reports
+        self.task, self.now, self.blocks = task, 0, 0
 
-    def report(self, *_: object, **__: object) -> None:
-        """Count a report, and raise Interruption at the last."""
-        self.reports -= 1
-        if self.reports == 0:
+    def begin_task(self, stage: int, steps: int) -> None:
+        """Note the number of the task."""
+        self.now, self.blocks = stage, 0
+
+    def advance(self, steps: int) -> None:
+        """Raise Interruption at the second block of the task, before which a checkpoint was written."""
+        self.blocks += 1
+        if self.now >= self.task and self.blocks == 2:
             raise Interruption
 
-    advance = begin_task = end_task = report
+    def end_task(self, stage: int, accuracies: Sequence[float]) -> None:
+        """Raise Interruption where the task had one block."""
+        if stage >= self.task:
+            raise Interruption
 
 
 def resumed(whole: Prepared, interrupted: Prepared) -> str | None:
-    """Check that a run that is killed within a task and goes on writes the files of one that was not, byte for byte.
-    The two are of the same settings, in two folders, and write a checkpoint at every point."""
+    """Check that a run that is killed within its first task and again within its second writes the files of one that
+    was not, byte for byte. The two are of the same settings, in two folders, and write a checkpoint at every point."""
     in_short_blocks = partial(train_stack, block_steps=BLOCK)
     train_runs([whole], quiet=True, trainer=in_short_blocks)
-    try:
-        train_runs([interrupted], progress=InterruptingProgress(ALIVE), trainer=in_short_blocks)
-    except Interruption:
+    for task in KILLED_IN:
+        try:
+            train_runs([interrupted], progress=InterruptingProgress(task), trainer=in_short_blocks)
+        except Interruption:
+            continue
+        break
+    else:
         train_runs([interrupted], quiet=True, trainer=in_short_blocks)
     other = [path.name for path in tables(whole.directory) if not same_bytes(path, interrupted.directory / path.name)]
     return f"{', '.join(other)} of the run that went on is not that of the run that was not killed" if other else None

@@ -137,4 +137,6 @@ class GEM(Strategy):
             return ["past samples never had a loss above 1e-12 of the whole: this is finetuning"]
         if health[-1]["projections"] == 0:
             return ["no gradient ever had to be projected, so GEM did nothing: this is finetuning"]
+        if knobs["memory_size"] < len(health):
+            return [f"memory_size={knobs['memory_size']} is less than a sample a task, but each task keeps one"]
         return []

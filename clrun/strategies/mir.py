@@ -76,7 +76,9 @@ class MIR(ER):
         rows = drawn.rows.index_select(0, order)
         noise = drawing.augmentation(batch, batch.noise[1], m)
         old = self.data.recall(rows, batch, weight, noise)
-        return old, old.mean(hurt.index_select(0, order)) - drawn.mean(hurt)
+        margin = old.mean(hurt.index_select(0, order)) - drawn.mean(hurt)
+        # Where all candidates are replayed, the two means differ by rounding alone.
+        return old, margin * (drawn.weight.sum() > weight.sum())
 
     def each_loss(self, theta: Tensor, state: ER.State, hp: Hyper, batch: Batch) -> Tensor:
         """Return the cross entropy (B,) of each sample, without a gradient."""
@@ -87,5 +89,8 @@ class MIR(ER):
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         of_memory = super().warnings(health, knobs)
         if not of_memory and len(health) > 1 and all(row["chosen_interference"] == 0 for row in health[1:]):
-            return ["what was replayed was never hurt more than the other candidates, so MIR chose nothing: this is er"]
+            return [
+                "what was replayed was never hurt more than the other candidates, so MIR chose nothing: this is er; "
+                "type more candidates than are replayed in a step"
+            ]
         return of_memory

@@ -2,15 +2,15 @@
 
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
 
 from clrun.commands import check, console
-from clrun.runs import contract
+from clrun.runs import contract, prepare
 from clrun.strategy import Strategy, gradient_of
 from clrun.system.user_frames import users_frame, users_frame_printed
 
@@ -176,6 +176,39 @@ class CountsThePool(Broken):
         return theta + 1e-3 * len(pool.rows), state
 
 
+class Drifts(Broken):
+    """A plain mean over how far outputs have moved since the last task, which is 0 at the first step of the next."""
+
+    def init(self, theta):
+        return theta.clone()
+
+    def loss(self, theta, state, hp, batch):
+        fit, aux = super().loss(theta, state, hp, batch)
+        z, old = (self.logits(weights, state, hp, batch.x, batch.t) for weights in (theta, state))
+        return fit + (z - old).square().mean(), aux
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        return theta, theta.clone()
+
+
+class Remembers(Broken):
+    """It counts the tasks outside of its state, so that a run that is killed in its second task loses the count."""
+
+    learnt: ClassVar[list[int]] = []
+
+    def init(self, theta):
+        self.learnt.clear()
+        return super().init(theta)
+
+    def loss(self, theta, state, hp, batch):
+        fit, aux = super().loss(theta, state, hp, batch)
+        return fit + 0.01 * len(self.learnt) * theta.square().sum(), aux
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        self.learnt.append(1)
+        return theta, state
+
+
 class NotANumber(Broken):
     def health(self, state, hp):
         return {"ratio": torch.zeros(()) / torch.zeros(())}
@@ -213,6 +246,7 @@ def found(stack_of, name: str, cls: type[Strategy]) -> str | None:
         ("padding", PlainMean, "batch.mean"),
         ("padding", PlainSum, "batch.weight"),
         ("padding", BatchCount, "batch.weight"),
+        ("padding", Drifts, "batch.mean"),
         ("stacked", CountsThePool, "differs by"),
         ("pure", InPlace, "write into none"),
         ("pure", OwnNoise, "batch.noise"),
@@ -225,3 +259,18 @@ def test_each_broken_promise_is_found(stack_of, name, cls, said):
     """And finetune, which keeps them, is not blamed."""
     assert said in found(stack_of, name, cls)
     assert found(stack_of, name, Broken) is None
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize(
+    ("iterations", "cls", "kept"), [(20, Remembers, False), (5, Remembers, False), (20, Broken, True)]
+)
+def test_a_run_is_killed_in_its_first_and_second_task(settings_of, tmp_path, tasks, iterations, cls, kept):
+    """With several points in a task from which it can go on, and with none but its end."""
+    typed = ("strategy=finetune", f"iterations={iterations}", f"first_tasks={tasks}", "checkpoint_every=1e-9")
+    whole, killed = (
+        replace(prepare.prepare(settings_of(*typed, "tasks=5", f"outputs={tmp_path / name}")), strategy=cls)
+        for name in ("whole", "killed")
+    )
+    said = contract.resumed(whole, killed)
+    assert (said is None) == (kept or tasks == 1), said

@@ -295,3 +295,24 @@ def test_one_that_is_broken_says_so(warnings_of, capsys, strategy, method, by, t
     show.show(prepared)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: ")]
     assert any(text in line for line in lines)
+
+
+TYPED = [
+    (("strategy=mir", "candidates=10", "batch_size=16"), "MIR chose nothing: this is er; type more candidates"),
+    (("strategy=mir", "candidates=10", "batch_size=9"), ""),
+    (("strategy=gem", "memory_size=1"), "memory_size=1 is less than a sample a task, but each task keeps one"),
+    (("strategy=gem", "memory_size=2"), ""),
+    (("strategy=er", "memory_size=10", "replay_batch=11", "replay_draw=without"), "has no more than 10 different"),
+    (("strategy=derpp", "memory_size=10", "replay_batch=11", "replay_draw=without"), "has no more than 10 different"),
+    (("strategy=er", "memory_size=10", "replay_batch=10", "replay_draw=without"), ""),
+    (("strategy=er", "memory_size=10", "replay_batch=11"), ""),
+]
+
+
+@pytest.mark.parametrize(("typed", "text"), TYPED, ids=[" ".join(typed) for typed, _ in TYPED])
+def test_sizes_that_take_a_part_of_a_method_away_are_said(prepared_of, typed, text):
+    """Of runs in float32 as they are, whose sums round."""
+    prepared = prepared_of("iterations=6", "tasks=2", "scenario=task", "plots=false", *typed)
+    train.train_run(prepared, quiet=True)
+    said = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["warnings"]
+    assert (text in said) if text else pd.isna(said), said
