@@ -173,8 +173,8 @@ class Interruption(BaseException):
 
 
 class InterruptingProgress(TerminalProgress):
-    """A progress that ends training within a task: after its first block of steps that is not the last, or else when
-    the task has ended. A task that is not trained at all is left to the next."""
+    """A progress that ends training within a task, after its second block of steps, or where it has one block when the
+    task has ended. Where a task is not trained at all, it is the next one that is trained."""
 
     def __init__(self, task: int) -> None:
         super().__init__(make_console(quiet=True), 1)

@@ -91,6 +91,6 @@ class MIR(ER):
         if not of_memory and len(health) > 1 and all(row["chosen_interference"] == 0 for row in health[1:]):
             return [
                 "what was replayed was never hurt more than the other candidates, so MIR chose nothing: this is er; "
-                "type more candidates than are replayed in a step"
+                "type more candidates than are replayed in a step, and a memory that holds them"
             ]
         return of_memory

@@ -278,8 +278,8 @@ class Replay(Strategy):
         if health[-1]["memory_classes"] == 1 and knobs["memory_size"] > 1:
             return ["after all tasks the memory held samples of one class alone, so the others were not replayed"]
         asked, slots = knobs.get("replay_batch"), knobs["memory_size"]
-        counts = knobs.get("replay_draw") == "without" and knobs.get("memory_per_class") is None
-        if asked is not None and counts and asked > slots:
+        distinct = knobs.get("replay_draw") == "without" and knobs.get("memory_per_class") is None
+        if asked is not None and distinct and asked > slots:
             return [
                 f"replay_batch={asked} with replay_draw=without: a memory of memory_size={slots} has no more than "
                 f"{slots} different samples to replay in a step; type no more for replay_batch"
