@@ -248,6 +248,7 @@ def single(cfg: "DictConfig") -> None:
 
 def train_here_or_on_cluster(prepared: "Prepared", cluster: "Cluster | None") -> None:
     """Train one run, here or as a job of a cluster; the error of a crash names the file that describes it."""
+    from clrun.results.outcome import RunStatus
     from clrun.runs import train
     from clrun.runs.failures import where_written
     from clrun.sweep.cluster import submit
@@ -257,7 +258,8 @@ def train_here_or_on_cluster(prepared: "Prepared", cluster: "Cluster | None") ->
             raise RunsFailed(reason + where_written(prepared.directory))
         return
     try:
-        train.train_run(prepared, quiet=False)
+        if train.train_run(prepared, quiet=False) == RunStatus.DONE_ELSEWHERE:
+            print(f"Done by another process meanwhile: {prepared.directory} (rerun=true trains it again)")
     except Exception as error:
         if (prepared.directory / "failed.txt").is_file():
             error.add_note(f"The run crashed; this is written to {prepared.directory / 'failed.txt'}.")

@@ -65,9 +65,10 @@ def train_runs(
     trainer: StackTrainer | None = None,
     cards: Cards = CARDS,
 ) -> list[RunStatus]:
-    """Train runs that differ in values only, and write their files. Return the status of each: DONE, DIVERGED, or HELD
-    where another process is training it, and TAKEN_OVER where this process stood still for so long that another one has
-    taken the run over; both are reported.
+    """Train runs that differ in values only, and write their files. Return the status of each: DONE, DIVERGED,
+    DONE_ELSEWHERE where another process has finished it before this one could claim it, HELD where another process is
+    training it, and TAKEN_OVER where this process stood still for so long that another one has taken the run over; the
+    last two are reported.
 
     An interrupted run continues from its checkpoint. Runs whose checkpoints are at different positions are trained as
     several stacks, one after another. A crash writes failed.txt of all runs of its stack and is raised again: as
@@ -85,7 +86,7 @@ def train_runs(
             announce(f"{directory.name}: {owner} is training it; left to that one.")
         mine = claim.mine
         claimed = [replace(run, guard=mine[run.directory]) for run in runs if run.directory in mine]
-        ended = {prepared.directory: status_on_disk(prepared) for prepared in claimed if ended_elsewhere(prepared)}
+        ended = {run.directory: RunStatus.DONE_ELSEWHERE for run in claimed if ended_elsewhere(run)}
         remaining = [prepared for prepared in claimed if prepared.directory not in ended]
         statuses = ended | train_stacks(remaining, progress, trainer or train_stack, cards)
     return [statuses.get(prepared.directory, RunStatus.HELD) for prepared in runs]
@@ -191,11 +192,6 @@ def name_of(runs: Sequence[Prepared]) -> str:
 def ended_elsewhere(prepared: Prepared) -> bool:
     """Return whether another process has finished a run before this one could claim it."""
     return prepared.finished and not prepared.settings["rerun"]
-
-
-def status_on_disk(prepared: Prepared) -> RunStatus:
-    """Return the status of a finished run, from its summary.csv."""
-    return RunStatus(run_files.summary_of(prepared.directory)["status"])
 
 
 def by_position(runs: Sequence[Prepared]) -> list[list[Prepared]]:

@@ -117,7 +117,8 @@ class Sweep:
     def end_stack(self, worker: str, stack: Sequence["Prepared"], results: Sequence[RunResult]) -> None:
         """Record and show how the runs of a stack have ended."""
         lines = []
-        for run, (status, reason) in zip(stack, results, strict=True):
+        for run, result in zip(stack, results, strict=True):
+            status, reason = RunResult(RunStatus.DONE_ELSEWHERE) if finished_before_crash(run, result) else result
             if status in (RunStatus.HELD, RunStatus.TAKEN_OVER):
                 self.held.append(run)
                 continue
@@ -128,6 +129,13 @@ class Sweep:
             why = "" if reason is None else f": {reason}"
             lines.append(f"{run.settings['strategy']}/{run.directory.name}: {status}{why}")
         self.view.ended(worker, lines)
+
+
+def finished_before_crash(run: "Prepared", result: RunResult) -> bool:
+    """Return whether a run is finished although its stack is said to have crashed, as where a worker is killed after it
+    has written summary.csv. With rerun=true, that file may be of an earlier training, and says nothing."""
+    crashed = result.status == RunStatus.CRASHED and not (run.directory / "failed.txt").is_file()
+    return crashed and run.finished and not run.settings["rerun"]
 
 
 def line_of(stack: Sequence["Prepared"]) -> Line:

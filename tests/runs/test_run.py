@@ -360,8 +360,16 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     train.train_run(prepared, quiet=True)
     before = (prepared.directory / "summary.csv").stat().st_mtime_ns
     (status,) = train.train_runs([prepared], trainer=lambda *_: pytest.fail("trained again"))
-    assert status == "done"
+    assert status == "done by another process"
     assert (prepared.directory / "summary.csv").stat().st_mtime_ns == before
+
+
+def test_a_command_says_that_another_process_was_faster(clrun, empty_folder, monkeypatch):
+    monkeypatch.setattr(show, "warn", lambda runs: train.train_run(runs[0], quiet=True))  # after the command's look
+    code, out, _ = clrun(*SHORT, "outputs=shared")
+    (ended,) = Path("shared").glob("runs/*/*/summary.csv")
+    assert code == 0 and f"Done by another process meanwhile: {ended.parent} (rerun=true trains it again)" in out
+    assert "average accuracy" in out  # and shows it
 
 
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])

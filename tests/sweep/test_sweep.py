@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,8 +24,9 @@ from rich.console import Console
 from clrun.config import catalog, composition
 from clrun.runs import prepare, train
 from clrun.runs.memory import memory_need
+from clrun.runs.prepared import Prepared
 from clrun.sweep import execution, plan, workers
-from clrun.sweep.messages import Event, StackBegan, StackEnded, StackTooLarge
+from clrun.sweep.messages import Event, StackBegan, StackEnded, StackTooLarge, WorkerDied
 from clrun.system.paths import CONF
 from clrun.terminal.progress import View
 
@@ -331,6 +332,39 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     ended = workers.train_unfinished(runs, silent())
     assert [one.status for one in ended.results] == ["done", "done by another process", "done"]
     assert (runs[1].directory / "summary.csv").stat().st_mtime_ns == before
+
+
+class FinishedAfterTheLook(Prepared):
+    """A run that another process finishes between the first look at it and the claim of its lock."""
+
+    @property
+    def finished(self):
+        answer = super().finished
+        if not answer:
+            own = {field.name: getattr(self, field.name) for field in fields(Prepared)}
+            train.train_run(Prepared(**own), quiet=True)
+        return answer
+
+
+def test_what_another_process_finishes_after_the_look_was_done_by_that_one(prepared_of):
+    prepared = prepared_of(*SHORT)
+    late = FinishedAfterTheLook(**{field.name: getattr(prepared, field.name) for field in fields(Prepared)})
+    assert workers.train_unfinished([late], silent()).results == [("done by another process", None)]
+
+
+@pytest.mark.parametrize("rerun", [False, True])
+def test_a_worker_that_is_killed_after_its_run_was_done(prepared_of, capsys, rerun):
+    """The results are whole, and no crash is told. With rerun=true they may be the earlier ones."""
+    runs = [prepared_of(*SHORT, f"seed={seed}", f"rerun={rerun}") for seed in range(2)]
+    train.train_run(runs[0], quiet=True)
+    sweep = execution.Sweep([runs], View(Console(), 2), {})
+    sweep.handle(Event("1", 0, StackBegan()))
+    sweep.handle(Event("1", 0, WorkerDied("SIGKILL")))
+    told = re.findall(r"seed=(\d)-\S+: (.*)$", capsys.readouterr().out, re.M)
+    first = "crashed: Killed: SIGKILL" if rerun else "done by another process"
+    assert told == [("0", first), ("1", "crashed: Killed: SIGKILL")]
+    assert [run.id in sweep.errors for run in runs] == [rerun, True]
+    assert [(run.directory / "failed.txt").is_file() for run in runs] == [rerun, True]
 
 
 def test_what_another_process_is_training_is_looked_at_again(prepared_of, neighbour, capsys):
