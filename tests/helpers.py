@@ -27,8 +27,8 @@ def python_path(*folders: Path) -> str:
     return os.pathsep.join([*mine, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def summaries(strategy: str = "*", outputs: str = "outputs") -> list[Path]:
-    """Return summary.csv of each finished run of a strategy, by default of all, below the current folder."""
+def summaries(strategy: str = "*", outputs: str | Path = "outputs") -> list[Path]:
+    """Return summary.csv of each finished run of a strategy, by default of all, in a folder of outputs, sorted."""
     return sorted(Path(outputs).glob(f"runs/{strategy}/*/summary.csv"))
 
 

@@ -63,6 +63,13 @@ NEEDS = (
         "split.occurrence says when classes come first that come back; type split.recurrence too, as in "
         "split.recurrence=0.2.",
     ),
+    Need(
+        "model.norm",
+        "model.widths",
+        [],
+        "model.norm stands after a hidden layer, and model.widths=[] has none; type model.widths=[100] for one of 100 "
+        "units, or leave model.norm out.",
+    ),
 )
 
 # Keys by which the classes of a task are drawn, in the order in which a message names one of them; for each the others

@@ -172,7 +172,7 @@ class Interruption(BaseException):
     """The end of a process, as seen from within: nothing is cleaned up on purpose."""
 
 
-class InterruptingProgress(TerminalProgress):
+class InterruptingTask(TerminalProgress):
     """A progress that ends training within a task, after its second block of steps, or where it has one block when the
     task has ended. Where a task is not trained at all, it is the next one that is trained."""
 
@@ -203,7 +203,7 @@ def resumed(whole: Prepared, interrupted: Prepared) -> str | None:
     train_runs([whole], quiet=True, trainer=in_short_blocks)
     for task in KILLED_IN:
         try:
-            train_runs([interrupted], progress=InterruptingProgress(task), trainer=in_short_blocks)
+            train_runs([interrupted], progress=InterruptingTask(task), trainer=in_short_blocks)
         except Interruption:
             continue
         break

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import python_path
+from helpers import python_path, summaries
 from matplotlib.figure import Figure
 
 import clrun
@@ -315,7 +315,7 @@ def test_example_notebooks_run(notebook, tmp_path):
     code = f"space = {{}}\nfor cell in {cells!r}:\n    exec(compile(cell, 'cell', 'exec'), space)\nprint('end')"
     done = python("-c", code, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "end" and list(tmp_path.glob("outputs/runs/*/*/summary.csv"))
+    assert done.stdout.splitlines()[-1] == "end" and summaries(outputs=tmp_path / "outputs")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

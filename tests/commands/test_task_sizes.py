@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import summaries
 
 UNEQUAL = ("split.classes=[[0,1,2,3,4,5],[6,7],[8,9]]", "epochs=2", "strategy=finetune")
 
@@ -12,7 +13,7 @@ def test_unequal_tasks_are_warned_of_and_scored_by_both_definitions(clrun, tmp_p
     _, out, _ = clrun(*UNEQUAL, "scenario=class", f"outputs={tmp_path}")
     said = "Warning: the tasks differ in size (2 to 6 classes,"
     assert out.count(said) == 1 and "overall accuracy" in out
-    (folder,) = [path.parent for path in tmp_path.glob("runs/finetune/*/summary.csv")]
+    (folder,) = [path.parent for path in summaries("finetune", outputs=tmp_path)]
     cells = pd.read_csv(folder / "accuracy.csv")
     last = cells[cells["after_task"] == 3]
     summary = pd.read_csv(folder / "summary.csv").iloc[0]
@@ -34,7 +35,7 @@ def test_what_may_not_be_answered_is_empty(clrun, tmp_path, validation):
     """scenario=class active=seen: a later task scores 0 by construction; row 0, of the untrained network, is there."""
     typed = ("scenario=class", "active=seen", "epochs=1", "evaluate_every=5", f"validation={validation}")
     clrun(*typed, f"outputs={tmp_path}")
-    (folder,) = [path.parent for path in tmp_path.glob("runs/*/*/summary.csv")]
+    (folder,) = [path.parent for path in summaries(outputs=tmp_path)]
     for name in ["accuracy_matrix.csv", *(["validation_matrix.csv"] if validation else [])]:
         matrix = pd.read_csv(folder / name).drop(columns=["after_task", "average", "overall"]).to_numpy()
         later = np.triu(np.ones((5, 5), bool), 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import summaries
 
 from clrun.sweep import cluster
 
@@ -60,8 +61,8 @@ def test_an_experiment_may_say_what_it_is_about(clrun):
     for flags in ((), ("-m", "seed=1,2")):
         code, _, error = clrun("--config-dir", "my", "+experiment=short", *flags)
         assert code == 0, error
-    assert len(list(Path().glob("outputs/runs/ewc/*/summary.csv"))) == 3
-    assert "about" not in next(Path().glob("outputs/runs/ewc/*/summary.csv")).read_text()
+    assert len(summaries("ewc")) == 3
+    assert "about" not in summaries("ewc")[0].read_text()
     code, _, error = clrun("about=x")
     assert code == 2 and "about: no such key" in error
 

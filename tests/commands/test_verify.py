@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import live
+from helpers import summaries
 
 from clrun.commands import console, verify
 from clrun.commands.verify import Case, Finding
@@ -140,7 +141,7 @@ def test_a_row_from_end_to_end(capsys, tmp_path):
         (near,) = [line for line in out.splitlines() if " near " in line and "75.00" in line]
         (far,) = [line for line in out.splitlines() if " far " in line and "999.00" in line]
         assert " inside " in near and " needs more seeds " in far
-    assert len(list(tmp_path.glob("runs/finetune/*/summary.csv"))) == 4
+    assert len(summaries("finetune", outputs=tmp_path)) == 4
     assert "0 to train, 2 done already" in out
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import MadeUpCards
+from helpers import MadeUpCards, summaries
 from PIL import Image
 from test_datasets import idx, write_idx
 from test_image_folder import noise
@@ -495,7 +495,7 @@ FINE: dict[str, Callable[[], str]] = {
 def test_what_is_unusual_but_right(clrun, case):
     code, out, err = clrun(*FINE[case]().split(), *SHORT)
     assert code == 0 and "average accuracy" in out and "Traceback" not in err
-    (summary,) = Path().glob("outputs/runs/*/*/summary.csv")
+    (summary,) = summaries()
     assert read_summary(summary).iloc[0]["status"] == "done"
 
 
@@ -506,7 +506,7 @@ def test_folders_with_spaces_signs_and_other_alphabets(clrun):
     line = ("dataset=image_folder", 'dataset.root="B\u00fcro 1=\u753b\u50cf"', "dataset.size=8", "tasks=1", *SHORT)
     code, _, err = clrun(*line, 'outputs="\u0440\u0435\u0437 a=b"')
     assert code == 0, err
-    assert len(list(Path("\u0440\u0435\u0437 a=b").glob("runs/*/*/summary.csv"))) == 1
+    assert len(summaries(outputs="\u0440\u0435\u0437 a=b")) == 1
 
 
 def test_a_text_with_an_equals_sign_is_quoted_twice(clrun):

@@ -104,6 +104,7 @@ def test_a_nested_config_has_the_groups_as_mappings(settings_of):
     "overrides, said",
     [
         (["optimizer=sgd", "optimizer.nesterov=true"], "optimizer.momentum=0.9"),
+        (["model.widths=[]", "model.norm=batch"], "model.widths=[100]"),
         (["split.order=seed", "split.classes=[[0,1],[2,3]]"], "leave split.order out"),
         (["tasks=3", "split.classes=[[0,1],[2,3]]"], "leave tasks out"),
         (["device=cpu", "precision=tf32"], "precision=float32"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import summaries
 from safetensors.numpy import save_file
 from test_bad_input import refused, written
 
@@ -82,7 +83,7 @@ def test_a_run_is_known_by_its_numbers_and_not_by_its_file(clrun, prepared_of):
     typed = ("dataset=arrays", write(parts(names=NAMES)), *SHORT, "scenario=class")
     code, _, err = clrun(*typed, "split.classes=[[walk,run],[2,3]]")
     assert code == 0, err
-    (summary,) = Path("outputs").glob("runs/*/*/summary.csv")
+    (summary,) = summaries()
     first = prepared_of(*typed)
     Path("my.npz").rename("other.npz")
     assert prepared_of(*typed[:1], "dataset.file=other.npz", *typed[2:]).id == first.id
@@ -331,7 +332,7 @@ def test_a_function_of_the_users(clrun, mine):
     assert code == 0, err
     code, _, err = clrun("-m", *typed, "dataset.count=24,32", "seed=0,1")
     assert code == 0, err
-    assert len(list(Path("outputs").glob("runs/*/*/summary.csv"))) == 5  # another count is another run
+    assert len(summaries()) == 5  # another count is another run
 
 
 LAST = "    return Parts(x, y, x[::-1], y[::-1], names"

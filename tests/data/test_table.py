@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import summaries
 from test_bad_input import refused, written
 
 from clrun.config.check_keys import last_of_each
@@ -144,7 +145,7 @@ def test_a_run_is_known_by_its_numbers(clrun, prepared_of):
     write(frame())
     code, _, err = clrun(*TYPED, "dataset.test=test", *SHORT, "split.classes=[[cat,dog],[owl,ant]]")
     assert code == 0, err
-    (summary,) = Path("outputs").glob("runs/*/*/summary.csv")
+    (summary,) = summaries()
     same = (*TYPED, "dataset.test=test", "dataset.missing=mean", "dataset.categories=[]", *SHORT)
     write(frame(), "other.csv", sep=";")
     again = ("dataset.file=other.csv", "dataset.separator=semicolon", "split.classes=[[1,2],[3,0]]")

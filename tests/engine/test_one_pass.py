@@ -1,12 +1,12 @@
 """One pass over the stream: each sample once, in an order that no method changes, and tested before it is learnt."""
 
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from conftest import STEPLESS, STRATEGIES, live
+from helpers import summaries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupting import SHORT_BLOCKS, InterruptingProgress, Killed
@@ -161,7 +161,7 @@ def test_killed_is_not_killed(prepared_of):
 
 def test_the_table_and_the_summary_say_how_many_were_right(empty_folder, clrun):
     assert clrun("strategy=finetune", *SMALL, "outputs=here")[0] == 0
-    (folder,) = (path.parent for path in Path("here").glob("runs/*/*/summary.csv"))
+    (folder,) = (path.parent for path in summaries(outputs="here"))
     table = pd.read_csv(folder / "online_accuracy.csv")
     assert table["task"].tolist() == ["1", "2", "all"]
     assert table["samples"].iloc[-1] == table["samples"].iloc[:-1].sum()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import STRATEGIES
+from helpers import summaries
 from PIL import Image
 
 from clrun.commands import check, export, predict, report, run, verify, watch
@@ -191,14 +192,14 @@ def test_the_example_module_runs(workshop, monkeypatch):
     (workshop / "mynets.py").write_text(blocks(page, "python")[0])
     first = blocks(page, "bash")[0].splitlines()[0].partition(" #")[0]
     assert answer(monkeypatch, f"{first} iterations=3") == 0
-    assert len(list(workshop.glob("outputs/runs/ewc/*/summary.csv"))) == 1
+    assert len(summaries("ewc", outputs=workshop / "outputs")) == 1
     sys.modules.pop("mynets", None)
 
 
 @needs_checkout
 def test_the_example_strategy_runs(workshop, monkeypatch):
     assert answer(monkeypatch, "clrun --config-dir my strategy=decay lambda=0.1 iterations=3") == 0
-    assert len(list(workshop.glob("outputs/runs/decay/*/summary.csv"))) == 1
+    assert len(summaries("decay", outputs=workshop / "outputs")) == 1
 
 
 @needs_checkout
@@ -222,7 +223,7 @@ def test_the_example_of_two_data_sets_of_pytorch_runs(workshop, monkeypatch):
 def test_the_example_network_runs(workshop, monkeypatch, strategy):
     command = f"clrun --config-dir my model=strided model.width=2 strategy={strategy} iterations=3"
     assert answer(monkeypatch, command) == 0
-    assert len(list(workshop.glob(f"outputs/runs/{strategy}/*/summary.csv"))) == 1
+    assert len(summaries(strategy, outputs=workshop / "outputs")) == 1
 
 
 @needs_checkout

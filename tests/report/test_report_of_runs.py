@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import summaries
 from results_by_hand import by_hand
 
 from clrun.commands import report
@@ -194,7 +195,7 @@ def test_a_copied_folder_is_no_other_seed(trained, capsys):
     report.command([str(trained), "--no-plots"])
     before = (trained / "report.csv").read_bytes()
     capsys.readouterr()
-    for directory in [path.parent for path in trained.glob("runs/*/*/summary.csv")]:
+    for directory in [path.parent for path in summaries(outputs=trained)]:
         shutil.copytree(directory, directory.with_name(f"{directory.name}.bak"))
     report.command([str(trained), "--no-plots"])
     assert (trained / "report.csv").read_bytes() == before

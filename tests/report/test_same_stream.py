@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import summaries
 from scipy import stats
 
 from clrun.commands import report
@@ -129,7 +130,7 @@ def test_a_row_says_the_processor_time_beside_the_wall(folder, clrun_report):
 @pytest.mark.parametrize("some", [slice(None), slice(3), slice(None, None, 2)])
 def test_runs_of_an_earlier_version_are_on_the_stream_of_today(folder, some):
     today = read(folder)
-    as_of_an_earlier_version(folder, sorted(path.parent for path in folder.glob("runs/*/*/summary.csv"))[some])
+    as_of_an_earlier_version(folder, [path.parent for path in summaries(outputs=folder)][some])
     (folder / "results.csv").unlink()
     found = read(folder)
     assert found["stream"].nunique() == 1 and found["setup"].tolist() == today["setup"].tolist()

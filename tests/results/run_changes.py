@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from helpers import summaries
 from outcomes import VALUES, placed
 
 from clrun.results import collection, tables
@@ -14,7 +15,7 @@ from clrun.results.columns import SUMMARY_HEAD, SUMMARY_TAIL
 def written_from_folders(outputs: Path) -> bytes:
     """results.csv as a reader of all folders writes it, without an index and without copies among the folders."""
     rows = []
-    for path in sorted(outputs.glob("runs/*/*/summary.csv")):
+    for path in summaries(outputs=outputs):
         with path.open(encoding="utf-8", newline="") as file:
             rows += csv.DictReader(file)
     between = dict.fromkeys(key for row in rows for key in row if key not in (*SUMMARY_HEAD, *SUMMARY_TAIL))

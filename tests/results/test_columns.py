@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import summaries
 from outcomes import outcome
 from PIL import Image
 
@@ -109,7 +110,7 @@ def test_text_columns_of_a_summary_are_stated(finished):
     the files of all runs unreadable."""
     folder, _ = finished
     filled: set[str] = set()
-    for path in folder.glob("runs/*/*/summary.csv"):
+    for path in summaries(outputs=folder):
         row = run_files.read_summary(path).iloc[0]
         filled |= {name for name in columns.SUMMARY_TAIL if pd.notna(row[name])}
     assert {"sample_count", "pillow_version", "device", "torch_version", "clrun_version"} <= filled

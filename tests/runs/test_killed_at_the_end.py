@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import summaries
 
 from clrun.results import drawing
 from clrun.results.reading import UnreadableFile
@@ -39,7 +40,7 @@ def killed(what: str, *arguments: str) -> Path:
     line = [sys.executable, "-c", KILLED.format(what=what), *SMALL, *arguments]
     done = subprocess.run(line, stdout=subprocess.DEVNULL)
     assert done.returncode == -9
-    (directory,) = {path.parent for path in Path("outputs").glob("runs/*/*/summary.csv")}
+    (directory,) = {path.parent for path in summaries()}
     assert (directory / locks.NAME).is_file()
     (directory / ".tmp12345678").write_text("half")
     return directory
@@ -79,7 +80,7 @@ def test_a_training_again_that_was_killed_keeps_its_checkpoint(clrun):
 @pytest.mark.usefixtures("empty_folder")
 def test_a_lock_of_a_living_process_stays(clrun, neighbour):
     assert clrun(*SMALL)[0] == 0
-    (directory,) = (path.parent for path in Path("outputs").glob("runs/*/*/summary.csv"))
+    (directory,) = (path.parent for path in summaries())
     me = locks.this_process()
     owner = locks.Owner(me.host, me.space, neighbour.pid, locks.start_time(neighbour.pid), "0" * 32)
     (directory / locks.NAME).write_text(json.dumps(asdict(owner)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import summaries
 
 from clrun.config.settings import Settings
 from clrun.results import reading, run_files
@@ -367,7 +368,7 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
 def test_a_command_says_that_another_process_was_faster(clrun, empty_folder, monkeypatch):
     monkeypatch.setattr(show, "warn", lambda runs: train.train_run(runs[0], quiet=True))  # after the command's look
     code, out, _ = clrun(*SHORT, "outputs=shared")
-    (ended,) = Path("shared").glob("runs/*/*/summary.csv")
+    (ended,) = summaries(outputs="shared")
     assert code == 0 and f"Done by another process meanwhile: {ended.parent} (rerun=true trains it again)" in out
     assert "average accuracy" in out  # and shows it
 

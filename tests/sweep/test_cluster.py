@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import summaries
 from processes import children, living, tables, until
 
 from clrun.sweep import cluster
@@ -125,7 +126,7 @@ def test_a_job_that_is_killed_is_named_and_the_same_command_finishes_it(clrun):
     (failed,) = Path("jobs").rglob("failed.txt")
     assert process.returncode == 1 and "1 of 2 runs crashed" in err and str(failed) in err
     assert "ended without a word; its log is" in failed.read_text() and failed.parent.parent.name == "ewc"
-    assert len(list(Path("jobs").glob("runs/finetune/*/summary.csv"))) == 1 and "done (job" in out
+    assert len(summaries("finetune", outputs="jobs")) == 1 and "done (job" in out
     code, out, _ = clrun(*typed)
     assert code == 0 and "1 to train, 1 done already" in out and not list(Path("jobs").rglob("failed.txt"))
 

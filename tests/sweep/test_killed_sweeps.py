@@ -9,6 +9,7 @@ from multiprocessing import get_all_start_methods
 from pathlib import Path
 
 import pytest
+from helpers import summaries
 from processes import SHORT, children, tables, until
 
 from clrun.results import run_files
@@ -28,7 +29,7 @@ def started(*arguments: str) -> subprocess.Popen:
 
 def finished(outputs: str) -> dict[Path, int]:
     """Every file of the finished runs -> when it was changed."""
-    ended = [path.parent for path in Path(outputs).glob("runs/*/*/summary.csv")]
+    ended = [path.parent for path in summaries(outputs=outputs)]
     return {path: path.stat().st_mtime_ns for directory in ended for path in directory.iterdir()}
 
 
@@ -54,7 +55,7 @@ def test_a_sweep_killed_in_the_middle_is_finished_by_the_same_command(clrun):
     """SIGKILL of the parent and of all workers: what was done is not touched, what was begun goes on."""
     typed = ("-m", "strategy=ewc", "seed=range(6)", "epochs=12", "validation=0.1", "evaluate_every=20", "workers=2")
     with started(*typed, "checkpoint_every=0.01", "outputs=killed") as process:
-        assert until(lambda: len(list(Path("killed").glob("runs/*/*/summary.csv"))) == 2)
+        assert until(lambda: len(summaries(outputs="killed")) == 2)
         assert until(lambda: len(list(Path("killed").glob("runs/*/*/checkpoint.safetensors"))) >= 1)
         everybody = [process.pid, *children(process.pid)]
         for pid in everybody:

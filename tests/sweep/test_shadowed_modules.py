@@ -3,10 +3,9 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from helpers import python_path
+from helpers import python_path, summaries
 
 THIRD_PARTY = ("numpy", "torch", "pandas", "matplotlib", "hydra", "omegaconf", "rich", "scipy", "PIL", "yaml")
 SMALL = ("model.widths=[8]", "tasks=2", "iterations=5", "device=cpu", "threads=1")
@@ -58,4 +57,4 @@ def test_python_m_clrun_takes_modules_from_elsewhere(tmp_path):
     line = [sys.executable, "-m", "clrun", *SMALL]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert list(Path(tmp_path).glob("outputs/runs/*/*/summary.csv"))
+    assert summaries(outputs=tmp_path / "outputs")

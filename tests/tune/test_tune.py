@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import MadeUpCards, hold, python_path
+from helpers import MadeUpCards, hold, python_path, summaries
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -82,9 +82,7 @@ def test_the_winner_has_the_best_validation_accuracy_and_its_command_runs(clrun_
     with pytest.raises(SystemExit) as caught:
         run.cli()
     assert caught.value.code == 0
-    whole = [
-        path.parent for path in Path("outputs").glob("runs/*/*/summary.csv") if "first_tasks" not in path.parts[-2]
-    ]
+    whole = [path.parent for path in summaries() if "first_tasks" not in path.parts[-2]]
     assert len(whole) == 2 and all("task_2" in pd.read_csv(one / "accuracy_matrix.csv") for one in whole)
 
 
@@ -121,8 +119,8 @@ def test_test_accuracy_changes_nothing(clrun_tune):
         assert code == 0, err
 
     def measured(outputs):
-        summaries = {path.parent: pd.read_csv(path) for path in Path(outputs).glob("runs/*/*/summary.csv")}
-        folders = sorted(summaries, key=lambda folder: summaries[folder]["lambda"].item())
+        rows = {path.parent: pd.read_csv(path) for path in summaries(outputs=outputs)}
+        folders = sorted(rows, key=lambda folder: rows[folder]["lambda"].item())
         return [pd.read_csv(folder / "accuracy_matrix.csv").iloc[-1, -1] for folder in folders]
 
     assert np.allclose(np.add(measured("straight"), measured("reversed")), 1)
@@ -209,7 +207,7 @@ def test_a_search_that_was_killed_ends_like_one_that_was_not(clrun_tune):
     with journal.open("a") as file:
         file.write('{"op_code": 6, "trial')
     Path(f"{journal}.lock").touch()
-    before = {path: path.stat().st_mtime_ns for path in Path("killed").glob("runs/*/*/summary.csv")}
+    before = {path: path.stat().st_mtime_ns for path in summaries(outputs="killed")}
     code, out, _ = clrun_tune(*long, "outputs=killed", workers=2)
     assert code == 0 and "Trials 3, 4 of 4" in out and "Trials 1" not in out
     assert len(before) >= 2 and all(path.stat().st_mtime_ns == then for path, then in before.items())
