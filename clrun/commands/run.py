@@ -234,7 +234,7 @@ def single(cfg: "DictConfig") -> None:
 
     cluster = cluster_of([cfg], catalog)
     prepared = prepare.prepare(settings)
-    if prepared.finished and not settings["rerun"]:
+    if not prepared.needs_training:
         failures.tidy_finished([prepared])
         reading.refuse_contradiction(prepared.directory)
         device = run_files.summary_of(prepared.directory)["device"]

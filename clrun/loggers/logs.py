@@ -18,6 +18,7 @@ from clrun.loggers.sink import Identity, Opener, Sink, opener
 from clrun.results import tables
 from clrun.results.outcome import Outcome
 from clrun.system.atomic_files import write_text
+from clrun.system.locks import LockLost
 from clrun.system.text import format_value
 
 NAME = "logs.json"
@@ -87,7 +88,8 @@ class Logs:
                 self.attempt(outcome, log, partial(finish, outcome, log))
         self.open = [(one, log) for one, log in self.open if one is not outcome]
         if names_of(outcome.values):
-            (outcome.directory / NAME).unlink(missing_ok=True)
+            with self.harmless("notes"):
+                (outcome.directory / NAME).unlink(missing_ok=True)
 
     def attempt(self, outcome: Outcome, log: Log, action: Callable[[], None]) -> None:
         """Do something with a log, which is left out from then on if that fails."""
@@ -101,6 +103,8 @@ class Logs:
         """Say once what went wrong in the block, for each logger, and go on."""
         try:
             yield
+        except LockLost:  # no failure of the logger
+            raise
         except Exception as error:  # any: a logger must not end a training
             if name not in self.failed:
                 reason = " ".join(str(error).split()) or "no reason given"

@@ -21,6 +21,7 @@ import yaml
 
 from clrun.results import metrics
 from clrun.results.columns import COSTS, OVERALL_METRICS, SUMMARY_HEAD, SUMMARY_TAIL, SUMMARY_TEXTS, TEXT_COLUMNS
+from clrun.system import locks
 from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.errors import RunsFailed
 from clrun.system.yaml_numbers import Loader
@@ -39,6 +40,8 @@ LARGEST = 1e30  # of any number in a summary: seconds, bytes, samples
 
 STATUSES = ("done", "diverged")  # of a run that has ended
 
+NO_FINAL_ACCURACY = "it has no accuracy after the last task, and summary.csv says that the run is done"  # of a matrix
+
 
 class UnreadableFile(RunsFailed):
     """A file of clrun's that cannot be read. Its text is one paragraph: which file, why, and what to type."""
@@ -46,6 +49,13 @@ class UnreadableFile(RunsFailed):
     def __init__(self, path: Path, cause: str, advice: str | None = None) -> None:
         super().__init__(f"{path} cannot be read: {cause}. {advice or advice_on(path)}")
         self.path, self.cause = path, cause
+
+
+class BeingTrained(UnreadableFile):
+    """A finished run that another process trains again, so that its tables are not those of one training."""
+
+    def __init__(self, directory: Path, owner: locks.Owner) -> None:
+        super().__init__(directory, f"{owner} is training this run again", "Wait for that one, or end it.")
 
 
 def advice_on(path: Path) -> str:
@@ -364,14 +374,30 @@ def counts_of(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
 
 def refuse_contradiction(directory: Path) -> None:
     """Raise UnreadableFile where the accuracy matrix of a finished run says something else than its summary.csv, or
-    where one of the two cannot be read."""
+    where one of the two cannot be read; it is BeingTrained where another process trains the run again meanwhile."""
+    try:
+        refuse_contradictory_tables(directory)
+    except UnreadableFile:
+        refuse_while_trained(directory)
+        raise
+
+
+def refuse_while_trained(directory: Path) -> None:
+    """Raise BeingTrained where another process is training a run."""
+    owner = locks.holder(directory)
+    if owner is not None:
+        raise BeingTrained(directory, owner) from None
+
+
+def refuse_contradictory_tables(directory: Path) -> None:
+    """Raise UnreadableFile as `refuse_contradiction` does, whoever writes the tables."""
     summary, path = read_summary(directory / "summary.csv").iloc[0], directory / "accuracy_matrix.csv"
     matrix = read_table(path)
     if summary["status"] != "done":
         return
     final = float(matrix["average"].iloc[-1])
     if math.isnan(final):
-        raise UnreadableFile(path, "it has no accuracy after the last task, and summary.csv says that the run is done")
+        raise UnreadableFile(path, NO_FINAL_ACCURACY)
     if not math.isclose(final, float(summary["average_accuracy"]), rel_tol=1e-9, abs_tol=1e-9):
         raise UnreadableFile(
             path,

@@ -20,6 +20,7 @@ from clrun.runs.answering import keep_network
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import finish, state_bytes
 from clrun.system import machine
+from clrun.system.errors import UsageError
 from clrun.system.locks import LockLost
 from clrun.system.messages import announce
 
@@ -118,7 +119,15 @@ def end_runs(runs: Sequence[Prepared], outcomes: Sequence[Outcome], logs: Logs, 
                 write_plots_and_summary(outcome, prepared.settings["plots"], ahead)
                 logs.end(outcome)
                 if prepared.settings["keep_checkpoint"] is not True:
-                    checkpoint.remove(prepared.directory, prepared.guard)
+                    remove_checkpoint(prepared)
+
+
+def remove_checkpoint(prepared: Prepared) -> None:
+    """Remove the checkpoint of a run that has ended; what keeps it there is no failure of the run, and is reported."""
+    try:
+        checkpoint.remove(prepared.directory, prepared.guard)
+    except (OSError, UsageError) as error:
+        announce(f"{prepared.directory.name}: its checkpoint could not be removed ({error}).")
 
 
 def drawing_processes(device: torch.device, runs: int, cores: int | None = None) -> int:

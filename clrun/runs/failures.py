@@ -40,15 +40,21 @@ def write_reason(directory: Path, reason: str, trace: str, guard: Guard = UNGUAR
 
 def write_reason_for(prepared: "Prepared", reason: str, trace: str = NO_TRACEBACK) -> None:
     """Write failed.txt of a run whose process could not, and remove its lock; where that is impossible, say so on
-    standard error. Do nothing where another process is training the run or has finished it."""
-    rerun = prepared.settings["rerun"]
-    if (prepared.finished and not rerun) or locks.holder(prepared.directory) is not None:
-        return
-    error = write_reason(prepared.directory, reason, trace)
+    standard error. Where another process has finished the run, remove what the dead one has left; where one is training
+    it, do nothing."""
+    directory = prepared.directory
+    error: OSError | UsageError | None = None
+    try:
+        with locks.claimed([directory]) as claim:
+            if claim.mine and prepared.needs_training:
+                error = write_reason(directory, reason, trace, claim.mine[directory])
+            elif claim.mine:
+                tidy(directory)
+    except (OSError, UsageError) as trouble:
+        error = trouble
     if error is not None:  # the command prints the reason when it ends, all the same
-        print(f"clrun: {prepared.directory / 'failed.txt'} could not be written: {error.strerror}", file=sys.stderr)
-    with suppress(OSError, UsageError):  # a lock of a dead process that stays is in nobody's way
-        locks.tidy(prepared.directory)
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        print(f"clrun: {directory / 'failed.txt'} could not be written: {why}", file=sys.stderr)
 
 
 def tidy_finished(runs: Sequence["Prepared"]) -> None:
@@ -58,7 +64,13 @@ def tidy_finished(runs: Sequence["Prepared"]) -> None:
         if prepared.finished and (prepared.directory / locks.NAME).is_file():
             with suppress(OSError, UsageError), locks.claimed([prepared.directory]) as claim:
                 if claim.mine:  # nobody is training it again
-                    remove_leftovers(prepared.directory)
+                    tidy(prepared.directory)
+
+
+def tidy(directory: Path) -> None:
+    """Do what `remove_leftovers` does, as far as that is possible; what stays is in nobody's way."""
+    with suppress(OSError):
+        remove_leftovers(directory)
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -82,7 +94,7 @@ def where_written(directory: Path) -> str:
 @contextmanager
 def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
     """Remove what an earlier attempt has left of a failure; if the block raises an exception, write failed.txt of all
-    runs and raise it again, with a note where failed.txt could not be written.
+    runs that have not ended and raise it again, with a note where failed.txt could not be written.
 
     Raise UsageError where a folder has the name of one of their files.
     """
@@ -97,7 +109,7 @@ def reason_written(runs: Sequence["Prepared"]) -> Iterator[None]:
         raise
     except Exception as error:
         trace = traceback.format_exc()
-        for prepared in runs:
+        for prepared in (run for run in runs if run.needs_training):
             second = write_reason(prepared.directory, described(error), trace, prepared.guard)
             if second is not None:
                 error.add_note(f"{prepared.directory / 'failed.txt'} could not be written: {second}")

@@ -48,6 +48,11 @@ class Prepared:
         return run_files.finished(self.directory)
 
     @property
+    def needs_training(self) -> bool:
+        """Whether the run has not ended, or is to be trained again."""
+        return bool(self.settings["rerun"]) or not self.finished
+
+    @property
     def chance(self) -> float:
         """Accuracy of guessing among the outputs that may answer at the end, mean over the tasks that are measured."""
         measured = [task for task, pool in enumerate(self.stream.test) if len(pool)]

@@ -28,7 +28,7 @@ from clrun.runs.changed_pictures import write_counts
 from clrun.runs.checkpoint import InvalidCheckpoint, Position
 from clrun.runs.checkpointer import Checkpointer, restore_outcome, restore_partial_stage, restore_run
 from clrun.runs.ending import confusion_matrices, drawing_processes, end_runs, write_networks_and_tables
-from clrun.runs.failures import disk_trouble, memory_trouble, reason_written
+from clrun.runs.failures import disk_trouble, memory_trouble, reason_written, tidy
 from clrun.runs.going_on import begun
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import ProcessCosts, new_outcome, record_stage
@@ -53,8 +53,7 @@ def train_run(prepared: Prepared, quiet: bool = False, trainer: StackTrainer | N
     if status == RunStatus.HELD:
         raise UsageError(f"{prepared.directory} is being trained by another process; wait for it, or end that one.")
     if status == RunStatus.TAKEN_OVER:
-        how = "has finished it" if prepared.finished else "has not finished it yet"
-        raise RunsFailed(f"{prepared.directory}: the process that took it over {how}; the same command shows it then.")
+        raise RunsFailed(f"{prepared.directory}: {taken_over(prepared)}")
     return status
 
 
@@ -86,10 +85,22 @@ def train_runs(
             announce(f"{directory.name}: {owner} is training it; left to that one.")
         mine = claim.mine
         claimed = [replace(run, guard=mine[run.directory]) for run in runs if run.directory in mine]
-        ended = {run.directory: RunStatus.DONE_ELSEWHERE for run in claimed if ended_elsewhere(run)}
+        ended = {run.directory: RunStatus.DONE_ELSEWHERE for run in claimed if not run.needs_training}
+        for directory in ended:  # another process has finished it before this one could claim it, and may be killed
+            tidy(directory)
         remaining = [prepared for prepared in claimed if prepared.directory not in ended]
         statuses = ended | train_stacks(remaining, progress, trainer or train_stack, cards)
     return [statuses.get(prepared.directory, RunStatus.HELD) for prepared in runs]
+
+
+def taken_over(prepared: Prepared) -> str:
+    """Return what has become of a run that another process has taken over, and what to do."""
+    if not prepared.directory.is_dir():
+        return "it was removed while it was trained; the same command trains it anew."
+    if prepared.settings["rerun"]:
+        return "another process has taken it over; wait for that one, and type the command without rerun=true."
+    how = "has finished it" if prepared.finished else "has not finished it yet"
+    return f"the process that took it over {how}; the same command shows it then."
 
 
 def train_stacks(
@@ -187,11 +198,6 @@ def name_of(runs: Sequence[Prepared]) -> str:
         return f"{len(runs)} runs of {settings['strategy']}"
     knobs = [f"{key}={format_value(value)}" for key, value in settings.not_default.items() if key in settings.knobs]
     return " ".join([settings["strategy"], *knobs, f"seed={settings['seed']}"])
-
-
-def ended_elsewhere(prepared: Prepared) -> bool:
-    """Return whether another process has finished a run before this one could claim it."""
-    return prepared.finished and not prepared.settings["rerun"]
 
 
 def by_position(runs: Sequence[Prepared]) -> list[list[Prepared]]:

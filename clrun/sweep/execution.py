@@ -3,11 +3,13 @@
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from clrun.results import run_files
 from clrun.results.outcome import RunStatus
+from clrun.results.reading import UnreadableFile
 from clrun.runs.failures import write_reason_for
 from clrun.sweep import plan, workers
 from clrun.sweep.messages import (
@@ -47,7 +49,8 @@ def train_sweep(
             sleep(POLL_SECONDS)
             free = [run for run in held if locks.holder(run.directory) is None]
             held = [run for run in held if run not in free] + train_free(free, shown, errors)
-    return errors
+    over = {run.id for run in todo if ended_all_the_same(run)}  # also one that crashed here and was trained elsewhere
+    return {run: reason for run, reason in errors.items() if run not in over}
 
 
 def train_free(todo: Sequence["Prepared"], view: View, errors: dict[str, str]) -> list["Prepared"]:
@@ -110,7 +113,7 @@ class Sweep:
                 self.view.say(f"clrun: the device's memory does not suffice for {told}.")
             case WorkerDied(cause):
                 reason = f"Killed: {cause}"
-                for run in stack:
+                for run in stack:  # which also removes what the worker has left of one that has ended
                     write_reason_for(run, reason)
                 self.end_stack(event.worker, stack, [RunResult(RunStatus.CRASHED, reason)] * len(stack))
 
@@ -118,7 +121,7 @@ class Sweep:
         """Record and show how the runs of a stack have ended."""
         lines = []
         for run, result in zip(stack, results, strict=True):
-            status, reason = RunResult(RunStatus.DONE_ELSEWHERE) if finished_before_crash(run, result) else result
+            status, reason = after_crash(run, result) if result.status == RunStatus.CRASHED else result
             if status in (RunStatus.HELD, RunStatus.TAKEN_OVER):
                 self.held.append(run)
                 continue
@@ -131,11 +134,19 @@ class Sweep:
         self.view.ended(worker, lines)
 
 
-def finished_before_crash(run: "Prepared", result: RunResult) -> bool:
-    """Return whether a run is finished although its stack is said to have crashed, as where a worker is killed after it
-    has written summary.csv. With rerun=true, that file may be of an earlier training, and says nothing."""
-    crashed = result.status == RunStatus.CRASHED and not (run.directory / "failed.txt").is_file()
-    return crashed and run.finished and not run.settings["rerun"]
+def after_crash(run: "Prepared", crash: RunResult) -> RunResult:
+    """Return how a run has ended whose stack has crashed. It may have ended before, as where a worker is killed after
+    it has written summary.csv; or another process may hold it. Of such a run there is no failed.txt."""
+    if ended_all_the_same(run):
+        with suppress(UnreadableFile):  # of which nothing better is known than the crash
+            return RunResult(RunStatus(run_files.summary_of(run.directory)["status"]))
+    elsewhere = not (run.directory / "failed.txt").is_file() and locks.holder(run.directory) is not None
+    return RunResult(RunStatus.HELD) if elsewhere else crash
+
+
+def ended_all_the_same(run: "Prepared") -> bool:
+    """Return whether a run of which a crash was told has ended, in whichever process."""
+    return not run.needs_training and not (run.directory / "failed.txt").is_file()
 
 
 def line_of(stack: Sequence["Prepared"]) -> Line:

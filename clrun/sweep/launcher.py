@@ -129,7 +129,7 @@ def train_jobs(jobs: Jobs, catalog: Catalog, typed: Sequence[str]) -> tuple[list
 
 def report(runs: Sequence["Prepared"], errors: Mapping[str, str]) -> dict[str, "pd.Series"]:
     """Print how the runs of a sweep have ended. Return the rows of their summary.csv by the runs' ids. Raise RunsFailed
-    if some have crashed (errors: id -> reason) or have damaged files, or where results could not be written."""
+    if some have crashed (errors: id -> reason), where files of some cannot be read, or results not be written."""
     from clrun.sweep import summary
 
     ended = [run for run in runs if run.id not in errors and run.finished]
@@ -237,7 +237,7 @@ def unfinished(runs: Sequence["Prepared"], jobs: int) -> list["Prepared"]:
     from clrun.runs.show import warn
     from clrun.sweep.summary import counted
 
-    todo = [run for run in runs if run.settings["rerun"] or not run.finished]
+    todo = [run for run in runs if run.needs_training]
     tidy_finished(runs)
     coincide = f", of {jobs} jobs" if jobs != len(runs) else ""
     print(f"{counted(len(runs))}{coincide}: {len(todo)} to train, {len(runs) - len(todo)} done already.")

@@ -94,17 +94,29 @@ def read_all(runs: Sequence["Prepared"]) -> tuple[dict[str, "pd.Series"], list["
 
 def damages(damaged: Sequence["UnreadableFile"], runs: int) -> str:
     """Return which files of finished runs cannot be read, and what to do. runs: number of all."""
-    which = "1 has a damaged file" if len(damaged) == 1 else f"{len(damaged)} have damaged files"
-    lines = [f"  {error.path}: {error.cause}" for error in damaged]
-    advice = (
-        "  Delete the folder of each and type the same command again, which trains these anew and keeps the others."
-    )
-    return "\n".join([f"of {counted(runs)}, {which}:", *lines, advice])
+    from clrun.results.reading import BeingTrained
+
+    trained = [error for error in damaged if isinstance(error, BeingTrained)]
+    others = [error for error in damaged if not isinstance(error, BeingTrained)]
+    lines = []
+    if others:
+        which = "1 has a damaged file" if len(others) == 1 else f"{len(others)} have damaged files"
+        lines += [f"of {counted(runs)}, {which}:", *(f"  {error.path}: {error.cause}" for error in others)]
+        advice = (
+            "Delete the folder of each and type the same command again, which trains these anew and keeps the others."
+        )
+        lines += [f"  {advice}"]
+    if trained:
+        which = "1 is" if len(trained) == 1 else f"{len(trained)} are"
+        lines += [f"of {counted(runs)}, {which} being trained again by another process:"]
+        lines += [f"  {error.path}: {error.cause}" for error in trained]
+        lines += ["  Type the same command again when these are done."]
+    return "\n".join(lines)
 
 
 def tally(runs: int, summaries: Mapping[str, "pd.Series"], failed: int, damaged: int = 0) -> str:
     """Return how the runs have ended, such as "30 runs: 22 done, 5 diverged, 3 crashed or killed."."""
     counts = Counter(str(row["status"]) for row in summaries.values())
     counts["crashed or killed"] = failed
-    counts["damaged"] = damaged
+    counts["unreadable"] = damaged
     return f"{counted(runs)}: {', '.join(f'{n} {status}' for status, n in counts.items() if n)}."

@@ -100,7 +100,7 @@ def train_unfinished(
 
     trainer: as of `clrun.runs.train.train_runs`.
     """
-    todo = [run for run in stack if run.settings["rerun"] or not run.finished]
+    todo = [run for run in stack if run.needs_training]
     trained = train_todo(todo, progress, trainer) if todo else []
     if trained is None:
         return StackTooLarge()

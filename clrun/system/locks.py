@@ -80,11 +80,22 @@ def process_namespace() -> str:
 def start_time(pid: int) -> str:
     """Return when a process was started, in clock ticks of the kernel; "" if the system does not state it, or if there
     is no such process."""
+    return stated(pid, 22)
+
+
+def is_zombie(pid: int) -> bool:
+    """Return whether a process has ended, and has its number only until its parent asks how. A parent that never does,
+    as the first process of some containers, keeps it for ever. False where the system does not state it."""
+    return stated(pid, 3) in ("Z", "X", "x")
+
+
+def stated(pid: int, field: int) -> str:
+    """Return a field of /proc/PID/stat, which are numbered from 1, behind the name; "" if there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    return stat.rpartition(")")[2].split()[19]  # field 22; the name before may contain anything
+    return stat.rpartition(")")[2].split()[field - 3]  # field 2 is the name, which may contain anything
 
 
 def alive(owner: Owner) -> bool:
@@ -95,7 +106,7 @@ def alive(owner: Owner) -> bool:
         return False
     except PermissionError:  # it belongs to another user, so it exists
         pass
-    return not owner.started or start_time(owner.pid) == owner.started
+    return (not owner.started or start_time(owner.pid) == owner.started) and not is_zombie(owner.pid)
 
 
 # ---------------------------------------------------------------- one lock
@@ -190,10 +201,10 @@ class LockLost(Exception):
     def __init__(self, directory: Path, owner: Owner | None) -> None:
         self.directory, self.owner = directory, owner
         who = "another process" if owner is None else str(owner)
-        super().__init__(
-            f"{directory.name}: this process stood still for so long that {who} took the run over; nothing more of it "
-            f"is written here."
-        )
+        why = f"this process stood still for so long that {who} took the run over"
+        if owner is None and not directory.is_dir():
+            why = "its folder was removed meanwhile"
+        super().__init__(f"{directory.name}: {why}; nothing more of it is written here.")
 
 
 @dataclass(frozen=True)
@@ -314,15 +325,3 @@ def renew_heartbeats(mine: dict[Path, Lock], stop: threading.Event, seconds: flo
             with suppress(OSError, LockLost):  # a heartbeat that is missed, as on a slow disk, is made up for
                 lock.check()
                 os.utime(lock.directory / NAME)
-
-
-def tidy(directory: Path) -> bool:
-    """Remove the lock of a process that is dead, which it could not give back. Return whether there was one."""
-    if not (directory / NAME).is_file():
-        return False
-    with gate(directory):
-        owner, _ = read(directory)
-        if owner == this_process() or holder(directory) is not None:
-            return False
-        (directory / NAME).unlink(missing_ok=True)
-        return True

@@ -81,6 +81,10 @@ class Watcher:
         first. now: seconds since the epoch."""
         found = []
         for directory in self.directories():
+            if trained_again(directory, now):
+                self.ended.pop(directory, None)
+                found.append(seen(directory, now, self.unreadable))
+                continue
             if directory in self.ended:
                 continue
             with suppress(OSError):
@@ -96,6 +100,11 @@ class Watcher:
         there = [path for path in self.outputs.glob("runs/*/*") if path.is_dir()]
         self.ended = {directory: when for directory, when in self.ended.items() if directory in set(there)}
         yield from there
+
+
+def trained_again(directory: Path, now: float) -> bool:
+    """Return whether a run that has a lock is trained, which one of rerun=true may be although it has a summary.csv."""
+    return (directory / locks.NAME).is_file() and living_owner(directory, now) is not None
 
 
 def seen(directory: Path, now: float, unreadable: dict[Path, str]) -> Seen:

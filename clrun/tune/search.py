@@ -2,7 +2,7 @@
 
 A trial is a setting of the searched keys. Its score is the mean over seeds of the average accuracy on held-out
 training samples after the last task. Of a finished run one file is read, validation_matrix.csv, which holds no test
-accuracy.
+accuracy; and where that has no score, summary.csv, for whether the run diverged.
 
 Trials are drawn in rounds and trained together, as a sweep is (clrun/sweep). They and their scores are kept in
 optuna's journal, `outputs/tune/<name>/journal.log`. If the search was interrupted, the same command finishes that round
@@ -21,6 +21,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clrun.system.atomic_files import UNGUARDED, Guard
 from clrun.system.cards import CARDS, Cards
 from clrun.system.errors import RunsFailed, UsageError
 from clrun.tune import space
@@ -55,12 +56,19 @@ def validation_accuracy(directory: Path) -> float | None:
     """Return the score of a finished run; None if it diverged.
 
     It is the average accuracy (a fraction) on held-out training samples after the last task. Nothing else of a run is
-    read here. Raise UnreadableFile.
+    read here but, where it has none, whether the run diverged. Raise UnreadableFile, as BeingTrained where another
+    process trains the run again.
     """
-    from clrun.results.reading import read_table
+    from clrun.results import reading, run_files
 
-    score = float(read_table(directory / "validation_matrix.csv")["average"].iloc[-1])
-    return None if math.isnan(score) else score
+    path = directory / "validation_matrix.csv"
+    score = float(reading.read_table(path)["average"].iloc[-1])
+    if not math.isnan(score):
+        return score
+    reading.refuse_while_trained(directory)
+    if run_files.summary_of(directory)["status"] == "diverged":
+        return None
+    raise reading.UnreadableFile(path, reading.NO_FINAL_ACCURACY)
 
 
 @dataclass
@@ -72,10 +80,12 @@ class Search:
     study: "Study"
     width: int  # trials in a round
     crashed: dict[int, str]  # number of a trial that crashed in this command -> reason
+    guard: Guard = UNGUARDED  # the lock of the folder, without which nothing is written
 
     def run(self) -> None:
-        """Train the trials that are missing and print the best. Raise RunsFailed if some crashed."""
-        while trials := self.next_round():
+        """Train the trials that are missing and print the best. Raise RunsFailed if some crashed, and LockLost if
+        another process has taken the search over."""
+        while trials := self.next_round_alone():
             self.train(trials)
             if all(trial.number in self.crashed for trial in trials):
                 break
@@ -89,6 +99,11 @@ class Search:
     def trials(self, *states: str) -> list["FrozenTrial"]:
         """Return the trials in one of these states of optuna, in their order."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name in states]
+
+    def next_round_alone(self) -> list["FrozenTrial | Trial"]:
+        """Return the next round, drawn while no other process may. Raise LockLost."""
+        with self.guard.held():
+            return self.next_round()
 
     def next_round(self) -> list["FrozenTrial | Trial"]:
         """Return the trials to train next: what is left of an interrupted round, or a new round."""
@@ -159,8 +174,9 @@ class Search:
         searched_runs.add(self.folder, [run.id for run in todo])
         train = train_sweep if cluster is None else partial(submit, cluster=cluster)
         errors = train(todo) if todo else {}
-        for trial in trials:
-            self.tell(trial, prepared[trial.number], errors)
+        with self.guard.held():
+            for trial in trials:
+                self.tell(trial, prepared[trial.number], errors)
         self.write()
 
     def prepared(self, trial: "FrozenTrial | Trial") -> list["Prepared"] | None:
@@ -213,7 +229,7 @@ class Search:
             | self.point(trial)
             for trial in self.trials(*statuses)
         ]
-        write_table(self.folder / "trials.csv", objects(rows))
+        write_table(self.folder / "trials.csv", objects(rows), self.guard)
 
     def show(self) -> None:
         """Print the best trials and the command of the winner. Raise RunsFailed if all trials diverged."""
@@ -316,7 +332,8 @@ def chosen_on(question: "Question", settings: "Settings") -> str:
 
 @contextmanager
 def searching(question: "Question") -> Iterator[Search]:
-    """Yield a search, locked for this process. Raise UsageError if another process has locked it."""
+    """Yield a search, locked for this process. Raise UsageError if another process has locked it, and RunsFailed if one
+    has taken it over."""
     from clrun.runs import prepare
     from clrun.runs.failures import disk_trouble
     from clrun.sweep import workers
@@ -332,7 +349,14 @@ def searching(question: "Question") -> Iterator[Search]:
     with disk_trouble(run.settings["outputs"], folder), locks.claimed([folder]) as claim:
         if folder in claim.others:
             raise UsageError(f"{folder}: {claim.others[folder]} is at this search; wait for it, or end that one.")
-        yield Search(question, folder, opened(folder), question.search["at_once"] or width(question, run), {})
+        at_once = question.search["at_once"] or width(question, run)
+        try:
+            yield Search(question, folder, opened(folder), at_once, {}, claim.mine[folder])
+        except locks.LockLost:
+            raise RunsFailed(
+                f"{folder}: this process stood still for so long that another one took the search over; wait for that "
+                "one, and type the same command again."
+            ) from None
 
 
 def name(question: "Question", run: "Prepared") -> str:

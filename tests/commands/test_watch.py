@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import hold
 from interrupting import InterruptingProgress
 from rich.console import Console
 
@@ -211,6 +212,17 @@ def test_only_the_latest_of_many_are_shown(tmp_path, trained):
     text = shown(tmp_path, "--once")
     assert "12 ended, the latest 10 of which are shown" in text and "digits-11" in text and "digits-01" not in text
     assert "digits-00" in shown(tmp_path, "--once", "--all")
+
+
+def test_a_run_that_is_trained_again_is_under_way(trained, neighbour):
+    """Beside the summary.csv of its earlier training."""
+    done, watcher = trained[1], Watcher(trained[0])
+    assert done in watcher.look(0)[1]
+    hold(done, neighbour)
+    under_way, ended = watcher.look(0)
+    assert (done, "running") in [(one.directory, str(one.state)) for one in under_way] and done not in ended
+    (done / "lock.json").unlink()
+    assert done in watcher.look(0)[1]
 
 
 def test_a_run_that_is_removed_is_forgotten(tmp_path):

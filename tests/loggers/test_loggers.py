@@ -17,6 +17,7 @@ from clrun.loggers import logs, points, sink
 from clrun.loggers.logs import Logs
 from clrun.runs import prepare, train
 from clrun.system.errors import UsageError
+from clrun.system.locks import LockLost
 
 TINY = ("strategy=ewc", "iterations=2", "model.widths=[4]", "tasks=2", "device=cpu", "plots=false")
 COSTS = [{"task": task, "train_seconds": 0.5} for task in range(4)]
@@ -161,6 +162,32 @@ def test_other_loggers_are_refused(typed):
 def test_log_is_no_part_of_a_run(settings_of):
     plain, both = settings_of(), settings_of("log=[tensorboard,mlflow]")
     assert plain.identity("data") == both.identity("data") and plain.directory("data") == both.directory("data")
+
+
+class Lost:
+    """The guard of a run that another process has taken over."""
+
+    def check(self):
+        raise LockLost(Path("elsewhere"), None)
+
+    held = check
+
+
+def test_a_run_that_was_taken_over_is_no_failure_of_a_logger(tmp_path):
+    made, said = logged(tmp_path, "tensorboard", guard=Lost()), []
+    with pytest.raises(LockLost):
+        Logs([made], said.append, Openers()).begin(resumed=False)
+    assert said == []
+
+
+def test_notes_that_cannot_be_removed_are_no_failure_of_the_run(tmp_path):
+    made, said = logged(tmp_path, "tensorboard"), []
+    kept = Logs([made], said.append, Openers())
+    kept.begin(resumed=False)
+    (made.directory / logs.NAME).unlink()
+    (made.directory / logs.NAME).mkdir()  # which unlink() refuses
+    kept.end(made)
+    assert [line.split(",")[0] for line in said] == ["log=notes failed"]
 
 
 # ---------------------------------------------------------------- read back

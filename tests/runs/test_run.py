@@ -1,5 +1,6 @@
 """A run from settings to files: what is written, said and measured, and what happens when something goes wrong."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import summaries
+from helpers import hold, summaries
 
 from clrun.config.settings import Settings
 from clrun.results import reading, run_files
-from clrun.runs import prepare, show, train
+from clrun.runs import checkpoint, prepare, show, train
 from clrun.strategies.ewc import EWC
 from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.errors import UsageError
@@ -363,6 +364,43 @@ def test_what_another_process_has_finished_is_not_trained_again(prepared_of):
     (status,) = train.train_runs([prepared], trainer=lambda *_: pytest.fail("trained again"))
     assert status == "done by another process"
     assert (prepared.directory / "summary.csv").stat().st_mtime_ns == before
+
+
+def test_what_a_killed_process_left_beside_its_summary_goes_with_the_claim(prepared_of):
+    prepared = prepared_of(*SHORT)
+    train.train_run(prepared, quiet=True)
+    left = prepared.directory / "checkpoint.safetensors"
+    left.write_text("left")
+    os.utime(left, (0, 0))
+    assert train.train_runs([prepared], quiet=True) == ["done by another process"] and not left.exists()
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_no_failure_of_the_run(prepared_of, monkeypatch, capsys):
+    def refused(directory, guard):
+        raise PermissionError(errno.EACCES, "Permission denied", str(directory / "checkpoint.safetensors"))
+
+    monkeypatch.setattr(checkpoint, "remove", refused)
+    prepared = prepared_of(*SHORT)
+    assert train.train_runs([prepared], quiet=True) == ["done"]
+    assert prepared.finished and not (prepared.directory / "failed.txt").exists()
+    assert "its checkpoint could not be removed ([Errno 13] Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_a_run_that_another_process_trains_again_is_not_called_damaged(clrun, empty_folder, neighbour, sweep):
+    """Its tables are those of the new training, and its summary.csv is of the earlier one."""
+    assert clrun(*SHORT, "outputs=shared")[0] == 0
+    (ended,) = summaries(outputs="shared")
+    matrix = pd.read_csv(ended.parent / "accuracy_matrix.csv")
+    matrix.iloc[3:, 1:] = float("nan")
+    matrix.to_csv(ended.parent / "accuracy_matrix.csv", index=False)
+    hold(ended.parent, neighbour)
+    code, out, err = clrun(*sweep, *SHORT, "outputs=shared")
+    assert code == 1 and f"process {neighbour.pid} on" in err and "is training this run again" in err
+    assert "elete the folder" not in out + err
+    (ended.parent / "lock.json").unlink()
+    code, out, err = clrun(*sweep, *SHORT, "outputs=shared")
+    assert code == 1 and "elete the folder" in err and "it has no accuracy after the last task" in err
 
 
 def test_a_command_says_that_another_process_was_faster(clrun, empty_folder, monkeypatch):

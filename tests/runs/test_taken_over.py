@@ -4,7 +4,9 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,13 +114,33 @@ def test_the_others_of_its_stack_go_on(prepared_of, reports):
     assert not [path for run in stack for path in run.directory.glob("lock.json")]
 
 
+def taken(stack, progress):
+    (stack[0].directory / "config.yaml").write_text("of the other process")
+    raise LockLost(stack[0].directory, None)
+
+
 def test_the_command_ends_with_a_sentence(prepared_of):
     prepared = prepared_of(*SMALL)
-
-    def taken(stack, progress):
-        raise LockLost(stack[0].directory, None)
-
     with pytest.raises(RunsFailed, match="took it over has not finished it yet"):
+        train.train_run(prepared, quiet=True, trainer=taken)
+
+
+def test_a_run_whose_folder_is_removed_while_it_is_trained(prepared_of, capsys):
+    prepared = prepared_of(*SMALL)
+    sleeper = Sleeper(5, [], lambda: shutil.rmtree(prepared.directory))
+    trainer = partial(SHORT_BLOCKS)
+    with pytest.raises(RunsFailed, match="it was removed while it was trained; the same command trains it anew"):
+        train.train_run(prepared, quiet=True, trainer=lambda stack, progress: trainer(stack, sleeper))
+    said = capsys.readouterr().err
+    assert "its folder was removed meanwhile" in said and "took the run over" not in said
+    assert not prepared.directory.exists()
+
+
+def test_a_run_that_another_process_trains_again_too(prepared_of):
+    """With rerun=true, the summary.csv that is there is of an earlier training."""
+    train.train_run(prepared_of(*SMALL), quiet=True)
+    prepared = prepared_of(*SMALL, "rerun=true")
+    with pytest.raises(RunsFailed, match="another process has taken it over; wait for that one"):
         train.train_run(prepared, quiet=True, trainer=taken)
 
 
@@ -134,7 +156,7 @@ def test_two_hosts_by_a_short_time(tmp_path):
                 raise AssertionError("it is written")
             with second.mine[folder].held():
                 pass
-        with pytest.raises(LockLost, match="another process took"):
+        with pytest.raises(LockLost, match="nothing more of it is written here"):
             first.mine[folder].check()
     assert not folder.exists()
 
@@ -152,13 +174,3 @@ def test_a_disk_without_flock(prepared_of, monkeypatch, number):
         assert time.monotonic() - began < 20  # not the time to wait for a gate that is held
     assert not list(prepared.directory.parent.glob(".lock*"))
     locks.has_flock.cache_clear()
-
-
-def test_a_lock_that_a_killed_process_left_is_tidied(tmp_path):
-    folder = tmp_path / "runs" / "ewc" / "one"
-    folder.mkdir(parents=True)
-    owner = {"host": locks.this_process().host, "space": locks.process_namespace(), "pid": 2**22 + 1, "started": "1"}
-    (folder / locks.NAME).write_text(json.dumps(owner))
-    assert locks.tidy(folder) and not (folder / locks.NAME).exists()
-    (folder / locks.NAME).write_text(json.dumps(owner | {"host": "elsewhere"}))
-    assert not locks.tidy(folder)  # it may live

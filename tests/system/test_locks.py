@@ -95,6 +95,18 @@ def test_a_lock_that_says_nothing_is_nobodys(folder, text):
     assert locks.claim(folder, "token") is None
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="this system does not state what processes do")
+def test_a_process_that_has_ended_and_was_not_asked_how_holds_nothing(folder):
+    """Its number is taken until its parent asks, which the first process of some containers never does."""
+    ended = subprocess.Popen(["sleep", "600"])
+    hold(folder, pid=ended.pid, started=locks.start_time(ended.pid))
+    assert locks.holder(folder).pid == ended.pid
+    ended.kill()
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # waits, and does not ask
+    assert locks.start_time(ended.pid) and locks.holder(folder) is None
+    ended.wait()
+
+
 def test_the_heartbeat_is_renewed(folder):
     with locks.claimed([folder], heartbeat_seconds=0.02):
         os.utime(folder / locks.NAME, (0, 0))

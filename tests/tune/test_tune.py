@@ -1,8 +1,10 @@
 """clrun-tune: what it may choose from, what it chooses by, and how it goes on."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +24,9 @@ from test_docs import PAGES, blocks, needs_checkout
 from clrun.commands import run, tune
 from clrun.config import catalog
 from clrun.results import searched_runs
-from clrun.runs import prepare
+from clrun.results.reading import BeingTrained, UnreadableFile
+from clrun.runs import prepare, train
+from clrun.system import locks
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 from clrun.tune import search, space
@@ -146,12 +150,48 @@ def test_one_file_of_a_run_is_read(clrun_tune, monkeypatch):
     assert code == 0 and of_runs == {"validation_matrix.csv"}
 
 
-def test_the_score_of_a_diverged_run_is_none(tmp_path):
+def test_the_score_of_a_diverged_run_is_none(tmp_path, prepared_of):
+    diverged = prepared_of(*SHORT, "strategy=finetune", "optimizer=sgd", "lr=1e30")
+    train.train_run(diverged, quiet=True)
     begin = "after_task,task_1,task_2,average\n0,.5,.5,.5\n1,.5,.5,.5\n"
     (tmp_path / "validation_matrix.csv").write_text(f"{begin}2,.25,.75,.5\n")
     assert search.validation_accuracy(tmp_path) == 0.5
     (tmp_path / "validation_matrix.csv").write_text(f"{begin}2,,,\n")
+    shutil.copy(diverged.directory / "summary.csv", tmp_path)
     assert search.validation_accuracy(tmp_path) is None
+
+
+def test_a_run_that_is_trained_again_has_no_score_yet(prepared_of, neighbour):
+    """rerun=true writes its tables beside the summary.csv of the earlier training, which did not diverge."""
+    run = prepared_of(*SHORT, "strategy=finetune", "validation=0.1")
+    train.train_run(run, quiet=True)
+    path = run.directory / "validation_matrix.csv"
+    whole = search.validation_accuracy(run.directory)
+    path.write_text(re.sub(r"^2,.*$", "2,,,,", path.read_text(), flags=re.M))
+    with pytest.raises(UnreadableFile, match="it has no accuracy after the last task"):  # the process was killed
+        search.validation_accuracy(run.directory)
+    hold(run.directory, neighbour)
+    with pytest.raises(BeingTrained, match=f"process {neighbour.pid} .*is training this run again"):
+        search.validation_accuracy(run.directory)
+    assert 0 < whole < 1
+
+
+def test_a_search_that_another_process_has_taken_over_writes_nothing_more(clrun_tune, monkeypatch):
+    asked = search.Search.prepared
+
+    def slept(self, trial):
+        """Stand still while another process takes the search over."""
+        path = self.folder / locks.NAME
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"token": "another"}))
+        journal.append((self.folder / "journal.log").read_bytes())
+        return asked(self, trial)
+
+    journal: list[bytes] = []
+    monkeypatch.setattr(search.Search, "prepared", slept)
+    code, _, err = clrun_tune(*SEARCH, "trials=1")
+    (folder,) = Path("outputs/tune").glob("*/")
+    assert code == 1 and "another one took the search over" in err and "Traceback" not in err
+    assert (folder / "journal.log").read_bytes() == journal[-1] and not (folder / "trials.csv").exists()
 
 
 def test_a_diverged_trial_is_never_chosen(clrun_tune):
