@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from helpers import CPU, python_path
@@ -17,11 +18,15 @@ from helpers import CPU, python_path
 from clrun.commands import console, predict, run
 from clrun.config import composition
 from clrun.config.settings import Settings
+from clrun.engine.blocks import BlockSizes
 from clrun.engine.stack import Stack
 from clrun.runs import checkpointer, prepare
 from clrun.runs.build import build
 from clrun.runs.prepared import Prepared
 from clrun.system.paths import CONF
+
+hypothesis.settings.register_profile("clrun", deadline=None)  # any example may take long on a machine that is busy
+hypothesis.settings.load_profile("clrun")
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 SCENARIOS = ("task", "domain", "class")
@@ -46,6 +51,20 @@ def card(request) -> torch.device:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Whichever tests this process ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def blocks_by_steps(request, monkeypatch):
+    """The size of a block does not depend on how fast its steps are, so that tests can count reports."""
+    if request.path.name != "test_blocks.py":
+        affordable = BlockSizes.affordable
+        monkeypatch.setattr(BlockSizes, "affordable", lambda self, s: affordable(self, None if s is None else 0.0))
 
 
 @pytest.fixture(autouse=True)

@@ -86,16 +86,26 @@ class ResendingHook:
     previous: Callable[["sys.UnraisableHookArgs"], object]
     due: set[int] = field(default_factory=set)  # signals that wait for their timer
     timers: dict[int, threading.Timer] = field(default_factory=dict)
+    running: bool = False  # whether Python has called this hook, and it has not returned
 
     def __call__(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        number = self.number_of(unraisable.exc_value)
-        if number is None:
-            self.previous(unraisable)
-        elif number not in self.due:
-            self.due.add(number)
-            self.timers[number] = timer = threading.Timer(AGAIN, self.send, (number,))
-            timer.daemon = True
-            timer.start()
+        self.running = True
+        try:
+            number = self.number_of(unraisable.exc_value)
+            if number is None:
+                self.previous(unraisable)
+            elif number not in self.due:
+                self.due.add(number)
+                self.send_later(number)
+        finally:
+            self.running = False
+
+    def send_later(self, number: int) -> None:
+        """Start the timer that sends a signal again."""
+        timer = threading.Timer(AGAIN, self.send, (number,))
+        timer.daemon = True
+        timer.start()
+        self.timers[number] = timer
 
     def number_of(self, error: BaseException | None) -> int | None:
         """Return the signal whose handler has raised this exception; None for any other exception."""
@@ -104,7 +114,11 @@ class ResendingHook:
         return self.handler.raised_for if isinstance(error, self.handler.kind) else None
 
     def send(self, number: int) -> None:
-        """Send a signal to this process, whose handler raises its exception again."""
+        """Send a signal to this process, whose handler raises its exception again. Wait once more while the main thread
+        stands still within this hook, where Python would drop the exception for good."""
+        if self.running:
+            self.send_later(number)
+            return
         self.due.discard(number)
         if self.handler.raised_for == number:  # until now, so that a second signal was ignored while this one waited
             self.handler.raised_for = None
@@ -112,10 +126,10 @@ class ResendingHook:
 
     def cancel(self) -> None:
         """Wait for no timer any more."""
-        for timer in self.timers.values():
-            timer.cancel()
-        for timer in self.timers.values():
-            timer.join()
+        for number in list(self.timers):
+            while (timer := self.timers[number]).is_alive():  # one that was just due may have started another
+                timer.cancel()
+                timer.join()
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """On a GPU a thread writes checkpoints while training goes on; the files are those that training itself would write."""
 
-import os
 import shutil
 import signal
 import threading
 import weakref
+from concurrent.futures import wait
 from dataclasses import replace
 
 import pytest
@@ -103,21 +103,24 @@ def test_an_interruption_writes_no_point_twice(kept, disk):
     assert said == ["saved after task 1 (0 steps so far); the same command continues from there."]
 
 
-def test_an_interruption_of_the_waiting_writes_the_latest_point_last(kept, disk):
+def test_an_interruption_of_the_waiting_writes_the_latest_point_last(kept, disk, monkeypatch):
     """The last point waits for an older one when the signal arrives. If the older one ended after it, a resumed run
     would go on from there."""
     made, current, _ = kept()
     made.end_task(current, 1)
-    timers = [
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)),
-        threading.Timer(1.5, disk.ready.set),
-    ]
-    for timer in timers:
-        timer.start()
+    waits = []
+
+    def interrupted_at_first(writing):
+        waits.append(len(disk.written))
+        if len(waits) == 1:
+            signal.raise_signal(signal.SIGINT)
+        disk.ready.set()
+        wait(writing)
+
+    monkeypatch.setattr(checkpointer, "wait", interrupted_at_first)
     with pytest.raises(KeyboardInterrupt), made.writing_on_interrupt():
         made.end_task(current, 5)
-    for timer in timers:
-        timer.join()
+    assert waits == [0, 0]
     assert [(stage, by_thread) for _, stage, by_thread in disk.written] == [(1, True), (5, False)]
 
 

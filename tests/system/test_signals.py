@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -12,8 +14,12 @@ import pytest
 from helpers import python_path
 
 from clrun.sweep.cluster import JobEnding
-from clrun.system.signals import AGAIN, ExitHandler, graceful_termination, handled, heard_in_callbacks
+from clrun.system import signals
+from clrun.system.signals import ExitHandler, graceful_termination, handled, heard_in_callbacks
 
+AGAIN = (
+    1.0  # of the tests that need a moment in which no signal is sent: `signals.AGAIN` is too short on a busy machine
+)
 CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
 
 # A command that does something with the signal `number`, and then what would be its work.
@@ -69,6 +75,11 @@ Reader()
 }
 
 
+def outcome_slowly(body: str) -> subprocess.CompletedProcess[str]:
+    """As `outcome`, with a signal that is sent again after AGAIN seconds."""
+    return outcome(f"import clrun.system.signals\nclrun.system.signals.AGAIN = {AGAIN}\n{body.strip()}")
+
+
 def outcome(body: str, number: int = signal.SIGTERM) -> subprocess.CompletedProcess[str]:
     """Run the command with this body of its action."""
     text = COMMAND.format(body="".join(f"    {line}\n" for line in body.strip().splitlines()))
@@ -107,7 +118,7 @@ for _ in range(4):
     Thing()
 time.sleep(30)
 """
-    done = outcome(body)
+    done = outcome_slowly(body)
     times = [float(line) for line in done.stdout.split()]
     assert done.returncode == 143 and len(times) == 4
     assert all(later - earlier > 0.9 * AGAIN for earlier, later in pairwise(times))
@@ -132,7 +143,7 @@ finally:
     time.sleep(0.5)
     print("saved")
 """
-    done = outcome(body)
+    done = outcome_slowly(body)
     assert (done.returncode, done.stdout) == (143, "saved\n")
     assert done.stderr == "clrun: terminated; the same command again continues.\n"
 
@@ -181,8 +192,26 @@ def test_a_job_hears_a_signal_in_a_callback(dropped):
     assert not dropped and handler.received == [signal.SIGUSR2] * 2
 
 
-def test_nothing_is_sent_after_an_error(dropped):
+def test_a_signal_is_not_sent_while_the_hook_runs(dropped, monkeypatch):
+    """As where the process stands still there: the exception would be dropped once more, and no other follows it."""
+    start = signals.ResendingHook.send_later
+
+    def start_and_stand_still(self, number):
+        start(self, number)
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(5 * signals.AGAIN)
+
+    monkeypatch.setattr(signals.ResendingHook, "send_later", start_and_stand_still)
+    handler = ExitHandler(JobEnding)
+    with pytest.raises(JobEnding), handled(handler, signal.SIGUSR2), heard_in_callbacks(handler):
+        Sending(signal.SIGUSR2)
+        signal.sigtimedwait([], 30)
+    assert not dropped and handler.received == [signal.SIGUSR2] * 2
+
+
+def test_nothing_is_sent_after_an_error(dropped, monkeypatch):
     """The process ends by the error."""
+    monkeypatch.setattr(signals, "AGAIN", AGAIN)
     handler = ExitHandler(JobEnding)
     with handled(handler, signal.SIGUSR2):
         with pytest.raises(ZeroDivisionError), heard_in_callbacks(handler):

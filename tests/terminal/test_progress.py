@@ -13,7 +13,8 @@ def test_progress_says_whose_it_is():
     with TerminalProgress(console, tasks=2, name="ewc lambda=3 seed=0") as progress:
         progress.begin_task(1, steps=10)
         progress.end_task(1, [0.981])
-    assert console.file.getvalue() == "ewc lambda=3 seed=0: task 1/2 learnt in 0.0 s: 98.1 %\n"
+    told = re.sub(r"in \d+\.\d s", "in S s", console.file.getvalue())
+    assert told == "ewc lambda=3 seed=0: task 1/2 learnt in S s: 98.1 %\n"
 
 
 def test_progress_in_a_pipe():
@@ -24,7 +25,8 @@ def test_progress_in_a_pipe():
             progress.advance(50)
             progress.advance(50)
             progress.end_task(stage, accuracies)
-    assert console.file.getvalue() == "task 1/2 learnt in 0.0 s: 98.1 %\ntask 2/2 learnt in 0.0 s: 90.0 - %\n"
+    told = re.sub(r"in \d+\.\d s", "in S s", console.file.getvalue())
+    assert told == "task 1/2 learnt in S s: 98.1 %\ntask 2/2 learnt in S s: 90.0 - %\n"
 
 
 def test_progress_of_tasks_learnt_together():
