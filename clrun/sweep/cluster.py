@@ -174,7 +174,7 @@ class Job:
             with handled(signal.SIG_IGN, warning):
                 workers.warm_up()
         prepared = [prepare.prepare(settings) for settings in self.settings]
-        return execution.train_sweep([run for run in prepared if not run.finished])
+        return execution.train_sweep([run for run in prepared if run.needs_training])
 
     def await_verdict(self) -> NoReturn:
         """After SIGTERM, wait for the signal with which a cluster takes the job back, which submitit handles."""

@@ -85,7 +85,7 @@ class Search:
     def run(self) -> None:
         """Train the trials that are missing and print the best. Raise RunsFailed if some crashed, and LockLost if
         another process has taken the search over."""
-        while trials := self.next_round_alone():
+        while trials := self.next_round():
             self.train(trials)
             if all(trial.number in self.crashed for trial in trials):
                 break
@@ -100,13 +100,9 @@ class Search:
         """Return the trials in one of these states of optuna, in their order."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name in states]
 
-    def next_round_alone(self) -> list["FrozenTrial | Trial"]:
-        """Return the next round, drawn while no other process may. Raise LockLost."""
-        with self.guard.held():
-            return self.next_round()
-
     def next_round(self) -> list["FrozenTrial | Trial"]:
-        """Return the trials to train next: what is left of an interrupted round, or a new round."""
+        """Return the trials to train next: what is left of an interrupted round, or a new round. Raise LockLost."""
+        self.guard.check()  # not `held`: a round can take longer to draw than others wait for the gate
         for trial in self.trials("RUNNING"):
             if trial.params.keys() != self.question.axes.keys():  # the process has ended while it was being drawn
                 self.enqueue_again(trial)
@@ -163,7 +159,7 @@ class Search:
         cluster = self.question.cluster
         prepared = {trial.number: self.prepared(trial) for trial in trials}
         every = {run.id: run for runs in prepared.values() if runs is not None for run in runs}
-        todo = [run for run in every.values() if not run.finished]
+        todo = [run for run in every.values() if run.needs_training]
         tidy_finished(list(every.values()))
         numbers = ", ".join(str(trial.number + 1) for trial in trials)
         print(

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -128,9 +127,8 @@ def test_the_command_ends_with_a_sentence(prepared_of):
 def test_a_run_whose_folder_is_removed_while_it_is_trained(prepared_of, capsys):
     prepared = prepared_of(*SMALL)
     sleeper = Sleeper(5, [], lambda: shutil.rmtree(prepared.directory))
-    trainer = partial(SHORT_BLOCKS)
     with pytest.raises(RunsFailed, match="it was removed while it was trained; the same command trains it anew"):
-        train.train_run(prepared, quiet=True, trainer=lambda stack, progress: trainer(stack, sleeper))
+        train.train_run(prepared, quiet=True, trainer=lambda stack, progress: SHORT_BLOCKS(stack, sleeper))
     said = capsys.readouterr().err
     assert "its folder was removed meanwhile" in said and "took the run over" not in said
     assert not prepared.directory.exists()

@@ -17,9 +17,9 @@ from clrun.sweep.cluster import JobEnding
 from clrun.system import signals
 from clrun.system.signals import ExitHandler, graceful_termination, handled, heard_in_callbacks
 
-AGAIN = (
-    1.0  # of the tests that need a moment in which no signal is sent: `signals.AGAIN` is too short on a busy machine
-)
+# Seconds in place of `signals.AGAIN`, for tests that need a moment in which no signal is sent, also on a busy machine.
+AGAIN = 1.0
+
 CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
 
 # A command that does something with the signal `number`, and then what would be its work.

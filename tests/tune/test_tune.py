@@ -27,6 +27,7 @@ from clrun.results import searched_runs
 from clrun.results.reading import BeingTrained, UnreadableFile
 from clrun.runs import prepare, train
 from clrun.system import locks
+from clrun.system.atomic_files import Unguarded
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 from clrun.tune import search, space
@@ -306,6 +307,21 @@ def finished_without_training(question: Question, folder: Path) -> list[int]:
         for trial in drawn:
             found.study.tell(trial.number, 0.5)
     return [trial.params["lambda"] for trial in found.trials("COMPLETE")]
+
+
+class TakenOver(Unguarded):
+    """The guard of a search that another process has taken over."""
+
+    def check(self):
+        raise locks.LockLost(Path("elsewhere"), None)
+
+
+def test_a_search_that_another_process_has_taken_over_draws_no_trial(tmp_path):
+    question = read(tune.parser().parse_intermixed_args([*SHORT, "strategy=ewc", "lambda=1,2,3"]), catalog.read())
+    found = search.Search(question, tmp_path, search.opened(tmp_path), 2, {}, TakenOver())
+    with pytest.raises(locks.LockLost):
+        found.next_round()
+    assert found.study.get_trials() == []
 
 
 def test_every_point_of_a_list_is_tried_wherever_the_process_ended(tmp_path):
