@@ -66,13 +66,15 @@ def show_help() -> None:
     from clrun.config import help
 
     console = help.make_console()
-    console.print("A search by validation accuracy: [bold]clrun-tune key=value ... 'key=interval(low,high)'[/bold]\n")
+    typed = "clrun-tune key=value ... 'key=interval(low,high)'"
+    help.say(console, f"A search by validation accuracy: [bold]{typed}[/bold]\n")
     help.section(console, "Examples", EXAMPLES)
     help.section(console, "What is typed", GRAMMAR)
     help.section(console, "Keys of a search", dict(help.key_line(*item) for item in SEARCH_KEYS.items()))
-    console.print(
+    help.say(
+        console,
         f"All other keys are clrun's (clrun --help). validation is {VALIDATION} unless typed. The same command again "
-        "goes on, also with more trials. At the end stands the clrun command of the winner."
+        "goes on, also with more trials. At the end stands the clrun command of the winner.",
     )
 
 

@@ -44,6 +44,16 @@ NO_FEATURES = "none"
 # A group of which nothing is chosen by default, and which is no part of a run.
 CLUSTER = "cluster"
 
+# The kinds of strategies, with the headings below which help lists them, in this order.
+HEADINGS = {
+    "bounds": "bounds",
+    "penalties": "penalties on weights or outputs, merging of weights, projection of steps",
+    "replay": "replay of stored or generated samples",
+    "parts": "parts of the network per task",
+    "heads": "heads in closed form without gradients; a generative model for each class",
+    "plasticity": "against the loss of plasticity",
+}
+
 
 class Strict(BaseModel):
     """A model that takes neither other fields than its own nor other types."""
@@ -256,10 +266,19 @@ class OptimizerOption(Option):
     lr: float | None = Field(None, gt=0)  # where lr is not typed
 
 
+def known_kind(kind: str) -> str:
+    """Return the kind of a strategy. Raise ValueError for one that is not in HEADINGS."""
+    if kind not in HEADINGS:
+        raise ValueError(f"there is no kind {kind}; write one of {', '.join(HEADINGS)}, or leave it out")
+    return kind
+
+
 class StrategyOption(Option):
     """A continual-learning strategy, as its yaml states it."""
 
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    short: str | None = Field(None, min_length=1)  # what it does, for a list with a line each; None: as `about` begins
+    kind: Annotated[str, AfterValidator(known_kind)] | None = None  # its place in that list; None: a user's own
     warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why the strategy is known to fail in it
     refuses: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why it cannot work, and what to type
     needs_task_id: bool = False  # whether it must know the task at test

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.text import Text
 
 from clrun.config.catalog import CLUSTER, Catalog, StrategyOption
 from clrun.config.composed_text import about_experiment
-from clrun.config.help import headline, key_line, remark, rows
+from clrun.config.help import by_kind, entries, folded, headline, key_line, remark, rows, say
 from clrun.system.errors import UsageError
 
 KEYS = "keys"  # the word for all keys of every run
@@ -22,11 +23,11 @@ NEAR = 3  # words that a refusal suggests
 class Meant:
     """What a word of `clrun --help WORD` names."""
 
-    groups: Sequence[str] = ()  # with a line for each option
+    groups: Sequence[str] = ()  # with what each option is
     options: Sequence[tuple[str, str]] = ()  # (group, name), with their keys
     experiments: Sequence[str] = ()
     keys: Sequence[str] = ()  # as they are typed
-    lists_keys: bool = False  # a line for each key of every run
+    lists_keys: bool = False  # with what each key of every run means
     lists_experiments: bool = False
 
 
@@ -83,40 +84,45 @@ def print_meant(console: Console, catalog: Catalog, named: Meant) -> None:
     for group in named.groups:
         print_group(console, catalog, group)
     if named.lists_experiments:
-        console.print("[bold]Experiments[/bold], with the settings of published protocols")
+        say(console, "[bold]Experiments[/bold], with the settings of published protocols")
         lines = ((f"+experiment={name}", remark(path)) for name, path in catalog.experiments.items())
-        console.print(rows(lines, console.width, cut=True))
-        console.print("All of one: clrun --help split_mnist")
+        console.print(entries(lines, console.width))
+        say(console, "All of one: clrun --help split_mnist")
     if named.lists_keys:
-        console.print("[bold]Keys of every run[/bold], with their defaults")
-        console.print(rows(itertools.starmap(key_line, catalog.root.items()), console.width, cut=True))
-        console.print("All of one: clrun --help lr")
+        say(console, "[bold]Keys of every run[/bold], with their defaults")
+        console.print(rows(itertools.starmap(key_line, catalog.root.items()), console.width))
+        say(console, "All of one: clrun --help lr")
     for group, name in named.options:
-        console.print(group_title(catalog, group))
+        say(console, group_title(catalog, group))
         console.print(rows(option_lines(catalog, group, name), console.width))
     for name in named.experiments:
         print_experiment(console, catalog, name)
     for key in named.keys:
-        console.print(f"[bold]{key}[/bold]")
+        say(console, f"[bold]{key}[/bold]")
         console.print(rows(key_entries(catalog, key), console.width))
 
 
 def print_group(console: Console, catalog: Catalog, group: str) -> None:
-    """Print a line for each option of a group."""
-    console.print(group_title(catalog, group))
+    """Print what each option of a group is, below its name; the strategies by their kinds."""
     options = catalog.options[group]
-    console.print(rows(((name, headline(option)) for name, option in options.items()), console.width, cut=True))
+    say(console, group_title(catalog, group) + ("\n" if group == "strategy" else ""))
+    kinds = by_kind(options.values()) if group == "strategy" else [("", list(options.values()))]
+    for heading, below in kinds:
+        if heading:
+            say(console, f"[bold]{heading}[/bold]")
+        console.print(entries(((option.name, headline(option)) for option in below), console.width))
     with_keys = next((name for name in options if catalog.knobs(group, name)), None)
     if with_keys is not None:
-        console.print(f"The keys of one: clrun --help {with_keys}")
+        say(console, f"The keys of one: clrun --help {with_keys}")
 
 
 def print_experiment(console: Console, catalog: Catalog, name: str) -> None:
     """Print what the yaml of an experiment says of it, and what it sets."""
     path = catalog.experiments[name]
-    console.print(about_experiment(name, path), markup=False, style="cyan")
+    comments = [folded(line, console.width) for line in about_experiment(name, path).splitlines()]
+    console.print(Text("\n".join(itertools.chain.from_iterable(comments)), "cyan"))
     lines = path.read_text(encoding="utf-8").splitlines()
-    console.print("\n".join(line for line in lines if not line.startswith("#")), markup=False)
+    console.print(Text("\n".join(line for line in lines if not line.startswith("#"))), soft_wrap=True)
 
 
 def group_title(catalog: Catalog, group: str) -> str:

@@ -1,43 +1,121 @@
 """What `clrun --help`, `--version` and the completion of a shell say."""
 
 import io
+import itertools
 import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from clrun.config import catalog, help
-from clrun.system.paths import CONF
+from clrun.config import catalog, help, help_words
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-def test_help_is_one_screen(clrun, my_folder):
-    """At the width of a pipe and of 80 columns."""
+def lines_at(width: int, *words: str, folder: str = "my") -> list[str]:
+    """The lines of the help, or of the help of words, on a console of this width."""
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    known = catalog.with_folder(folder)
+    if words:
+        help_words.show(known, words, console)
+    else:
+        help.show(known, console)
+    return console.file.getvalue().splitlines()
+
+
+def test_help_names_all_that_there_is_to_choose(clrun, my_folder):
     code, out, _ = clrun("--config-dir", "my", "--help")
-    known = catalog.read((CONF, Path("my").resolve()))
-    assert code == 0 and len(out.splitlines()) <= 50 and max(map(len, out.splitlines())) <= 160
-    for group, options in known.options.items():
-        assert re.search(rf"\n  {group}=\S+ +{len(options)}: {next(iter(options))}", out)
-    assert "…" not in out, "nothing is cut in a pipe"
-    assert all(re.search(rf"\b{name}\b", out) for name in known.options["strategy"])
-    narrow = io.StringIO()
-    help.show(known, Console(file=narrow, width=80, highlight=False))
-    assert len(narrow.getvalue().splitlines()) <= 45 and max(map(len, narrow.getvalue().splitlines())) <= 80
-    assert "…" not in narrow.getvalue().partition("What there is")[0], "no example is cut"
+    assert code == 0 and "mine" in out and all(f"\n  {example}" in out for example in help.EXAMPLES)
+    for group, options in catalog.with_folder("my").options.items():
+        first = "those above" if group == "strategy" else next(iter(options))
+        assert re.search(rf"\n  {group}=\S+ +{len(options)}: {first}", out)
+        assert all(re.search(rf"\b{re.escape(name)}\b", out) for name in options)
 
 
-def test_help_of_a_group_has_a_line_for_each_option(clrun, my_folder):
-    known = catalog.read((CONF, Path("my").resolve()))
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_help_has_one_line_for_each_strategy(my_folder, width):
+    """Below the headings of the kinds, in their order, and those of the user's last."""
+    lines = lines_at(width)
+    strategies = catalog.with_folder("my").options["strategy"]
+    headings = [line for line in lines if line in (*catalog.HEADINGS.values(), help.OWN)]
+    assert headings == [*catalog.HEADINGS.values(), help.OWN]
+    for name, option in strategies.items():
+        (number,) = [
+            n for n, line in enumerate(lines) if re.match(rf"  {name}  +{re.escape(help.short(option))}$", line)
+        ]
+        heading = [line for line in lines[:number] if line in headings][-1]
+        assert heading == (catalog.HEADINGS[option.kind] if option.kind else help.OWN)
+    assert len(lines) <= len(strategies) + 80
+
+
+@pytest.mark.parametrize("width", [30, 80, 160])
+@pytest.mark.parametrize("word", [(), *((word,) for word in (*catalog.GROUPS, "experiment", "keys", "ewc", "lambda"))])
+def test_no_line_of_the_help_is_cut_or_wider_than_the_terminal(my_folder, width, word):
+    lines = lines_at(width, *word)
+    assert max(map(len, lines)) <= width and not any("…" in line for line in lines)
+    assert [line for line in lines if line != line.rstrip()] == [], "blanks at the end"
+
+
+def test_each_of_our_strategies_states_what_help_says_of_it():
+    """So that its line has at most 80 characters, whatever the longest name is."""
+    for name, option in catalog.read().options["strategy"].items():
+        assert option.short and option.kind, f"conf/strategy/{name}.yaml: add short: and kind:"
+        assert len(option.short) <= help.SHORT and not option.short.endswith("."), name
+    shorts = [option.short for option in catalog.read().options["strategy"].values()]
+    assert len(set(shorts)) == len(shorts)
+    longest = max(map(len, catalog.read().options["strategy"]))
+    assert help.INDENT + longest + help.GAP + help.SHORT <= 80
+
+
+@pytest.mark.parametrize(
+    "about, short",
+    [
+        ("a pull (Ash 2020)", "a pull"),
+        ("an acronym - it does something to the weights of old tasks", "an acronym - it does something to the weights of old"),
+        ("a rather long name of a strategy that pulls on weights - and more", "a rather long name of a strategy that pulls on weights"),
+        ("x" * 60, "x" * 54),
+        ("two\nlines", "two lines"),
+    ],
+)  # fmt: skip
+def test_what_a_users_strategy_does_is_how_its_about_begins(about, short):
+    stated = catalog.StrategyOption(name="mine", about=about, _target_="my.Mine")
+    assert help.short(stated) == short and len(short) <= help.SHORT
+
+
+def test_a_user_may_state_how_help_lists_a_strategy(clrun, my_folder):
+    path = Path("my/strategy/mine.yaml")
+    path.write_text(path.read_text() + "short: keeps to itself\nkind: replay\n")
+    lines = clrun("--config-dir", "my", "--help")[1].splitlines()
+    (number,) = [n for n, line in enumerate(lines) if re.match("  mine  +keeps to itself$", line)]
+    replay = lines.index(catalog.HEADINGS["replay"])
+    assert replay < number < lines.index(catalog.HEADINGS["parts"]) and help.OWN not in lines
+    assert clrun("--config-dir", "my", "strategy=mine", "iterations=2", "model.widths=[8]")[0] == 0
+
+
+def test_a_kind_that_there_is_not_is_refused(clrun, my_folder):
+    path = Path("my/strategy/mine.yaml")
+    path.write_text(path.read_text() + "kind: reply\n")
+    code, out, err = clrun("--config-dir", "my", "--help")
+    assert (code, out) == (2, "") and "mine.yaml: kind: there is no kind reply" in err and "replay" in err
+
+
+def test_help_in_a_pipe_is_as_wide_as_COLUMNS_says(clrun, monkeypatch):
+    for columns, widest in {"80": 80, "100": 100, "0": 160, "": 160, "wide": 160}.items():
+        monkeypatch.setenv("COLUMNS", columns)
+        assert widest - 20 < max(map(len, clrun("--help")[1].splitlines())) <= widest
+
+
+def test_help_of_a_group_says_all_of_each_option(my_folder):
+    known = catalog.with_folder("my")
     for group, options in known.options.items():
-        lines = [line.strip() for line in clrun("--config-dir", "my", "--help", group)[1].splitlines()]
-        assert len(lines) <= len(options) + 3
+        lines = lines_at(80, group)
         for name, option in options.items():
-            assert any(re.match(rf"{re.escape(name)}  +{re.escape(option.about[:40])}", line) for line in lines)
-    lines = clrun("--help", "keys")[1].splitlines()
+            at = lines.index(f"  {name}")
+            below = itertools.takewhile(lambda line: line.startswith(" " * help.BELOW), lines[at + 1 :])
+            assert " ".join(line.strip() for line in below) == " ".join(help.headline(option).split())
+    lines = lines_at(160, "keys")
     assert all(any(line.strip().startswith(f"{key}=") for line in lines) for key in known.root)
-    assert len(lines) <= len(known.root) + 3
 
 
 def test_help_of_an_experiment_says_what_it_sets(clrun):

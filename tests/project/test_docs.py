@@ -13,7 +13,7 @@ from helpers import summaries
 from PIL import Image
 
 from clrun.commands import check, export, predict, report, run, verify, watch
-from clrun.config.catalog import read
+from clrun.config.catalog import HEADINGS, read
 from clrun.report.runs import MEASURES
 from clrun.system.paths import CONF
 
@@ -237,6 +237,15 @@ def test_every_strategy_has_its_row(strategy):
     for knob in option.knobs:
         assert f"`{knob}`" in row
     assert f"`{strategy}`" in README.read_text(encoding="utf-8")
+
+
+@needs_checkout
+def test_the_readme_has_the_strategies_below_the_headings_of_the_help():
+    rows = re.findall(r"^\| `strategy`, ([^|]*) \| ([^|]*) \|$", README.read_text(encoding="utf-8"), re.M)
+    assert [heading for heading, _ in rows] == list(HEADINGS.values())
+    for kind, (_, names) in zip(HEADINGS, rows, strict=True):
+        ours = {name for name, option in read().options["strategy"].items() if option.kind == kind}
+        assert set(re.findall(r"`(\w+)`", names)) == ours, kind
 
 
 def anchors(page: Path) -> set[str]:
