@@ -72,12 +72,15 @@ def test_each_of_our_strategies_states_what_help_says_of_it():
     "about, short",
     [
         ("a pull (Ash 2020)", "a pull"),
-        ("an acronym - it does something to the weights of old tasks", "an acronym - it does something to the weights of old"),
-        ("a rather long name of a strategy that pulls on weights - and more", "a rather long name of a strategy that pulls on weights"),
+        (
+            "mine - it pulls on the weights of all the old - tasks",
+            "mine - it pulls on the weights of all the old - tasks",
+        ),
+        ("mine - it pulls on the weights of all the older - tasks", "mine - it pulls on the weights of all the older"),
         ("x" * 60, "x" * 54),
         ("two\nlines", "two lines"),
     ],
-)  # fmt: skip
+)
 def test_what_a_users_strategy_does_is_how_its_about_begins(about, short):
     stated = catalog.StrategyOption(name="mine", about=about, _target_="my.Mine")
     assert help.short(stated) == short and len(short) <= help.SHORT
