@@ -60,6 +60,12 @@ def same_random_numbers():
 
 
 @pytest.fixture(autouse=True)
+def no_columns(monkeypatch):
+    """In a process of pytest-xdist COLUMNS is 80, by GNU readline, and help would be narrower there."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def blocks_by_steps(request, monkeypatch):
     """The size of a block does not depend on how fast its steps are, so that tests can count reports."""
     if request.path.name != "test_blocks.py":
