@@ -35,7 +35,7 @@ SHORT = 54  # characters of what a strategy does, so that its line fits into 80
 MOST_TYPED = ("tasks", "scenario", "epochs", "lr", "seed", "evaluate_every", "outputs")
 
 WORDS = {
-    "--help strategy": "more on each of them; so also dataset, model, experiment",
+    "--help strategy": "what each strategy is; so also dataset, model, experiment",
     "--help ewc": "what an option or an experiment is, and its keys",
     "--help lambda": "what a key means, and who takes it",
     "--help keys": "all keys of every run, with their defaults",
