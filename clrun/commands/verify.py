@@ -12,20 +12,22 @@ are inside: "cannot tell" is no agreement.
 
 import argparse
 import math
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import pandas as pd
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from clrun import __version__
 from clrun.commands import console, run
 from clrun.config import catalog, check_keys
+from clrun.results.columns import ONLINE_MEANINGS, OVERALL_METRICS, SUMMARY_METRICS
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 
@@ -40,6 +42,28 @@ VERDICT = 20
 # Standard errors that a number may be off by chance.
 ERRORS = 2.5
 
+# A metric: the accuracy on task 1 after the last task.
+FIRST_TASK = "first_task"
+
+# A metric: the online accuracy of one task, with its number. A pattern.
+ONLINE_OF_TASK = r"online_accuracy_([1-9]\d*)"
+
+# Metrics that are columns of summary.csv and shares.
+SHARES = (*SUMMARY_METRICS, *OVERALL_METRICS, *ONLINE_MEANINGS)
+
+
+def known(metric: str) -> str:
+    """Return a metric. Raise ValueError if `measured` cannot read it."""
+    if metric in (FIRST_TASK, *SHARES) or re.fullmatch(ONLINE_OF_TASK, metric):
+        return metric
+    raise ValueError(
+        f"there is no metric {metric}; it is {FIRST_TASK}, online_accuracy_K of task K, or a share in "
+        f"summary.csv ({', '.join(SHARES)})."
+    )
+
+
+Metric = Annotated[str, AfterValidator(known)]
+
 
 class Case(BaseModel):
     """One published number, in percent."""
@@ -49,6 +73,7 @@ class Case(BaseModel):
     target: float
     tolerance: float
     se: float = 0.0  # standard error of the published number
+    metric: Metric | None = None  # that of the row, if it is None
 
 
 class Row(BaseModel):
@@ -59,7 +84,8 @@ class Row(BaseModel):
     source: str
     base: list[str]
     cases: dict[str, Case]
-    metric: str = "average_accuracy"
+    metric: Metric = "average_accuracy"
+    tolerances: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,21 +152,29 @@ def measured(directory: Path, metric: str) -> float:
     summary = summary_of(directory)
     if summary["status"] != RunStatus.DONE:
         raise UsageError(f"{directory} is {summary['status']}: {summary['diverged_at']}; it has no number to compare.")
-    if metric == "first_task":
+    if metric == FIRST_TASK:
         return 100 * read_table(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
+    if of_task := re.fullmatch(ONLINE_OF_TASK, metric):
+        accuracies = read_table(directory / "online_accuracy.csv").set_index("task")["online_accuracy"]
+        if of_task[1] not in accuracies.index:
+            raise UsageError(f"{directory} has no task {of_task[1]}, so it has no {metric} to compare.")
+        return 100 * accuracies[of_task[1]]
     return 100 * summary[metric]
 
 
 def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -> Iterator[Finding]:
     """Train what is missing of a row, and yield how each case compares."""
+    trained: list[str] = []  # cases of the same runs differ in what is read from them
     for name, case in row.cases.items():
         overrides = overrides_of(row, case, common)
         sweep = ["-m", *overrides, f"seed=range({seeds[0]},{seeds[-1] + 1})"]
-        print(f"\nrow {number}, {name}: clrun {shlex.join(sweep)}", flush=True)
-        run.command(sweep)
-        folders = directories(overrides, seeds)
-        values = pd.Series([measured(directory, row.metric) for directory in folders])
         command = f"clrun {shlex.join(sweep)}"
+        if command not in trained:
+            print(f"\nrow {number}, {name}: {command}", flush=True)
+            run.command(sweep)
+            trained.append(command)
+        folders = directories(overrides, seeds)
+        values = pd.Series([measured(directory, case.metric or row.metric) for directory in folders])
         standard_error: Any = values.sem()  # a float, of which pandas' stubs are not sure
         found = float(values.mean()), standard_error, len(values)
         yield Finding(number, name, case, command, *found, *spent(folders))
