@@ -14,7 +14,9 @@ import argparse
 import math
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import pandas as pd
 from omegaconf import OmegaConf
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from clrun import __version__
 from clrun.commands import console, run
@@ -33,6 +35,8 @@ from clrun.system.paths import CONF
 
 if TYPE_CHECKING:
     from clrun.terminal.fitting import Cells
+
+TABLE = CONF / "verify" / "rows.yaml"
 
 FIRST_SEED = 2
 
@@ -57,8 +61,7 @@ def known(metric: str) -> str:
     if metric in (FIRST_TASK, *SHARES) or re.fullmatch(ONLINE_OF_TASK, metric):
         return metric
     raise ValueError(
-        f"there is no metric {metric}; it is {FIRST_TASK}, online_accuracy_K of task K, or a share in "
-        f"summary.csv ({', '.join(SHARES)})."
+        f"there is no metric {metric}; type {FIRST_TASK}, online_accuracy_K of task K, or one of {', '.join(SHARES)}"
     )
 
 
@@ -82,10 +85,10 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="forbid")
     title: str
     source: str
+    tolerances: str  # the reason of each
     base: list[str]
     cases: dict[str, Case]
     metric: Metric = "average_accuracy"
-    tolerances: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,17 @@ class Finding:
 
 def rows() -> dict[str, Row]:
     """Return the table, by the number of the row."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(CONF / "verify" / "rows.yaml"))
-    return {str(name): Row.model_validate(row) for name, row in content.items()}
+    content: Any = OmegaConf.to_container(OmegaConf.load(TABLE))
+    return {str(number): checked(str(number), row) for number, row in content.items()}
+
+
+def checked(number: str, content: Any) -> Row:
+    """Return what the table has of a row. Raise UsageError for a wrong or missing field."""
+    try:
+        return Row.model_validate(content)
+    except ValidationError as error:
+        complaints = "; ".join(map(catalog.complaint, error.errors()))
+        raise UsageError(f"row {number} of {TABLE}: {complaints}.") from None
 
 
 def overrides_of(row: Row, case: Case, common: Sequence[str]) -> list[str]:
@@ -214,13 +226,24 @@ def show(cells: "Cells") -> None:
     print_table(make_console(), cells)
 
 
-def listing(by_number: Mapping[str, Row]) -> str:
-    """Return the rows, what each case published, and where."""
-    lines = []
-    for number, row in by_number.items():
-        cases = "; ".join(f"{name} {case.target:g}" for name, case in row.cases.items())
-        lines.append(f"{number:>3}  {row.title}: {cases}\n     {row.source}")
-    return "\n".join(lines)
+def listing(by_number: Mapping[str, Row], width: int) -> str:
+    """Return the rows in lines of at most `width` letters: what each case published, where, and why which tolerance."""
+    return "\n".join(entry(number, row, width) for number, row in by_number.items())
+
+
+def entry(number: str, row: Row, width: int) -> str:
+    """Return what `listing` says of a row."""
+    cases = "; ".join(f"{name} {case.target:g} ± {case.tolerance:g}" for name, case in row.cases.items())
+    parts = [f"Published ± tolerance, in %: {cases}", f"Source: {row.source}", f"Tolerances: {row.tolerances}"]
+    below = [filled(part, width, "     ", "       ") for part in parts]
+    return "\n".join([filled(row.title, width, f"{number:>3}  ", "     "), *below])
+
+
+def filled(text: str, width: int, first: str, others: str) -> str:
+    """Return a paragraph in lines of at most `width` letters, with what the first line and the others begin with."""
+    return textwrap.fill(
+        text, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -228,7 +251,9 @@ def parser() -> argparse.ArgumentParser:
     flags = console.Parser("clrun-verify", description="Compare with published numbers, two-sided.", allow_abbrev=False)
     flags.add_argument("--version", action="version", version=f"clrun {__version__}")
     flags.add_argument("rows", nargs="*", metavar="ROW", help="rows of the table (see --list)")
-    flags.add_argument("--list", action="store_true", help="list the rows and what was published")
+    flags.add_argument(
+        "--list", action="store_true", help="list the rows, what was published, tolerances and their reasons"
+    )
     flags.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="seeds 2 ... N + 1 (5 is quick, 20 the verdict)"
     )
@@ -270,7 +295,7 @@ def command(argv: Sequence[str], by_number: Mapping[str, Row]) -> None:
     """Run rows of a table, print how they compare, and exit with 1 if a case is not inside."""
     arguments = parser().parse_args(list(argv))
     if arguments.list:
-        print(listing(by_number))
+        print(listing(by_number, shutil.get_terminal_size().columns))
         return
     refuse(arguments, by_number)
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)
