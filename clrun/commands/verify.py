@@ -12,25 +12,31 @@ are inside: "cannot tell" is no agreement.
 
 import argparse
 import math
+import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import pandas as pd
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from clrun import __version__
 from clrun.commands import console, run
 from clrun.config import catalog, check_keys
+from clrun.results.columns import ONLINE_MEANINGS, OVERALL_METRICS, SUMMARY_METRICS
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 
 if TYPE_CHECKING:
     from clrun.terminal.fitting import Cells
+
+TABLE = CONF / "verify" / "rows.yaml"
 
 FIRST_SEED = 2
 
@@ -39,6 +45,27 @@ VERDICT = 20
 
 # Standard errors that a number may be off by chance.
 ERRORS = 2.5
+
+# A metric: the accuracy on task 1 after the last task.
+FIRST_TASK = "first_task"
+
+# A metric: the online accuracy of one task, with its number. A pattern.
+ONLINE_OF_TASK = r"online_accuracy_([1-9]\d*)"
+
+# Metrics that are columns of summary.csv and shares.
+SHARES = (*SUMMARY_METRICS, *OVERALL_METRICS, *ONLINE_MEANINGS)
+
+
+def known(metric: str) -> str:
+    """Return a metric. Raise ValueError if `measured` cannot read it."""
+    if metric in (FIRST_TASK, *SHARES) or re.fullmatch(ONLINE_OF_TASK, metric):
+        return metric
+    raise ValueError(
+        f"there is no metric {metric}; type {FIRST_TASK}, online_accuracy_K of task K, or one of {', '.join(SHARES)}"
+    )
+
+
+Metric = Annotated[str, AfterValidator(known)]
 
 
 class Case(BaseModel):
@@ -49,6 +76,7 @@ class Case(BaseModel):
     target: float
     tolerance: float
     se: float = 0.0  # standard error of the published number
+    metric: Metric | None = None  # that of the row, if it is None
 
 
 class Row(BaseModel):
@@ -57,9 +85,10 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="forbid")
     title: str
     source: str
+    tolerances: str  # the reason of each
     base: list[str]
     cases: dict[str, Case]
-    metric: str = "average_accuracy"
+    metric: Metric = "average_accuracy"
 
 
 @dataclass(frozen=True)
@@ -99,8 +128,17 @@ class Finding:
 
 def rows() -> dict[str, Row]:
     """Return the table, by the number of the row."""
-    content: Any = OmegaConf.to_container(OmegaConf.load(CONF / "verify" / "rows.yaml"))
-    return {str(name): Row.model_validate(row) for name, row in content.items()}
+    content: Any = OmegaConf.to_container(OmegaConf.load(TABLE))
+    return {str(number): checked(str(number), row) for number, row in content.items()}
+
+
+def checked(number: str, content: Any) -> Row:
+    """Return what the table has of a row. Raise UsageError for a wrong or missing field."""
+    try:
+        return Row.model_validate(content)
+    except ValidationError as error:
+        complaints = "; ".join(map(catalog.complaint, error.errors()))
+        raise UsageError(f"row {number} of {TABLE}: {complaints}.") from None
 
 
 def overrides_of(row: Row, case: Case, common: Sequence[str]) -> list[str]:
@@ -126,21 +164,29 @@ def measured(directory: Path, metric: str) -> float:
     summary = summary_of(directory)
     if summary["status"] != RunStatus.DONE:
         raise UsageError(f"{directory} is {summary['status']}: {summary['diverged_at']}; it has no number to compare.")
-    if metric == "first_task":
+    if metric == FIRST_TASK:
         return 100 * read_table(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
+    if of_task := re.fullmatch(ONLINE_OF_TASK, metric):
+        accuracies = read_table(directory / "online_accuracy.csv").set_index("task")["online_accuracy"]
+        if of_task[1] not in accuracies.index:
+            raise UsageError(f"{directory} has no task {of_task[1]}, so it has no {metric} to compare.")
+        return 100 * accuracies[of_task[1]]
     return 100 * summary[metric]
 
 
 def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -> Iterator[Finding]:
     """Train what is missing of a row, and yield how each case compares."""
+    trained: list[str] = []  # cases of the same runs differ in what is read from them
     for name, case in row.cases.items():
         overrides = overrides_of(row, case, common)
         sweep = ["-m", *overrides, f"seed=range({seeds[0]},{seeds[-1] + 1})"]
-        print(f"\nrow {number}, {name}: clrun {shlex.join(sweep)}", flush=True)
-        run.command(sweep)
-        folders = directories(overrides, seeds)
-        values = pd.Series([measured(directory, row.metric) for directory in folders])
         command = f"clrun {shlex.join(sweep)}"
+        if command not in trained:
+            print(f"\nrow {number}, {name}: {command}", flush=True)
+            run.command(sweep)
+            trained.append(command)
+        folders = directories(overrides, seeds)
+        values = pd.Series([measured(directory, case.metric or row.metric) for directory in folders])
         standard_error: Any = values.sem()  # a float, of which pandas' stubs are not sure
         found = float(values.mean()), standard_error, len(values)
         yield Finding(number, name, case, command, *found, *spent(folders))
@@ -180,13 +226,24 @@ def show(cells: "Cells") -> None:
     print_table(make_console(), cells)
 
 
-def listing(by_number: Mapping[str, Row]) -> str:
-    """Return the rows, what each case published, and where."""
-    lines = []
-    for number, row in by_number.items():
-        cases = "; ".join(f"{name} {case.target:g}" for name, case in row.cases.items())
-        lines.append(f"{number:>3}  {row.title}: {cases}\n     {row.source}")
-    return "\n".join(lines)
+def listing(by_number: Mapping[str, Row], width: int) -> str:
+    """Return the rows in lines of at most `width` letters: what each case published, where, and why which tolerance."""
+    return "\n".join(entry(number, row, width) for number, row in by_number.items())
+
+
+def entry(number: str, row: Row, width: int) -> str:
+    """Return what `listing` says of a row."""
+    cases = "; ".join(f"{name} {case.target:g} ± {case.tolerance:g}" for name, case in row.cases.items())
+    parts = [f"Published ± tolerance, in %: {cases}", f"Source: {row.source}", f"Tolerances: {row.tolerances}"]
+    below = [filled(part, width, "     ", "       ") for part in parts]
+    return "\n".join([filled(row.title, width, f"{number:>3}  ", "     "), *below])
+
+
+def filled(text: str, width: int, first: str, others: str) -> str:
+    """Return a paragraph in lines of at most `width` letters, with what the first line and the others begin with."""
+    return textwrap.fill(
+        text, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -194,7 +251,9 @@ def parser() -> argparse.ArgumentParser:
     flags = console.Parser("clrun-verify", description="Compare with published numbers, two-sided.", allow_abbrev=False)
     flags.add_argument("--version", action="version", version=f"clrun {__version__}")
     flags.add_argument("rows", nargs="*", metavar="ROW", help="rows of the table (see --list)")
-    flags.add_argument("--list", action="store_true", help="list the rows and what was published")
+    flags.add_argument(
+        "--list", action="store_true", help="list the rows, what was published, tolerances and their reasons"
+    )
     flags.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="seeds 2 ... N + 1 (5 is quick, 20 the verdict)"
     )
@@ -236,7 +295,7 @@ def command(argv: Sequence[str], by_number: Mapping[str, Row]) -> None:
     """Run rows of a table, print how they compare, and exit with 1 if a case is not inside."""
     arguments = parser().parse_args(list(argv))
     if arguments.list:
-        print(listing(by_number))
+        print(listing(by_number, shutil.get_terminal_size().columns))
         return
     refuse(arguments, by_number)
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.seeds)

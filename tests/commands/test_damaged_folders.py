@@ -29,7 +29,9 @@ KEPT = (*TINY, "keep_checkpoint=true", "predictions=true", "evaluate_every=1", "
 RUN = (*KEPT, "seed=0")
 SWEEP = ("-m", *KEPT, "seed=0,1")
 SEARCH = (*TINY, "strategy=finetune", "lr=0.01,0.02", "trials=2", "sampler=random", "outputs=searched")
-ROW = Row(title="t", source="s", base=list(KEPT), cases={"c": Case(overrides=[], target=50, tolerance=100)})
+ROW = Row(
+    title="t", source="s", tolerances="r", base=list(KEPT), cases={"c": Case(overrides=[], target=50, tolerance=100)}
+)
 
 
 # Files that a run with stream=online, split.blurry and probe=true has besides, as they would be.

@@ -12,7 +12,9 @@ from helpers import summaries
 from clrun.commands import console, verify
 from clrun.commands.verify import Case, Finding
 from clrun.config.composition import compose
+from clrun.results.run_files import summary_of
 from clrun.runs import prepare, train
+from clrun.system.errors import UsageError
 
 CASE = Case(overrides=[], target=90.0, tolerance=1.0, se=0.3)
 
@@ -47,6 +49,34 @@ def test_every_case_is_a_run(number, name):
     settings = compose(*verify.overrides_of(row, row.cases[name], []), "seed=2")
     assert settings["dataset"] == ("cifar10" if number == "11" else "mnist")
     assert settings["validation"] == 0
+
+
+@pytest.mark.parametrize("number", verify.rows())
+def test_every_row_says_why_it_has_which_tolerance(number):
+    assert len(verify.rows()[number].tolerances.split()) >= 4
+
+
+def test_the_table_fits_into_a_window():
+    lines = verify.TABLE.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 160] == []
+
+
+def test_maximally_interfered_retrieval_is_the_published_protocol():
+    """The published step follows the sum of two losses, clrun's their mean: so the rate is twice theirs, and the
+    virtual step has theirs."""
+    row = verify.rows()["26"]
+    for name, rate in (("split mir", 0.1), ("permuted mir", 0.05)):
+        settings = compose(*verify.overrides_of(row, row.cases[name], []), "seed=2")
+        wanted = {
+            "model.widths": [400, 400],
+            "batch_size": 10,
+            "replay_batch": 10,
+            "candidates": 50,
+            "memory_size": 500,
+        }
+        wanted |= {"iterations": 101, "lr": 2 * rate, "virtual_lr": rate, "weighting": "equal"}
+        wanted |= {"memory_policy": "reservoir", "optimizer.momentum": 0.0, "dataset.normalize": False}
+        assert {key: settings[key] for key in wanted} == wanted
 
 
 def test_split_mnist_is_the_published_protocol():
@@ -130,7 +160,7 @@ def test_a_row_from_end_to_end(capsys, tmp_path):
         for scenario, target, tolerance in (("task", 75, 60), ("class", 999, 60))
     )
     cases = {"near": near, "far": far}
-    row = verify.Row(title="small", source="none", base=base, cases=cases)
+    row = verify.Row(title="small", source="none", tolerances="none", base=base, cases=cases)
     arguments = ["1", "--seeds", "2", "--set", f"outputs={tmp_path}", "device=cpu"]
     for _ in range(2):
         with pytest.raises(SystemExit) as end:
@@ -171,6 +201,57 @@ def test_data_that_cannot_be_read_are_one_paragraph(monkeypatch, capfd, tmp_path
     assert end.value.code == 2
     assert err.startswith("clrun: ") and "ubyte" in err and err.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_metric_that_is_unknown_is_refused():
+    """In a row and in a case, by a sentence that says what there is."""
+    row = {"title": "t", "source": "s", "tolerances": "r", "base": [], "cases": {}}
+    with pytest.raises(UsageError, match=r"row 7 of .*metric: there is no metric acuracy; type first_task, online_acc"):
+        verify.checked("7", row | {"metric": "acuracy"})
+    for metric in ("online_accuracy_0", "online_accuracy_", "diverged_at", "online_accuracy_2x"):
+        case = {"overrides": [], "target": 50, "tolerance": 1, "metric": metric}
+        with pytest.raises(UsageError, match=f"cases.one.metric: there is no metric {metric};"):
+            verify.checked("7", row | {"cases": {"one": case}})
+    with pytest.raises(UsageError, match="the field tolerances is missing"):
+        verify.checked("7", {key: value for key, value in row.items() if key != "tolerances"})
+
+
+def test_cases_of_the_same_runs_read_what_each_asks_for(tmp_path, capsys):
+    """The runs are trained once, and the online accuracy is that of the task, in percent."""
+    metrics = {"first": "online_accuracy_1", "last": "online_accuracy_5", "mean": None}
+    cases = {name: Case(overrides=[], target=50, tolerance=1, metric=metric) for name, metric in metrics.items()}
+    base = ["strategy=finetune", "stream=online", "first_tasks=5", "batch_size=16", "model.widths=[8]", "plots=false"]
+    row = verify.Row(title="small", source="none", tolerances="none", base=base, cases=cases)
+    common = [f"outputs={tmp_path}", "device=cpu"]
+    found = {finding.name: finding.mean for finding in verify.verify("1", row, range(2, 4), common)}
+    assert capsys.readouterr().out.count("row 1, ") == 1
+    folders = verify.directories([*base, *common], range(2, 4))
+    tables = [pd.read_csv(folder / "online_accuracy.csv").set_index("task").online_accuracy for folder in folders]
+    assert found["first"] == pytest.approx(100 * sum(table["1"] for table in tables) / 2)
+    assert found["last"] == pytest.approx(100 * sum(table["5"] for table in tables) / 2)
+    assert found["mean"] == pytest.approx(100 * sum(summary_of(folder)["average_accuracy"] for folder in folders) / 2)
+    assert found["first"] != found["last"]
+    with pytest.raises(UsageError, match="has no task 6, so it has no online_accuracy_6"):
+        verify.measured(folders[0], "online_accuracy_6")
+
+
+def test_the_list_has_tolerances_and_their_reasons_within_the_width():
+    """Whatever the width, the words are the same; a wide terminal has a line for each part."""
+    row = verify.Row(title="Small", source="a book", tolerances="half a " * 12, base=[], cases={"one": CASE})
+    narrow, wide = verify.listing({"9": row}, 40), verify.listing({"9": row}, 1000)
+    assert max(len(line) for line in narrow.splitlines()) <= 40
+    assert narrow.split() == wide.split()
+    title, published, source, reason = wide.splitlines()
+    assert title == "  9  Small" and published.endswith("in %: one 90 ± 1")
+    assert source.strip() == "Source: a book" and reason.strip().startswith("Tolerances: half a")
+
+
+def test_the_list_is_printed_as_wide_as_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "70")
+    verify.command(["--list"], verify.rows())
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines()) <= 70
+    assert "task 84.32 ± 3; domain" in out
 
 
 def test_accuracy_on_the_first_task(tmp_path):

@@ -51,7 +51,7 @@ def test_tune_refuses_it_too(monkeypatch, capfd, typed):
 
 def test_verify_lets_the_last_list_win():
     case = Case(overrides=["lambda=3", "device=cpu"], target=1.0, tolerance=1.0)
-    row = Row(title="t", source="s", base=["strategy=ewc", "lambda=1", "tasks=2"], cases={"a": case})
+    row = Row(title="t", source="s", tolerances="r", base=["strategy=ewc", "lambda=1", "tasks=2"], cases={"a": case})
     joined = verify.overrides_of(row, case, ["device=auto"])
     assert joined == ["strategy=ewc", "tasks=2", "lambda=3", "device=auto"]
     assert last_of_each(["a=1", "a=1"]) == ["a=1"]
@@ -59,7 +59,7 @@ def test_verify_lets_the_last_list_win():
 
 def test_verify_trains_a_row_whose_lists_share_a_key(clrun, capfd):
     case = Case(overrides=["iterations=1"], target=50.0, tolerance=100.0)
-    row = Row(title="t", source="s", base=["tasks=2", "iterations=9", "plots=false"], cases={"a": case})
+    row = Row(title="t", source="s", tolerances="r", base=["tasks=2", "iterations=9", "plots=false"], cases={"a": case})
     verify.command(["1", "--seeds", "2"], {"1": row})
     assert len(list(Path().glob("outputs/runs/ewc/*-iterations=1-*"))) == 2
 
