@@ -49,8 +49,9 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
         and values["augment"] == "crop_flip"
         and values["strategy"] not in ("bic", "gdumb", "icarl", "wa")
     ),
-    # At threshold 0 nothing enters GPM's memory; a direction did where rounding made the norm that is held negative.
-    "nothing is held at threshold 0": lambda values: values.get("strategy") == "gpm" and values.get("threshold") == 0,
+    # At threshold 0 norms are trained in every task. Once, a direction entered the memory where rounding made the norm
+    # that is held negative.
+    "GPM is finetuning at threshold 0": lambda values: values.get("strategy") == "gpm" and values.get("threshold") == 0,
     # Rotated pictures that are not square keep their shapes; before, they were sheared.
     "rotations of oblong pictures": lambda values: (
         (values["split"] == "rotated" or values.get("split.circle") is not None) and values["dataset"] not in SQUARE
