@@ -121,17 +121,17 @@ class GPM(Strategy):
     def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> Tensor:
         """Return the step delta (P,) times I - M M^T for every layer, and 0 for norms from the second task on.
 
-        A layer whose memory is empty takes its part of delta as it is, to the last bit. So do norms where nothing is
-        held and nothing is to be, at threshold 0.
+        A layer whose memory is empty takes its part of delta as it is, since x - 0 is x to the last bit. So do norms
+        where nothing is held and nothing is to be, at threshold 0.
         """
         pieces = self.net.layout.view(delta)
-        held = {name: projection.any() for name, projection in state.projections.items()}
-        frozen = (batch.stage > 0) & ((hp.threshold > 0) | torch.stack([*held.values()]).any())
+        held = torch.stack([projection.any() for projection in state.projections.values()]).any()
+        frozen = (batch.stage > 0) & ((hp.threshold > 0) | held)
         changed = {name: torch.where(frozen, 0, piece) for name, piece in pieces.items()}
         answered = learnt_outputs(batch)
         for name in self.projected_layers:
             step = self.matrix(pieces, name)
-            projected = torch.where(held[name], step - step @ state.projections[name], step)
+            projected = step - step @ state.projections[name]
             if name == "head":
                 projected = torch.where(answered[:, None], projected, step)
             shape = pieces[f"{name}.weight"].shape
