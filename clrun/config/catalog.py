@@ -260,7 +260,9 @@ class StrategyOption(Option):
     """A continual-learning strategy, as its yaml states it."""
 
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why the strategy is known to fail in it
+    warns: dict[
+        Literal["task", "domain", "class"], str
+    ] = {}  # scenario -> why the strategy fails or has nothing to do in it
     refuses: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why it cannot work, and what to type
     needs_task_id: bool = False  # whether it must know the task at test
     neutral: dict[str, float] | None = None  # values at which it is equal to finetuning; None if there are none

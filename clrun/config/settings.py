@@ -85,7 +85,7 @@ class Settings:
     knobs: Mapping[str, Any]  # the values of the strategy's keys
     targets: Mapping[str, str]  # group -> module.Class, of the options that state one
     about: str  # what the strategy is
-    warns: Mapping[str, str]  # scenario -> why the strategy is known to fail in it
+    warns: Mapping[str, str]  # scenario -> why the strategy fails or has nothing to do in it
     needs_task_id: bool  # whether the strategy must know the task at test
     not_default: Mapping[str, Any]  # the values that are not the defaults of the chosen options
     outside_identity: frozenset[str]  # the keys that are no part of the identity
@@ -105,7 +105,7 @@ class Settings:
 
     @property
     def warning(self) -> str | None:
-        """Why the strategy is known to fail in the run's scenario; None if it is not."""
+        """Why the strategy is known to fail or has nothing to do in the run's scenario; None if it does not."""
         return self.warns.get(self["scenario"])
 
     def identity(self, fingerprint: str) -> str:
