@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from clrun import __version__
 from clrun.commands import console, run
@@ -37,9 +37,6 @@ WHOLE = SIZE | QUIET | {"epochs=1": LENGTH}  # tasks that differ in size then ta
 
 OWN = ("outputs", "seed", "checkpoint_every")  # keys that clrun-check types itself
 
-# What a check returns: a clause on what is broken, or None; and a sentence for a promise that is kept.
-Answer = tuple[str | None, str]
-
 WIDTH = 10  # characters of the name of a check
 
 DESCRIPTION = """Check what every strategy promises, on small runs: clrun-check strategy=mine [key=value ...]
@@ -52,19 +49,31 @@ DESCRIPTION = """Check what every strategy promises, on small runs: clrun-check 
     resumed    a run that is killed twice and goes on equals one that is not
     neutral    with the values that its yaml calls neutral, it is finetune
     health     its columns of health.csv are numbers, and its warnings are sentences
+
+A line says ok, FAILED, or none where the class makes no such promise.
 """
+
+
+class Answer(NamedTuple):
+    """What a check returns."""
+
+    broken: str | None  # a clause on what is broken
+    sentence: str  # of a promise that is kept, or on why there is none
+    made: bool = True  # whether the class makes the promise at all
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has found: its name, whether the promise is kept, and a sentence."""
+    """What a check has found: its name, whether the promise is kept, a sentence, and whether the promise is made."""
 
     name: str
     kept: bool
     sentence: str
+    made: bool = True
 
     def __str__(self) -> str:
-        return f"{self.name:<{WIDTH}} {'ok    ' if self.kept else 'FAILED'} {self.sentence}"
+        word = "FAILED" if not self.kept else "ok" if self.made else "none"
+        return f"{self.name:<{WIDTH}} {word:<6} {self.sentence}"
 
 
 def main() -> NoReturn:
@@ -185,20 +194,20 @@ class Checks:
         """Check that a step is a function of what it is given."""
         from clrun.runs import contract
 
-        return contract.pure(
-            contract.SecondTask.of(self.stack())
-        ), "a step changes nothing that it is given, and gives the same again"
+        broken = contract.pure(contract.SecondTask.of(self.stack()))
+        return Answer(broken, "a step changes nothing that it is given, and gives the same again")
 
     def padding(self) -> Answer:
         """Check that samples of weight 0 do not count."""
         from clrun.runs import contract
 
-        return contract.padding(contract.SecondTask.of(self.stack())), "samples of weight 0 change nothing"
+        return Answer(contract.padding(contract.SecondTask.of(self.stack())), "samples of weight 0 change nothing")
 
     def stacked(self) -> Answer:
         """Check that runs of several seeds, whose tasks differ in size, may be stacked."""
         runs = [[f"seed={seed}"] for seed in SEEDS]
-        return replace(self, small=WHOLE).as_alone(runs), "runs of three seeds as one program equal the same runs alone"
+        broken = replace(self, small=WHOLE).as_alone(runs)
+        return Answer(broken, "runs of three seeds as one program equal the same runs alone")
 
     def strengths(self) -> Answer:
         """Check that runs that differ in the strengths of the method may be stacked."""
@@ -209,9 +218,9 @@ class Checks:
         typed = {text.partition("=")[0] for text in self.overrides}
         values = {key: v for key, v in settings.knobs.items() if python_name(key) in fields and key not in typed and v}
         if not values:
-            return None, "no strength that is not typed, and not 0"
+            return Answer(None, "no strength that is not typed, and not 0", made=False)
         runs = [[f"{key}={value * factor}" for key, value in values.items()] for factor in FACTORS]
-        return self.as_alone(runs), f"runs that differ in {', '.join(values)} stacked equal the same runs alone"
+        return Answer(self.as_alone(runs), f"runs that differ in {', '.join(values)} stacked equal the same runs alone")
 
     def as_alone(self, runs: Sequence[Sequence[str]]) -> str | None:
         """Return how runs, each with its own overrides, differ in a stack from the same runs alone."""
@@ -226,7 +235,7 @@ class Checks:
         folders = [f'outputs="{self.folder / name}"' for name in ("whole", "killed")]
         with redirect_stderr(io.StringIO()):  # it says that a run goes on, which is no news here
             broken = contract.resumed(*(self.prepared("checkpoint_every=1e-9", folder) for folder in folders))
-        return broken, "killed within its first and its second task, a run ends with the same files"
+        return Answer(broken, "killed within its first and its second task, a run ends with the same files")
 
     def neutral(self) -> Answer:
         """Check that the method is plain training at the values that its yaml calls neutral."""
@@ -235,13 +244,13 @@ class Checks:
         option = self.catalog.options["strategy"][str(self.settings()["strategy"])]
         values = getattr(option, "neutral", None)
         if values is None:
-            return None, "its yaml states no neutral values"
+            return Answer(None, "its yaml states no neutral values", made=False)
         texts = [f"{key}={value}" for key, value in values.items()]
         others = [text for text in self.overrides if text.partition("=")[0] not in ("strategy", *option.knobs)]
         mine = replace(self, overrides=[f"strategy={option.name}", *others, *texts])
         plain = replace(self, overrides=["strategy=finetune", *others])
         when = f"with {' '.join(texts)} " if texts else ""
-        return contract.neutral(mine.stack(), plain.stack()), f"{when}it is finetune, bit for bit"
+        return Answer(contract.neutral(mine.stack(), plain.stack()), f"{when}it is finetune, bit for bit")
 
     def health(self) -> Answer:
         """Check that the columns of health.csv are numbers, and that the warnings of the class are sentences."""
@@ -252,29 +261,30 @@ class Checks:
         rows = [{"task": number, **report.health[0]} for number, report in enumerate(reports, start=1)]
         warnings = type(stack.strategy).warnings(rows, self.settings().knobs)
         if not isinstance(warnings, list) or not all(isinstance(sentence, str) for sentence in warnings):
-            return f"warnings returns {warnings!r}, and not a list of sentences", ""
+            return Answer(f"warnings returns {warnings!r}, and not a list of sentences", "")
         columns = f"columns {', '.join(reports[-1].health[0])}"
-        return contract.health(reports), "; ".join([columns, *(f"it warns: {sentence}" for sentence in warnings)])
+        said = "; ".join([columns, *(f"it warns: {sentence}" for sentence in warnings)])
+        return Answer(contract.health(reports), said)
 
 
 def in_each(able: Mapping[str, Checks], check: Callable[[Checks], Answer]) -> Answer:
     """Return the first broken promise in any of the scenarios, or that it is kept in all."""
-    sentence = ""
+    answers = []
     for scenario, checks in able.items():
-        broken, sentence = check(checks)
-        if broken is not None:
-            return f"scenario={scenario}: {broken}", ""
-    return None, f"{sentence} ({', '.join(able)})"
+        answers.append(check(checks))
+        if answers[-1].broken is not None:
+            return Answer(f"scenario={scenario}: {answers[-1].broken}", "")
+    return Answer(None, f"{answers[-1].sentence} ({', '.join(able)})", any(answer.made for answer in answers))
 
 
 def finding(name: str, check: Callable[[], Answer]) -> Finding:
     """Return what a check finds; an error of the class under check is a broken promise, with its place in the user's
     file."""
     try:
-        broken, sentence = check()
+        answer = check()
     except Exception as error:
         return Finding(name, False, " ".join(described(error).split()))
-    return Finding(name, broken is None, sentence if broken is None else broken)
+    return Finding(name, answer.broken is None, answer.broken or answer.sentence, answer.made)
 
 
 if __name__ == "__main__":

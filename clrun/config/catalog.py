@@ -279,7 +279,7 @@ class StrategyOption(Option):
     target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
     short: str | None = Field(None, min_length=1)  # what it does, for a list with a line each; None: as `about` begins
     kind: Annotated[str, AfterValidator(known_kind)] | None = None  # its place in that list; None: a user's own
-    warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why the strategy is known to fail in it
+    warns: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why it fails or has nothing to do there
     refuses: dict[Literal["task", "domain", "class"], str] = {}  # scenario -> why it cannot work, and what to type
     needs_task_id: bool = False  # whether it must know the task at test
     neutral: dict[str, float] | None = None  # values at which it is equal to finetuning; None if there are none

@@ -49,8 +49,9 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
         and values["augment"] == "crop_flip"
         and values["strategy"] not in ("bic", "gdumb", "icarl", "wa")
     ),
-    # At threshold 0 nothing enters GPM's memory; a direction did where rounding made the norm that is held negative.
-    "nothing is held at threshold 0": lambda values: values.get("strategy") == "gpm" and values.get("threshold") == 0,
+    # At threshold 0 norms are trained in every task. Once, a direction entered the memory where rounding made the norm
+    # that is held negative.
+    "GPM is finetuning at threshold 0": lambda values: values.get("strategy") == "gpm" and values.get("threshold") == 0,
     # Rotated pictures that are not square keep their shapes; before, they were sheared.
     "rotations of oblong pictures": lambda values: (
         (values["split"] == "rotated" or values.get("split.circle") is not None) and values["dataset"] not in SQUARE
@@ -84,7 +85,7 @@ class Settings:
     knobs: Mapping[str, Any]  # the values of the strategy's keys
     targets: Mapping[str, str]  # group -> module.Class, of the options that state one
     about: str  # what the strategy is
-    warns: Mapping[str, str]  # scenario -> why the strategy is known to fail in it
+    warns: Mapping[str, str]  # scenario -> why the strategy fails or has nothing to do in it
     needs_task_id: bool  # whether the strategy must know the task at test
     not_default: Mapping[str, Any]  # the values that are not the defaults of the chosen options
     outside_identity: frozenset[str]  # the keys that are no part of the identity
@@ -104,7 +105,7 @@ class Settings:
 
     @property
     def warning(self) -> str | None:
-        """Why the strategy is known to fail in the run's scenario; None if it is not."""
+        """Why the strategy is known to fail or has nothing to do in the run's scenario; None if it does not."""
         return self.warns.get(self["scenario"])
 
     def identity(self, fingerprint: str) -> str:

@@ -17,7 +17,7 @@ from clrun.results.costs import carbon, money
 from clrun.results.outcome import Outcome, RunStatus
 from clrun.runs.prepared import Prepared
 from clrun.runs.unequal import unequal_tasks
-from clrun.strategy import Strategy
+from clrun.strategy import HealthRows, Strategy
 from clrun.system.energy import Meter
 from clrun.system.peak_memory import peak_memory
 
@@ -269,7 +269,9 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
     settings = prepared.settings
     if outcome.status != RunStatus.DIVERGED:
         outcome.status = RunStatus.DONE
-        outcome.warnings += prepared.strategy.warnings(outcome.health, settings.knobs)
+        of_method = prepared.strategy.warnings(outcome.health, settings.knobs)
+        outcome.warnings += of_method or classes_not_held(outcome.health, prepared)
+        outcome.warnings += average_without_effect(outcome.health)
     costs = {**outcome.costs, **{name: outcome.costs[name] + value for name, value in spent.items()}}
     samples = costs.pop("samples")
     outcome.costs = costs | {
@@ -283,6 +285,28 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
         outcome.costs["carbon_g"] = carbon(costs["energy_wh"], settings["grams_per_kwh"])
     if settings["price_per_hour"] is not None:
         outcome.costs["money"] = money(costs["wall_seconds"], settings["price_per_hour"])
+
+
+def classes_not_held(health: HealthRows, prepared: Prepared) -> list[str]:
+    """Return the warning that the memory of past samples has none of some classes at the end of a run, a class counting
+    once in every task that has it."""
+    if len(health) < 2 or "memory_classes" not in health[-1]:
+        return []
+    of_tasks = [prepared.images.y[pool].unique().tolist() for pool in prepared.stream.train]
+    came, knobs = sum(map(len, of_tasks)), prepared.settings.knobs
+    missing = came - round(health[-1]["memory_classes"])
+    if missing <= 0:
+        return []
+    size = f"memory_size={knobs['memory_size']}: " if "memory_size" in knobs else ""
+    again = ", a class counting once per task" if came > len(set().union(*of_tasks)) else ""
+    return [f"{size}after all tasks the memory held no sample of {missing} of the {came} classes{again}"]
+
+
+def average_without_effect(health: HealthRows) -> list[str]:
+    """Return the warning that what was evaluated, an average of the weights, was the weights themselves throughout."""
+    if not health or any(row.get("average_distance") != 0 for row in health):
+        return []
+    return ["the average of the weights was the weights themselves after every task, so average=ema did nothing"]
 
 
 def state_bytes(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> int:

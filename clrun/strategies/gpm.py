@@ -12,8 +12,9 @@ momentum, Adam and weight decay too. There is one threshold for all layers and t
 has its own, such as .95, .99 and .99 for Permuted MNIST, and after the first task one direction fewer is taken than
 eq. 5 says. Of a convolution, r is what one position of the kernel sees. A bias is the weight of an input that is always
 1 (our reading; their networks have none). In the output layer the rows of outputs that answered before are projected,
-and new ones are free. Norms are trained by the first task alone. At threshold 0 the memory stays empty, which is
-finetuning but for the rounding of theta + delta.
+and new ones are free. Norms are trained by the first task alone. At threshold 0 the memory stays empty, nothing is
+projected and norms go on being trained: this is finetuning. In a stack it is so to the last bit; a run that is alone on
+a CPU takes delta as (theta + delta) - theta, which rounds where the step is larger than the weight.
 """
 
 from collections.abc import Mapping
@@ -118,10 +119,15 @@ class GPM(Strategy):
         return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
 
     def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> Tensor:
-        """Return delta (I - M M^T) for every layer, and 0 for norms from the second task on."""
+        """Return the step delta (P,) times I - M M^T for every layer, and 0 for norms from the second task on.
+
+        A layer whose memory is empty takes its part of delta as it is, since x - 0 is x to the last bit. So do norms
+        where nothing is held and nothing is to be, at threshold 0.
+        """
         pieces = self.net.layout.view(delta)
-        later = batch.stage > 0
-        changed = {name: torch.where(later, 0, piece) for name, piece in pieces.items()}
+        held = torch.stack([projection.any() for projection in state.projections.values()]).any()
+        frozen = (batch.stage > 0) & ((hp.threshold > 0) | held)
+        changed = {name: torch.where(frozen, 0, piece) for name, piece in pieces.items()}
         answered = learnt_outputs(batch)
         for name in self.projected_layers:
             step = self.matrix(pieces, name)

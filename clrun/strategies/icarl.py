@@ -6,7 +6,8 @@
     answer (algorithm 1):   y = argmin_o || phi(x) - mu_o ||,    mu_o = the mean of phi over the exemplars of o
 
 BCE is the binary cross entropy of a logit, theta* the network before this task, and phi the inputs of the last layer,
-divided by their norm, as are the means. An output that could answer before and has no class yet counts as new.
+divided by their norm, as are the means. An output that could answer before and has no class yet counts as new. A
+class without exemplars, for which the memory is too small, has no mean and is not answered.
 
 With a memory_per_class, as in van de Ven et al. 2022, each class has as many exemplars from the start. In task-
 incremental runs, what answers is the nearest mean of the task's own classes.

@@ -12,12 +12,12 @@ The steps of a task after the last multiple of `interval` enter F and not S.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clrun.strategy import Aux, Batch, Pool, Quadratic, QuadraticPenalty
+from clrun.strategy import Aux, Batch, HealthRows, Knobs, Pool, Quadratic, QuadraticPenalty
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,20 @@ class RWalk(QuadraticPenalty):
 
     def importance(self, state: State) -> Tensor:
         return state.importance
+
+    def health(self, state: State, hp: Any) -> dict[str, Tensor]:
+        """Return what is reported of the importance, and the largest S ()."""
+        return super().health(state, hp) | {"score_max": state.past_score.max()}
+
+    @classmethod
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        of_penalty = super().warnings(health, knobs)
+        # S after the last task pulls in none; a row from before there was the column says nothing
+        pulled = [row.get("score_max") for row in health[:-1]]
+        if of_penalty or knobs["lambda"] == 0 or not pulled or any(score != 0 for score in pulled):
+            return of_penalty
+        few = f"the path of the loss (S) stayed 0, as where tasks have fewer steps than interval={knobs['interval']}"
+        return [f"{few}: this is a pull by the Fisher information alone, as in EWC++; type a smaller interval"]
 
 
 def to_unit(values: Tensor) -> Tensor:

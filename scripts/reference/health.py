@@ -10,6 +10,8 @@ MEANINGS: dict[str, str] = {
     "importance_sum": "sum over all weights of the importance, called Omega in the papers, after the task",
     "importance_max": "largest importance of a weight, after the task",
     "importance_zero_share": "share of the weights whose importance is zero, after the task",
+    "score_max": "largest score S of a weight, from the path of the loss, after the task; 0 as long as no task had "
+    "`interval` steps",
     "distillation": "how far the outputs are from those of the teacher, before it is multiplied by `lambda`",
     "replay_loss": "loss on the samples that were drawn from the memory, 0 while the memory is empty",
     "memory_fill": "share of the memory that holds samples, after the task",
@@ -102,7 +104,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "ncm": ("summed_samples", "summed_outputs"),
     "packnet": ("taken_share", "free_share"),
     "ranpac": ("summed_samples", "summed_outputs", "ridge_used"),
-    "rwalk": (*_PENALTY, *_IMPORTANCE),
+    "rwalk": (*_PENALTY, *_IMPORTANCE, "score_max"),
     "scratch": ("others_share",),
     "separate": ("networks", "nearest_network"),
     "shrink_perturb": ("reset_distance",),

@@ -46,9 +46,9 @@ SMALL = ("strategy=checked", "scenario=task", "tasks=2", "iterations=5", "batch_
 def checked(capsys, empty_folder):
     """checked(more) -> exit code, standard output and error of clrun-check of a class with this in its loss."""
 
-    def answer(more: str, *arguments: str) -> tuple[int, str, str]:
+    def answer(more: str, *arguments: str, yaml: str = YAML) -> tuple[int, str, str]:
         Path("my/strategy").mkdir(parents=True)
-        Path("my/strategy/checked.yaml").write_text(YAML)
+        Path("my/strategy/checked.yaml").write_text(yaml)
         Path("checked_of_the_user.py").write_text(CLASS.format(more=more))
         with pytest.raises(SystemExit) as caught:
             console.end_with(lambda _: check.command(["--config-dir", "my", *(arguments or SMALL)]))
@@ -64,6 +64,23 @@ def test_a_class_that_keeps_its_promises(checked):
     assert code == 0 and not err and all(line.split()[1] == "ok" for line in out.splitlines())
     assert names == ["scenarios", "pure", "padding", "stacked", "strengths", "resumed", "neutral", "health"]
     assert "pull" in out.splitlines()[-1] and not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("yaml", "arguments", "none"),
+    [
+        (YAML.replace("neutral: {lambda: 0.0}\n", ""), SMALL, {"neutral": "its yaml states no neutral values"}),
+        (YAML, (*SMALL, "lambda=0.1"), {"strengths": "no strength that is not typed"}),
+    ],
+)
+def test_a_promise_that_is_not_made_is_not_called_kept(checked, yaml, arguments, none):
+    """Nor broken: the exit code is 0."""
+    code, out, err = checked("", *arguments, yaml=yaml)
+    words = {line.split()[0]: line.split()[1] for line in out.splitlines()}
+    assert code == 0 and not err
+    assert words == {name: "none" if name in none else "ok" for name in words} and len(words) == 8
+    for name, sentence in none.items():
+        assert f"{name:<10} none   {sentence}" in out
 
 
 def test_an_error_in_the_class_names_its_line(checked):

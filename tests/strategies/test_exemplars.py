@@ -224,6 +224,46 @@ def test_bic_answers_with_its_corrections(stack_of):
     assert (mine - (z * factor + shift)).abs().max() < 1e-12
 
 
+def test_a_correction_is_that_of_the_tasks_own_outputs(stack_of):
+    """alpha and beta of a later task, by SciPy from the raw logits of what is held out and the corrections before."""
+    stack = stack_of("strategy=bic", "scenario=class", "memory_size=60", "validation_share=0.3", "epochs=3", "lr=0.01")
+    data, run = stack.strategy.data, stack.initialize()
+    for stage in range(3):
+        run, _ = stack.learn(run, stage)
+    rows = torch.tensor(rows_held(run.state.validation))
+    task, image = rows // len(data.images), rows % len(data.images)
+    y = stack.tables.label[task, data.labels[image]].numpy()
+    raw = module_of(stack.strategy, run.theta)(data.images[image].double() * data.scale + data.shift)[:, :6]
+    before = np.array([*run.state.alpha[[0, 0, 1, 1]], 1, 1]), np.array([*run.state.beta[[0, 0, 1, 1]], 0, 0])
+    z, own = raw.detach().numpy() * before[0] + before[1], np.arange(6) >= 4  # the outputs of the third task
+
+    def loss(ab):
+        v = np.where(own, ab[0] * z + ab[1], z)
+        ce = np.log(np.exp(v).sum(1)) - v[np.arange(len(y)), y]
+        return ce.mean() + RIDGE / 2 * ((ab[0] - 1) ** 2 + ab[1] ** 2)
+
+    wanted = minimize(loss, [1.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-16, "maxiter": 2000})
+    assert len(y) == 18 and set(y) == set(range(6))
+    assert [run.state.alpha[2].item(), run.state.beta[2].item()] == pytest.approx(wanted.x.tolist(), abs=1e-6)
+    assert abs(run.state.beta[2]) > 0.01
+
+
+def test_in_a_task_incremental_stream_a_correction_corrects_nothing(stack_of):
+    """As its warning there says: the largest output of a task stays the largest."""
+    stack = stack_of("strategy=bic", "scenario=task", "memory_size=60", "validation_share=0.3", "epochs=3", "lr=0.01")
+    run, reports = live(stack)
+    assert all(row["alpha"] > 0 and row["alpha"] != 1 for row in (report.health[0] for report in reports[1:]))
+    data, uncorrected = stack.strategy.data, run.state._replace(alpha=0 * run.state.alpha + 1, beta=0 * run.state.beta)
+    for t, test in enumerate(stack.streams[0].test):
+        x, tasks = data.images[test].double() * data.scale + data.shift, torch.full((len(test),), t)
+        mine, plain = (
+            stack.strategy.scores(run.theta, state, stack.hp, x, tasks)[:, stack.tables.active[-1, t]]
+            for state in (run.state, uncorrected)
+        )
+        assert torch.equal(mine.argmax(1), plain.argmax(1))
+        assert torch.equal(mine, plain) == (t == 0), "alpha and beta are 1 and 0 in the first task"
+
+
 @pytest.mark.parametrize("strategy", ["finetune", "ewc", "er_ace", "icarl", "packnet", "imm", "amn", "mas"])
 def test_with_a_cosine_head(stack_of, strategy):
     """Methods that read the weights of the head, or measure it sample by sample, work with one without biases."""

@@ -61,11 +61,42 @@ def test_with_a_full_memory_old_answers_stay(stack_of, typed, model):
     assert not torch.allclose(net(first.theta, others), net(third.theta, others), atol=1e-4)
 
 
-def test_without_a_memory_it_is_finetuning_but_for_rounding(stack_of):
-    for typed in (("scenario=task",), ("scenario=class", "model=cnn", "model.width=2")):
-        mine, _ = live(stack_of("strategy=gpm", "threshold=0", *typed))
-        plain, _ = live(stack_of("strategy=finetune", *typed))
-        assert (mine.theta - plain.theta).abs().max() < 1e-9
+NETWORKS = [
+    ("scenario=task",),
+    ("scenario=class", "model=cnn", "model.width=2"),
+    ("scenario=domain", "optimizer=sgd", "lr=0.1"),
+    ("model=resnet18", "model.width=3", "split.classes=[[0,1],[2,3]]"),  # with norms
+]
+
+
+@pytest.mark.parametrize("typed", NETWORKS, ids=" ".join)
+def test_without_a_memory_it_is_finetuning(stack_of, typed):
+    """In a stack bit for bit; alone, theta + delta - theta is rounded."""
+    mine, plain = ([f"strategy={name}", *typed] for name in ("gpm", "finetune"))
+    mine.append("threshold=0")
+    together, as_plain = (live(stack_of(*texts, seeds=[0, 1]))[0] for texts in (mine, plain))
+    assert torch.equal(together.theta, as_plain.theta)
+    alone, alone_plain = (live(stack_of(*texts))[0] for texts in (mine, plain))
+    assert (alone.theta - alone_plain.theta).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_layer_whose_memory_is_empty_takes_its_step_to_the_last_bit(stack_of, runs):
+    """Also in a stack."""
+    stack = stack_of("strategy=gpm", seeds=range(runs))
+    strategy, run, hp = stack.strategy, stack.learn(stack.initialize(), 0)[0], stack.hp
+    batch = next(strategy.data.chunks(stack_of("strategy=gpm").pool(1, "train", torch.float64), 8))
+    delta = torch.randn_like(run.theta)
+    emptied, _ = [name for name in run.state.projections if name != "head"]
+    of_layer = strategy.net.layout.where(lambda name: name.startswith(f"{emptied}."), delta)
+    empty = torch.zeros_like(run.state.projections[emptied])
+    state = run.state._replace(projections=run.state.projections | {emptied: empty})
+    restrict = stack.vectorizer.vectorize(
+        lambda delta, theta, state, hp: strategy.restrict(delta, delta, theta, state, hp, batch)
+    )
+    taken = restrict(delta, run.theta, state, hp)
+    assert torch.equal(taken[..., of_layer], delta[..., of_layer])
+    assert not torch.equal(taken, delta)
 
 
 def test_inputs_are_what_the_layers_are_applied_to(stack_of):

@@ -13,7 +13,8 @@ from test_replay_options import a_batch, chosen, class_of
 from torch.utils._pytree import tree_map
 
 from clrun.data.sampler import EpochSampler
-from clrun.strategy import bounded_minimum
+from clrun.strategies.er import ER
+from clrun.strategy import bounded_minimum, cross_entropy
 from clrun.system.errors import UsageError
 
 # ---------------------------------------------------------------- er_ace
@@ -65,6 +66,44 @@ def test_old_outputs_move_by_replay_alone(stack_of):
     assert (head[old] == 0).all()
     assert (head[~old][:2] != 0).any()
     assert aux["replay_loss"] == 0
+
+
+def test_a_batch_of_one_class_within_the_first_task_bars_none(stack_of):
+    """All classes of the task have come by then, and nothing is old yet, so all its outputs answer."""
+    stack = stack_of("strategy=er_ace", "scenario=class", "memory_size=30", *SMALL)
+    strategy, (run, _) = stack.strategy, stack.learn(stack.initialize(), 0)
+    batch = a_batch(stack, 0)
+    of_class = batch.y == batch.y[0]
+    alone = a_batch(stack, 0, of_class.double())
+    assert 0 < of_class.sum() < 12 and run.state.seen.sum() == 2
+    answering = strategy.answering(run.state, alone) & alone.active
+    assert answering.sum(1).tolist() == [2] * 12
+    loop = Loop(stack, run.theta)
+    old, _ = strategy.recall(run.state.memory, alone, alone.noise[1])
+    held = old.rows[old.weight > 0].tolist()
+    _, loss, aux = strategy.gradient(run.theta, run.state, stack.hp, alone)
+    assert aux["barred_share"] == 0
+    wanted = loop.ce(batch.rows[of_class].tolist(), 0) + loop.ce(held, 0)
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-12)
+
+
+class Added(ER):
+    """Experience replay with the sum of its two losses, and no mean."""
+
+    def loss(self, theta, state, hp, batch):
+        old, _ = self.recall(state.memory, batch, batch.noise[1], state.walk)
+        fit, replay = (cross_entropy(self.logits(theta, state, hp, b.x, b.t), b) for b in (batch, old))
+        return fit + (state.memory.offered > 0) * replay, {}
+
+
+@pytest.mark.parametrize(("scenario", "same"), [("task", True), ("domain", True), ("class", False)])
+def test_where_no_output_is_old_er_ace_is_er_whose_losses_are_added(stack_of, scenario, same):
+    """As its warning in the first two says; every batch has a sample of both classes."""
+    typed = (f"scenario={scenario}", "memory_size=30", "iterations=20", "batch_size=32", "tasks=5")
+    mine, reports = live(stack_of("strategy=er_ace", *typed))
+    plain, _ = live(stack_of("strategy=er", *typed, strategy=Added))
+    assert all((report.health[0]["barred_share"] == 0) == same for report in reports[1:])
+    assert ((mine.theta - plain.theta).abs().max() < 1e-9) == same
 
 
 # ---------------------------------------------------------------- gdumb

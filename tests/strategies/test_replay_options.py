@@ -196,9 +196,10 @@ def test_what_a_policy_cannot_be_combined_with(stack_of):
 # ---------------------------------------------------------------- what is brought back
 
 
-def a_batch(stack, stage=1, number=0):
-    """A step of a stage, with its context."""
+def a_batch(stack, stage=1, given=None, number=0):
+    """A step of a stage, with its context; the samples have the weights `given`, where these are given."""
     rows, weight, progress, epoch, noise = (v[number] for v in stack.schedule.sampler(0, stage, "train").sample(0, 9))
+    weight = weight if given is None else given
     when = StepContext(torch.tensor(stage), torch.tensor(stage), progress, epoch, noise)
     return stack.strategy.data.batch(stack.tables, rows, weight.double(), when)
 
