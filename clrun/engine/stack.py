@@ -417,7 +417,7 @@ class Stack:
     def consolidate(self, current: TrainState, partial: PartialStage) -> TrainState:
         """Return the runs after the strategy's `after_phase`, which may use all samples of the pass once more.
 
-        Where the strategy fits something to the weights and their average is evaluated, theta becomes the average first.
+        Where it fits something to the weights and their average is evaluated, theta becomes the average first.
         """
         if not self.boundaries:
             return current
