@@ -62,6 +62,11 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
         and (values.get("split.blurry") is not None or values["boundaries"] is False)
         and values.get("split.circle") is None  # whose tasks are tested with what comes first in them
     ),
+    # What imm merges and separate keeps are averages of weights; a network that begins anew has an average of its own.
+    "averages are merged, kept and begun anew": lambda values: (
+        values.get("average") is not None
+        and (values.get("strategy") in ("gdumb", "imm", "scratch", "separate") or "source" in values)  # may restart
+    ),
 }
 
 # Bytes of the readable values in the name of a run's folder; file systems allow 255 for the whole name.

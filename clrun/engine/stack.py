@@ -63,6 +63,8 @@ from clrun.strategy import Strategy
 
 SILENT = TrainingListener()  # a listener that ignores everything
 
+DISTANCE = "average_distance"  # the column of health.csv that `Stack.report_average` fills
+
 CONSOLIDATION_AXES = (PER_RUN, PER_RUN, POOL_AXES)  # of the arguments of a consolidation: runs, hp, pool
 
 
@@ -158,7 +160,7 @@ class Stack:
         if not (self.reset or self.strategy.restart):
             return current
         fresh = self.initialize(stage) if self.strategy.restart else current
-        begun = with_theta(current, fresh.theta)
+        begun = current._replace(theta=fresh.theta, average=fresh.average)  # a new network has an average of its own
         return begun._replace(stats=fresh.stats, opt=self.fresh_optimizer(fresh.theta))
 
     def states(self, current: TrainState) -> list[Any]:
@@ -221,8 +223,9 @@ class Stack:
         report.online = partial.online_counts()
         signals = [of_pass for of_pass in partial.signals if of_pass]
         diagnoses = diagnose(self.strategy, self.vectorizer, current, self.hp, signals)
-        report.health = [diagnosis.health for diagnosis in diagnoses]
-        if isinstance(current.average, Average):
+        measured = zip(diagnoses, report.health, strict=True)  # where theta became its average, their distance is known
+        report.health = [diagnosis.health | of_passes for diagnosis, of_passes in measured]
+        if isinstance(current.average, Average) and DISTANCE not in report.health[0]:
             self.report_average(current.average, current.theta, report)
         if self.plasticity and self.strategy.visible(stage):
             self.measure_plasticity(current, report)
@@ -260,7 +263,7 @@ class Stack:
         """Add how far the average of theta is from it to the health of a stage."""
         distance = (average.theta - theta).norm(dim=-1) / theta.norm(dim=-1)
         for health, value in zip(report.health, self.vectorizer.unstack_to_host(distance).tolist(), strict=True):
-            health["average_distance"] = value
+            health[DISTANCE] = value
 
     def measure_plasticity(self, current: TrainState, report: StageReport) -> None:
         """Add the columns on the network's ability to learn to the health of a stage."""
@@ -412,10 +415,15 @@ class Stack:
     # ------------------------------------------------------------ the end of a pass
 
     def consolidate(self, current: TrainState, partial: PartialStage) -> TrainState:
-        """Return the runs after the strategy's `after_phase`, which may use all samples of the pass once more."""
+        """Return the runs after the strategy's `after_phase`, which may use all samples of the pass once more.
+
+        Where it fits something to the weights and their average is evaluated, theta becomes the average first.
+        """
         if not self.boundaries:
             return current
         phase = self.strategy.phases[partial.phase]
+        if self.strategy.fits_weights:
+            current = self.averaged(current, partial)
 
         def after_phase(current: TrainState, hp: Any, pool: Pool) -> tuple[Tensor, Any]:
             return self.strategy.eval_mode(current.stats).after_phase(phase, current.theta, current.state, hp, pool)
@@ -424,6 +432,19 @@ class Stack:
             pool = self.pool(partial.report.stage, phase, current.theta.dtype)
             theta, state = self.vectorizer.vectorize(after_phase, CONSOLIDATION_AXES)(current, self.hp, pool)
         return with_theta(current, theta)._replace(state=tree_map(torch.clone, state))
+
+    def averaged(self, current: TrainState, partial: PartialStage) -> TrainState:
+        """Return the runs after a pass with the average of theta, where there is one, in place of theta (R, P).
+
+        What is then fitted to theta fits what is evaluated, and training goes on from there. How far the two were from
+        each other enters the report of the stage, as afterwards it is 0.
+        """
+        average = current.average
+        if not isinstance(average, Average):
+            return current
+        if partial.start:  # a pass without steps, after which they are equal, leaves the distance of one before it
+            self.report_average(average, current.theta, partial.report)
+        return current._replace(theta=average.theta)
 
     def pool(self, stage: int, phase: str, dtype: torch.dtype) -> Pool:
         """Return all samples that the runs saw in a pass, in random order. dtype: of their weights."""

@@ -29,7 +29,10 @@ class Average(NamedTuple):
 
         average <- d average + (1 - d) theta      after every step, d = min(decay, (1 + n) / (10 + n)) at step n
 
-    As d grows from 0.1 to `decay`, the first average is not that of the initial parameters.
+    As d grows from 0.1 to `decay`, the first average is not that of the initial parameters. Where a strategy fits
+    something to the weights (`Strategy.fits_weights`), theta becomes the average at the end of each pass over a task.
+    There n counts on: the average leaves what it was slowly, so that old tasks are not forgotten at once. A network
+    that begins anew (`Strategy.restart`) has a new average, with n = 0.
     """
 
     theta: Tensor  # (P,)

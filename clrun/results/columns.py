@@ -251,7 +251,8 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "loss": "training loss including the penalties of the strategy, mean over the steps",
         "gradient_norm": "Euclidean norm of the gradient, mean over the steps (from those at which it is computed)",
         "average_distance": "with average=ema: distance of the average of the weights, which is evaluated, from the "
-        "weights, divided by the norm of the latter, after the task",
+        "weights, divided by the norm of the latter, after the task; of a strategy that fits something to the weights "
+        "when a task ends, such as icarl, before the average takes their place",
         "dead_share": "with measure=plasticity: share of the hidden units (of convolutions: channels) whose activation "
         "is the same for all of 512 training samples of the task, after the task; with ReLU that is 0",
         "effective_rank": "with measure=plasticity: how many directions the features of the last hidden layer use on "

@@ -246,11 +246,6 @@ def refuse_by_method(method: Strategy, tasks: int, settings: Settings) -> None:
     and no images: what it says follows from its fixed choices and the number of tasks."""
     refuse_lists_of_one_stage(method, tasks, settings)
     refuse_untold(method, settings)
-    if settings["average"] is not None and method.fits_weights:
-        raise UsageError(
-            f"average=ema: strategy={settings['strategy']} fits its answers to the weights that it has trained, not to "
-            "their average; leave average out."
-        )
     if not any(method.takes_steps(stage) for stage in range(tasks)):
         refuse_without_steps(settings)
     if settings["label_smoothing"] is not None and not method.smooths_labels:

@@ -20,7 +20,7 @@ answer; one that never could is as it is trained. Within a task, what is evaluat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,6 +94,8 @@ class IMM(Strategy):
     `fisher_samples` limits the samples of the Fisher information. `drop` is the probability of drop-transfer, a fixed
     choice because at 0 no second forward pass is needed.
     """
+
+    fits_weights: ClassVar[bool] = True  # what is merged are the weights that a task ends with
 
     merge: str = "mode"
     drop: float = 0.0

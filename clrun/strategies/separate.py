@@ -28,6 +28,7 @@ class Separate(Strategy):
     """
 
     restart: ClassVar[bool] = True
+    fits_weights: ClassVar[bool] = True  # the weights that a task ends with are those that answer it from then on
 
     class State(NamedTuple):
         thetas: Tensor  # (T, P); those of later tasks are the untrained network

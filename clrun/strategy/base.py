@@ -60,8 +60,9 @@ class Strategy:
             overrides `logits` and does not state `reads_once` gets False.
         answering_floats: The floats that `scores` has in memory at once, beside those of the network's layers. They are
             reckoned with where a GPU's memory is shared.
-        fits_weights: Whether `after_phase` fits a part of the answers to theta as it is then, such as class means or
-            a correction of the outputs, so that an average of theta cannot answer.
+        fits_weights: Whether `after_phase` fits a part of the answers to theta (P,) as it is then, such as class means,
+            a correction of the outputs or weights that are kept. With `average=ema`, theta then becomes its average
+            before `after_phase` is called, and training goes on from there; otherwise training is as without.
         goes_on: Whether a run may go on from the state of an earlier one (`init_from`), to which tasks and outputs are
             added. A state that names samples does so by `Memory` or `RankedMemory` then.
         smooths_labels: Whether the loss has a target for each output, over which `label_smoothing` can spread.

@@ -55,6 +55,15 @@ def test_only_runs_with_other_gates_shares_or_memories_are_trained_again(setting
     assert found & of_methods == changed
 
 
+@pytest.mark.parametrize("strategy", ["imm", "separate", "scratch", "gdumb", "icarl", "ewc", "packnet"])
+@pytest.mark.parametrize("average", ["ema", "null"])
+def test_only_averages_that_are_kept_or_begun_anew_are_trained_again(settings_of, strategy, average):
+    values = settings_of(f"strategy={strategy}", "scenario=task", f"average={average}").values
+    changes = [name for name, applies in CHANGES.items() if applies(values)]
+    asked = average == "ema" and strategy in ("imm", "separate", "scratch", "gdumb")
+    assert ("averages are merged, kept and begun anew" in changes) == asked
+
+
 REPLAYING = ("agem", "der", "derpp", "er", "er_ace", "fdr", "gem", "mir")
 
 

@@ -61,6 +61,9 @@ EQUAL = {
     "ncm": (),
     "slda": (),
     "icarl": ("memory_size=30",),
+    "icarl average": ("memory_size=30", "average=ema"),
+    "wa average": ("memory_size=30", "average=ema"),
+    "imm average": ("average=ema",),
     "wa": ("memory_size=30",),
     "bic": ("memory_size=30",),
     "mir": ("memory_size=30",),
@@ -103,7 +106,8 @@ def test_every_strategy_is_equal_or_refused():
 
 
 # One of each kind of state that is carried on; all others with -m slow.
-FAST = {"finetune", "finetune average", "ewc", "si", "derpp", "agem", "icarl", "bic", "dgr", "ranpac", "xdg"}
+FAST = {"finetune", "ewc", "si", "derpp", "agem", "icarl", "bic", "dgr", "ranpac", "xdg"}
+FAST |= {"finetune average", "icarl average"}
 
 
 @pytest.mark.parametrize("strategy", slow_but(EQUAL, FAST.__contains__))
@@ -126,6 +130,19 @@ def test_it_equals_one_run(trained, strategy):
     mine, theirs = table(rest, "accuracy_matrix.csv"), table(whole, "accuracy_matrix.csv")
     pd.testing.assert_frame_equal(mine.iloc[1:], theirs.iloc[1:])
     assert mine.iloc[0, 1:].isna().all()
+
+
+def test_a_first_average_is_that_of_the_weights_that_are_gone_on_from(trained, prepared_of):
+    """Where the earlier run had none: what meets the first task is then what answers."""
+    same = (*SMALL, "strategy=icarl", "memory_size=30")
+    first = trained(*same, "split.classes=[[0,1],[2,3]]", KEPT)
+    run = prepared_of(*same, "split.classes=[[4,5]]", "average=ema", f"init_from={first.directory}")
+    stack = build([run], device=CPU)
+    start = begun(stack, [run])
+    assert torch.equal(start.theta, start.average.theta)
+    after, report = stack.learn(start, stack.learnt)
+    assert torch.equal(after.theta, after.average.theta)
+    assert report.health[0]["average_distance"] > 0
 
 
 @pytest.mark.parametrize("strategy", ["hat", "packnet", "amn"])

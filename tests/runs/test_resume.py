@@ -85,6 +85,7 @@ def test_every_strategy_ends_with_the_same_bytes(prepared_of, capsys, strategy):
         ("split=permuted", "scenario=domain"),
         ("strategy=packnet",),
         ("average=ema", "strategy=er"),
+        ("average=ema", "strategy=bic", "scenario=class", "memory_size=20"),
         ("strategy=derpp", "scenario=class", "memory_size=20"),
         ("strategy=derpp", "scenario=class", "memory_size=20", "augment=crop_flip"),
     ],
