@@ -300,7 +300,8 @@ def refuse(arguments: argparse.Namespace, by_number: Mapping[str, Row]) -> None:
     if arguments.seeds < 1:
         raise UsageError(f"--seeds {arguments.seeds}: at least one; 5 is quick, 20 the verdict.")
     check_keys.refuse_twice([check_keys.parsed(text) for text in arguments.set], "clrun -m")
-    outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity}
+    # What lies in the folder of init_from is part of a run's identity, though the key is not.
+    outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity} - {"init_from"}
     changing = [text for text in arguments.set if text.partition("=")[0] not in outside_identity]
     if changing:
         raise UsageError(

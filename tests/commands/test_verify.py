@@ -142,7 +142,7 @@ def test_split_cifar10_takes_a_step(stack_of, strategy):
     ("arguments", "reason"),
     [(["77"], "there is no row 77"), ([], "type rows out of 1, 2"), (["1", "--seeds", "0"], "at least one"),
      (["1", "--set", "lambda=3"], "would change what is verified"), (["1", "--seeds", "x"], "invalid int value"),
-     (["1", "--sed", "3"], "unrecognized arguments")],
+     (["1", "--sed", "3"], "unrecognized arguments"), (["1", "--set", "init_from=there"], "would change what is")],
 )  # fmt: skip
 def test_refusals(capsys, arguments, reason):
     with pytest.raises(SystemExit) as end:
