@@ -156,22 +156,44 @@ def directories(overrides: Sequence[str], seeds: Sequence[int]) -> list[Path]:
 
 
 def measured(directory: Path, metric: str) -> float:
-    """Return a run's number in percent. Raise UsageError if the run diverged, UnreadableFile if a file is damaged."""
+    """Return a run's number in percent. Raise UsageError if the run diverged or did not measure it, UnreadableFile if a
+    file is damaged."""
     from clrun.results.outcome import RunStatus
-    from clrun.results.reading import read_table
     from clrun.results.run_files import summary_of
 
     summary = summary_of(directory)
     if summary["status"] != RunStatus.DONE:
         raise UsageError(f"{directory} is {summary['status']}: {summary['diverged_at']}; it has no number to compare.")
     if metric == FIRST_TASK:
-        return 100 * read_table(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
-    if of_task := re.fullmatch(ONLINE_OF_TASK, metric):
-        accuracies = read_table(directory / "online_accuracy.csv").set_index("task")["online_accuracy"]
-        if of_task[1] not in accuracies.index:
-            raise UsageError(f"{directory} has no task {of_task[1]}, so it has no {metric} to compare.")
-        return 100 * accuracies[of_task[1]]
-    return 100 * summary[metric]
+        share = on_first_task(directory)
+    elif of_task := re.fullmatch(ONLINE_OF_TASK, metric):
+        share = online_accuracy(directory, of_task[1])
+    else:
+        share = summary.get(metric, math.nan)
+    if math.isnan(share):  # such as online_accuracy without stream=online
+        raise UsageError(f"{directory} did not measure {metric}, so it has no number to compare.")
+    return 100 * share
+
+
+def on_first_task(directory: Path) -> float:
+    """Return a run's accuracy on task 1 after the last task."""
+    from clrun.results.reading import read_table
+
+    return read_table(directory / "accuracy_matrix.csv")["task_1"].iloc[-1]
+
+
+def online_accuracy(directory: Path, task: str) -> float:
+    """Return a run's online accuracy on a task; nan for a run without online accuracies. Raise UsageError where there
+    is no such task."""
+    from clrun.results.reading import read_table
+
+    path = directory / "online_accuracy.csv"
+    if not path.is_file():
+        return math.nan
+    accuracies = read_table(path).set_index("task")["online_accuracy"]
+    if task not in accuracies.index:
+        raise UsageError(f"{directory} has no task {task}, so it has no online_accuracy_{task} to compare.")
+    return accuracies[task]
 
 
 def verify(number: str, row: Row, seeds: Sequence[int], common: Sequence[str]) -> Iterator[Finding]:
@@ -278,7 +300,8 @@ def refuse(arguments: argparse.Namespace, by_number: Mapping[str, Row]) -> None:
     if arguments.seeds < 1:
         raise UsageError(f"--seeds {arguments.seeds}: at least one; 5 is quick, 20 the verdict.")
     check_keys.refuse_twice([check_keys.parsed(text) for text in arguments.set], "clrun -m")
-    outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity}
+    # What lies in the folder of init_from is part of a run's identity, though the key is not.
+    outside_identity = {key for key, spec in catalog.read().root.items() if not spec.identity} - {"init_from"}
     changing = [text for text in arguments.set if text.partition("=")[0] not in outside_identity]
     if changing:
         raise UsageError(

@@ -290,10 +290,10 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
 def classes_not_held(health: HealthRows, prepared: Prepared) -> list[str]:
     """Return the warning that the memory of past samples has none of some classes at the end of a run, a class counting
     once in every task that has it."""
-    if len(health) < 2 or "memory_classes" not in health[-1]:
+    of_tasks, knobs = classes_offered(prepared), prepared.settings.knobs
+    if len(of_tasks) < 2 or "memory_classes" not in health[-1]:
         return []
-    of_tasks = [prepared.images.y[pool].unique().tolist() for pool in prepared.stream.train]
-    came, knobs = sum(map(len, of_tasks)), prepared.settings.knobs
+    came = sum(map(len, of_tasks))
     missing = came - round(health[-1]["memory_classes"])
     if missing <= 0:
         return []
@@ -302,9 +302,21 @@ def classes_not_held(health: HealthRows, prepared: Prepared) -> list[str]:
     return [f"{size}after all tasks the memory held no sample of {missing} of the {came} classes{again}"]
 
 
+def classes_offered(prepared: Prepared) -> list[list[int]]:
+    """Return the classes of each task of which a memory could hold samples: of a run that goes on also those of the
+    tasks before, of which its own data may have none, unless it goes on from the weights alone."""
+    stream, origin = prepared.stream, prepared.origin
+    earlier = [] if origin is None or origin.tensors is None else stream.groups[: stream.learnt]
+    return [*earlier, *(prepared.images.y[pool].unique().tolist() for pool in stream.train[stream.learnt :])]
+
+
 def average_without_effect(health: HealthRows) -> list[str]:
-    """Return the warning that what was evaluated, an average of the weights, was the weights themselves throughout."""
-    if not health or any(row.get("average_distance") != 0 for row in health):
+    """Return the warning that what was evaluated, an average of the weights, was the weights themselves throughout.
+
+    Tasks without steps say nothing: a run that goes on may have none, and answer by the average of the run before it.
+    """
+    trained = [row for row in health if row["steps"] > 0]
+    if not trained or any(row.get("average_distance") != 0 for row in trained):
         return []
     return ["the average of the weights was the weights themselves after every task, so average=ema did nothing"]
 

@@ -142,7 +142,7 @@ def test_split_cifar10_takes_a_step(stack_of, strategy):
     ("arguments", "reason"),
     [(["77"], "there is no row 77"), ([], "type rows out of 1, 2"), (["1", "--seeds", "0"], "at least one"),
      (["1", "--set", "lambda=3"], "would change what is verified"), (["1", "--seeds", "x"], "invalid int value"),
-     (["1", "--sed", "3"], "unrecognized arguments")],
+     (["1", "--sed", "3"], "unrecognized arguments"), (["1", "--set", "init_from=there"], "would change what is")],
 )  # fmt: skip
 def test_refusals(capsys, arguments, reason):
     with pytest.raises(SystemExit) as end:
@@ -260,3 +260,12 @@ def test_accuracy_on_the_first_task(tmp_path):
     last = pd.read_csv(prepared.directory / "accuracy_matrix.csv").iloc[-1]
     assert verify.measured(prepared.directory, "first_task") == pytest.approx(100 * last["task_1"])
     assert verify.measured(prepared.directory, "average_accuracy") == pytest.approx(100 * last["average"])
+
+
+@pytest.mark.parametrize("metric", ["online_accuracy", "online_accuracy_1", "accuracy_auc"])
+def test_a_number_that_a_run_did_not_measure_is_no_verdict(tmp_path, metric):
+    """It is not far from what was published: there is none."""
+    prepared = prepare.prepare(compose("iterations=5", "model.widths=[8]", "device=cpu", f"outputs={tmp_path}"))
+    train.train_run(prepared, quiet=True)
+    with pytest.raises(UsageError, match=f"did not measure {metric}, so it has no number to compare"):
+        verify.measured(prepared.directory, metric)

@@ -145,6 +145,41 @@ def test_a_first_average_is_that_of_the_weights_that_are_gone_on_from(trained, p
     assert report.health[0]["average_distance"] > 0
 
 
+def said(prepared):
+    return str(table(prepared, "summary.csv").iloc[0]["warnings"])
+
+
+def test_a_run_without_steps_is_not_accused_of_its_average(trained):
+    """What it answers with is the average of the run before, so that average=ema did something."""
+    same = (*SMALL, KEPT, "strategy=ncm", "trunk=first_task", "average=ema")
+    first = trained(*same, "split.classes=[[0,1],[2,3]]")
+    rest = trained(*same, "split.classes=[[4,5],[6,7]]", f"init_from={first.directory}")
+    assert "average" not in said(first) and "average" not in said(rest)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["in the data", "not in the data"])
+def test_classes_of_the_run_before_are_missed_in_the_memory(trained, tmp_path, there):
+    """Also where one task alone comes, and where the data have none of them; not if the memory begins anew."""
+    rng, names = np.random.default_rng(0), np.array([*"abcdef"])
+
+    def arrays(name, classes):
+        y = np.repeat(np.arange(len(classes)), 20)
+        x = rng.normal(size=(len(y), 6)).astype("float32")
+        file = tmp_path / name
+        np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y, names=names[classes])
+        return "dataset=arrays", f"dataset.file={file}", "dataset.normalize=false"
+
+    same = (*SMALL, KEPT, "strategy=er", "memory_size=2")
+    first = trained(*same, *arrays("first.npz", [0, 1, 2, 3]), "split.classes=[[a,b],[c,d]]")
+    data = arrays("rest.npz", [0, 1, 2, 3, 4, 5] if there else [4, 5])
+    rest = trained(*same, *data, "split.classes=[[e,f]]", f"init_from={first.directory}")
+    held = table(rest, "health.csv")["memory_classes"].iloc[-1]
+    assert f"memory_size=2: after all tasks the memory held no sample of {6 - held:g} of the 6 classes" in said(rest)
+    shutil.copy(first.directory / network_file.NAME, tmp_path)
+    weights = trained(*same, *data, "split.classes=[[e,f]]", f"init_from={tmp_path / network_file.NAME}")
+    assert "held no sample" not in said(weights)
+
+
 @pytest.mark.parametrize("strategy", ["hat", "packnet", "amn"])
 def test_answers_by_masks_stay(trained, strategy):
     """What cannot be forgotten within a run is not forgotten over two of them."""
