@@ -119,15 +119,14 @@ class GPM(Strategy):
         return weight if bias is None else torch.cat([weight, bias[:, None]], 1)
 
     def restrict(self, delta: Tensor, g: Tensor, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> Tensor:
-        """Return the step delta (P,) times I - M M^T for every layer, and 0 for norms from the second task on.
+        """Return the step delta (P,) times I - M M^T for every layer, and 0 for norms once a memory holds something.
 
-        A layer whose memory is empty takes its part of delta as it is, since x - 0 is x to the last bit. So do norms
-        where nothing is held and nothing is to be, at threshold 0.
+        A layer whose memory is empty takes its part of delta as it is, since x - 0 is x to the last bit. After a task
+        the first layer's memory holds something unless the threshold is 0: then that of no layer does.
         """
         pieces = self.net.layout.view(delta)
-        held = torch.stack([projection.any() for projection in state.projections.values()]).any()
-        frozen = (batch.stage > 0) & ((hp.threshold > 0) | held)
-        changed = {name: torch.where(frozen, 0, piece) for name, piece in pieces.items()}
+        held = state.projections[self.projected_layers[0]].diagonal().any()  # M M^T is 0 where its diagonal is
+        changed = {name: torch.where(held, 0, piece) for name, piece in pieces.items()}
         answered = learnt_outputs(batch)
         for name in self.projected_layers:
             step = self.matrix(pieces, name)
