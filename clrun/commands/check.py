@@ -216,11 +216,20 @@ class Checks:
         settings = self.settings()
         fields = strategy_class(settings).Hyper._fields
         typed = {text.partition("=")[0] for text in self.overrides}
-        values = {key: v for key, v in settings.knobs.items() if python_name(key) in fields and key not in typed and v}
+        free = {key: v for key, v in settings.knobs.items() if python_name(key) in fields and key not in typed and v}
+        values = {key: value for key, value in free.items() if self.may_type(key, value * FACTORS[0])}
         if not values:
-            return Answer(None, "no strength that is not typed, and not 0", made=False)
+            return Answer(None, "no strength that is not typed, not 0, and read with these settings", made=False)
         runs = [[f"{key}={value * factor}" for key, value in values.items()] for factor in FACTORS]
         return Answer(self.as_alone(runs), f"runs that differ in {', '.join(values)} stacked equal the same runs alone")
+
+    def may_type(self, key: str, value: float) -> bool:
+        """Return whether a strength may be typed beside what was, as EWC's gamma may beside online=true alone."""
+        try:
+            self.prepared(f"{key}={value}")
+        except UsageError:
+            return False
+        return True
 
     def as_alone(self, runs: Sequence[Sequence[str]]) -> str | None:
         """Return how runs, each with its own overrides, differ in a stack from the same runs alone."""

@@ -46,7 +46,7 @@ CLUSTER = "cluster"
 
 # The kinds of strategies, with the headings below which help lists them, in this order.
 HEADINGS = {
-    "bounds": "bounds",
+    "references": "references",
     "penalties": "penalties on weights or outputs, merging of weights, projection of steps",
     "replay": "replay of stored or generated samples",
     "parts": "parts of the network per task",

@@ -291,3 +291,13 @@ def test_a_run_is_killed_in_its_first_and_second_task(settings_of, tmp_path, tas
     )
     said = contract.resumed(whole, killed)
     assert (said is None) == (kept or tasks == 1), said
+
+
+@pytest.mark.parametrize(
+    ("typed", "varied"), [((), "lambda"), (("online=true",), "lambda, gamma"), (("lambda=1",), None)], ids=str
+)
+def test_a_strength_that_another_setting_must_ask_for_is_left_as_it_is(capsys, empty_folder, typed, varied):
+    small = ("scenario=task", "tasks=2", "iterations=5", "batch_size=16")
+    check.command(["strategy=ewc", *small, *typed])  # gamma is read by online EWC alone
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("strengths")]
+    assert f"runs that differ in {varied} stacked" in line if varied else line.split()[1] == "none"
