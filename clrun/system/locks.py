@@ -98,15 +98,21 @@ def stated(pid: int, field: int) -> str:
     return stat.rpartition(")")[2].split()[field - 3]  # field 2 is the name, which may contain anything
 
 
-def alive(owner: Owner) -> bool:
-    """Return whether a process of this host is running."""
+def exists(pid: int) -> bool:
+    """Return whether this host has a process of this number."""
     try:
-        os.kill(owner.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it belongs to another user, so it exists
-        pass
-    return (not owner.started or start_time(owner.pid) == owner.started) and not is_zombie(owner.pid)
+    except PermissionError:  # it belongs to another user
+        return True
+    return True
+
+
+def alive(owner: Owner) -> bool:
+    """Return whether a process of this host is running."""
+    same = not owner.started or start_time(owner.pid) == owner.started
+    return exists(owner.pid) and same and not is_zombie(owner.pid)
 
 
 # ---------------------------------------------------------------- one lock
