@@ -14,7 +14,7 @@ SUMMARY = (
     "dataset.normalize,split.classes,model.widths,optimizer.name,lr,iterations,lambda,outputs,"
     "average_accuracy,average_incremental_accuracy,learning_accuracy,forgetting,backward_transfer,forward_transfer,"
     "overall_accuracy,overall_incremental_accuracy,"
-    "validation_accuracy,min_accuracy,worst_case_accuracy,stability_gap,online_accuracy,accuracy_auc,"
+    "validation_accuracy,task_aware_accuracy,min_accuracy,worst_case_accuracy,stability_gap,online_accuracy,accuracy_auc,"
     "train_seconds,consolidate_seconds,eval_seconds,wall_seconds,cpu_seconds,samples_per_second,"
     "peak_memory_mb,state_mb,energy_wh,"
     "stack_size,threads,carbon_g,money,sample_count,diverged_at,warnings,"

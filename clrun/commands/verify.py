@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from clrun import __version__
 from clrun.commands import console, run
 from clrun.config import catalog, check_keys
-from clrun.results.columns import ONLINE_MEANINGS, OVERALL_METRICS, SUMMARY_METRICS
+from clrun.results.columns import ONLINE_MEANINGS, OVERALL_METRICS, SUMMARY_METRICS, TASK_AWARE_MEANINGS
 from clrun.system.errors import UsageError
 from clrun.system.paths import CONF
 
@@ -53,7 +53,7 @@ FIRST_TASK = "first_task"
 ONLINE_OF_TASK = r"online_accuracy_([1-9]\d*)"
 
 # Metrics that are columns of summary.csv and shares.
-SHARES = (*SUMMARY_METRICS, *OVERALL_METRICS, *ONLINE_MEANINGS)
+SHARES = (*SUMMARY_METRICS, *OVERALL_METRICS, *TASK_AWARE_MEANINGS, *ONLINE_MEANINGS)
 
 
 def known(metric: str) -> str:

@@ -98,6 +98,7 @@ def refuse_contradictions(values: Mapping[str, Any], strategy: StrategyOption) -
         raise UsageError(
             f"first_tasks={values['first_tasks']}: the stream has {values['tasks']} tasks; type at most as many."
         )
+    refuse_task_aware(values)
     refuse_origin(values["init_from"])
     refuse_streams(values)
     refuse_without_boundaries(values)
@@ -117,6 +118,16 @@ def refuse_unmet_needs(values: Mapping[str, Any]) -> None:
         is_set = values.get(need.key) is not None and values[need.key] is not False
         if is_set and values.get(need.other) == need.absent:
             raise UsageError(need.text)
+
+
+def refuse_task_aware(values: Mapping[str, Any]) -> None:
+    """Raise UsageError for measure=task_aware where it is the accuracy itself."""
+    if values["measure"] == "task_aware" and values["scenario"] != "class":
+        why = {"task": "a task's own outputs alone answer anyway", "domain": "all tasks share their outputs"}
+        raise UsageError(
+            f"measure=task_aware: with scenario={values['scenario']} {why[values['scenario']]}; leave measure out, or "
+            "type scenario=class."
+        )
 
 
 def refuse_streams(values: Mapping[str, Any]) -> None:

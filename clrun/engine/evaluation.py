@@ -84,6 +84,14 @@ class Evaluator:
         horizon: as of `evaluate`."""
         return torch.stack([binned(*answers) for answers in self.predictions(current, horizon, "test", confidences)], 1)
 
+    def task_aware(self, current: TrainState, horizon: int) -> Tensor:
+        """Return (R, T) int64: the correct answers of all runs on each task where its own outputs alone may answer, as
+        in a task-incremental test of runs that were not trained so. horizon: as of `evaluate`."""
+        own = self.vectorizer.stack_trees([own_outputs(stream) for stream in self.streams])
+        tables = self.tables._replace(active=own.unsqueeze(-3).expand(self.tables.active.shape))
+        aware = replace(self, tables=tables)
+        return aware.correct(current, horizon, "test")
+
     def predictions(
         self, current: TrainState, horizon: int | None, part: str, answer: Answer | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -126,6 +134,14 @@ class Evaluator:
             lists[-1].append(task)
             filled += size
         return lists
+
+
+def own_outputs(stream: TaskStream) -> Tensor:
+    """Return the outputs (T, C) bool of the classes of each task."""
+    own = torch.zeros_like(stream.tables.unlearnt)
+    for task, labels in enumerate(stream.labels):
+        own[task, list(labels.values())] = True
+    return own
 
 
 def binned(confidence: Tensor, correct: Tensor, valid: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ class Stack:
     plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
     probe: bool = False  # whether a linear probe of the features is fitted for each task at the end of a stage
     calibration: bool = False  # whether the confidence of the answers is measured at the end of a stage
+    task_aware: bool = False  # whether a task's own outputs are also asked alone at the end of a stage
     every_answer: bool = False  # whether the answers to all test samples are reported at the end of a stage
     decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
     use_graph: bool = False  # whether steps are taken by the GraphStepper
@@ -258,6 +259,8 @@ class Stack:
                 report.probe = probed(self.evaluator, current, range(tasks))
             if self.calibration and horizon is not None:
                 report.calibration = self.evaluator.calibration(current, horizon)
+            if self.task_aware and horizon is not None:
+                report.task_aware = self.evaluator.task_aware(current, horizon)
 
     def report_average(self, average: Average, theta: Tensor, report: StageReport) -> None:
         """Add how far the average of theta is from it to the health of a stage."""

@@ -113,6 +113,7 @@ class StageReport:
     online: Tensor | None = None
     evaluation: Evaluation | None = None  # of the test samples, at the stage's end
     calibration: Tensor | None = None  # (R, T, BINS, 3) float64, as of `Evaluator.calibration`, at the stage's end
+    task_aware: Tensor | None = None  # (R, T) int64, as of `Evaluator.task_aware`, at the stage's end
     probe: Tensor | None = None  # (R, T) int64, as of `probe.probed`, at the stage's end
     step: int = 0  # steps of the run at the end of the stage
     samples: int = 0  # samples trained on, of all runs together

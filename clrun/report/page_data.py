@@ -52,6 +52,7 @@ MEANINGS = {
     **columns.METRIC_MEANINGS,
     **columns.OVERALL_MEANINGS,
     **columns.VALIDATION_MEANINGS,
+    **columns.TASK_AWARE_MEANINGS,
     **columns.CONTINUAL_METRIC_MEANINGS,
     **columns.COST_MEANINGS,
     **columns.REPORT_METRIC_MEANINGS,

@@ -53,6 +53,11 @@ VALIDATION_MEANINGS = {
     "validation_accuracy": "`average_accuracy` on held-out training data; needs `validation` above 0",
 }
 
+TASK_AWARE_MEANINGS = {
+    "task_aware_accuracy": "`average_accuracy` where the task is given at test, so that its own outputs alone answer; "
+    "with `measure=task_aware`",
+}
+
 CONTINUAL_METRIC_MEANINGS = {
     "min_accuracy": "lowest accuracy on each task at any evaluation after its own training, mean over all tasks but "
     "the last; needs `evaluate_every` above 0",
@@ -155,6 +160,7 @@ _SUMMARY = (
     | METRIC_MEANINGS
     | OVERALL_MEANINGS
     | VALIDATION_MEANINGS
+    | TASK_AWARE_MEANINGS
     | CONTINUAL_METRIC_MEANINGS
     | ONLINE_MEANINGS
     | COST_MEANINGS
@@ -244,6 +250,13 @@ FILES: Mapping[str, Mapping[str, str]] = {
         "confidence": "largest value of the softmax over the outputs that may answer, mean over the samples",
         "ece": "expected calibration error with 15 bins of equal width (Guo et al. 2017, equation 3)",
     },
+    "task_aware.csv": {
+        "after_task": "number of tasks that have been learnt",
+        "eval_task": "number of the task of the test samples, from 1",
+        "correct": "number of them that were classified correctly where the outputs of this task alone may answer",
+        "n": "number of test samples",
+        "accuracy": "`correct` / `n`",
+    },
     "health.csv": {
         "task": "number of the task, from 1",
         "steps": "optimizer steps of the task",
@@ -324,6 +337,7 @@ SUMMARY_TAIL = (
     *SUMMARY_METRICS,
     *OVERALL_METRICS,
     *VALIDATION_MEANINGS,
+    *TASK_AWARE_MEANINGS,
     *CONTINUAL_METRICS,
     *ONLINE_MEANINGS,
     *COSTS,

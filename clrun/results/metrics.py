@@ -256,6 +256,26 @@ def calibration_rows(after: int, bins: np.ndarray) -> list[dict[str, Any]]:
     return rows
 
 
+def task_aware_rows(after: int, correct: Sequence[int], counts: np.ndarray) -> list[dict[str, Any]]:
+    """Return rows of task_aware.csv, after so many tasks, one for each task learnt so far that has test samples.
+
+    correct: of each of these tasks, the answers that are correct where its own outputs alone may answer. counts (T,):
+    of each task, the number of its test samples.
+    """
+    found = enumerate(zip(correct, counts, strict=False), start=1)
+    return [
+        {"after_task": after, "eval_task": task, "correct": right, "n": int(n), "accuracy": right / int(n)}
+        for task, (right, n) in found
+        if n > 0
+    ]
+
+
+def task_aware_accuracy(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the accuracy after the last task, mean over the tasks, from the rows of task_aware.csv; nan without."""
+    last = max((row["after_task"] for row in rows), default=0)
+    return mean(np.array([row["accuracy"] for row in rows if row["after_task"] == last]))
+
+
 def gap_closed(accuracy: Accuracy, finetune: Accuracy, gap: Accuracy) -> Accuracy:
     """Return (accuracy - finetune) / gap: the share of the gap between finetune and joint training that is closed.
 

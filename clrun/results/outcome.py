@@ -53,6 +53,7 @@ class Outcome:
     probe_correct: np.ndarray | None = None  # (T+1, T) int: as `correct`, by the linear probe of each task
     over_training: list[dict[str, Any]] | None = None  # one row per evaluation and task; None if not asked for
     calibration: list[dict[str, Any]] | None = None  # one row per task learnt and tested; None if not asked for
+    task_aware: list[dict[str, Any]] | None = None  # one row per task learnt and tested; None if not asked for
     online: list[dict[str, Any]] | None = None  # one row per task: answers before learning; None if not asked for
     health: list[dict[str, Any]] = field(default_factory=list)  # one row per task that has been learnt
     task_costs: list[dict[str, Any]] = field(default_factory=list)  # a row before any training, then one per task

@@ -106,6 +106,10 @@ def write_progress(outcome: Outcome) -> None:
         write_table(
             directory / "calibration.csv", tables.objects(outcome.calibration, list(FILES["calibration.csv"])), guard
         )
+    if outcome.task_aware is not None:
+        write_table(
+            directory / "task_aware.csv", tables.objects(outcome.task_aware, list(FILES["task_aware.csv"])), guard
+        )
     if outcome.online is not None:
         write_table(directory / "online_accuracy.csv", tables.online_table(outcome.online), guard)
     if outcome.over_training is not None:

@@ -238,6 +238,8 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
         values |= metrics.continual_metrics(accuracy, outcome.over_training, learnt)
     if outcome.over_training is not None and outcome.forgetting_defined:
         values["accuracy_auc"] = metrics.accuracy_auc(outcome.over_training, outcome.counts, outcome.seen_from)
+    if outcome.task_aware is not None:
+        values["task_aware_accuracy"] = metrics.task_aware_accuracy(outcome.task_aware)
     if outcome.online is not None:
         values["online_accuracy"] = metrics.online_accuracy(outcome.online)
     return values

@@ -80,6 +80,7 @@ def build(
         plasticity=settings["measure"] == "plasticity",
         probe=settings["probe"] is True,
         calibration=settings["measure"] == "calibration",
+        task_aware=settings["measure"] == "task_aware",
         every_answer=settings["predictions"] is True,
         decay=decay_of_average(settings),
         use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto",

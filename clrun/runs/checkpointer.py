@@ -25,6 +25,7 @@ CHECKPOINT_SHARE = 0.1  # of the time, at most, for checkpoints after tasks
 
 # Fields of an Outcome that a checkpoint keeps: as JSON, and as tensors of integers, where they are not None.
 JSON_FIELDS = ("status", "diverged_at", "warnings", "health", "costs", "task_costs", "over_training")
+LATER_FIELDS = ("online", "calibration", "task_aware")  # which older checkpoints do not have
 ARRAY_FIELDS = ("correct", "validation_correct", "predictions", "probe_correct")
 CONFUSIONS = "confusions"  # the tensor that keeps this field
 
@@ -82,7 +83,7 @@ def shape_and_type(tensor: Tensor | None) -> tuple[torch.Size, torch.dtype] | No
 def outcome_notes(outcome: Outcome) -> dict[str, Any]:
     """Return what an outcome has measured so far, but for arrays, as what JSON can hold. Rows are added to an outcome
     and never changed, so that a copy of a list is enough."""
-    return {name: copy(getattr(outcome, name)) for name in (*JSON_FIELDS, "online", "calibration")}
+    return {name: copy(getattr(outcome, name)) for name in (*JSON_FIELDS, *LATER_FIELDS)}
 
 
 def outcome_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
@@ -102,8 +103,8 @@ def restore_outcome(outcome: Outcome, saved: Checkpoint) -> None:
         outcome.confusions = saved.tensors[CONFUSIONS].numpy()
     for name in JSON_FIELDS:
         setattr(outcome, name, notes[name])
-    outcome.online = notes.get("online")  # which older checkpoints do not have
-    outcome.calibration = notes.get("calibration")
+    for name in LATER_FIELDS:
+        setattr(outcome, name, notes.get(name))
     outcome.costs = {"cpu_seconds": 0.0} | outcome.costs  # a checkpoint of an earlier version has none
     outcome.status = RunStatus(outcome.status)
     for name in ARRAY_FIELDS:

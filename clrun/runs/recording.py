@@ -76,6 +76,7 @@ def new_outcome(prepared: Prepared, stack: Stack) -> Outcome:
         over_training=[] if settings["evaluate_every"] else None,
         online=[] if stack.prequential else None,
         calibration=[] if stack.calibration else None,
+        task_aware=[] if stack.task_aware else None,
         predictions=np.zeros((0, 5), np.int64) if stack.every_answer else None,
         health=[],
         costs=dict.fromkeys(ACCUMULATED, 0.0),
@@ -211,6 +212,9 @@ def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> 
     if outcome.calibration is not None and report.calibration is not None and row > 0:
         seen = len(outcome.counts) if not outcome.forgetting_defined else row
         outcome.calibration += metrics.calibration_rows(row, report.calibration[r, :seen].numpy())
+    if outcome.task_aware is not None and report.task_aware is not None and row > 0:
+        seen = len(outcome.counts) if not outcome.forgetting_defined else row
+        outcome.task_aware += metrics.task_aware_rows(row, report.task_aware[r, :seen].tolist(), outcome.counts)
     if outcome.online is not None and report.online is not None:
         correct, samples = report.online[r].tolist()
         outcome.online.append({"task": report.stage + 1, "samples": samples, "correct": correct})

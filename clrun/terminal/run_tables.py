@@ -140,8 +140,8 @@ def forgetting_table(forgetting: pd.DataFrame, names: dict[int, str]) -> Cells:
 
 
 def scores(summary: pd.Series, chance: float | None) -> str:
-    """Return average, overall and online accuracy, forgetting, stability gap and chance in a line, without what was not
-    measured.
+    """Return average, overall, task-aware and online accuracy, forgetting, stability gap and chance in a line, without
+    what was not measured.
 
     Accuracies over all samples are left out where they are those over the tasks in print.
     """
@@ -149,6 +149,7 @@ def scores(summary: pd.Series, chance: float | None) -> str:
         "average accuracy": percent(summary["average_accuracy"], " %"),
         "overall accuracy": percent(overall_if_other(summary, "accuracy"), " %"),
         "overall incremental accuracy": percent(overall_if_other(summary, "incremental_accuracy"), " %"),
+        "accuracy with the task given": percent(float(summary.get("task_aware_accuracy", math.nan)), " %"),
         "online accuracy": percent(float(summary.get("online_accuracy", math.nan)), " %"),
         "forgetting": percent(summary["forgetting"], " points"),
         "stability gap": percent(summary["stability_gap"], " points"),

@@ -83,6 +83,7 @@ KINDS = (
     "precision=tf32",
     "measure=plasticity",
     "measure=calibration",
+    "scenario=class measure=task_aware",
     "validation=0.2 evaluate_every=1",
     "drop_last=true epochs=1",
 )

@@ -30,6 +30,7 @@ RUNS = {
         "evaluate_every=2",
         "split.blurry=0.1",
     ),
+    "aware": ("scenario=class", "measure=task_aware"),
     "pictures": ("dataset=image_folder", "dataset.test_fraction=0.5", "dataset.size=8", "tasks=1", "scenario=class"),
 }
 
@@ -43,7 +44,7 @@ def described(file: str, column: str, keys: set[str]) -> bool:
 
 @pytest.fixture(scope="module")
 def finished(settings_of, tmp_path_factory):
-    """Return the folder of four finished runs, and all keys of their settings."""
+    """Return the folder of finished runs, and all keys of their settings."""
     from clrun.runs import prepare
 
     folder = tmp_path_factory.mktemp("outputs")
