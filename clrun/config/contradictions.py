@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clrun.config.catalog import StrategyOption
+from clrun.data import split
 from clrun.system.cards import CARDS, Cards
 from clrun.system.errors import UsageError
 from clrun.system.text import format_value
@@ -121,12 +122,19 @@ def refuse_unmet_needs(values: Mapping[str, Any]) -> None:
 
 
 def refuse_task_aware(values: Mapping[str, Any]) -> None:
-    """Raise UsageError for measure=task_aware where it is the accuracy itself."""
-    if values["measure"] == "task_aware" and values["scenario"] != "class":
-        why = {"task": "a task's own outputs alone answer anyway", "domain": "all tasks share their outputs"}
+    """Raise UsageError for measure=task_aware where it is the accuracy itself, or where tasks share their classes."""
+    if values["measure"] != "task_aware":
+        return
+    why = {"task": "a task's own outputs alone answer anyway", "domain": "all tasks share their outputs"}
+    if values["scenario"] in why:
         raise UsageError(
             f"measure=task_aware: with scenario={values['scenario']} {why[values['scenario']]}; leave measure out, or "
             "type scenario=class."
+        )
+    if split.returning(values):
+        raise UsageError(
+            "measure=task_aware: classes come back in several tasks of this stream, so that no task has outputs of its "
+            "own; leave measure out."
         )
 
 

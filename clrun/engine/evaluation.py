@@ -84,13 +84,19 @@ class Evaluator:
         horizon: as of `evaluate`."""
         return torch.stack([binned(*answers) for answers in self.predictions(current, horizon, "test", confidences)], 1)
 
-    def task_aware(self, current: TrainState, horizon: int) -> Tensor:
+    def task_aware(self, current: TrainState) -> Tensor:
         """Return (R, T) int64: the correct answers of all runs on each task where its own outputs alone may answer, as
-        in a task-incremental test of runs that were not trained so. horizon: as of `evaluate`."""
+        in a task-incremental test of runs that were not trained so; -1 for a task with one output, which is no
+        question."""
+        correct = self.knowing_the_task.correct(current, 0, "test")
+        several = torch.stack([own_outputs(stream).sum(-1) > 1 for stream in self.streams])
+        return torch.where(several, correct, -1)
+
+    @cached_property
+    def knowing_the_task(self) -> "Evaluator":
+        """This evaluator with a table of one horizon, in which a task's own outputs alone may answer."""
         own = self.vectorizer.stack_trees([own_outputs(stream) for stream in self.streams])
-        tables = self.tables._replace(active=own.unsqueeze(-3).expand(self.tables.active.shape))
-        aware = replace(self, tables=tables)
-        return aware.correct(current, horizon, "test")
+        return replace(self, tables=self.tables._replace(active=own.unsqueeze(-3)))
 
     def predictions(
         self, current: TrainState, horizon: int | None, part: str, answer: Answer | None = None

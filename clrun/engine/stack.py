@@ -260,7 +260,7 @@ class Stack:
             if self.calibration and horizon is not None:
                 report.calibration = self.evaluator.calibration(current, horizon)
             if self.task_aware and horizon is not None:
-                report.task_aware = self.evaluator.task_aware(current, horizon)
+                report.task_aware = self.evaluator.task_aware(current)
 
     def report_average(self, average: Average, theta: Tensor, report: StageReport) -> None:
         """Add how far the average of theta is from it to the health of a stage."""

@@ -54,8 +54,8 @@ VALIDATION_MEANINGS = {
 }
 
 TASK_AWARE_MEANINGS = {
-    "task_aware_accuracy": "`average_accuracy` where the task is given at test, so that its own outputs alone answer; "
-    "with `measure=task_aware`",
+    "task_aware_accuracy": "`average_accuracy` where the task is given at test, so that its own outputs alone answer, "
+    "mean over the tasks with several outputs; with `measure=task_aware`",
 }
 
 CONTINUAL_METRIC_MEANINGS = {

@@ -257,23 +257,23 @@ def calibration_rows(after: int, bins: np.ndarray) -> list[dict[str, Any]]:
 
 
 def task_aware_rows(after: int, correct: Sequence[int], counts: np.ndarray) -> list[dict[str, Any]]:
-    """Return rows of task_aware.csv, after so many tasks, one for each task learnt so far that has test samples.
+    """Return rows of task_aware.csv, after so many tasks, one for each task that has test samples and several outputs.
 
-    correct: of each of these tasks, the answers that are correct where its own outputs alone may answer. counts (T,):
-    of each task, the number of its test samples.
+    correct: of each of the first tasks, the answers that are correct where its own outputs alone may answer; -1: not
+    measured. counts (T,): of each task, the number of its test samples.
     """
-    found = enumerate(zip(correct, counts, strict=False), start=1)
+    found = enumerate(zip(correct, counts.tolist(), strict=False), start=1)
     return [
-        {"after_task": after, "eval_task": task, "correct": right, "n": int(n), "accuracy": right / int(n)}
+        {"after_task": after, "eval_task": task, "correct": right, "n": n, "accuracy": right / n}
         for task, (right, n) in found
-        if n > 0
+        if right >= 0 and n > 0
     ]
 
 
-def task_aware_accuracy(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Return the accuracy after the last task, mean over the tasks, from the rows of task_aware.csv; nan without."""
-    last = max((row["after_task"] for row in rows), default=0)
-    return mean(np.array([row["accuracy"] for row in rows if row["after_task"] == last]))
+def task_aware_accuracy(rows: Sequence[Mapping[str, Any]], tasks: int) -> float:
+    """Return the accuracy after the last of so many tasks, mean over the tasks, from the rows of task_aware.csv; nan
+    where there are no such rows, as of a run that has diverged before."""
+    return mean(np.array([row["accuracy"] for row in rows if row["after_task"] == tasks]))
 
 
 def gap_closed(accuracy: Accuracy, finetune: Accuracy, gap: Accuracy) -> Accuracy:

@@ -29,9 +29,9 @@ class RunStatus(StrEnum):
 class Outcome:
     """What a run has measured so far: T tasks, C outputs; tasks and stages count from 1.
 
-    The rows of `over_training`, `online`, `health` and `task_costs` have the columns of accuracy_over_training.csv,
-    online_accuracy.csv, health.csv and costs.csv; the keys of `costs` are columns of summary.csv. They are described in
-    clrun/results/columns.py.
+    The rows of `over_training`, `online`, `task_aware`, `health` and `task_costs` have the columns of
+    accuracy_over_training.csv, online_accuracy.csv, task_aware.csv, health.csv and costs.csv; the keys of `costs` are
+    columns of summary.csv. They are described in clrun/results/columns.py.
     """
 
     directory: Path

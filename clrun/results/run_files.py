@@ -79,8 +79,8 @@ def write_progress_if_due(outcomes: Sequence[Outcome], clock: Callable[[], float
 
 def write_progress(outcome: Outcome) -> None:
     """Write the tables of all that has been measured so far: the matrices, forgetting.csv, accuracy.csv, health.csv and
-    costs.csv, and tasks.csv, confusion_over_tasks.csv, class_accuracy.csv, online_accuracy.csv and
-    accuracy_over_training.csv where the run has such values."""
+    costs.csv, and tasks.csv, confusion_over_tasks.csv, class_accuracy.csv, probe.csv, calibration.csv, task_aware.csv,
+    online_accuracy.csv and accuracy_over_training.csv where the run has such values."""
     directory, at_once, guard = outcome.directory, not outcome.forgetting_defined, outcome.guard
     empty = tables.unanswerable(outcome)
     write_table(directory / "accuracy_matrix.csv", tables.accuracy_matrix_table(outcome), guard)

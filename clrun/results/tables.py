@@ -239,7 +239,7 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     if outcome.over_training is not None and outcome.forgetting_defined:
         values["accuracy_auc"] = metrics.accuracy_auc(outcome.over_training, outcome.counts, outcome.seen_from)
     if outcome.task_aware is not None:
-        values["task_aware_accuracy"] = metrics.task_aware_accuracy(outcome.task_aware)
+        values["task_aware_accuracy"] = metrics.task_aware_accuracy(outcome.task_aware, len(outcome.counts))
     if outcome.online is not None:
         values["online_accuracy"] = metrics.online_accuracy(outcome.online)
     return values
