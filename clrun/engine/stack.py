@@ -14,6 +14,7 @@ Where to find what:
     schedule.py     which samples a run sees, and when
     vectorize.py    functions and values of one run as those of R runs
     evaluation.py   accuracy and confusion
+    measures.py     what is measured at the end of a stage
     prequential.py  answers to samples before they are learnt
     rates.py        the learning rate from step to step
     plasticity.py   how able the network still is to learn
@@ -29,7 +30,6 @@ by a stepper, and `consolidate` calls the strategy's `after_phase`; then the run
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial as bound
 from time import perf_counter
 from typing import Any
 
@@ -47,16 +47,15 @@ from clrun.engine.evaluation import CHUNK_SAMPLES, LEAST, Evaluator
 from clrun.engine.health import diagnose
 from clrun.engine.in_place import InPlaceStepper, overrides
 from clrun.engine.listener import TrainingListener
-from clrun.engine.plasticity import plasticity
+from clrun.engine.measures import NOTHING_MORE, Measures, enter_plasticity
 from clrun.engine.prequential import counted
-from clrun.engine.probe import probed
 from clrun.engine.pure_steps import PureSteps
 from clrun.engine.rates import RateSchedule
 from clrun.engine.schedule import SampleSchedule
 from clrun.engine.state import Average, PartialStage, Signals, StageReport, TrainState
 from clrun.engine.static_step import StaticStep
 from clrun.engine.steppers import Block, EagerStepper, Stepper
-from clrun.engine.vectorize import PER_RUN, POOL_AXES, Vectorizer
+from clrun.engine.vectorize import CONSOLIDATION_AXES, Vectorizer
 from clrun.models import RunningStatistics
 from clrun.optimizers import Optimizer
 from clrun.strategy import Strategy
@@ -64,8 +63,6 @@ from clrun.strategy import Strategy
 SILENT = TrainingListener()  # a listener that ignores everything
 
 DISTANCE = "average_distance"  # the column of health.csv that `Stack.report_average` fills
-
-CONSOLIDATION_AXES = (PER_RUN, PER_RUN, POOL_AXES)  # of the arguments of a consolidation: runs, hp, pool
 
 
 @dataclass
@@ -92,12 +89,7 @@ class Stack:
     boundaries: bool = True  # whether the strategy is told where tasks begin and end
     evaluate_every: int = 0  # steps between evaluations within a task; 0: none
     evaluate_samples: int | None = None  # test samples of a task that these evaluations use, at most; None: all
-    validate: bool = False  # whether validation samples are evaluated at the end of a stage, too
-    plasticity: bool = False  # whether the columns of `plasticity.py` are measured at the end of a stage
-    probe: bool = False  # whether a linear probe of the features is fitted for each task at the end of a stage
-    calibration: bool = False  # whether the confidence of the answers is measured at the end of a stage
-    task_aware: bool = False  # whether a task's own outputs are also asked alone at the end of a stage
-    every_answer: bool = False  # whether the answers to all test samples are reported at the end of a stage
+    measures: Measures = NOTHING_MORE  # what is measured at the end of a stage
     decay: float | None = None  # of the average of theta that is evaluated; None: theta itself is
     use_graph: bool = False  # whether steps are taken by the GraphStepper
     capture: Capture | None = None  # how the GraphStepper captures a step; None: on CUDA as graphs, elsewhere not
@@ -111,7 +103,7 @@ class Stack:
         samples = self.strategy, self.seeds, self.streams, self.budgets, self.balanced, self.boundaries
         self.schedule = SampleSchedule(*samples)
         chunk = max(LEAST, self.strategy.data.share(CHUNK_SAMPLES))
-        asked = self.seeds, self.evaluate_samples, chunk, self.every_answer
+        asked = self.seeds, self.evaluate_samples, chunk, self.measures.every_answer
         self.evaluator = Evaluator(self.strategy, self.vectorizer, self.streams, self.tables, self.hp, *asked)
         self.blocks = BlockSizes(self.evaluate_every, self.block_steps, self.block_seconds)
         self.step = 0  # steps of the longest run so far, in all stages
@@ -228,8 +220,10 @@ class Stack:
         report.health = [diagnosis.health | of_passes for diagnosis, of_passes in measured]
         if isinstance(current.average, Average) and DISTANCE not in report.health[0]:
             self.report_average(current.average, current.theta, report)
-        if self.plasticity and self.strategy.visible(stage):
-            self.measure_plasticity(current, report)
+        if self.measures.plasticity and self.strategy.visible(stage):
+            with self.timed(report, "eval"):
+                pool = self.pool(stage, self.strategy.phases[-1], current.theta.dtype)
+                enter_plasticity(self.evaluator, current, pool, report)
         report.divergence = [diagnosis.divergence for diagnosis in diagnoses]
         self.evaluate(current, self.schedule.horizon(stage), report)
         report.step = self.step
@@ -250,33 +244,13 @@ class Stack:
     def evaluate(self, current: TrainState, horizon: int | None, report: StageReport) -> None:
         """Enter the accuracies at the end of a stage into its report. horizon: as `Evaluator.evaluate` takes it."""
         with self.timed(report, "eval"):
-            report.evaluation = self.evaluator.evaluate(current, horizon, "test")
-            report.correct = report.evaluation.correct
-            if self.validate:
-                report.validation = self.evaluator.correct(current, horizon, "validation")
-            if self.probe:
-                tasks = self.strategy.data.tasks if horizon is None else horizon + 1
-                report.probe = probed(self.evaluator, current, range(tasks))
-            if self.calibration and horizon is not None:
-                report.calibration = self.evaluator.calibration(current, horizon)
-            if self.task_aware and horizon is not None:
-                report.task_aware = self.evaluator.task_aware(current)
+            self.measures.enter(self.evaluator, current, horizon, report)
 
     def report_average(self, average: Average, theta: Tensor, report: StageReport) -> None:
         """Add how far the average of theta is from it to the health of a stage."""
         distance = (average.theta - theta).norm(dim=-1) / theta.norm(dim=-1)
         for health, value in zip(report.health, self.vectorizer.unstack_to_host(distance).tolist(), strict=True):
             health[DISTANCE] = value
-
-    def measure_plasticity(self, current: TrainState, report: StageReport) -> None:
-        """Add the columns on the network's ability to learn to the health of a stage."""
-        with self.timed(report, "eval"), torch.no_grad():
-            pool = self.pool(report.stage, self.strategy.phases[-1], current.theta.dtype)
-            measure = self.vectorizer.vectorize(bound(plasticity, self.strategy), CONSOLIDATION_AXES)
-            columns = measure(current, self.hp, pool)
-        for name, values in columns.items():
-            for health, value in zip(report.health, self.vectorizer.unstack_to_host(values).tolist(), strict=True):
-                health[name] = value
 
     @contextmanager
     def timed(self, report: StageReport, activity: str) -> Iterator[None]:

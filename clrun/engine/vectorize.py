@@ -29,6 +29,7 @@ def axes_of(kind: Any, *shared: str) -> Any:
 CONTEXT_AXES: StepContext = axes_of(StepContext, "stage", "horizon")
 BATCH_AXES: Batch = axes_of(Batch, "stage", "horizon", "smoothing")
 POOL_AXES: Pool = axes_of(Pool, "stage", "horizon", "outputs", "labels")
+CONSOLIDATION_AXES = (PER_RUN, PER_RUN, POOL_AXES)  # of the arguments of a consolidation: runs, hp, pool
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from clrun.data.batches import Data, make_data
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
 from clrun.engine.blocks import BLOCK_STEPS
+from clrun.engine.measures import Measures
 from clrun.engine.rates import RateSchedule
 from clrun.engine.stack import Stack
 from clrun.engine.vectorize import Vectorizer
@@ -76,12 +77,7 @@ def build(
         boundaries=settings["boundaries"] is not False,
         evaluate_every=settings["evaluate_every"],
         evaluate_samples=settings["evaluate_samples"],
-        validate=settings["validation"] > 0,
-        plasticity=settings["measure"] == "plasticity",
-        probe=settings["probe"] is True,
-        calibration=settings["measure"] == "calibration",
-        task_aware=settings["measure"] == "task_aware",
-        every_answer=settings["predictions"] is True,
+        measures=measures(settings),
         decay=decay_of_average(settings),
         use_graph=device.type == "cuda" and settings["cuda_graph"] == "auto",
         compile=settings["compile"] and device.type == "cuda",
@@ -174,6 +170,18 @@ def choices(strategy: type[Strategy], settings: Settings) -> dict[str, Any]:
     """Return the strategy's fixed choices: its knobs that are fields of the class, not of its Hyper."""
     named = {python_name(key): value for key, value in settings.knobs.items()}
     return {name: value for name, value in named.items() if name not in strategy.Hyper._fields}
+
+
+def measures(settings: Settings) -> Measures:
+    """Return what the run is asked to measure at the end of a stage."""
+    return Measures(
+        validation=settings["validation"] > 0,
+        plasticity=settings["measure"] == "plasticity",
+        probe=settings["probe"] is True,
+        calibration=settings["measure"] == "calibration",
+        task_aware=settings["measure"] == "task_aware",
+        every_answer=settings["predictions"] is True,
+    )
 
 
 def budgets(settings: Settings, tasks: int, learnt: int = 0) -> list[Budget]:

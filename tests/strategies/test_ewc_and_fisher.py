@@ -11,7 +11,7 @@ from helpers import module_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clrun.engine.stack import CONSOLIDATION_AXES
+from clrun.engine.vectorize import CONSOLIDATION_AXES
 from clrun.models import MLP
 from clrun.runs.build import build
 from clrun.strategies.ewc import EWC
