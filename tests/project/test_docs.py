@@ -242,6 +242,19 @@ def test_every_strategy_has_its_row(strategy):
 
 
 @needs_checkout
+def test_every_policy_of_a_memory_names_the_strategies_that_take_it():
+    guide = (GUIDES / "choosing-a-strategy.md").read_text(encoding="utf-8")
+    table = guide.partition("| `memory_policy` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", table, re.M)
+    written = {policy: set(re.findall(r"`(\w+)`", cell)) for policy, cell in rows}
+    taken: dict[str, set[str]] = {}
+    for strategy, option in read().options["strategy"].items():
+        for policy in option.knobs["memory_policy"].choices if "memory_policy" in option.knobs else ():
+            taken.setdefault(policy, set()).add(strategy)
+    assert written == taken
+
+
+@needs_checkout
 def test_the_table_of_the_readme_has_the_strategies_in_the_groups_of_the_help():
     text = README.read_text(encoding="utf-8").partition("## All strategies on Split MNIST")[2].partition("\n## ")[0]
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")][2:]
