@@ -1,6 +1,6 @@
 """Riemannian walk (Chaudhry et al. 2018, "Riemannian walk for incremental learning", eqs. 5 to 9): EWC and SI together.
 
-    F_i <- decay F_i + (1 - decay) g_i^2                 a running mean over the steps of all tasks (EWC++)
+    F_i <- decay F_i + (1 - decay) g_i^2      a running mean over the steps of all tasks (EWC++), decay = 1 - alpha
     s_i <- s_i + relu(-sum g_i dtheta_i) / (F_i (change of theta_i)^2 / 2 + damping)      every `interval` steps
     S_i <- (S_i + s_i) / 2      at the end of a task, for the first one s_i; then s_i begins anew
     L(theta) = L_t(theta) + lambda * sum_i (F_i / max F + S_i / max S) (theta_i - theta*_i)^2      no 1/2
