@@ -153,7 +153,6 @@ class Checks:
     def findings(self) -> list[Finding]:
         """Print and return what each check finds. Raise UsageError where no run can be trained at all."""
         able, refusals = self.by_scenario()
-        first = next(iter(able.values()))
         found = [Finding("scenarios", True, "; ".join([", ".join(able), *refusals]))]
         print(found[0], flush=True)
         checks: dict[str, Callable[[], Answer]] = {
@@ -161,7 +160,7 @@ class Checks:
             "padding": lambda: in_each(able, Checks.padding),
             "stacked": lambda: in_each(able, Checks.stacked),
             "strengths": lambda: in_each(able, Checks.strengths),
-            "resumed": first.resumed,
+            "resumed": lambda: in_each(able, Checks.resumed),
             "neutral": lambda: in_each(able, Checks.neutral),
             "health": lambda: in_each(able, Checks.health),
         }

@@ -152,11 +152,16 @@ def alike(a: object, b: object) -> bool:
 
 
 def neutral(mine: Stack, plain: Stack) -> str | None:
-    """Check that a method at its neutral strength is plain training, bit for bit: mine and finetune."""
-    theta, other = trained(mine)[0].theta, trained(plain)[0].theta
-    if torch.equal(theta[: len(other)], other):
-        return None
-    return f"the weights differ from those of finetune by {difference(theta[: len(other)], other):.2g}"
+    """Check that a method at its neutral strength is plain training: the weights bit for bit, and the answers after each
+    task. mine and finetune."""
+    (run, reports), (other, of_other) = trained(mine), trained(plain)
+    theta = run.theta[: len(other.theta)]
+    if not torch.equal(theta, other.theta):
+        return f"the weights differ from those of finetune by {difference(theta, other.theta):.2g}"
+    for report, of_finetune in zip(reports, of_other, strict=True):
+        if not torch.equal(report.correct, of_finetune.correct):
+            return f"with the weights of finetune, it answers otherwise after task {report.stage + 1}"
+    return None
 
 
 def health(reports: Sequence[StageReport]) -> str | None:

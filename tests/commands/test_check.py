@@ -238,6 +238,16 @@ class Pulls(Broken):
         return fit + 1e-12 * theta.square().sum(), aux
 
 
+class AnswersTheLeastLikely(Broken):
+    def scores(self, theta, state, hp, x, t):
+        return -self.net(theta, x)
+
+
+class DeploysLess(Broken):
+    def deploy(self, theta, state, hp):
+        return -theta
+
+
 def found(stack_of, name: str, cls: type[Strategy]) -> str | None:
     typed: tuple[str, ...] = (
         "strategy=finetune",
@@ -269,6 +279,8 @@ def found(stack_of, name: str, cls: type[Strategy]) -> str | None:
         ("pure", OwnNoise, "batch.noise"),
         ("pure", Grows, "shapes"),
         ("neutral", Pulls, "differ from those of finetune"),
+        ("neutral", AnswersTheLeastLikely, "answers otherwise after task 1"),
+        ("neutral", DeploysLess, "answers otherwise after task 1"),
         ("health", NotANumber, "column ratio is nan after task 1"),
     ],
 )
