@@ -152,8 +152,8 @@ def alike(a: object, b: object) -> bool:
 
 
 def neutral(mine: Stack, plain: Stack) -> str | None:
-    """Check that a method at its neutral strength is plain training: the weights bit for bit, and the answers after each
-    task. mine and finetune."""
+    """Check that a method at its neutral strength is plain training: the weights bit for bit, and the answers after
+    each task. mine and finetune."""
     (run, reports), (other, of_other) = trained(mine), trained(plain)
     theta = run.theta[: len(other.theta)]
     if not torch.equal(theta, other.theta):

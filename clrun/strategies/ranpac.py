@@ -6,7 +6,9 @@
 By default `ridge` is the one of 10^-8, 10^-7, ..., 10^8 whose squared error is least on a fifth of the training samples
 of every task, when it is fitted to the other four fifths; the head is then fitted to all of them. No test sample is
 read. The authors choose by the newest task alone; here all tasks so far count, since both squared errors and fits
-follow from sums over the two parts (our reading). With units=0 the features are f themselves: plain ridge regression.
+follow from sums over the two parts (our reading). Which samples are held out follows from the tasks, so another split
+of the same samples may choose another ridge; with a typed one the head does not depend on the split. With units=0 the
+features are f themselves: plain ridge regression.
 
 Left out: in the first session the paper adapts its pretrained network to the data, through a few added parameters, and
 then freezes it. trunk=first_task comes nearest: it trains the whole network on the first task.

@@ -5,9 +5,10 @@ A feature f(x) is a vector of d numbers. What a method keeps are sums over all s
     n_c = sum 1[y = c]      s_c = sum 1[y = c] f(x)      S = sum f(x) f(x)^T
 
 and its head is a function of these sums. A sum does not depend on the order of its terms. So the head after all tasks
-is that of joint training on all samples, whatever the tasks were: nothing is forgotten. Sums and heads have float64,
-since what is left over of a difference of large sums must be accurate. Answers are compared in the type of theta: of
-two outputs whose scores agree to the 7 digits of float32, the first answers.
+is that of joint training on all samples, whatever the tasks were: nothing is forgotten. A setting that is chosen on
+samples held out of each task, as RanPAC's ridge is unless it is typed, may differ with the tasks. Sums and heads have
+float64, since what is left over of a difference of large sums must be accurate. Answers are compared in the type of
+theta: of two outputs whose scores agree to the 7 digits of float32, the first answers.
 
 `trunk` says what f(x) is:
 

@@ -19,6 +19,9 @@ SPLITS = [
     ("tasks=2", "split.order=fixed"),
     ("split.classes=[[3],[9,0,1],[2,4,5,6,7,8]]",),
     ("tasks=1",),
+    ("tasks=5", "split.slots=4"),  # classes come back
+    ("split=permuted", "tasks=3", "scenario=domain"),
+    ("split=rotated", "tasks=3", "scenario=domain"),
 ]
 COMMON = ("scenario=class", "dataset=digits")
 
@@ -141,7 +144,7 @@ def differences(scores):
 @pytest.mark.parametrize("strategy", JOINT, ids=" ".join)
 def test_it_is_the_head_of_all_samples_together(stack_of, strategy, split):
     name, *knobs = strategy
-    stack = stack_of(f"strategy={name}", *knobs, *split, *COMMON, seeds=[3])
+    stack = stack_of(f"strategy={name}", *knobs, *COMMON, *split, seeds=[3])
     run, _ = live(stack)
     x, y, test = samples_of(stack)
     expected = differences(JOINT[strategy](x, y, test))
@@ -156,7 +159,7 @@ def hidden_of(stack, run, x):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_ridge_regression_on_random_features(stack_of, split):
-    stack = stack_of("strategy=ranpac", "units=30", "ridge=3", *split, *COMMON)
+    stack = stack_of("strategy=ranpac", "units=30", "ridge=3", *COMMON, *split)
     run, _ = live(stack)
     x, y, test = samples_of(stack)
     expected = ridge(hidden_of(stack, run, x), y, hidden_of(stack, run, test), 3)
