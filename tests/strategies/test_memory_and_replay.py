@@ -123,6 +123,43 @@ def test_no_sample_is_held_twice(stack_of, strategy, size, training):
         assert len(kept.unique()) == min(size, 1347)
 
 
+def of_gem(state):
+    return torch.cat([rows[:n] for rows, n in zip(state.rows, state.held.tolist(), strict=True)])
+
+
+def filled(*memories):
+    return torch.cat([memory.rows[: int(memory.held)] for memory in memories])
+
+
+HOLDERS = {  # {what is typed: the rows that a run holds}
+    **{f"er memory_policy={policy}": lambda s: filled(s.memory) for policy in ("balanced", "ring", "herding", "past")},
+    "er memory_per_class=20": lambda s: filled(s.memory),
+    "er_ace": lambda s: filled(s.memory),
+    "mir": lambda s: filled(s.memory),
+    "fdr": lambda s: filled(s.memory),
+    "gdumb": lambda s: filled(s.memory),
+    "gem": of_gem,
+    "icarl": lambda s: filled(s.past.memory),
+    "wa memory_policy=balanced": lambda s: filled(s.past.memory),
+    "bic": lambda s: filled(s.past.memory, s.validation),
+}
+
+
+@pytest.mark.parametrize("stream", ["tasks=5", "split.slots=4", "split.blurry=0.3"])
+@pytest.mark.parametrize("size", [150, 5000])
+@pytest.mark.parametrize("typed", HOLDERS)
+def test_no_memory_holds_a_sample_twice(stack_of, typed, size, stream):
+    """Where classes come once, come back, or come a little with other tasks; and with more slots than samples."""
+    name, *knobs = typed.split()
+    sized = [] if "memory_per_class" in typed else [f"memory_size={size}"]
+    stack = stack_of(f"strategy={name}", *knobs, *sized, stream, "scenario=class", "epochs=2", "batch_size=32")
+    rows = HOLDERS[typed](live(stack)[0].state)
+    trained = {row % len(stack.strategy.data.images) for pool in stack.streams[0].train for row in pool.tolist()}
+    assert len(rows) > 100
+    assert len({row % len(stack.strategy.data.images) for row in rows.tolist()}) == len(rows)
+    assert {row % len(stack.strategy.data.images) for row in rows.tolist()} <= trained
+
+
 def test_a_sample_that_is_offered_again_is_left_out(stack_of):
     """By a user's own strategy that sees all tasks so far, in every stage: a task's samples are offered many times."""
     stack = stack_of("strategy=er", "memory_size=400", "epochs=1", "batch_size=32")
