@@ -29,7 +29,9 @@ class Average(NamedTuple):
 
         average <- d average + (1 - d) theta      after every step, d = min(decay, (1 + n) / (10 + n)) at step n
 
-    As d grows from 0.1 to `decay`, the first average is not that of the initial parameters. Where a strategy fits
+    It is the temporal ensemble of Soutif-Cormerais et al. 2023 ("Improving online continual learning performance and
+    stability with temporal ensembles"). As d grows from 0.1 to `decay`, which is our addition, the first average is not
+    that of the initial parameters. Where a strategy fits
     something to the weights (`Strategy.fits_weights`), theta becomes the average at the end of each pass over a task.
     There n counts on: the average leaves what it was slowly, so that old tasks are not forgotten at once. A network
     that begins anew (`Strategy.restart`) has a new average, with n = 0.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import live
+from conftest import STRATEGIES, live
 from helpers import module_of
 from scipy.optimize import minimize
 from torch.utils._pytree import tree_map
@@ -55,7 +55,24 @@ def test_training_is_the_same_and_the_average_is_evaluated(stack_of, strategy):
         assert torch.equal(report.correct, expected)
 
 
-@pytest.mark.parametrize("strategy", ["finetune", "packnet", "shrink_perturb", "cbp", "icarl", "wa", "bic", "imm"])
+@pytest.mark.parametrize("typed", ["finetune", "ewc", "er", "packnet", "hat", "icarl", "bic", "ncm trunk=first_task"])
+def test_a_decay_of_0_is_no_average(stack_of, typed):
+    """What is evaluated after each task are the weights, bit for bit, and they answer as without it."""
+    common = (*f"strategy={typed}".split(), "iterations=10")
+    (with_it, reports), (without, plain) = (
+        live(stack_of("average=ema", "average_decay=0", *common)),
+        live(stack_of(*common)),
+    )
+    assert torch.equal(with_it.evaluated, without.theta)
+    for report, other in zip(reports, plain, strict=True):
+        assert torch.equal(report.correct, other.correct)
+        assert report.health[0]["average_distance"] == 0
+
+
+WITHOUT_STEPS = ("ncm", "slda", "fecam", "ranpac")
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in WITHOUT_STEPS])
 def test_alone_stacked_and_on_tensors_that_stay(stack_of, strategy):
     typed = ("average=ema", f"strategy={strategy}", "iterations=10")
     alone, _ = live(stack_of(*typed))
@@ -64,7 +81,9 @@ def test_alone_stacked_and_on_tensors_that_stay(stack_of, strategy):
     for other in (played, tree_map(lambda v: v[0], together)):
         assert (alone.average.theta - other.average.theta).abs().max() < 1e-9
         assert (alone.theta - other.theta).abs().max() < 1e-9
-        assert alone.average.steps == other.average.steps == 10 * 5 * (2 if strategy == "packnet" else 1)
+        assert alone.average.steps == other.average.steps
+    if strategy in ("finetune", "packnet", "shrink_perturb", "cbp", "icarl", "wa", "bic", "imm"):
+        assert alone.average.steps == 10 * 5 * (2 if strategy == "packnet" else 1)
 
 
 def test_what_is_pruned_or_begins_anew_is_so_in_the_average(stack_of):
