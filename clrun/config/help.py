@@ -51,6 +51,8 @@ FLAGS = {
     "-sc install=bash": 'eval "$(clrun -sc install=bash)" completes with Tab',
 }
 
+COMMANDS = ("report", "watch", "tune", "predict", "export", "verify", "check")  # of the names clrun-...
+
 OWN = "your own"  # the heading of strategies whose yaml states no kind
 
 PIPE_WIDTH = 160  # characters of a line where there is no terminal, and COLUMNS does not say how many
@@ -85,6 +87,7 @@ def show(catalog: Catalog, console: Console) -> None:
     section(console, heading, dict(key_line(*item) for item in used.items()))
     section(console, "The rest", WORDS)
     section(console, "Flags", FLAGS)
+    say(console, f"Other commands, each with --help: {', '.join(f'clrun-{name}' for name in COMMANDS)}.")
     say(console, "Results are in outputs/. Brackets want quotes: 'seed=range(3)'.")
 
 

@@ -41,8 +41,8 @@ def show(catalog: Catalog, words: Sequence[str], console: Console) -> None:
 
 
 def meant(word: str, catalog: Catalog) -> Meant:
-    """Return what a word names: a group, each option of that name, an experiment or a key. Raise UsageError if there is
-    nothing of that name."""
+    """Return what a word names: a group, each option of that name, an experiment or a key, or else the keys of which it
+    is a value. Raise UsageError if there is nothing of that name."""
     group, equals, name = word.lstrip("+").rpartition("=")
     if name in (KEYS, EXPERIMENT) and not equals:
         return Meant(lists_keys=name == KEYS, lists_experiments=name == EXPERIMENT)
@@ -53,9 +53,19 @@ def meant(word: str, catalog: Catalog) -> Meant:
         experiments=[one for one in catalog.experiments if one == name and group in ("", EXPERIMENT)],
         keys=[key for key in catalog.all_keys() if key == (group or name) and key not in catalog.options],
     )
+    if not (found.options or found.experiments or found.keys or group):
+        found = Meant(keys=keys_with_value(name, catalog))
     if not (found.options or found.experiments or found.keys):
         raise UsageError(unknown(word, group if group in catalog.options else "", name, catalog))
     return found
+
+
+def keys_with_value(value: str, catalog: Catalog) -> list[str]:
+    """Return the keys of which a word is one of the values, such as average for ema, each once."""
+    specs = [*catalog.root.items()]
+    for group, options in catalog.options.items():
+        specs += [item for name in options for item in catalog.knobs(group, name).items()]
+    return list(dict.fromkeys(key for key, spec in specs if value in (spec.choices or ())))
 
 
 def unknown(word: str, group: str, name: str, catalog: Catalog) -> str:

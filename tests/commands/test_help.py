@@ -3,12 +3,14 @@
 import io
 import itertools
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from clrun.config import catalog, help, help_words
+from clrun.system.paths import CONF
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -145,6 +147,23 @@ def test_help_of_a_key_says_who_takes_it(clrun, my_folder):
     assert "strategy=mine" in clrun("--config-dir", "my", "--help", "myknob")[1]
     out = clrun("--help", "ewc", "lambda")[1]
     assert "fisher_batch=128" in out and "strategy=lwf" in out
+
+
+def test_help_of_a_value_is_that_of_the_keys_that_take_it(clrun):
+    assert "average=null" in clrun("--help", "ema")[1]
+    assert "measure=null" in clrun("--help", "plasticity")[1]
+    out = clrun("--help", "reservoir")[1]
+    assert "memory_policy=null" in out and "memory_policy=reservoir" in out and "strategy=er" in out
+    assert clrun("--help", "linear")[1] == clrun("--help", "model=linear")[1]  # an option comes before a value
+    assert clrun("--help", "strategy=ema")[0] == 2
+
+
+def test_help_names_every_other_command(clrun):
+    with (CONF.parent / "pyproject.toml").open("rb") as file:
+        commands = tomllib.load(file)["project"]["scripts"]
+    others = {f"clrun-{name}" for name in help.COMMANDS}
+    assert {"clrun", *others} == set(commands)
+    assert all(name in clrun("--help")[1] for name in others)
 
 
 def test_help_of_a_wrong_word_names_the_nearest(clrun):
