@@ -95,8 +95,8 @@ def test_an_error_in_the_class_names_its_line(checked):
 
 
 SENTENCE = (
-    "checked_of_the_user.py, line 13, in loss: Checked.loss returned tensor (); let it return (loss, aux): loss a tensor "
-    "of shape (), and aux a dictionary of tensors by name, {} for none."
+    "checked_of_the_user.py, line 13, in loss: Checked.loss returned tensor (); let it return (loss, aux): loss a "
+    "tensor of shape (), and aux a dictionary of tensors by name, {} for none."
 )
 LOSS_ALONE = "\n        return fit + pull"
 
