@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from clrun.engine import hooks
 from clrun.engine.state import COUNTED, MONITORED, NORM, QUADRATIC, Divergence, Signals, TrainState
 from clrun.engine.vectorize import Vectorizer
 from clrun.strategy import Strategy, Tree
@@ -111,7 +112,7 @@ def diagnose(
     strategy: Strategy, vectorizer: Vectorizer, current: TrainState, hp: Any, signals: Sequence[Signals]
 ) -> list[Diagnosis]:
     """Return the diagnosis [r] of every run at the end of a stage. signals: {name: (R, S)} of each pass."""
-    of_state = vectorizer.vectorize(lambda current, hp: strategy.health(current.state, hp))(current, hp)
+    of_state = vectorizer.vectorize(lambda current, hp: hooks.health(strategy, current.state, hp))(current, hp)
     of_state = {name: vectorizer.unstack_to_host(v) for name, v in of_state.items()}
     theta_finite, optimizer_finite = all_finite(current.theta, vectorizer), all_finite(current.opt, vectorizer)
     diagnoses = []

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.batches import Batch
 from clrun.data.tasks import TaskTables
+from clrun.engine import hooks
 from clrun.engine.health import is_monitored
 from clrun.engine.prequential import answered_first
 from clrun.engine.state import ANSWERS, QUADRATIC, Average, Signals, TrainState
@@ -106,8 +107,9 @@ class InPlaceStepper:
             self.write_renewed(*renewed)
         if self.decay is not None:
             self.average(self.decay)
-        new = strategy.after_step(state, self.hp, batch, aux)
-        new = unaliased(strategy.after_move(new, before, theta, aux), theta) if self.watches_moves else new
+        new = hooks.state_after_step(strategy, state, self.hp, batch, aux)
+        if self.watches_moves:
+            new = unaliased(hooks.state_after_move(strategy, new, before, theta, aux), theta)
         self.current = self.current._replace(stats=updated_statistics(self.current.stats, passes), state=new)
         if not same_state(new, state):
             self.penalty.update(strategy.quadratic(new, self.hp))
@@ -140,7 +142,7 @@ class InPlaceStepper:
         if self.by_leaf:
             leaves = self.split_theta.leaves
             return gradient_by_leaf(strategy.loss, self.split_theta, leaves, self.split, *arguments)
-        g, loss, aux = strategy.gradient(self.current.theta, *arguments)
+        g, loss, aux = hooks.gradient(strategy, self.current.theta, *arguments)
         return [g.contiguous()], loss, aux  # one that is a number expanded to P has no memory for the kernel to read
 
 

@@ -19,6 +19,7 @@ Where to find what:
     rates.py        the learning rate from step to step
     plasticity.py   how able the network still is to learn
     probe.py        how much of a task can still be read off the features
+    hooks.py        what the strategy's methods return, checked
     health.py       means over a stage's steps, divergence
     state.py        the run, and what a stage reports
     listener.py     who is informed on the way
@@ -40,6 +41,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from clrun.data.batches import Pool, StepContext
 from clrun.data.sampler import Budget, EpochSampler, OnlineSampler
 from clrun.data.tasks import TaskStream, TaskTables
+from clrun.engine import hooks
 from clrun.engine.blocks import BLOCK_SECONDS, BLOCK_STEPS, BlockSizes
 from clrun.engine.capture import Capture, CudaCapture
 from clrun.engine.cuda_graph import GraphStepper
@@ -132,7 +134,8 @@ class Stack:
     def initialize(self, stage: int = 0) -> TrainState:
         """Return the runs as they are before any training; for a strategy that restarts, before any of a stage."""
         theta, stats = self.fresh_parameters(stage)
-        state = self.vectorizer.vectorize(self.strategy.init_drawn)(theta, self.vectorizer.stack_trees(self.drawn))
+        initial_state = self.vectorizer.vectorize(lambda *run: hooks.initial_state(self.strategy, *run))
+        state = initial_state(theta, self.vectorizer.stack_trees(self.drawn))
         # The state gets tensors of its own: a strategy may have put theta itself into it.
         average = () if self.decay is None else Average.begin(theta)
         return TrainState(theta, self.fresh_optimizer(theta), stats, tree_map(torch.clone, state), average)
@@ -147,7 +150,7 @@ class Stack:
         if stage == 0 or not self.boundaries:
             return current
         if overrides(self.strategy, "begin_stage"):
-            begin = self.vectorizer.vectorize(self.strategy.begin_stage)
+            begin = self.vectorizer.vectorize(lambda *run: hooks.begun_stage(self.strategy, *run))
             theta, state = begin(current.theta, current.state, self.hp, self.fresh_parameters(stage)[0])
             current = with_theta(current, theta)._replace(state=tree_map(torch.clone, state))
         if not (self.reset or self.strategy.restart):
@@ -403,7 +406,8 @@ class Stack:
             current = self.averaged(current, partial)
 
         def after_phase(current: TrainState, hp: Any, pool: Pool) -> tuple[Tensor, Any]:
-            return self.strategy.eval_mode(current.stats).after_phase(phase, current.theta, current.state, hp, pool)
+            evaluated = self.strategy.eval_mode(current.stats)
+            return hooks.after_phase(evaluated, phase, current.theta, current.state, hp, pool)
 
         with self.timed(partial.report, "consolidate"):
             pool = self.pool(partial.report.stage, phase, current.theta.dtype)

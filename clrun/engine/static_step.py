@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.batches import Batch, SampleIndex, StepContext
+from clrun.engine import hooks
 from clrun.engine.in_place import overrides, shares_memory
 from clrun.engine.prequential import answered_first
 from clrun.engine.state import ANSWERS, NORM, QUADRATIC, Average, Signals, TrainState
@@ -192,7 +193,7 @@ class StaticStep:
             split = SplitTheta.of(self.strategy.net.layout, current.theta)
             g, loss, aux = gradient_by_leaf(training.loss, split, split.leaves, self.cut, *rest)
         else:
-            whole, loss, aux = training.gradient(current.theta, *rest)
+            whole, loss, aux = hooks.gradient(training, current.theta, *rest)
             g = [whole]
         signals = {"loss": loss} | {name: v for name, v in aux.items() if v.dim() == 0} | tested
         left_out: Any = dict.fromkeys(LEFT_OUT, ())
@@ -216,7 +217,8 @@ class StaticStep:
         """Return the strategy's state and batch norm's running statistics after a step from `before` to `after`."""
         passes: list[BatchNormRecord] = []
         training = self.strategy.train_mode(batch.weight, passes, batch.noise)
-        state = training.after_move(training.after_step(state, hp, batch, aux), before, after, aux)
+        state = hooks.state_after_step(training, state, hp, batch, aux)
+        state = hooks.state_after_move(training, state, before, after, aux)
         return state, updated_statistics(stats, passes)
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from clrun.data.batches import Batch, SampleIndex, StepContext
 from clrun.data.tasks import TaskTables
+from clrun.engine import hooks
 from clrun.engine.prequential import answered_first
 from clrun.engine.state import ANSWERS, NORM, QUADRATIC, Average, Signals, TrainState
 from clrun.models import BatchNormRecord, updated_statistics
@@ -67,7 +68,8 @@ def make_step(
             mask, values = renewed
             initial = optimizer.init(current.theta)
             theta, opt = torch.where(mask, values, theta), renewed_state(opt, initial, mask)
-        state = training.after_move(training.after_step(current.state, hp, batch, aux), current.theta, theta, aux)
+        state = hooks.state_after_step(training, current.state, hp, batch, aux)
+        state = hooks.state_after_move(training, state, current.theta, theta, aux)
         stats = updated_statistics(current.stats, passes)
         average = current.average
         if isinstance(average, Average) and decay is not None:
@@ -96,7 +98,7 @@ def whole_gradient(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return the gradient g (P,) of loss and quadratic penalty together, the loss () without the penalty, and aux with
     the value () of the penalty, nan unless `monitored`."""
-    g, loss, aux = strategy.gradient(theta, state, hp, batch)
+    g, loss, aux = hooks.gradient(strategy, theta, state, hp, batch)
     quadratic = strategy.quadratic(state, hp)
     if quadratic is None:
         return g, loss, aux

@@ -12,6 +12,7 @@ from clrun.results import collection
 from clrun.results.reading import UnreadableFile, read_table
 from clrun.system.errors import UsageError
 from clrun.system.messages import announce
+from clrun.system.user_frames import described
 
 NAME = "own_metric"  # the measure
 
@@ -32,7 +33,8 @@ def metric_of(typed: str) -> Metric:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's code raises
-        raise UsageError(f"--metric {typed}: {path} cannot be run: {type(error).__name__}: {error}") from error
+        reason = " ".join(described(error).split())
+        raise UsageError(f"--metric {typed}: {path} cannot be run: {reason}") from error
     function = module.__dict__.get(name)
     if not callable(function):
         raise UsageError(f"--metric {typed}: {path} has no function {name}.")
@@ -64,7 +66,8 @@ def value_of(path: Path, metric: Metric) -> float:
     try:
         value = metric(predictions)
     except Exception as error:  # whatever the user's code raises
-        raise UsageError(f"your metric failed for {path}: {type(error).__name__}: {error}") from error
+        reason = " ".join(described(error).split())
+        raise UsageError(f"your metric failed for {path}: {reason}") from error
     if not isinstance(value, Real):
         raise UsageError(f"your metric returned {value!r} for {path}; let it return a number.")
     return float(value)

@@ -14,6 +14,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tre
 from clrun.config.settings import Settings
 from clrun.data.batches import Data
 from clrun.data.tasks import TaskTables
+from clrun.engine import hooks
 from clrun.engine.stack import Stack
 from clrun.engine.state import TrainState
 from clrun.models import Layout, Net
@@ -245,7 +246,7 @@ def initial_state(
 ) -> tuple[dict[str, Tensor], Any]:
     """Return the leaves of a strategy's initial state by their path, and their structure. Answers read the saved ones
     in place of some, and none of the others. Raise InvalidCheckpoint where a saved one does not fit."""
-    leaves, structure = tree_flatten_with_path(strategy.init_drawn(theta, drawn))
+    leaves, structure = tree_flatten_with_path(hooks.initial_state(strategy, theta, drawn))
     initial = {keystr(path): v for path, v in leaves}
     if any(name not in initial or initial[name].shape != v.shape for name, v in saved.items()):
         raise InvalidCheckpoint("its state is not as the code wants it: has the strategy been changed?")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_map, tree_unflatten
 
 from clrun.data.samples import Samples
+from clrun.engine.hooks import initial_state
 from clrun.engine.stack import Stack
 from clrun.engine.state import Average, TrainState
 from clrun.models import Layout
@@ -87,7 +88,7 @@ def grown(
     weights = before.flat(network.weights) if origin.tensors is None else origin.tensors["run.theta"]
     theta = grown_vector(weights, before, fresh.theta, layout)
     stats = {name: network.statistics[name].to(v) for name, v in fresh.stats.items()}
-    state = strategy.init_drawn(theta, tree_map(lambda v: v.to(theta.device), drawn))
+    state = initial_state(strategy, theta, tree_map(lambda v: v.to(theta.device), drawn))
     average = Average.begin(theta) if isinstance(fresh.average, Average) else ()
     new = TrainState(theta, fresh.opt, stats, state, average)
     if origin.tensors is None:

@@ -21,6 +21,7 @@ from clrun.data.sampler import EpochSampler
 from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import NO_TASKS, TaskStream, make_tasks
+from clrun.engine.hooks import initial_state
 from clrun.engine.state import TrainState
 from clrun.loggers.logs import names_of
 from clrun.loggers.sink import refuse_missing
@@ -350,7 +351,7 @@ def refuse_unfit(
         drawn = unbuilt.draws()
     refuse_missing_tasks(origin, unbuilt, stream, images)
     theta = layout.flat(leaves)
-    fresh = TrainState(theta, (), network.statistics(), unbuilt.init_drawn(theta, drawn))
+    fresh = TrainState(theta, (), network.statistics(), initial_state(unbuilt, theta, drawn))
     grown(fresh, unbuilt, drawn, images, origin)
 
 
@@ -375,7 +376,7 @@ def parameter_bytes(strategy: type[Strategy], images: Samples, stream: TaskStrea
             data = data_without_images(tasks, outputs, images.x.shape[1:])
             layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
             unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
-            state = unbuilt.init_drawn(torch.empty(layout.size), unbuilt.draws())
+            state = initial_state(unbuilt, torch.empty(layout.size), unbuilt.draws())
     except (NotImplementedError, RuntimeError):
         return 0
     return 4 * 4 * layout.size + 4 * sum(v.numel() * v.element_size() for v in tree_leaves(state))

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clrun.strategy.returned import check_loss
+
 # Values that `Strategy.loss` passes on to `after_step`, by name.
 Aux = dict[str, Tensor]
 
@@ -28,16 +30,27 @@ def gradient_of(loss: Callable[..., tuple[Tensor, Aux]], theta: Tensor, *rest: A
     """Return the gradient g (P,) of loss(theta, *rest) -> (value (), aux), the value and aux, all detached.
 
     Outside a transform it uses plain autograd: `torch.func` costs 12 to 55 % on small networks and imports the
-    compiler, which takes one second.
+    compiler, which takes one second. Raise UsageError where the loss returns something else.
     """
     if inside_transform():
-        g, (value, aux) = torch.func.grad_and_value(loss, has_aux=True)(theta, *rest)
+        g, (value, aux) = torch.func.grad_and_value(checked(loss), has_aux=True)(theta, *rest)
         return g, value, aux
     leaf = theta.detach().requires_grad_()
     with torch.enable_grad():
-        value, aux = loss(leaf, *rest)
+        value, aux = checked(loss)(leaf, *rest)
     (g,) = torch.autograd.grad(value, leaf)
     return g, value.detach(), {name: v.detach() for name, v in aux.items()}
+
+
+def checked(loss: Callable[..., tuple[Tensor, Aux]]) -> Callable[..., tuple[Tensor, Aux]]:
+    """Return the loss, which raises UsageError where it returns something else than a value () and aux."""
+
+    def value_and_aux(*arguments: Any) -> tuple[Tensor, Aux]:
+        returned = loss(*arguments)
+        check_loss(loss, returned)
+        return returned
+
+    return value_and_aux
 
 
 def gradient_by_leaf(
@@ -50,7 +63,7 @@ def gradient_by_leaf(
     theta. What the loss takes from theta itself, such as a penalty, is added to the gradients of the leaves.
     """
     with torch.enable_grad():
-        value, aux = loss(theta, *rest)
+        value, aux = checked(loss)(theta, *rest)
     whole, *pieces = torch.autograd.grad(value, [theta, *leaves], allow_unused=True)
     if whole is not None:
         pieces = [w if g is None else g + w for g, w in zip(pieces, cut(whole), strict=True)]

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from clrun.system.errors import UsageError
+from clrun.system.user_frames import described, users_frame
 
 
 def named_object(path: str, where: str) -> Any:
     """Return what `path`, such as package.Class, names; None if its module has no such name.
 
     `where` begins the message, such as "model.target=package.Class". Raise UsageError if there is no such module, or if
-    it cannot be imported.
+    it cannot be imported: then the message names the line of the user's file at which that ended.
     """
     module, _, name = path.rpartition(".")
     if not module.startswith("clrun."):
@@ -21,11 +22,14 @@ def named_object(path: str, where: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
+        line = users_frame(error)  # of a module that imports another one
+        imported = "" if line is None else f" ({line})"
         raise UsageError(
-            f"{where}, but there is no module {error.name}; is it spelt right and on PYTHONPATH?"
+            f"{where}, but there is no module {error.name}{imported}; is it spelt right and on PYTHONPATH?"
         ) from None
     except Exception as error:  # any: it is the user's code that runs here
-        raise UsageError(f"{where}, whose module cannot be imported: {type(error).__name__}: {error}.") from error
+        reason = " ".join(described(error).split()).rstrip(".")
+        raise UsageError(f"{where}, whose module cannot be imported: {reason}.") from error
 
 
 def search_current_folder() -> None:

@@ -94,6 +94,33 @@ def test_an_error_in_the_class_names_its_line(checked):
     assert "7 of 8 promises are broken" in err
 
 
+SENTENCE = (
+    "checked_of_the_user.py, line 13, in loss: Checked.loss returned tensor (); let it return (loss, aux): loss a "
+    "tensor of shape (), and aux a dictionary of tensors by name, {} for none."
+)
+LOSS_ALONE = "\n        return fit + pull"
+
+
+def test_what_a_method_must_return_is_one_sentence(checked):
+    """With the place of the method, and without the name of an error."""
+    code, out, _ = checked(LOSS_ALONE)
+    failed = [line for line in out.splitlines() if " FAILED " in line]
+    assert code == 1 and len(failed) == 7 and all(line.endswith(SENTENCE) for line in failed)
+    assert "Error" not in out
+
+
+def test_clrun_says_the_same_of_a_run(clrun, empty_folder):
+    """On standard error without a traceback, as of a mistake, and in failed.txt."""
+    Path("my/strategy").mkdir(parents=True)
+    Path("my/strategy/checked.yaml").write_text(YAML)
+    Path("checked_of_the_user.py").write_text(CLASS.format(more=LOSS_ALONE))
+    code, _, err = clrun("--config-dir", "my", *SMALL)
+    sys.modules.pop("checked_of_the_user")
+    (reason,) = Path("outputs").rglob("failed.txt")
+    assert code == 2 and err.splitlines()[-1].endswith(SENTENCE) and "Traceback" not in err
+    assert reason.read_text().splitlines()[0].endswith(SENTENCE)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -181,9 +208,11 @@ class OwnNoise(Broken):
         return g + 0.1 * torch.randn(g.shape, dtype=g.dtype), loss, aux
 
 
-class Grows(BatchCount):
+class Narrows(BatchCount):
+    """Another shape is refused at the first step; another type of number is found by the check alone."""
+
     def after_step(self, state, hp, batch, aux):
-        return torch.cat([state.flatten(), batch.y.to(state)])
+        return state.float()
 
 
 class CountsThePool(Broken):
@@ -277,7 +306,7 @@ def found(stack_of, name: str, cls: type[Strategy]) -> str | None:
         ("stacked", CountsThePool, "differs by"),
         ("pure", InPlace, "write into none"),
         ("pure", OwnNoise, "batch.noise"),
-        ("pure", Grows, "shapes"),
+        ("pure", Narrows, "shapes"),
         ("neutral", Pulls, "differ from those of finetune"),
         ("neutral", AnswersTheLeastLikely, "answers otherwise after task 1"),
         ("neutral", DeploysLess, "answers otherwise after task 1"),

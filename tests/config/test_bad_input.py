@@ -258,6 +258,26 @@ def stated(text: str | bytes = STATED, name: str = "mine.yaml", code: str = MINE
     return make
 
 
+def with_neighbour(code: str) -> Callable[[], str]:
+    """The same with a second module, which the first one imports."""
+
+    def make() -> str:
+        Path("half_of_the_user.py").write_text(code)
+        return stated(code="import half_of_the_user\n" + MINE)()
+
+    return make
+
+
+def network_file(code: str) -> Callable[[], str]:
+    """A module of a network; the command that takes it."""
+
+    def make() -> str:
+        Path("net_of_the_user.py").write_text(code)
+        return "model=module model.target=net_of_the_user.Net"
+
+    return make
+
+
 def experiment(text: str) -> Callable[[], str]:
     def make() -> str:
         Path("my/experiment").mkdir(parents=True)
@@ -369,8 +389,34 @@ BROKEN: dict[str, tuple[Callable[[], str], str]] = {
     "target: a network": (stated(STATED.replace("mine_of_the_user.Mine", "clrun.models.MLP")), "not a subclass of"),
     "target: an instance": (stated(code=MINE + "\n\nMine = Mine(None, None)\n"), "not a subclass of clrun.strategy"),
     "target: an expression": (stated(STATED.replace("mine_of_the_user", "__import__('os')")), "_target_: "),
-    "target: a module with an error": (stated(code="def Mine(:\n"), "cannot be imported: SyntaxError"),
-    "target: a module that fails": (stated(code="1 / 0\n"), "cannot be imported: ZeroDivisionError"),
+    "target: a module with an error": (
+        stated(code="import os\n\ndef Mine(:\n"),
+        "mine_of_the_user.py, line 3: def Mine(:: SyntaxError: invalid syntax.",
+    ),
+    "target: a module that fails": (
+        stated(code="def ratio():\n    return 1 / 0\n\nratio()\n"),
+        "mine_of_the_user.py, line 2, in ratio: return 1 / 0: ZeroDivisionError: division by zero.",
+    ),
+    "target: a name that is not there": (
+        stated(code="import os\nrate = lr * 2\n"),
+        "mine_of_the_user.py, line 2, in <module>: rate = lr * 2: NameError: name 'lr' is not defined.",
+    ),
+    "target: an error of several lines": (
+        stated(code="raise ValueError('one\\ntwo')\n"),
+        "line 1, in <module>: raise ValueError('one\\ntwo'): ValueError: one two.",
+    ),
+    "target: a module that is not there": (
+        stated(code="import nothing_there\n"),
+        "mine_of_the_user.py, line 1, in <module>: import nothing_there); is it spelt right",
+    ),
+    "target: a file beside it with an error": (
+        with_neighbour("def half(:\n"),
+        "half_of_the_user.py, line 1: def half(:: SyntaxError: invalid syntax.",
+    ),
+    "model.target: a module that fails": (
+        network_file("import torch\nwidth = widths[0]\n"),
+        "net_of_the_user.py, line 2, in <module>: width = widths[0]: NameError: name 'widths' is not defined.",
+    ),
     "experiment: no such key": (experiment("lamda: 3\n"), "lamda"),
     "experiment: out of range": (experiment("lambda: -3\n"), "lambda=-3: must be"),
     "experiment: another target": (experiment("strategy: {_target_: os.system}\n"), "is not a setting"),

@@ -356,8 +356,12 @@ WRONG_FUNCTIONS = {
     "another name": (YAML, CODE.replace("def load", "def other"), "waves_of_the_user.load, which is no function"),
     "a number": (YAML, CODE + "load = 3", "waves_of_the_user.load, which is no function"),
     "a module that is not there": (YAML, "import nothing_there\n" + CODE, "but there is no module nothing_there"),
-    "a module that fails": (YAML, "1 / 0\n" + CODE, "whose module cannot be imported: ZeroDivisionError"),
-    "no Python": (YAML, "def load(:\n", "whose module cannot be imported: SyntaxError"),
+    "a module that fails": (
+        YAML,
+        "1 / 0\n" + CODE,
+        "waves_of_the_user.py, line 1, in <module>: 1 / 0: ZeroDivisionError",
+    ),
+    "no Python": (YAML, "def load(:\n", "waves_of_the_user.py, line 1: def load(:: SyntaxError"),
     "it fails": (
         YAML,
         CODE.replace("    t,", "    1 / 0\n    t,"),

@@ -69,10 +69,14 @@ def test_a_metric_of_ones_own_is_a_measure(trained, folder, capsys):
 @pytest.mark.parametrize("typed, said", [
     ("metrics.py", "name a Python file and a function"), ("none.py:share", "there is no file"),
     ("metrics.py:other", "has no function other"), ("metrics.py:broken", "no_such_column"),
-    ("metrics.py:text", "let it return a number"), ("raises.py:f", "ZeroDivisionError"),
+    ("metrics.py:text", "let it return a number"),
+    ("raises.py:f", "raises.py, line 1, in <module>: 1 / 0: ZeroDivisionError"),
+    ("torn.py:f", "torn.py, line 2: def f(:: SyntaxError"),
+    ("metrics.py:broken", "metrics.py, line 7, in broken: return predictions.no_such_column: AttributeError"),
 ])  # fmt: skip
 def test_what_is_no_metric_is_one_paragraph(answer, folder, typed, said):
     (folder / "raises.py").write_text("1 / 0")
+    (folder / "torn.py").write_text("\ndef f(:\n")
     code, _, err = answer(folder, "--metric", folder / typed, "--no-plots", command=report.command)
     assert code == 2 and said in err and err.count("\n") == 1
 

@@ -1,0 +1,140 @@
+"""What the methods of a strategy must return, and the refusal of anything else.
+
+A value of another kind would fail later, in lines of clrun, or train on something that is not meant. Only types and
+shapes are looked at, never the numbers of a tensor. So the checks cost no kernel, and hold inside `torch.vmap` and
+while a step is compiled or recorded.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from clrun.system.errors import UsageError
+from clrun.system.user_frames import place_of
+
+Method = Callable[..., Any]  # a method of a strategy, bound to it; or a function that takes the place of one
+
+LOSS = "(loss, aux): loss a tensor of shape (), and aux a dictionary of tensors by name, {} for none"
+STATE = "a state that holds tensors and nothing else, such as a NamedTuple of them, or () for none"
+COLUMNS = "a dictionary of tensors of shape () by column, {} for none"
+
+
+# ---------------------------------------------------------------- a rule for each kind of method
+
+
+def check_loss(method: Method, returned: Any) -> None:
+    """Raise UsageError unless a loss () and aux were returned."""
+    if not (is_tuple_of(returned, 2) and is_scalar(returned[0]) and holds_tensors(returned[1])):
+        raise wrong(method, returned, LOSS)
+
+
+def check_gradient(method: Method, returned: Any, theta: Tensor) -> None:
+    """Raise UsageError unless a gradient with the shape (P,) of theta, a loss () and aux were returned."""
+    right = is_tuple_of(returned, 3) and is_like(returned[0], theta) and is_scalar(returned[1])
+    if not (right and holds_tensors(returned[2])):
+        g = f"g a tensor of the shape {tuple(theta.shape)} of theta"
+        raise wrong(method, returned, LOSS.replace("(loss, aux): ", f"(g, loss, aux): {g}, "))
+
+
+def check_initial_state(method: Method, returned: Any) -> None:
+    """Raise UsageError unless a tree of tensors was returned."""
+    if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(returned)):
+        raise wrong(method, returned, STATE)
+
+
+def check_state(method: Method, returned: Any, state: Any) -> None:
+    """Raise UsageError unless a state was returned that is built as the one before it, with tensors of its shapes."""
+    if not is_like(returned, state):
+        raise wrong(method, returned, f"the state as init has made it, {shown(state)}")
+
+
+def check_theta_and_state(method: Method, returned: Any, theta: Tensor, state: Any) -> None:
+    """Raise UsageError unless parameters with the shape (P,) of theta and a state like the one before were returned."""
+    if not (is_tuple_of(returned, 2) and is_like(returned[0], theta) and is_like(returned[1], state)):
+        must = f"(theta, state): theta a tensor of shape {tuple(theta.shape)}, and the state as init has made it"
+        raise wrong(method, returned, f"{must}, {shown(state)}")
+
+
+def check_columns(method: Method, returned: Any) -> None:
+    """Raise UsageError unless numbers () by the name of a column were returned."""
+    if not (holds_tensors(returned) and all(is_scalar(v) for v in returned.values())):
+        raise wrong(method, returned, COLUMNS)
+
+
+# ---------------------------------------------------------------- what a value is
+
+
+def is_tuple_of(value: Any, length: int) -> bool:
+    """Return whether a value is a tuple of so many entries."""
+    return isinstance(value, tuple) and len(value) == length
+
+
+def is_scalar(value: Any) -> bool:
+    """Return whether a value is a tensor ()."""
+    return isinstance(value, Tensor) and value.dim() == 0
+
+
+def holds_tensors(value: Any) -> bool:
+    """Return whether a value is a dictionary of tensors by name."""
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def is_like(new: Any, old: Any) -> bool:
+    """Return whether two trees of tensors are built of the same classes, with tensors of the same shapes.
+
+    The types of their numbers are not compared: `clrun-check` does that.
+    """
+    if new is old:  # as where a method returns its argument
+        return True
+    if isinstance(old, Tensor):
+        return isinstance(new, Tensor) and new.shape == old.shape
+    if type(new) is not type(old):
+        return False
+    if isinstance(old, dict):
+        return new.keys() == old.keys() and all(is_like(new[key], old[key]) for key in old)
+    if isinstance(old, tuple | list):
+        return len(new) == len(old) and all(is_like(a, b) for a, b in zip(new, old, strict=True))
+    return True
+
+
+# ---------------------------------------------------------------- the message
+
+
+def wrong(method: Method, returned: Any, must: str) -> UsageError:
+    """Return the error of a method that has returned something else than it must."""
+    place, name = place_of(method), name_of(method)
+    return UsageError(
+        f"{'' if place is None else f'{place}: '}{name} returned {shown(returned)}; let it return {must}."
+    )
+
+
+def name_of(method: Method) -> str:
+    """Return a method with the class of its object, such as 'Decay.loss'; of a function its name."""
+    owner, name = getattr(method, "__self__", None), getattr(method, "__name__", type(method).__name__)
+    return name if owner is None else f"{type(owner).__name__}.{name}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as a user sees it in a message: classes and shapes, such as 'State(anchor: tensor (7,))'."""
+    if isinstance(value, Tensor):
+        return f"tensor {tuple(value.shape)}"
+    if isinstance(value, tuple) and (names := getattr(value, "_fields", ())):
+        return f"{type(value).__name__}({entries(dict(zip(names, value, strict=True)))})"
+    if isinstance(value, Mapping):
+        return f"{{{entries(value)}}}"
+    if isinstance(value, tuple | list):
+        left, right = "()" if isinstance(value, tuple) else "[]"
+        return f"{left}{', '.join(map(shown, value))}{right}"
+    return f"{type(value).__name__} {value!r}" if isinstance(value, bool | int | float | str) else what_it_is(value)
+
+
+def entries(values: Mapping[Any, Any]) -> str:
+    """Return names with what they stand for, as in `shown`."""
+    return ", ".join(f"{name}: {shown(value)}" for name, value in values.items())
+
+
+def what_it_is(value: Any) -> str:
+    """Return None as such, and the class of any other value."""
+    return "None" if value is None else f"an object of the class {type(value).__name__}"
