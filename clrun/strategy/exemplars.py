@@ -14,7 +14,7 @@ from torch import Tensor
 
 from clrun.data.batches import Batch, Pool
 from clrun.models import RunningStatistics
-from clrun.strategy.base import HealthRows, Knobs, Tree
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Tree
 from clrun.strategy.ranked import AnyMemory
 from clrun.strategy.replay import CHUNK, Replay
 
@@ -83,6 +83,14 @@ class Exemplars(Replay):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        if not taught_nothing(health):
+            return cls.memory_warnings(health, knobs)
+        untaught = f"the distillation never passed 1e-12 of the loss, so {cls.__name__} learnt nothing from a teacher"
+        return [*cls.memory_warnings(health, knobs), untaught]
+
+    @classmethod
+    def memory_warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        """Return what a reader must know if the exemplars had no effect."""
         if len(health) < 2:
             return []
         if all(row["memory_fill"] == 0 for row in health):
@@ -93,6 +101,16 @@ class Exemplars(Replay):
             few = "after all tasks the memory held no more classes than after the first"
             return [f"{few}; unless all had come by then, as in a blurry stream, it did not do its work"]
         return []
+
+
+def taught_nothing(health: HealthRows) -> bool:
+    """Return whether the distillation had no part in the loss of any task after the first.
+
+    Tasks without a loss say nothing. Where all outputs are old, the distillation alone is the loss, and a student that
+    is its teacher has none; where a task has a single output, there is nothing to tell apart.
+    """
+    later = [row for row in health[1:] if row["loss"] > 0]
+    return bool(later) and all(row["distillation"] <= NEGLIGIBLE * row["loss"] for row in later)
 
 
 def distillation(old: Tensor, new: Tensor, outputs: Tensor, temperature: Tensor) -> Tensor:
