@@ -7,6 +7,7 @@ label, and *new* if one of the present task has.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -104,12 +105,14 @@ class Exemplars(Replay):
 
 
 def taught_nothing(health: HealthRows) -> bool:
-    """Return whether the distillation had no part in the loss of any task after the first.
+    """Return whether the distillation had no part in the loss of any later task that brought classes into the memory.
 
-    Tasks without a loss say nothing. Where all outputs are old, the distillation alone is the loss, and a student that
-    is its teacher has none; where a task has a single output, there is nothing to tell apart.
+    Other tasks say nothing: where all outputs are old, as in a blurry stream, a student that is its teacher has nothing
+    to learn, and its distillation is what rounding leaves. Neither do tasks without a loss, such as those of a single
+    class each in a task-incremental stream.
     """
-    later = [row for row in health[1:] if row["loss"] > 0]
+    brought = [row for before, row in pairwise(health) if row["memory_classes"] > before["memory_classes"]]
+    later = [row for row in brought if row["loss"] > 0]
     return bool(later) and all(row["distillation"] <= NEGLIGIBLE * row["loss"] for row in later)
 
 
