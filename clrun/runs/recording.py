@@ -274,7 +274,7 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
     if outcome.status != RunStatus.DIVERGED:
         outcome.status = RunStatus.DONE
         of_method = prepared.strategy.warnings(outcome.health, settings.knobs)
-        outcome.warnings += of_method or classes_not_held(outcome.health, prepared)
+        outcome.warnings += not_said(of_method, outcome.warnings) or classes_not_held(outcome.health, prepared)
         outcome.warnings += average_without_effect(outcome.health)
     costs = {**outcome.costs, **{name: outcome.costs[name] + value for name, value in spent.items()}}
     samples = costs.pop("samples")
@@ -289,6 +289,12 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
         outcome.costs["carbon_g"] = carbon(costs["energy_wh"], settings["grams_per_kwh"])
     if settings["price_per_hour"] is not None:
         outcome.costs["money"] = money(costs["wall_seconds"], settings["price_per_hour"])
+
+
+def not_said(sentences: Sequence[str], before: Sequence[str]) -> list[str]:
+    """Return the sentences that no warning from before has in it, such as that of a scenario in which a method has
+    nothing to do."""
+    return [sentence for sentence in sentences if not any(sentence in warning for warning in before)]
 
 
 def classes_not_held(health: HealthRows, prepared: Prepared) -> list[str]:

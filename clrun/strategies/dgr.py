@@ -109,6 +109,9 @@ class DGR(Strategy):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        found = []
+        if health and all(row["generator_loss"] <= NEGLIGIBLE * row["loss"] for row in health):
+            found.append("the generator never had a loss above 1e-12 of the whole, so it was never trained")
         if len(health) > 1 and all(row["replay_loss"] <= NEGLIGIBLE * row["loss"] for row in health[1:]):
-            return ["what was generated never had a loss above 1e-12 of the whole: this is finetuning"]
-        return []
+            found.append("what was generated never had a loss above 1e-12 of the whole: this is finetuning")
+        return found

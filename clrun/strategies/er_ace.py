@@ -20,12 +20,18 @@ from clrun.strategy import (
     AnyMemory,
     Aux,
     Batch,
+    HealthRows,
+    Knobs,
     Pool,
     Replay,
     Walk,
     buffer_stats,
     losses,
 )
+
+# The warnings of scenario=task and scenario=domain in conf/strategy/er_ace.yaml have these words, too, so that a run
+# there does not say them again.
+BARRED_NOTHING = "no softmax leaves out an output that may answer, so this is er whose two losses are added"
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,13 @@ class ERACE(Replay):
 
     def health(self, state: State, hp: Any) -> dict[str, Tensor]:
         return buffer_stats(self.data, state.memory)
+
+    @classmethod
+    def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        of_memory = super().warnings(health, knobs)
+        if not of_memory and len(health) > 1 and all(row["barred_share"] == 0 for row in health[1:]):
+            return [BARRED_NOTHING]
+        return of_memory
 
 
 def present(batch: Batch, outputs: int) -> Tensor:

@@ -7,6 +7,7 @@ label, and *new* if one of the present task has.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from clrun.data.batches import Batch, Pool
 from clrun.models import RunningStatistics
-from clrun.strategy.base import HealthRows, Knobs, Tree
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Tree
 from clrun.strategy.ranked import AnyMemory
 from clrun.strategy.replay import CHUNK, Replay
 
@@ -83,6 +84,14 @@ class Exemplars(Replay):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        if not taught_nothing(health):
+            return cls.memory_warnings(health, knobs)
+        untaught = f"the distillation never passed 1e-12 of the loss, so {cls.__name__} learnt nothing from a teacher"
+        return [*cls.memory_warnings(health, knobs), untaught]
+
+    @classmethod
+    def memory_warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+        """Return what a reader must know if the exemplars had no effect."""
         if len(health) < 2:
             return []
         if all(row["memory_fill"] == 0 for row in health):
@@ -93,6 +102,18 @@ class Exemplars(Replay):
             few = "after all tasks the memory held no more classes than after the first"
             return [f"{few}; unless all had come by then, as in a blurry stream, it did not do its work"]
         return []
+
+
+def taught_nothing(health: HealthRows) -> bool:
+    """Return whether the distillation had no part in the loss of any later task that brought classes into the memory.
+
+    Other tasks say nothing: where all outputs are old, as in a blurry stream, a student that is its teacher has nothing
+    to learn, and its distillation is what rounding leaves. Neither do tasks without a loss, such as those of a single
+    class each in a task-incremental stream.
+    """
+    brought = [row for before, row in pairwise(health) if row["memory_classes"] > before["memory_classes"]]
+    later = [row for row in brought if row["loss"] > 0]
+    return bool(later) and all(row["distillation"] <= NEGLIGIBLE * row["loss"] for row in later)
 
 
 def distillation(old: Tensor, new: Tensor, outputs: Tensor, temperature: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network
-from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree, memories
 from clrun.strategy.herding import herding_keys
 from clrun.strategy.ranked import AnyMemory, RankedMemory, ranks
 from clrun.strategy.reservoir import Memory, named
@@ -101,6 +102,13 @@ class Replay(Strategy):
         if self.policy == "reservoir":
             return Memory(rows, nothing)
         return RankedMemory(rows, torch.zeros_like(rows, dtype=torch.float64), nothing, nothing)
+
+    def unused_bytes(self, state: Tree) -> int:
+        """Return the bytes of the empty slots, and of the entries that the walk has for them."""
+        empty = sum(len(memory.rows) - int(memory.held) for memory in memories(state))
+        nodes = tree_leaves(state, is_leaf=lambda node: isinstance(node, Walk))
+        of_a_slot = sum(node.order.element_size() for node in nodes if isinstance(node, Walk))
+        return super().unused_bytes(state) + empty * of_a_slot
 
     # ---------------------------------------------------------------- what is replayed
 

@@ -481,3 +481,24 @@ def test_a_memory_is_charged_for_what_it_holds(clrun, tmp_path, strategy, of_a_s
     counter = 8 + (8 if strategy == "agem" else 0)
     assert len(results) == 3
     assert results["state_mb"].tolist() == pytest.approx([(1347 * (64 + of_a_sample) + counter) / 1e6] * 3)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "typed", "of_a_slot", "beside"),
+    [
+        ("er", (), 8, 8),  # a row number; how many were offered
+        ("er", ("memory_policy=balanced",), 16, 16),  # and a key; and how many are held
+        ("agem", (), 8, 16),  # and the number of projections
+        ("fdr", (), 16 + 40, 16),  # a key, as its policy is "past"; ten probabilities
+        ("er_ace", (), 8, 18),  # and a byte for each output, of which there are ten
+    ],
+)
+@pytest.mark.parametrize("slots", [100, 100000])
+def test_a_walk_is_charged_for_the_slots_in_use(clrun, tmp_path, strategy, typed, of_a_slot, beside, slots):
+    """An entry of 8 bytes for each of them, and 16 bytes for its length and its position."""
+    typed = (*typed, f"strategy={strategy}", "replay_draw=epochs", f"memory_size={slots}", "scenario=class")
+    short = ("epochs=1", "batch_size=256", "tasks=2", "plots=false", f"outputs={tmp_path}")
+    clrun(*typed, *short, "seed=0")
+    held = min(slots, 1347)
+    (state_mb,) = pd.read_csv(tmp_path / "results.csv")["state_mb"]
+    assert state_mb == pytest.approx((held * (64 + of_a_slot + 8) + beside + 16) / 1e6, abs=1e-9)

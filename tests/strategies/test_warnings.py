@@ -16,11 +16,14 @@ from clrun.results import run_files
 from clrun.runs import show, train
 from clrun.runs.prepared import Prepared
 from clrun.strategies.amn import AMN
+from clrun.strategies.bic import BiC
 from clrun.strategies.cbp import CBP
 from clrun.strategies.gdumb import GDumb
+from clrun.strategies.icarl import ICaRL
 from clrun.strategies.lwf import LwF
 from clrun.strategies.packnet import PackNet
-from clrun.strategy import Gaussian, Quadratic, gradient_of
+from clrun.strategies.wa import WA
+from clrun.strategy import Autoencoder, Gaussian, Quadratic, gradient_of
 
 SHORT = ("iterations=40", "model.widths=[24,16]", "device=cpu", "split.classes=[[0,1],[2,3],[4,5]]", "plots=false")
 # What a method needs to do anything in so short a run.
@@ -146,6 +149,28 @@ def own_samples(self, phase, state, own):
     return own if phase == "train" else [own[0][:0]]
 
 
+def own_teacher(self, theta, state, hp, batch):
+    """A student that is its own teacher."""
+    past = state.past._replace(teacher=theta.detach())
+    return type(self).__mro__[1].loss(self, theta, state._replace(past=past), hp, batch)
+
+
+class Untrained(Autoencoder):
+    """An autoencoder whose loss says nothing about its weights."""
+
+    def loss(self, pieces, x, e):
+        return 0 * x.sum(1)
+
+
+def untrained(self):
+    return Untrained.of_samples(self.data.images, self.generator_units, self.latent)
+
+
+def every_output(self, state, batch):
+    """ER-ACE whose softmax is over all outputs, also of a batch that has some of the classes alone."""
+    return torch.ones_like(state.seen)
+
+
 def no_past_gradient(self, theta, state, hp, batch, task):
     return 0 * theta, theta.new_zeros(())
 
@@ -168,6 +193,7 @@ BREAKS = {
     "bic": [
         ("offer_task", lambda self, memory, pool, theta: memory, "the memory stayed empty, so BiC had no exemplars"),
         ("solved", lambda self, theta, state, pool: state, "no bias was ever corrected"),
+        ("loss", own_teacher, "so BiC learnt nothing from a teacher"),
     ],
     "cumulative": [("visible", own_task, ALONE)],
     "der": [
@@ -183,7 +209,10 @@ BREAKS = {
         ("after_step", as_it_was, EMPTY),
         ("offer", nothing_stored, "samples of one class alone"),
     ],
-    "dgr": [("replay_loss", no_replay_loss, "what was generated never had a loss above 1e-12")],
+    "dgr": [
+        ("replay_loss", no_replay_loss, "what was generated never had a loss above 1e-12"),
+        ("generator", property(untrained), "so it was never trained"),
+    ],
     "generative_classifier": [
         ("after_step", as_it_was, "no autoencoder was trained"),
         ("after_step", counted_once, "no autoencoder was trained after the first task"),
@@ -192,6 +221,7 @@ BREAKS = {
     "er_ace": [
         ("after_step", as_it_was, EMPTY),
         ("offer", nothing_stored, "samples of one class alone"),
+        ("answering", every_output, "no softmax leaves out an output that may answer"),
     ],
     "fdr": [
         ("after_phase", theta_and_state, EMPTY),
@@ -224,6 +254,7 @@ BREAKS = {
     "icarl": [
         ("offer_task", lambda self, memory, pool, theta: memory, "no class had a mean of exemplars"),
         ("trained_rows", own_samples, "no exemplar was ever trained on"),
+        ("loss", own_teacher, "so ICaRL learnt nothing from a teacher"),
     ],
     "imm": [("after_phase", last_task_alone, "never differed from the last task's")],
     "joint": [("visible", own_task, ALONE)],
@@ -258,6 +289,7 @@ BREAKS = {
         ("offer_task", lambda self, memory, pool, theta: memory, "the memory stayed empty, so WA had no exemplars"),
         ("trained_rows", own_samples, "no exemplar was ever trained on"),
         ("aligned", lambda self, theta, past: (theta, torch.ones_like(theta[0])), "no weight was ever aligned"),
+        ("loss", own_teacher, "so WA learnt nothing from a teacher"),
     ],
     "upgd": [
         ("next_utility", lambda self, theta, g, state, hp: 0 * state.utility, "no weight ever had a positive utility")
@@ -302,6 +334,31 @@ def test_one_that_is_broken_says_so(warnings_of, capsys, strategy, method, by, t
     assert any(text in line for line in lines)
 
 
+LEARNT_NOTHING = "learnt nothing from a teacher"
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ([], False),  # a single task has no teacher
+        ([(0.0, 0.5), (1e-14, 0.5)], True),
+        ([(0.0, 0.5), (1e-3, 0.5)], False),
+        ([(1e-15, 1e-9), (1e-9, 1e-9)], False),  # tasks that are learnt perfectly
+        ([(0.0, 0.0), (0.0, 0.0)], False),  # tasks of a single class have no loss
+        ([(0.0, 0.0), (1e-2, 0.1)], False),
+    ],
+)
+@pytest.mark.parametrize("cls", [WA, BiC, ICaRL])
+def test_a_teacher_that_teaches_nothing_is_told_by_its_part_of_the_loss(cls, later, said):
+    """(distillation, loss) of each task after the first; all else is as it should be."""
+    works = {"gamma": 0.5, "alpha": 0.5, "beta": 0.1, "means": 2, "memory_fill": 1.0, "exemplar_share": 0.4}
+    rows = [works | {"distillation": d, "loss": loss} for d, loss in [(0.0, 0.5), *later]]
+    health = [row | {"memory_classes": 2 * task} for task, row in enumerate(rows, start=1)]
+    assert [LEARNT_NOTHING in text for text in cls.warnings(health, {"memory_size": 200})] == [True] * said
+    no_new_classes = [row | {"memory_classes": 2} for row in health]  # in which a student is its teacher
+    assert not any(LEARNT_NOTHING in text for text in cls.warnings(no_new_classes, {"memory_size": 200}))
+
+
 CHOSE_NOTHING = "MIR chose nothing: this is er; type more candidates"
 TOO_FEW = "memory_size=1 is less than a sample a task, but each task keeps one"
 NO_MORE = "has no more than 10 different"
@@ -339,6 +396,7 @@ TYPED = [
     (("strategy=er_ace", "scenario=domain"), SPARES_NOTHING, True),
     (("strategy=er_ace", "scenario=domain", "stream=online", "boundaries=false"), SPARES_NOTHING, True),
     (("strategy=er_ace", "scenario=class"), SPARES_NOTHING, False),
+    (("strategy=er_ace", "scenario=class", "first_tasks=1"), SPARES_NOTHING, False),
     (("strategy=bic",), CORRECTS_NOTHING, True),
     (("strategy=bic", "scenario=class"), CORRECTS_NOTHING, False),
 ]
