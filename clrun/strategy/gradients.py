@@ -1,6 +1,7 @@
 """Gradients of a loss with respect to theta, for one run alone or inside a stack of runs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,24 +34,20 @@ def gradient_of(loss: Callable[..., tuple[Tensor, Aux]], theta: Tensor, *rest: A
     compiler, which takes one second. Raise UsageError where the loss returns something else.
     """
     if inside_transform():
-        g, (value, aux) = torch.func.grad_and_value(checked(loss), has_aux=True)(theta, *rest)
+        g, (value, aux) = torch.func.grad_and_value(partial(value_and_aux, loss), has_aux=True)(theta, *rest)
         return g, value, aux
     leaf = theta.detach().requires_grad_()
     with torch.enable_grad():
-        value, aux = checked(loss)(leaf, *rest)
+        value, aux = value_and_aux(loss, leaf, *rest)
     (g,) = torch.autograd.grad(value, leaf)
     return g, value.detach(), {name: v.detach() for name, v in aux.items()}
 
 
-def checked(loss: Callable[..., tuple[Tensor, Aux]]) -> Callable[..., tuple[Tensor, Aux]]:
-    """Return the loss, which raises UsageError where it returns something else than a value () and aux."""
-
-    def value_and_aux(*arguments: Any) -> tuple[Tensor, Aux]:
-        returned = loss(*arguments)
-        check_loss(loss, returned)
-        return returned
-
-    return value_and_aux
+def value_and_aux(loss: Callable[..., tuple[Tensor, Aux]], *arguments: Any) -> tuple[Tensor, Aux]:
+    """Return what a loss returns for these arguments. Raise UsageError where that is not a value () and aux."""
+    returned = loss(*arguments)
+    check_loss(loss, returned)
+    return returned
 
 
 def gradient_by_leaf(
@@ -63,7 +60,7 @@ def gradient_by_leaf(
     theta. What the loss takes from theta itself, such as a penalty, is added to the gradients of the leaves.
     """
     with torch.enable_grad():
-        value, aux = checked(loss)(theta, *rest)
+        value, aux = value_and_aux(loss, theta, *rest)
     whole, *pieces = torch.autograd.grad(value, [theta, *leaves], allow_unused=True)
     if whole is not None:
         pieces = [w if g is None else g + w for g, w in zip(pieces, cut(whole), strict=True)]
