@@ -7,9 +7,9 @@
 
 where theta* are the parameters at the end of the last task, F and S those of that moment, g the gradient of the loss
 without the penalty, and the sum and the change are over the last `interval` steps. Both terms are scaled to [0, 1], as
-in the paper. g is a batch's gradient, so F depends on the batch size, as in the authors' code. The alpha of
-the paper weighs the new value and is 0.9 in its code; decay is 0.9 by default, so that F is a mean over about ten
-batches. The steps of a task after the last multiple of `interval` enter F and not S.
+in the paper. g is a batch's gradient, so F depends on the batch size, as in the authors' code. The alpha of the paper
+weighs the new value and is 0.9 in its code; decay is 0.9 by default, so that F is a mean over about ten batches. The
+steps of a task after the last multiple of `interval` enter F and not S.
 """
 
 from dataclasses import dataclass

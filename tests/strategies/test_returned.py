@@ -162,9 +162,12 @@ def test_what_is_right_is_trained(stack_of):
         def after_step(self, state, hp, batch, aux):
             return {"b": self.State(state["b"].count + 1), "a": state["a"]}
 
+    plain = stack_of("strategy=finetune", "tasks=2")
     for cls in (Counting, Nested):
         stack = stack_of("strategy=finetune", "tasks=2", strategy=cls)
-        stack.learn(stack.initialize(), 0)
+        run, report = stack.learn(stack.initialize(), 0)
+        assert torch.equal(run.theta, plain.learn(plain.initialize(), 0)[0].theta)
+        assert cls is Counting or (run.state["b"].count == report.step).all()
 
 
 def test_a_wrong_state_is_refused_before_anything_is_written(settings_of, monkeypatch):
