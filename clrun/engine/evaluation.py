@@ -12,6 +12,7 @@ from torch import Tensor
 from clrun.data.batches import StepContext, pad_rows
 from clrun.data.seeding import DRAWS, generator
 from clrun.data.tasks import TaskStream, TaskTables
+from clrun.engine import hooks
 from clrun.engine.state import Evaluation, TrainState
 from clrun.engine.vectorize import PER_RUN, SHARED, Vectorizer
 from clrun.strategy import BARRED, Strategy
@@ -226,6 +227,5 @@ def deployed_logits(
     start = torch.zeros((), device=rows.device)
     context = StepContext(horizon, horizon, start, torch.zeros_like(horizon), noise)
     batch = evaluated.data.batch(tables, rows, torch.ones_like(rows), context, augment=False)
-    theta = evaluated.deploy(current.evaluated, current.state, hp)
-    scores = evaluated.scores(theta, current.state, hp, batch.x, batch.t)
+    scores = hooks.scores(evaluated, current, hp, batch)
     return scores.masked_fill(~batch.active, BARRED), batch.y

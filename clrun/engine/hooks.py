@@ -9,12 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from clrun.data.batches import Batch, Pool
-from clrun.strategy import Aux, Strategy, Tree
+from clrun.data.tasks import TaskTables
+from clrun.engine.state import TrainState
+from clrun.strategy import Aux, Quadratic, Strategy, Tree
+from clrun.strategy.quadratic import check_quadratic
 from clrun.strategy.returned import (
     check_columns,
     check_gradient,
     check_initial_state,
+    check_renewed,
+    check_scores,
     check_state,
+    check_theta,
     check_theta_and_state,
 )
 
@@ -39,6 +45,29 @@ def gradient(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Bat
     computed = strategy.gradient(theta, state, hp, batch)
     check_gradient(strategy.gradient, computed, theta)
     return computed
+
+
+def quadratic(strategy: Strategy, state: Tree, hp: Any) -> Quadratic | None:
+    """Return what `quadratic` returns. Raise UsageError where that is neither None nor a Quadratic of ()s and (P,)s."""
+    penalty = strategy.quadratic(state, hp)
+    check_quadratic(strategy.quadratic, penalty, strategy.net.layout.size)
+    return penalty
+
+
+def restricted(
+    strategy: Strategy, delta: Tensor, g: Tensor, theta: Tensor, state: Tree, hp: Any, batch: Batch
+) -> Tensor:
+    """Return what `restrict` returns. Raise UsageError where that is not a change (P,) of theta."""
+    allowed = strategy.restrict(delta, g, theta, state, hp, batch)
+    check_theta(strategy.restrict, allowed, theta)
+    return allowed
+
+
+def renewed(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor] | None:
+    """Return what `renew` returns. Raise UsageError where that is neither None nor a mask (P,) and values (P,)."""
+    anew = strategy.renew(theta, state, hp, batch)
+    check_renewed(strategy.renew, anew, theta)
+    return anew
 
 
 def state_after_step(strategy: Strategy, state: Tree, hp: Any, batch: Batch, aux: Aux) -> Tree:
@@ -67,3 +96,31 @@ def health(strategy: Strategy, state: Tree, hp: Any) -> dict[str, Tensor]:
     columns = strategy.health(state, hp)
     check_columns(strategy.health, columns)
     return columns
+
+
+def deployed(strategy: Strategy, current: TrainState, hp: Any) -> Tensor:
+    """Return what `deploy` returns for one run. Raise UsageError where that is not parameters (P,)."""
+    theta = strategy.deploy(current.evaluated, current.state, hp)
+    check_theta(strategy.deploy, theta, current.theta)
+    return theta
+
+
+def scores(strategy: Strategy, current: TrainState, hp: Any, batch: Batch) -> Tensor:
+    """Return the scores (B, outputs) of one run, by the parameters that it deploys. Raise UsageError where `scores`, or
+    `logits` in its place, returns anything else.
+
+    Each run answers before it is trained, so that `logits` is checked here before a loss reads it.
+    """
+    answers = strategy.scores(deployed(strategy, current, hp), current.state, hp, batch.x, batch.t)
+    own = type(strategy).scores is not Strategy.scores
+    check_scores(strategy.scores if own else strategy.logits, answers, len(batch.x), strategy.data.outputs)
+    return answers
+
+
+def adopted(
+    strategy: Strategy, current: TrainState, hp: Any, added: Tensor, learnt: Tensor, tables: TaskTables
+) -> Tree:
+    """Return what `adopt` returns. Raise UsageError where that is built otherwise than the state was."""
+    state = strategy.adopt(current.theta, current.state, hp, added, learnt, tables)
+    check_state(strategy.adopt, state, current.state)
+    return state

@@ -52,7 +52,7 @@ class InPlaceStepper:
         self.split_theta = SplitTheta.of(layout, theta)
         self.move = optimizer.in_place(theta, self.current.opt, self.split)
         self.penalty = InPlacePenalty(theta, self.split)
-        self.penalty.update(strategy.quadratic(self.current.state, hp))
+        self.penalty.update(hooks.quadratic(strategy, self.current.state, hp))
         self.not_monitored = theta.new_tensor(torch.nan)
         self.full = 0  # samples of a batch that is not cut
 
@@ -95,14 +95,14 @@ class InPlaceStepper:
             aux = aux | {QUADRATIC: self.penalty.value() if monitored else self.not_monitored}
         before = theta.clone() if self.restricts or self.watches_moves else theta
         renewal_due = self.renews and bool(strategy.renewal_due(state, self.hp))
-        renewed = strategy.renew(theta, state, self.hp, batch) if renewal_due else None
+        renewed = hooks.renewed(strategy, theta, state, self.hp, batch) if renewal_due else None
         norm = norm_of(g) if monitored or self.clip_norm is not None else self.not_monitored
         if self.clip_norm is not None:
             scale = clip_scale(norm, self.clip_norm)
             g = [v * scale for v in g]
         self.move(g, lr)
         if self.restricts:
-            theta.copy_(before + strategy.restrict(theta - before, g[0], before, state, self.hp, batch))
+            theta.copy_(before + hooks.restricted(strategy, theta - before, g[0], before, state, self.hp, batch))
         if renewed is not None:
             self.write_renewed(*renewed)
         if self.decay is not None:
@@ -112,7 +112,7 @@ class InPlaceStepper:
             new = unaliased(hooks.state_after_move(strategy, new, before, theta, aux), theta)
         self.current = self.current._replace(stats=updated_statistics(self.current.stats, passes), state=new)
         if not same_state(new, state):
-            self.penalty.update(strategy.quadratic(new, self.hp))
+            self.penalty.update(hooks.quadratic(strategy, new, self.hp))
         return signals_of(loss, norm if monitored else self.not_monitored, aux) | tested
 
     def answers(self, batch: Batch) -> Tensor:

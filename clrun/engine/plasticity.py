@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from clrun.data.batches import Pool
+from clrun.engine import hooks
 from clrun.engine.state import TrainState
 from clrun.strategy import Strategy, network_mask
 
@@ -27,7 +28,7 @@ CHUNK_SAMPLES = 64
 def plasticity(strategy: Strategy, current: TrainState, hp: Any, pool: Pool) -> dict[str, Tensor]:
     """Return the columns of one run, each (); not a number where the network has no hidden layer."""
     evaluated = strategy.eval_mode(current.stats)
-    theta = evaluated.deploy(current.evaluated, current.state, hp)
+    theta = hooks.deployed(evaluated, current, hp)
     least: list[Tensor] = []
     largest: list[Tensor] = []
     features, weights = [], []

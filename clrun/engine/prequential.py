@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clrun.data.batches import Batch, StepContext
+from clrun.engine import hooks
 from clrun.engine.state import ANSWERS, ONLINE_CORRECT, ONLINE_SAMPLES, Signals, TrainState
 from clrun.strategy import BARRED, Strategy
 
@@ -25,8 +26,7 @@ def answered_first(strategy: Strategy, current: TrainState, hp: Any, batch: Batc
         if evaluated.data.augment is not None:
             context = StepContext(batch.stage, batch.horizon, batch.progress, batch.epoch, batch.noise)
             batch = evaluated.data.batch(batch.tables, batch.rows, batch.weight, context, augment=False)
-        theta = evaluated.deploy(current.evaluated, current.state, hp)
-        scores = evaluated.scores(theta, current.state, hp, batch.x, batch.t)
+        scores = hooks.scores(evaluated, current, hp, batch)
         right = scores.masked_fill(~batch.active, BARRED).argmax(-1) == batch.y
     return right.to(current.theta.dtype)
 

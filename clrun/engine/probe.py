@@ -24,6 +24,7 @@ from torch import Tensor
 from clrun.data.batches import Batch, StepContext, pad_rows
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import TaskTables
+from clrun.engine import hooks
 from clrun.engine.evaluation import Evaluator, right
 from clrun.engine.state import TrainState
 from clrun.strategy import Strategy, one_hot, solved
@@ -85,7 +86,7 @@ def features(
     zero = torch.zeros((), dtype=torch.long, device=rows.device)
     context = StepContext(zero, zero, zero.to(current.theta), zero, torch.zeros(DRAWS, 0, device=rows.device))
     batch = evaluated.data.batch(tables, rows, torch.ones_like(rows), context, augment=False)
-    theta = evaluated.deploy(current.evaluated, current.state, hp)
+    theta = hooks.deployed(evaluated, current, hp)
     seen: list[Tensor] = []
     reading = replace(evaluated, net=evaluated.net.recording(seen))
     reading.logits(theta, current.state, hp, batch.x, batch.t)

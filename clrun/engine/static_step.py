@@ -89,7 +89,7 @@ class StaticStep:
             return False
         alone, state, hp = self.vectorizer.alone, self.current.state, self.values[1]
         first = (state, hp) if alone else tree_map(lambda v: v[0], (state, hp))
-        return self.strategy.quadratic(*first) is not None
+        return hooks.quadratic(self.strategy, *first) is not None
 
     def group(self, equal_rates: Groups) -> None:
         """Move the runs of a group by one kernel from now on."""
@@ -203,11 +203,11 @@ class StaticStep:
         """Return theta (P,) after the optimizer has moved it from `before` to `moved`, and the strategy restricted that
         step."""
         training = self.strategy.train_mode(batch.weight, [], batch.noise)
-        return before + training.restrict(moved - before, g, before, state, hp, batch)
+        return before + hooks.restricted(training, moved - before, g, before, state, hp, batch)
 
     def renew_one(self, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor, Tree]:
         """Return which parameters (P,) begin anew, their values (P,), and the optimizer's state before training."""
-        renewed = self.strategy.train_mode(batch.weight, [], batch.noise).renew(theta, state, hp, batch)
+        renewed = hooks.renewed(self.strategy.train_mode(batch.weight, [], batch.noise), theta, state, hp, batch)
         mask, values = (torch.zeros_like(theta, dtype=torch.bool), theta) if renewed is None else renewed
         return mask, values, self.optimizer.init(theta)
 

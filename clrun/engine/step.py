@@ -62,8 +62,8 @@ def make_step(
         norm = dot(g, g).sqrt() if monitored or clip_norm is not None else loss.new_full((), torch.nan)
         g = g if clip_norm is None else clip_scale(norm, clip_norm) * g
         delta, opt = optimizer.update(g, current.opt, lr * context.rate, current.theta)
-        theta = current.theta + training.restrict(delta, g, current.theta, current.state, hp, batch)
-        renewed = training.renew(current.theta, current.state, hp, batch)
+        theta = current.theta + hooks.restricted(training, delta, g, current.theta, current.state, hp, batch)
+        renewed = hooks.renewed(training, current.theta, current.state, hp, batch)
         if renewed is not None:
             mask, values = renewed
             initial = optimizer.init(current.theta)
@@ -99,7 +99,7 @@ def whole_gradient(
     """Return the gradient g (P,) of loss and quadratic penalty together, the loss () without the penalty, and aux with
     the value () of the penalty, nan unless `monitored`."""
     g, loss, aux = hooks.gradient(strategy, theta, state, hp, batch)
-    quadratic = strategy.quadratic(state, hp)
+    quadratic = hooks.quadratic(strategy, state, hp)
     if quadratic is None:
         return g, loss, aux
     away = theta - quadratic.mean

@@ -47,7 +47,7 @@ def deployed(stack: Stack, current: TrainState, r: int, prepared: Prepared) -> D
     strategy, data, tables = stack.strategy.eval_mode(run.stats), stack.strategy.data, prepared.stream.tables
     shape = tuple(data.images.shape[1:])
     with torch.no_grad():
-        theta = strategy.deploy(run.evaluated, run.state, hp)
+        theta = hooks.deployed(strategy, run, hp)
         read = tensors_read(strategy, theta, run.state, hp, data.images.new_zeros(1, *shape).to(theta.dtype))
     leaves = tree_flatten_with_path(run.state)[0]
     return DeployedNetwork(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_map, tree_unflatten
 
 from clrun.data.samples import Samples
-from clrun.engine.hooks import initial_state
+from clrun.engine import hooks
 from clrun.engine.stack import Stack
 from clrun.engine.state import Average, TrainState
 from clrun.models import Layout
@@ -64,7 +64,7 @@ def begun_run(stack: Stack, new: TrainState, prepared: Prepared, r: int) -> Trai
     ).to(device)
     tables = stack.tables if stack.alone else tree_map(lambda v: v[r], stack.tables)
     learnt = torch.tensor(stack.learnt, device=device)
-    adopted = strategy.eval_mode(state.stats).adopt(state.theta, state.state, hp, added, learnt, tables)
+    adopted = hooks.adopted(strategy.eval_mode(state.stats), state, hp, added, learnt, tables)
     return state._replace(state=tree_map(torch.clone, adopted))
 
 
@@ -88,7 +88,7 @@ def grown(
     weights = before.flat(network.weights) if origin.tensors is None else origin.tensors["run.theta"]
     theta = grown_vector(weights, before, fresh.theta, layout)
     stats = {name: network.statistics[name].to(v) for name, v in fresh.stats.items()}
-    state = initial_state(strategy, theta, tree_map(lambda v: v.to(theta.device), drawn))
+    state = hooks.initial_state(strategy, theta, tree_map(lambda v: v.to(theta.device), drawn))
     average = Average.begin(theta) if isinstance(fresh.average, Average) else ()
     new = TrainState(theta, fresh.opt, stats, state, average)
     if origin.tensors is None:

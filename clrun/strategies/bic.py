@@ -33,7 +33,6 @@ from clrun.strategy import (
     Pool,
     RankedMemory,
     TaskTables,
-    buffer_stats,
     cross_entropy,
     distillation,
     log_softmax,
@@ -152,7 +151,7 @@ class BiC(Exemplars):
     def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:
         newest = torch.where(state.task < self.data.tasks, state.task, 0).max()[None]
         corrections = {"alpha": state.alpha.index_select(0, newest)[0], "beta": state.beta.index_select(0, newest)[0]}
-        return corrections | {"held_out": state.validation.held} | buffer_stats(self.data, state.past.memory)
+        return corrections | {"held_out": state.validation.held} | self.past_stats(state.past)
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:

@@ -32,7 +32,6 @@ from clrun.strategy import (
     Network,
     Past,
     Pool,
-    buffer_stats,
     class_means,
     lowered,
     one_hot,
@@ -92,7 +91,7 @@ class ICaRL(Exemplars):
 
     def health(self, state: State, hp: Any) -> dict[str, Tensor]:
         means = (state.means.square().sum(-1) > 0).sum()
-        return {"means": means} | buffer_stats(self.data, state.past.memory)
+        return {"means": means} | self.past_stats(state.past)
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:

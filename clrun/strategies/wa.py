@@ -26,7 +26,6 @@ from clrun.strategy import (
     Network,
     Past,
     Pool,
-    buffer_stats,
     cross_entropy,
     distillation,
 )
@@ -77,14 +76,14 @@ class WA(Exemplars):
         pieces = self.net.layout.view(theta)
         weight = pieces["head.weight"].flatten(1)
         norm = weight.norm(dim=1)
-        of_old, of_new = (mean_over(norm, outputs) for outputs in (past.old, past.new & ~past.old))
+        of_old, of_new = (mean_over(norm, outputs) for outputs in (past.old, past.new))
         gamma = torch.where(past.old.any() & (of_new > 0), of_old / of_new.clamp(min=1e-30), 1)
-        factor = torch.where(past.new & ~past.old, gamma, 1)
+        factor = torch.where(past.new, gamma, 1)
         scaled = (weight * factor[:, None]).view(pieces["head.weight"].shape)
         return self.net.layout.flat(pieces | {"head.weight": scaled}), gamma
 
     def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:
-        return {"gamma": state.gamma} | buffer_stats(self.data, state.past.memory)
+        return {"gamma": state.gamma} | self.past_stats(state.past)
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:

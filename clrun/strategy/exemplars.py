@@ -2,12 +2,12 @@
 
 The memory holds *exemplars*: samples of past tasks alone, the same number of each class. Each epoch goes through them
 and through the task's samples, all shuffled together. An output is *old* if a sample of an earlier task has it as its
-label, and *new* if one of the present task has.
+label, and *new* if one of the present task has and none of an earlier one. Where no output is new, as in a stream in
+which classes come back, the last network teaches everything, and nothing is learnt.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from clrun.data.batches import Batch, Pool
 from clrun.models import RunningStatistics
 from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Tree
 from clrun.strategy.ranked import AnyMemory
-from clrun.strategy.replay import CHUNK, Replay
+from clrun.strategy.replay import CHUNK, Replay, buffer_stats
 
 
 class Past(NamedTuple):
@@ -56,11 +56,11 @@ class Exemplars(Replay):
         return [torch.cat([*own, memory.rows[: int(memory.held)].cpu()])]
 
     def met(self, past: Past, pool: Pool) -> Past:
-        """Return the past as it is while a task is trained on: the outputs of its samples are new."""
+        """Return the past as it is while a task is trained on: the outputs of its samples that are not old are new."""
         label = self.data.index(pool.tables, pool.rows, pool.weight).y
         at = torch.where(pool.weight > 0, label, self.data.outputs)  # the last entry collects those that are not there
         mask = torch.zeros(self.data.outputs + 1, dtype=torch.bool, device=at.device)
-        return past._replace(new=mask.scatter(0, at, True)[:-1])
+        return past._replace(new=mask.scatter(0, at, True)[:-1] & ~past.old)
 
     def passed(self, past: Past, theta: Tensor, pool: Pool) -> Past:
         """Return the past after a task, with exemplars of it and with theta (P,) as the teacher of the next one."""
@@ -82,12 +82,22 @@ class Exemplars(Replay):
         """Return the share () of the samples of a batch that are exemplars."""
         return batch.mean((batch.t < batch.stage).to(batch.mean_weight))
 
+    def past_stats(self, past: Past) -> dict[str, Tensor]:
+        """Return columns of health.csv: the outputs that were new in the task that has ended, and the memory's."""
+        return {"new_outputs": past.new.sum()} | buffer_stats(self.data, past.memory)
+
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        if not taught_nothing(health):
-            return cls.memory_warnings(health, knobs)
-        untaught = f"the distillation never passed 1e-12 of the loss, so {cls.__name__} learnt nothing from a teacher"
-        return [*cls.memory_warnings(health, knobs), untaught]
+        found = cls.memory_warnings(health, knobs)
+        if without_new := [str(int(row["task"])) for row in health[1:] if row["new_outputs"] == 0]:
+            tasks = f"task {without_new[0]}" if len(without_new) == 1 else f"the tasks {', '.join(without_new)}"
+            nothing = (
+                f"{cls.__name__} learns nothing from them, as the network before them is the target of all outputs"
+            )
+            found.append(f"no class of {tasks} was new, and {nothing}; where classes come back, type strategy=er")
+        if taught_nothing(health):
+            found.append(f"the distillation never passed 1e-12 of the loss, so {cls.__name__} learnt nothing from its teacher")
+        return found
 
     @classmethod
     def memory_warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
@@ -98,21 +108,21 @@ class Exemplars(Replay):
             return [f"the memory stayed empty, so {cls.__name__} had no exemplars"]
         if all(row["exemplar_share"] == 0 for row in health[1:]):
             return [f"no exemplar was ever trained on, so {cls.__name__} had nothing of earlier tasks"]
-        if health[-1]["memory_classes"] <= health[0]["memory_classes"] and knobs["memory_size"] > 1:
+        came = sum(row["new_outputs"] for row in health[1:])
+        if came and health[-1]["memory_classes"] <= health[0]["memory_classes"] and knobs["memory_size"] > 1:
             few = "after all tasks the memory held no more classes than after the first"
-            return [f"{few}; unless all had come by then, as in a blurry stream, it did not do its work"]
+            return [f"{few}, although new ones had come: it did not do its work"]
         return []
 
 
 def taught_nothing(health: HealthRows) -> bool:
-    """Return whether the distillation had no part in the loss of any later task that brought classes into the memory.
+    """Return whether the distillation had no part in the loss of any later task with new outputs.
 
-    Other tasks say nothing: where all outputs are old, as in a blurry stream, a student that is its teacher has nothing
-    to learn, and its distillation is what rounding leaves. Neither do tasks without a loss, such as those of a single
-    class each in a task-incremental stream.
+    Other tasks say nothing: where no output is new, a student that is its teacher has nothing to learn, and its
+    distillation is what rounding leaves. Neither do tasks without a loss, such as those of a single class each in a
+    task-incremental stream.
     """
-    brought = [row for before, row in pairwise(health) if row["memory_classes"] > before["memory_classes"]]
-    later = [row for row in brought if row["loss"] > 0]
+    later = [row for row in health[1:] if row["new_outputs"] > 0 and row["loss"] > 0]
     return bool(later) and all(row["distillation"] <= NEGLIGIBLE * row["loss"] for row in later)
 
 

@@ -1,10 +1,11 @@
 """Quadratic penalties on the parameters."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from clrun.strategy.gradients import dot
+from clrun.strategy.returned import Method, is_scalar, wrong
 
 
 class Gaussian(NamedTuple):
@@ -37,3 +38,13 @@ class Quadratic(NamedTuple):
     def gradient(self, away: Tensor) -> Tensor:
         """Return the gradient (P,) of the penalty at the distance away = theta - mean (P,)."""
         return self.strength * self.precision * away
+
+
+def check_quadratic(method: Method, returned: Any, size: int) -> None:
+    """Raise UsageError unless None, or a penalty on `size` parameters, was returned."""
+    if returned is None:
+        return
+    right = isinstance(returned, Quadratic) and is_scalar(returned.strength)
+    if not (right and all(isinstance(v, Tensor) and v.shape == (size,) for v in (returned.mean, returned.precision))):
+        must = f"Quadratic(strength, mean, precision): strength a tensor of shape (), the others ({size},) as theta"
+        raise wrong(method, returned, f"{must}; or None")

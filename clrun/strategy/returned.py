@@ -58,6 +58,29 @@ def check_theta_and_state(method: Method, returned: Any, theta: Tensor, state: A
         raise wrong(method, returned, f"{must}, {shown(state)}")
 
 
+def check_theta(method: Method, returned: Any, theta: Tensor) -> None:
+    """Raise UsageError unless a tensor with the shape (P,) of theta was returned."""
+    if not is_like(returned, theta):
+        raise wrong(method, returned, f"a tensor of the shape {tuple(theta.shape)} of theta")
+
+
+def check_renewed(method: Method, returned: Any, theta: Tensor) -> None:
+    """Raise UsageError unless None, or a mask and values with the shape (P,) of theta, were returned."""
+    if returned is None:
+        return
+    right = is_tuple_of(returned, 2) and all(is_like(value, theta) for value in returned)
+    if not (right and returned[0].dtype == torch.bool):
+        must = f"(mask, values), a tensor of True and False and one of numbers, both of the shape {tuple(theta.shape)}"
+        raise wrong(method, returned, f"{must} of theta; or None")
+
+
+def check_scores(method: Method, returned: Any, samples: int, outputs: int) -> None:
+    """Raise UsageError unless a number for each sample and each output was returned."""
+    if not (isinstance(returned, Tensor) and returned.shape == (samples, outputs)):
+        must = f"a tensor of shape ({samples}, {outputs}), a row for each sample and a column for each output"
+        raise wrong(method, returned, must)
+
+
 def check_columns(method: Method, returned: Any) -> None:
     """Raise UsageError unless numbers () by the name of a column were returned."""
     if not (holds_tensors(returned) and all(is_scalar(v) for v in returned.values())):

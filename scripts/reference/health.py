@@ -26,6 +26,7 @@ MEANINGS: dict[str, str] = {
     "modelled_samples": "samples that all autoencoders were trained with, since the start of the run, each counted as "
     "often as it came",
     "exemplar_share": "share of the training samples that are exemplars of earlier tasks",
+    "new_outputs": "number of outputs of the task that no earlier task had",
     "means": "number of outputs that have a mean of exemplars, after the task",
     "gamma": "what the weights of the new outputs were multiplied by, after the task",
     "alpha": "what the logits of the task's outputs are multiplied by, after the task",
@@ -77,7 +78,7 @@ _PENALTY = ("penalty", "penalty_over_loss")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "agem": ("projected_share", "replay_loss", "projections", *_MEMORY),
     "amn": ("memory_max", "push_rms", *_PENALTY, *_FISHER),
-    "bic": ("distillation", "exemplar_share", "alpha", "beta", "held_out", *_MEMORY),
+    "bic": ("distillation", "exemplar_share", "new_outputs", "alpha", "beta", "held_out", *_MEMORY),
     "cbp": ("replaced_units", "useless_share", "most_units_due"),
     "cumulative": ("others_share",),
     "der": ("replay_loss", *_MEMORY),
@@ -94,7 +95,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "generative_classifier": ("latent_nats", "modelled_outputs", "modelled_samples"),
     "gpm": ("memory_share", "fullest_memory", "emptiest_memory"),
     "hat": ("open_share", "used_share", "undecided_share"),
-    "icarl": ("distillation", "exemplar_share", "means", *_MEMORY),
+    "icarl": ("distillation", "exemplar_share", "new_outputs", "means", *_MEMORY),
     "imm": ("penalty", "merge_distance", "precision_sum"),
     "joint": ("others_share",),
     "l2_init": ("penalty", "penalty_over_loss", "distance_from_start"),
@@ -111,6 +112,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "si": (*_PENALTY, *_IMPORTANCE),
     "slda": ("summed_samples", "summed_outputs", "shrinkage_used"),
     "upgd": ("protection_mean", "protection_max"),
-    "wa": ("distillation", "exemplar_share", "gamma", *_MEMORY),
+    "wa": ("distillation", "exemplar_share", "new_outputs", "gamma", *_MEMORY),
     "xdg": ("open_units_share", "gate_overlap"),
 }

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from clrun.engine import hooks
 from clrun.runs import prepare
-from clrun.strategy import Strategy, gradient_of
+from clrun.strategy import Quadratic, Strategy, gradient_of
 from clrun.system.errors import UsageError
 from clrun.system.user_frames import place_of
 
@@ -95,6 +96,36 @@ class StateAtBeginning(Counting):
         return theta, (state,)
 
 
+class RestrictToNothing(Counting):
+    def restrict(self, delta, g, theta, state, hp, batch):
+        pass
+
+
+class RestrictToSum(Counting):
+    def restrict(self, delta, g, theta, state, hp, batch):
+        return delta.sum()
+
+
+class MaskAlone(Counting):
+    def renew(self, theta, state, hp, batch):
+        return theta > 0
+
+
+class MaskOfNumbers(Counting):
+    def renew(self, theta, state, hp, batch):
+        return theta, theta
+
+
+class PenaltyAsNumber(Counting):
+    def quadratic(self, state, hp):
+        return state.count
+
+
+class PenaltyOnOne(Counting):
+    def quadratic(self, state, hp):
+        return Quadratic(state.count, state.count, state.count)
+
+
 class HealthOfNumbers(Counting):
     def health(self, state, hp):
         return {"count": 3}
@@ -127,6 +158,17 @@ WRONG = [
         "let it return (theta, state): theta a tensor of shape",
     ),
     (StateAtBeginning, "begin_stage", "(tensor (974,), (State(count: tensor ())))", "State(count: tensor ())."),
+    (RestrictToNothing, "restrict", "None", "let it return a tensor of the shape (974,) of theta."),
+    (RestrictToSum, "restrict", "tensor ()", "let it return a tensor of the shape (974,) of theta."),
+    (MaskAlone, "renew", "tensor (974,)", "let it return (mask, values), a tensor of True and False and"),
+    (MaskOfNumbers, "renew", "(tensor (974,), tensor (974,))", "both of the shape (974,) of theta; or None."),
+    (PenaltyAsNumber, "quadratic", "tensor ()", "let it return Quadratic(strength, mean, precision): strength"),
+    (
+        PenaltyOnOne,
+        "quadratic",
+        "Quadratic(strength: tensor (), mean: tensor (), precision: tensor ())",
+        "strength a tensor of shape (), the others (974,) as theta; or None.",
+    ),
     (HealthOfNumbers, "health", "{count: int 3}", COLUMNS),
     (HealthOfVectors, "health", "{count: tensor (2,)}", COLUMNS),
 ]
@@ -150,6 +192,66 @@ def test_another_value_is_refused(stack_of, cls, method, returned, must, kind):
     line = getattr(cls, method).__code__.co_firstlineno
     assert said.startswith(f"{__file__}, line {line}, in {method}: {cls.__name__}.{method} returned {returned}; ")
     assert must in said
+
+
+class NothingAsLogits(Counting):
+    def logits(self, theta, state, hp, x, t):
+        pass
+
+
+class LogitsOfTwoOutputs(Counting):
+    def logits(self, theta, state, hp, x, t):
+        return super().logits(theta, state, hp, x, t)[:, :2]
+
+
+class AnswersAsScores(Counting):
+    def scores(self, theta, state, hp, x, t):
+        return super().scores(theta, state, hp, x, t).argmax(-1)
+
+
+class NothingDeployed(Counting):
+    def deploy(self, theta, state, hp):
+        return None
+
+
+class LayersDeployed(Counting):
+    def deploy(self, theta, state, hp):
+        return self.net.layout.view(theta)
+
+
+ROW_AND_COLUMN = "a row for each sample and a column for each output."
+WRONG_ANSWERS = [
+    (NothingAsLogits, "logits", "None", ROW_AND_COLUMN),
+    (LogitsOfTwoOutputs, "logits", "tensor (", ROW_AND_COLUMN),
+    (AnswersAsScores, "scores", "tensor (", ROW_AND_COLUMN),
+    (NothingDeployed, "deploy", "None", "let it return a tensor of the shape (974,) of theta."),
+    (LayersDeployed, "deploy", "{", "let it return a tensor of the shape (974,) of theta."),
+]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["alone", "stacked"])
+@pytest.mark.parametrize(
+    ("cls", "method", "returned", "must"), WRONG_ANSWERS, ids=[case[0].__name__ for case in WRONG_ANSWERS]
+)
+def test_other_answers_are_refused_before_training(stack_of, cls, method, returned, must, seeds):
+    stack = stack_of("strategy=finetune", "tasks=2", seeds=seeds, strategy=cls)
+    with pytest.raises(UsageError) as caught:
+        stack.evaluate_untrained(stack.initialize())
+    line = getattr(cls, method).__code__.co_firstlineno
+    place = f"{__file__}, line {line}, in {method}: {cls.__name__}.{method}"
+    assert str(caught.value).startswith(f"{place} returned {returned}") and must in str(caught.value)
+
+
+def test_another_state_to_go_on_with_is_refused(stack_of):
+    class StateInTuple(Counting):
+        def adopt(self, theta, state, hp, added, learnt, tables):
+            return theta, state
+
+    stack = stack_of("strategy=finetune", "tasks=2", strategy=StateInTuple)
+    run = stack.initialize()
+    nothing_new = torch.zeros_like(run.theta, dtype=torch.bool)
+    with pytest.raises(UsageError, match=r"in adopt: StateInTuple.adopt returned \(tensor \(974,\), State\(count"):
+        hooks.adopted(stack.strategy, run, stack.hp, nothing_new, torch.tensor(1), stack.tables)
 
 
 def test_what_is_right_is_trained(stack_of):

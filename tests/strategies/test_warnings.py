@@ -193,7 +193,7 @@ BREAKS = {
     "bic": [
         ("offer_task", lambda self, memory, pool, theta: memory, "the memory stayed empty, so BiC had no exemplars"),
         ("solved", lambda self, theta, state, pool: state, "no bias was ever corrected"),
-        ("loss", own_teacher, "so BiC learnt nothing from a teacher"),
+        ("loss", own_teacher, "so BiC learnt nothing from its teacher"),
     ],
     "cumulative": [("visible", own_task, ALONE)],
     "der": [
@@ -254,7 +254,7 @@ BREAKS = {
     "icarl": [
         ("offer_task", lambda self, memory, pool, theta: memory, "no class had a mean of exemplars"),
         ("trained_rows", own_samples, "no exemplar was ever trained on"),
-        ("loss", own_teacher, "so ICaRL learnt nothing from a teacher"),
+        ("loss", own_teacher, "so ICaRL learnt nothing from its teacher"),
     ],
     "imm": [("after_phase", last_task_alone, "never differed from the last task's")],
     "joint": [("visible", own_task, ALONE)],
@@ -289,7 +289,7 @@ BREAKS = {
         ("offer_task", lambda self, memory, pool, theta: memory, "the memory stayed empty, so WA had no exemplars"),
         ("trained_rows", own_samples, "no exemplar was ever trained on"),
         ("aligned", lambda self, theta, past: (theta, torch.ones_like(theta[0])), "no weight was ever aligned"),
-        ("loss", own_teacher, "so WA learnt nothing from a teacher"),
+        ("loss", own_teacher, "so WA learnt nothing from its teacher"),
     ],
     "upgd": [
         ("next_utility", lambda self, theta, g, state, hp: 0 * state.utility, "no weight ever had a positive utility")
@@ -297,6 +297,13 @@ BREAKS = {
     "xdg": [("opened", lambda self, noise: torch.ones_like(noise) > 0, "all tasks have the same gates")],
 }
 CASES = [(strategy, *case) for strategy, cases in BREAKS.items() for case in cases]
+
+
+def warnings_in(prepared: Prepared) -> str:
+    """Train a run and return the warnings in its summary.csv, "" for none."""
+    train.train_run(prepared, quiet=True)
+    said = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["warnings"]
+    return "" if pd.isna(said) else said
 
 
 @pytest.fixture
@@ -307,9 +314,7 @@ def warnings_of(prepared_of):
         prepared = prepared_of(f"strategy={strategy}", *SHORT, *SHORT_OF.get(strategy, ()))
         cls = prepared.strategy
         prepared = replace(prepared, strategy=type(cls.__name__, (cls,), methods))
-        train.train_run(prepared, quiet=True)
-        said = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["warnings"]
-        return "" if pd.isna(said) else said, prepared
+        return warnings_in(prepared), prepared
 
     return trained
 
@@ -334,7 +339,7 @@ def test_one_that_is_broken_says_so(warnings_of, capsys, strategy, method, by, t
     assert any(text in line for line in lines)
 
 
-LEARNT_NOTHING = "learnt nothing from a teacher"
+NO_TEACHER = "never passed 1e-12 of the loss, so"
 
 
 @pytest.mark.parametrize(
@@ -353,10 +358,26 @@ def test_a_teacher_that_teaches_nothing_is_told_by_its_part_of_the_loss(cls, lat
     """(distillation, loss) of each task after the first; all else is as it should be."""
     works = {"gamma": 0.5, "alpha": 0.5, "beta": 0.1, "means": 2, "memory_fill": 1.0, "exemplar_share": 0.4}
     rows = [works | {"distillation": d, "loss": loss} for d, loss in [(0.0, 0.5), *later]]
-    health = [row | {"memory_classes": 2 * task} for task, row in enumerate(rows, start=1)]
-    assert [LEARNT_NOTHING in text for text in cls.warnings(health, {"memory_size": 200})] == [True] * said
-    no_new_classes = [row | {"memory_classes": 2} for row in health]  # in which a student is its teacher
-    assert not any(LEARNT_NOTHING in text for text in cls.warnings(no_new_classes, {"memory_size": 200}))
+    health = [row | {"task": k, "memory_classes": 2 * k, "new_outputs": 2} for k, row in enumerate(rows, start=1)]
+    assert [NO_TEACHER in text for text in cls.warnings(health, {"memory_size": 200})] == [True] * said
+    nothing_new = [row | {"new_outputs": 0} for row in health]  # in which a student is its teacher
+    assert not any(NO_TEACHER in text for text in cls.warnings(nothing_new, {"memory_size": 200}))
+
+
+@pytest.mark.parametrize(
+    ("stream", "told"),
+    [
+        (("tasks=2", "split.blurry=0.3"), "no class of task 2 was new, and "),
+        (("tasks=5", "split.blurry=0.3"), "no class of the tasks 2, 3, 4, 5 was new, and "),
+        (("tasks=2", "split.blurry=0.3", "split.disjoint=0.5"), None),  # half of the classes stay with their task
+        (("tasks=2",), None),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["icarl", "wa", "bic"])
+def test_tasks_without_a_new_class_are_named(prepared_of, strategy, stream, told):
+    """From them these methods learn nothing, and everything else that they report looks as ever."""
+    said = warnings_in(prepared_of(f"strategy={strategy}", "scenario=class", "iterations=6", "plots=false", *stream))
+    assert ("was new" in said) == (told is not None) and (told or "") in said
 
 
 CHOSE_NOTHING = "MIR chose nothing: this is er; type more candidates"
@@ -408,6 +429,5 @@ def test_what_takes_a_part_of_a_method_away_is_said_once(prepared_of, typed, tex
     length = () if {"stream=online", "epochs=1"} & {*typed} else ("iterations=6",)
     scenario = () if any(part.startswith("scenario=") for part in typed) else ("scenario=task",)
     prepared = prepared_of("tasks=2", "plots=false", *length, *scenario, *typed)
-    train.train_run(prepared, quiet=True)
-    said = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["warnings"]
-    assert ("" if pd.isna(said) else said).count(text) == given, said
+    said = warnings_in(prepared)
+    assert said.count(text) == given, said
