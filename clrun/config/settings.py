@@ -52,6 +52,10 @@ CHANGES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     # At threshold 0 norms are trained in every task. Once, a direction entered the memory where rounding made the norm
     # that is held negative.
     "GPM is finetuning at threshold 0": lambda values: values.get("strategy") == "gpm" and values.get("threshold") == 0,
+    # Of a class, no larger share is held out than of the memory, so that some samples are left to train on.
+    "bic holds out a share of what is there": lambda values: values.get("strategy") == "bic",
+    # The strength of a penalty is read in every step. A run alone kept that with which its precision came.
+    "strengths are those of the step": lambda values: "source" in values,
     # Rotated pictures that are not square keep their shapes; before, they were sheared.
     "rotations of oblong pictures": lambda values: (
         (values["split"] == "rotated" or values.get("split.circle") is not None) and values["dataset"] not in SQUARE

@@ -110,6 +110,8 @@ class EpochSampler:
 
     def sample(self, start: int, count: int) -> SampledSteps:
         """Return `count` steps from step `start` on; those past the last epoch have no samples."""
+        if self.steps == 0:  # another run of the stack has samples in this pass
+            return self.empty_steps(count)
         parts = []
         end = min(start + count, self.steps)
         for number in range(start // self.epoch_steps, ceil_div(end, self.epoch_steps)):

@@ -14,6 +14,7 @@ from clrun.engine.state import TrainState
 from clrun.strategy import Aux, Quadratic, Strategy, Tree
 from clrun.strategy.quadratic import check_quadratic
 from clrun.strategy.returned import (
+    check_answer,
     check_columns,
     check_gradient,
     check_initial_state,
@@ -61,6 +62,13 @@ def restricted(
     allowed = strategy.restrict(delta, g, theta, state, hp, batch)
     check_theta(strategy.restrict, allowed, theta)
     return allowed
+
+
+def renewal_due(strategy: Strategy, state: Tree, hp: Any) -> bool:
+    """Return what `renewal_due` returns. Raise UsageError where that is neither True nor False."""
+    due = strategy.renewal_due(state, hp)
+    check_answer(strategy.renewal_due, due)
+    return bool(due)
 
 
 def renewed(strategy: Strategy, theta: Tensor, state: Tree, hp: Any, batch: Batch) -> tuple[Tensor, Tensor] | None:

@@ -94,7 +94,7 @@ class InPlaceStepper:
             g = self.penalty.add_gradient(g, in_place=self.by_leaf)
             aux = aux | {QUADRATIC: self.penalty.value() if monitored else self.not_monitored}
         before = theta.clone() if self.restricts or self.watches_moves else theta
-        renewal_due = self.renews and bool(strategy.renewal_due(state, self.hp))
+        renewal_due = self.renews and hooks.renewal_due(strategy, state, self.hp)
         renewed = hooks.renewed(strategy, theta, state, self.hp, batch) if renewal_due else None
         norm = norm_of(g) if monitored or self.clip_norm is not None else self.not_monitored
         if self.clip_norm is not None:
@@ -155,6 +155,7 @@ class InPlacePenalty:
         self.away_pieces = split(self.away)
         self.quadratic: Quadratic | None = None
         self.precision: Pieces = []
+        self.has_precision = False  # whether any entry is not zero
         self.strength = 0.0  # 0 where the precision is zero, as in the first task
         self.zero = theta.new_zeros(())
 
@@ -162,12 +163,15 @@ class InPlacePenalty:
         """Exchange the penalty, None for none.
 
         Some strategies' states change at every step, but their precision only at the end of a task: as looking through
-        it is a pass over theta, that is done only for a tensor that is not the one before.
+        it is a pass over theta, that is done only for a tensor that is not the one before. The strength is read anew.
         """
         previous, self.quadratic = self.quadratic, quadratic
-        if quadratic is not None and (previous is None or not same_tensor(quadratic.precision, previous.precision)):
-            self.strength = float(quadratic.strength) if quadratic.precision.any() else 0.0
+        if quadratic is None:
+            return
+        if previous is None or not same_tensor(quadratic.precision, previous.precision):
+            self.has_precision = bool(quadratic.precision.any())
             self.precision = self.split(quadratic.precision)
+        self.strength = float(quadratic.strength) if self.has_precision else 0.0
 
     def add_gradient(self, g: Pieces, in_place: bool) -> Pieces:
         """Return g with the gradient of the penalty added. in_place: whether the pieces of g may be written over."""

@@ -11,6 +11,7 @@ from clrun.data.batches import pad_rows
 from clrun.data.sampler import Budget, EpochSampler, OnlineSampler
 from clrun.data.seeding import DRAWS, generator
 from clrun.data.tasks import TaskStream
+from clrun.engine import host_hooks
 from clrun.strategy import Strategy, Tree
 
 
@@ -88,7 +89,9 @@ class SampleSchedule:
     def samplers(self, stage: int, phase: str, states: Sequence[Tree]) -> list[EpochSampler]:
         """Return the samplers [r] of all runs for one pass of a stage, which begins with these states [r]."""
         own = [self.rows(r, stage) for r in range(len(self.seeds))]
-        rows = [self.strategy.trained_rows(phase, state, mine) for state, mine in zip(states, own, strict=True)]
+        rows = [
+            host_hooks.trained_rows(self.strategy, phase, state, mine) for state, mine in zip(states, own, strict=True)
+        ]
         return [self.sampler(r, stage, phase, chosen) for r, chosen in enumerate(rows)]
 
     def shuffled_samples(self, stage: int, phase: str) -> tuple[Tensor, Tensor, Tensor]:

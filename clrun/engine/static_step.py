@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from clrun.data.batches import Batch, SampleIndex, StepContext
 from clrun.engine import hooks
@@ -244,16 +244,33 @@ class Pull:
         return strength * quadratic.precision, quadratic.mean
 
     def settle(self) -> None:
-        """Find out whether steps change the penalty: they do not if they change nothing of the state, or if mean and
-        precision are tensors of the state that they leave alone."""
-        quadratic: Quadratic = self.quadratic(self.current.state, self.hp)
-        kept = [v for v in tree_leaves(self.current.state) if not any(v is one for one in self.written)]
-        lasting = all(any(same_memory(v, one) for one in kept) for v in (quadratic.mean, quadratic.precision))
-        self.lasting = lasting or not self.written
+        """Find out whether steps change the penalty: they do if it depends on what they write over."""
+        self.lasting = not self.depends_on(self.written)
         if self.lasting:
+            quadratic: Quadratic = self.quadratic(self.current.state, self.hp)
+            kept = [v for v in tree_leaves(self.current.state) if not any(v is one for one in self.written)]
             # A mean that is a tensor of the state is read there.
             self.mean = next((v for v in kept if same_memory(v, quadratic.mean)), self.mean)
             self.begin()
+
+    def depends_on(self, written: Sequence[Tensor]) -> bool:
+        """Return whether strength, mean or precision is computed from some of these tensors of the state.
+
+        `torch.vmap` follows that: where these tensors alone have a batch axis, so has what is computed from them.
+        """
+        leaves, structure = tree_flatten(self.current.state)
+        places = [i for i, v in enumerate(leaves) if any(v is one for one in written)]
+        dependent: list[bool] = []
+
+        def follow(*changed: Tensor) -> Tensor:
+            now = [changed[places.index(i)] if i in places else v for i, v in enumerate(leaves)]
+            quadratic: Quadratic = self.quadratic(tree_unflatten(now, structure), self.hp)
+            dependent.extend(torch._C._functorch.is_batchedtensor(v) for v in quadratic)
+            return changed[0]
+
+        if places:
+            torch.vmap(follow)(*(leaves[i][None] for i in places))
+        return any(dependent)
 
     def begin(self) -> None:
         """Make what lasts for a pass."""

@@ -12,6 +12,7 @@ from clrun.config.settings import Settings
 from clrun.data.batches import Data, make_data
 from clrun.data.sampler import Budget
 from clrun.data.seeding import generator
+from clrun.engine import host_hooks
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.measures import Measures
 from clrun.engine.rates import RateSchedule
@@ -144,7 +145,7 @@ def strategy_leaves(prepared: Prepared, network: Network, tasks: int) -> dict[st
     """Return the leaves that the strategy adds to theta, drawn from a random generator for them alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(prepared.settings["seed"], "added").initial_seed())
-        return prepared.strategy.trainables(network, tasks, prepared.settings.knobs)
+        return host_hooks.trainables(prepared.strategy, network, tasks, prepared.settings.knobs)
 
 
 def drawn_numbers(strategy: Strategy, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -152,7 +153,7 @@ def drawn_numbers(strategy: Strategy, seed: int, dtype: torch.dtype) -> dict[str
     `dtype`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "drawn").initial_seed())
-        drawn = strategy.draws()
+        drawn = host_hooks.draws(strategy)
     return {name: v.to(dtype) if v.is_floating_point() else v for name, v in drawn.items()}
 
 

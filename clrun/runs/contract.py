@@ -190,8 +190,9 @@ class InterruptingTask(TerminalProgress):
         self.now, self.blocks = stage, 0
 
     def advance(self, steps: int) -> None:
-        """Raise Interruption at the second block of the task, before which a checkpoint was written."""
-        self.blocks += 1
+        """Raise Interruption at the second block of the task, before which a checkpoint was written. A pass that begins
+        says so with the steps that it has taken already, which are 0 where it is new."""
+        self.blocks += steps > 0
         if self.now >= self.task and self.blocks == 2:
             raise Interruption
 

@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 
 from clrun.data.augmentation import copies_of
 from clrun.data.batches import Data
+from clrun.engine import hooks
 from clrun.engine.blocks import BLOCK_STEPS
 from clrun.engine.evaluation import CHUNK_SAMPLES, LEAST
-from clrun.engine.hooks import initial_state
 from clrun.models import BatchNormMode, Layout, Net, Network, Weights, Window
 from clrun.optimizers import Optimizer
 from clrun.runs.build import AUTOCAST, choices, initialize, largest, largest_batch, optimizer_settings
@@ -131,7 +131,7 @@ def state_without_values(prepared: Prepared, net: Net, data: Data, theta: Tensor
     try:
         with torch.device("meta"):
             unbuilt = prepared.strategy(net, data, **choices(prepared.strategy, prepared.settings))
-            return initial_state(unbuilt, theta, unbuilt.draws())
+            return hooks.initial_state(unbuilt, theta, unbuilt.draws())
     except (NotImplementedError, RuntimeError):  # what PyTorch raises where a tensor without values is read
         return None
 

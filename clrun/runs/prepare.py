@@ -21,7 +21,7 @@ from clrun.data.sampler import EpochSampler
 from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import NO_TASKS, TaskStream, make_tasks
-from clrun.engine.hooks import initial_state
+from clrun.engine import hooks, host_hooks
 from clrun.engine.state import TrainState
 from clrun.loggers.logs import names_of
 from clrun.loggers.sink import refuse_missing
@@ -88,7 +88,7 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
     refuse_by_method(without_network(strategy, stream, images, settings), len(stream.train), settings)
     network = initialize(settings, images.x.shape[1:], len(stream.names))
     refuse_batch_of_one(strategy, stream, network, images, settings)
-    incompatibility = strategy.incompatibility(network, settings["optimizer.name"], settings.knobs)
+    incompatibility = host_hooks.incompatibility(strategy, network, settings["optimizer.name"], settings.knobs)
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
     refuse_average(network, settings)
@@ -245,6 +245,7 @@ def typed_for(settings: Settings, key: str, value: str) -> tuple[str, str]:
 def refuse_by_method(method: Strategy, tasks: int, settings: Settings) -> None:
     """Raise UsageError for what the method cannot do with so many tasks, or what has no effect on it. It has no network
     and no images: what it says follows from its fixed choices and the number of tasks."""
+    host_hooks.refuse_wrong_plan(method, tasks)
     refuse_lists_of_one_stage(method, tasks, settings)
     refuse_untold(method, settings)
     if not any(method.takes_steps(stage) for stage in range(tasks)):
@@ -342,16 +343,16 @@ def refuse_unfit(
     refuse_other_network(origin, network, settings)
     tasks = len(stream.train)
     with torch.random.fork_rng(devices=[]):
-        leaves = network.parameters() | strategy.trainables(network, tasks, settings.knobs)
+        leaves = network.parameters() | host_hooks.trainables(strategy, network, tasks, settings.knobs)
         layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
         data = data_without_images(tasks, len(stream.names), images.x.shape[1:])
         if settings["scenario"] != "domain":
             data = replace(data, class_count=stream.class_count)
         unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
-        drawn = unbuilt.draws()
+        drawn = host_hooks.draws(unbuilt)
     refuse_missing_tasks(origin, unbuilt, stream, images)
     theta = layout.flat(leaves)
-    fresh = TrainState(theta, (), network.statistics(), initial_state(unbuilt, theta, drawn))
+    fresh = TrainState(theta, (), network.statistics(), hooks.initial_state(unbuilt, theta, drawn))
     grown(fresh, unbuilt, drawn, images, origin)
 
 
@@ -372,11 +373,11 @@ def parameter_bytes(strategy: type[Strategy], images: Samples, stream: TaskStrea
     try:
         with torch.device("meta"):
             network = uninitialized_network(settings, images.x.shape[1:], outputs)
-            leaves = network.parameters() | strategy.trainables(network, tasks, settings.knobs)
+            leaves = network.parameters() | host_hooks.trainables(strategy, network, tasks, settings.knobs)
             data = data_without_images(tasks, outputs, images.x.shape[1:])
             layout = Layout({name: tuple(v.shape) for name, v in leaves.items()})
             unbuilt = strategy(Net(network, layout), data, **choices(strategy, settings))
-            state = initial_state(unbuilt, torch.empty(layout.size), unbuilt.draws())
+            state = hooks.initial_state(unbuilt, torch.empty(layout.size), host_hooks.draws(unbuilt))
     except (NotImplementedError, RuntimeError):
         return 0
     return 4 * 4 * layout.size + 4 * sum(v.numel() * v.element_size() for v in tree_leaves(state))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from clrun.config.settings import Settings
+from clrun.engine import host_hooks
 from clrun.engine.stack import Stack
 from clrun.engine.state import Divergence, StageReport, TrainState
 from clrun.results import metrics, run_files
@@ -273,8 +274,8 @@ def finish(outcome: Outcome, prepared: Prepared, runs: int, state_bytes: int, sp
     settings = prepared.settings
     if outcome.status != RunStatus.DIVERGED:
         outcome.status = RunStatus.DONE
-        of_method = prepared.strategy.warnings(outcome.health, settings.knobs)
-        outcome.warnings += not_said(of_method, outcome.warnings) or classes_not_held(outcome.health, prepared)
+        of_method = host_hooks.warnings(prepared.strategy, outcome.health, settings.knobs)
+        outcome.warnings += not_said(of_method, outcome.warnings) + classes_not_held(outcome.health, prepared)
         outcome.warnings += average_without_effect(outcome.health)
     costs = {**outcome.costs, **{name: outcome.costs[name] + value for name, value in spent.items()}}
     samples = costs.pop("samples")
@@ -299,9 +300,9 @@ def not_said(sentences: Sequence[str], before: Sequence[str]) -> list[str]:
 
 def classes_not_held(health: HealthRows, prepared: Prepared) -> list[str]:
     """Return the warning that the memory of past samples has none of some classes at the end of a run, a class counting
-    once in every task that has it."""
+    once in every task that has it. Of an empty memory the method itself says so."""
     of_tasks, knobs = classes_offered(prepared), prepared.settings.knobs
-    if len(of_tasks) < 2 or "memory_classes" not in health[-1]:
+    if len(of_tasks) < 2 or health[-1].get("memory_classes", 0) == 0:
         return []
     came = sum(map(len, of_tasks))
     missing = came - round(health[-1]["memory_classes"])
@@ -335,7 +336,7 @@ def state_bytes(stack: Stack, current: TrainState, r: int, prepared: Prepared) -
     """Return the bytes that run r of a stack must keep beside its network: the strategy's tensors without empty slots,
     and the images that it trains on again: those in its memory, and those of tasks other than the stage's own."""
     state = current.state if stack.alone else tree_map(lambda v: v[r], current.state)
-    stored, unused = stack.strategy.stored_samples(state), stack.strategy.unused_bytes(state)
+    stored, unused = host_hooks.stored_samples(stack.strategy, state), host_hooks.unused_bytes(stack.strategy, state)
     return stack.state_bytes(current) - unused + (stored + revisited(prepared, stack)) * prepared.images.x[0].nbytes
 
 

@@ -11,8 +11,10 @@ divergence; the two differ by a constant, so they have the same gradient. Once f
 training and in answering.
 
 V is a share of the memory, with the same number of samples of each class, which are drawn before their task is trained
-on and never trained on. Stage 2 is a convex problem in two unknowns. It is solved by Newton's method, where the paper
-takes steps of SGD; a ridge of 1e-3 ((alpha - 1)^2 + beta^2) / 2 keeps both finite where V has no errors.
+on and never trained on. Of a class, no more than that share is held out, so that a memory which is large beside the
+task leaves it samples to train on; that is our addition. Stage 2 is a convex problem in two unknowns. It is solved by
+Newton's method, where the paper takes steps of SGD; a ridge of 1e-3 ((alpha - 1)^2 + beta^2) / 2 keeps both finite
+where V has no errors.
 """
 
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ from clrun.strategy import (
     losses,
     named,
     one_hot,
+    ranks,
 )
 
 RIDGE = 1e-3
@@ -108,7 +111,7 @@ class BiC(Exemplars):
         """Return (1 - w) CE + w KL."""
         z = self.logits(theta, state, hp, batch.x, batch.t)
         old, new = state.past.old, state.past.new
-        w = (old.sum() / (old | new).sum().clamp(min=1)).to(z)
+        w = old.sum().to(z) / (old | new).sum().clamp(min=1)
         teacher = self.corrected(self.teacher_logits(state.past, batch.x), state)
         kl = batch.mean(distillation(teacher, z, old, hp.temperature))
         signals = {"distillation": kl, "exemplar_share": self.exemplar_share(batch)}
@@ -125,13 +128,24 @@ class BiC(Exemplars):
         of one that ends."""
         if phase == "meet":
             past = self.met(state.past, pool)
-            validation = self.holding_out.offer_task(state.validation, pool, theta)
+            validation = self.holding_out.offer_task(state.validation, self.offered(state.validation, pool), theta)
             assert isinstance(validation, RankedMemory)  # as it was before
             task = torch.where(past.new & (state.task == self.data.tasks), pool.stage, state.task)
             return theta, state._replace(past=past, validation=validation, task=task)
         trained = pool._replace(weight=pool.weight * ~self.held_out_of(pool, state))
         state = self.solved(theta, state, pool)
         return theta, state._replace(past=self.passed(state.past, theta, trained))
+
+    def offered(self, memory: RankedMemory, pool: Pool) -> Pool:
+        """Return a pool with the samples that may be held out: of each class their share, drawn uniformly. At least one
+        is held out of a class that has two, and none of a class of one, which would have nothing to train on."""
+        own = torch.where(pool.weight > 0, self.data.class_ids(pool.rows), -1)
+        ordered = own.sort().values
+        number = torch.searchsorted(ordered, own, right=True) - torch.searchsorted(ordered, own)  # of the same class
+        limit = (self.validation_share * number).round().clamp(min=1).minimum(number - 1)
+        by_key = self.holding_out.keys(memory, pool, pool.weight).argsort(stable=True)
+        rank = torch.zeros_like(by_key).scatter(0, by_key, ranks(own.index_select(0, by_key)))
+        return pool._replace(weight=pool.weight * (rank < limit))
 
     def held_out_of(self, pool: Pool, state: State) -> Tensor:
         """Return which samples of a pool (n,) bool are in the memory for validation."""

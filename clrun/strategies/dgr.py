@@ -37,6 +37,9 @@ from clrun.strategy import (
     values_of,
 )
 
+# Losses of a generator that differ by less than this share are those of one that no step has changed, but for rounding.
+STILL = 1e-6
+
 
 @dataclass(frozen=True)
 class DGR(Strategy):
@@ -112,6 +115,9 @@ class DGR(Strategy):
         found = []
         if health and all(row["generator_loss"] <= NEGLIGIBLE * row["loss"] for row in health):
             found.append("the generator never had a loss above 1e-12 of the whole, so it was never trained")
+        losses = [row["generator_loss"] for row in health]
+        if len(losses) > 1 and min(losses) > 0 and max(losses) <= (1 + STILL) * min(losses):
+            found.append("the loss of the generator was the same in all tasks, so it was never trained")
         if len(health) > 1 and all(row["replay_loss"] <= NEGLIGIBLE * row["loss"] for row in health[1:]):
             found.append("what was generated never had a loss above 1e-12 of the whole: this is finetuning")
         return found

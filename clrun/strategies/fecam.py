@@ -7,9 +7,14 @@
 
 covariance=shared has the covariance within classes in place of Sigma_c. The paper raises features that are not negative
 to a power; the sign is our extension to others. The authors answer the first task by plain distances; here all tasks
-are answered alike. gamma1 >= gamma2 keeps the matrices positive definite. The authors' code shrinks every Sigma_c twice
-and divides by n - 1; here it is shrunk once, and divided by n. Their shared covariance is that of all features of a
-task around one mean, averaged over the tasks by their numbers of classes; ours is within classes, over all samples.
+are answered alike. The authors' code shrinks every Sigma_c twice and divides by n - 1; here it is shrunk once, and
+divided by n. Their V2 is the mean of the entries that are not 0. Their shared covariance is that of all features of a
+task around one mean, averaged over the tasks by their numbers of classes, and is not scaled to a diagonal of 1; ours is
+within classes, over all samples, and is scaled.
+
+gamma1 > gamma2 keeps the matrices positive definite. With gamma1 = gamma2 they have no inverse where the features of a
+class have a constant sum, as shares do, or are all equal. The authors then take the pseudo-inverse; here 1e-6 is added
+to the diagonal, and a smaller gamma2 is the better choice.
 
 rule=qda is quadratic discriminant analysis, with the pooled covariance Sigma of all classes and mu_c the mean of g:
 
@@ -28,8 +33,11 @@ from torch import Tensor
 
 from clrun.strategy import ROUNDING, ClassSums, ClosedForm, Knobs, Network
 
-# The part of its mean variance that is added to a matrix which rounding has made indefinite.
+# The part of its mean variance that is added to a matrix which has no inverse but for rounding.
 JITTER = 1e-6
+
+# A pivot of a Cholesky factor below this part of the diagonal is what rounding leaves of 0.
+LEAST_PIVOT = 1e-12
 
 
 class QuadraticHead(NamedTuple):
@@ -157,10 +165,12 @@ class FeCAM(ClosedForm):
 
 
 def definite_factor(matrices: Tensor) -> Tensor:
-    """Return the Cholesky factors (K, d, d) of matrices, of which those that rounding has made indefinite get a little
-    more on their diagonal."""
-    _, failed = torch.linalg.cholesky_ex(matrices)
-    added = torch.where(failed > 0, JITTER, 0.0) * matrices.diagonal(dim1=1, dim2=2).mean(-1)
+    """Return the Cholesky factors (K, d, d) of matrices, of which those that are singular or, by rounding, indefinite
+    get a little more on their diagonal."""
+    factor, failed = torch.linalg.cholesky_ex(matrices)
+    diagonal = matrices.diagonal(dim1=1, dim2=2)
+    singular = (factor.diagonal(dim1=1, dim2=2).square() < LEAST_PIVOT * diagonal).any(-1) | (failed > 0)
+    added = torch.where(singular, JITTER, 0.0) * diagonal.mean(-1)
     return torch.linalg.cholesky_ex(matrices + torch.diag_embed(added[:, None].expand(-1, matrices.shape[-1])))[0]
 
 

@@ -59,7 +59,7 @@ class WA(Exemplars):
         """Return (1 - w) CE + w KL."""
         z = self.logits(theta, state, hp, batch.x, batch.t)
         old, new = state.past.old, state.past.new
-        w = (old.sum() / (old | new).sum().clamp(min=1)).to(z)
+        w = old.sum().to(z) / (old | new).sum().clamp(min=1)
         kl = batch.mean(distillation(self.teacher_logits(state.past, batch.x), z, old, hp.temperature))
         signals = {"distillation": kl, "exemplar_share": self.exemplar_share(batch)}
         return (1 - w) * cross_entropy(z, batch) + w * kl, signals

@@ -15,7 +15,7 @@ from clrun.strategy.multitask import MultiTask
 from clrun.strategy.per_sample import PerSampleMeasure, network_mask, sum_over_samples
 from clrun.strategy.quadratic import Gaussian, Quadratic
 from clrun.strategy.quadratic_program import bounded_minimum
-from clrun.strategy.ranked import AnyMemory, RankedMemory
+from clrun.strategy.ranked import AnyMemory, RankedMemory, ranks
 from clrun.strategy.regularization import QuadraticPenalty
 from clrun.strategy.replay import Replay, buffer_stats
 from clrun.strategy.reservoir import Memory, named, write_slots
@@ -84,6 +84,7 @@ __all__ = [
     "network_mask",
     "normal",
     "one_hot",
+    "ranks",
     "smoothed",
     "solved",
     "sum_over_samples",

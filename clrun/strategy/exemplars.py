@@ -91,12 +91,12 @@ class Exemplars(Replay):
         found = cls.memory_warnings(health, knobs)
         if without_new := [str(int(row["task"])) for row in health[1:] if row["new_outputs"] == 0]:
             tasks = f"task {without_new[0]}" if len(without_new) == 1 else f"the tasks {', '.join(without_new)}"
-            nothing = (
-                f"{cls.__name__} learns nothing from them, as the network before them is the target of all outputs"
-            )
+            nothing = "no weight learns anything then, as the network before the task is the target of all outputs"
             found.append(f"no class of {tasks} was new, and {nothing}; where classes come back, type strategy=er")
         if taught_nothing(health):
-            found.append(f"the distillation never passed 1e-12 of the loss, so {cls.__name__} learnt nothing from its teacher")
+            found.append(
+                f"the distillation never passed 1e-12 of the loss, so {cls.__name__} learnt nothing from its teacher"
+            )
         return found
 
     @classmethod

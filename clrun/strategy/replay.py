@@ -256,7 +256,8 @@ class Replay(Strategy):
     def herded(self, pool: Pool, theta: Tensor) -> Tensor:
         """Return the key (n,) of each sample of a task by herding, with the features at theta (P,).
 
-        Of a class, as many are chosen by herding as there is room for where all classes have an equal share.
+        Of a class, as many are chosen by herding as there is room for where tasks have equally many classes. Where the
+        first tasks have fewer, there is more room for a while, and the nearest to the mean take what is left of it.
         """
         batches = list(self.data.chunks(pool, self.data.share(CHUNK)))
         features = torch.cat([self.net.features(theta, batch.x) for batch in batches])

@@ -5,7 +5,7 @@ shapes are looked at, never the numbers of a tensor. So the checks cost no kerne
 while a step is compiled or recorded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,16 @@ Method = Callable[..., Any]  # a method of a strategy, bound to it; or a functio
 LOSS = "(loss, aux): loss a tensor of shape (), and aux a dictionary of tensors by name, {} for none"
 STATE = "a state that holds tensors and nothing else, such as a NamedTuple of them, or () for none"
 COLUMNS = "a dictionary of tensors of shape () by column, {} for none"
+TENSORS = "a dictionary of tensors by name, {} for none"
+
+# The columns of health.csv, and the signals of steps, that clrun itself fills; a method that named its own so would
+# write over them.
+RESERVED = frozenset(
+    {
+        *("task", "steps", "steps_not_finite", "loss", "gradient_norm", "average_distance"),
+        *("quadratic", "present", "online_correct", "online_samples", "online_answers"),
+    }
+)
 
 
 # ---------------------------------------------------------------- a rule for each kind of method
@@ -29,6 +39,7 @@ def check_loss(method: Method, returned: Any) -> None:
     """Raise UsageError unless a loss () and aux were returned."""
     if not (is_tuple_of(returned, 2) and is_scalar(returned[0]) and holds_tensors(returned[1])):
         raise wrong(method, returned, LOSS)
+    check_names(method, returned[1])
 
 
 def check_gradient(method: Method, returned: Any, theta: Tensor) -> None:
@@ -37,6 +48,7 @@ def check_gradient(method: Method, returned: Any, theta: Tensor) -> None:
     if not (right and holds_tensors(returned[2])):
         g = f"g a tensor of the shape {tuple(theta.shape)} of theta"
         raise wrong(method, returned, LOSS.replace("(loss, aux): ", f"(g, loss, aux): {g}, "))
+    check_names(method, returned[2])
 
 
 def check_initial_state(method: Method, returned: Any) -> None:
@@ -60,8 +72,8 @@ def check_theta_and_state(method: Method, returned: Any, theta: Tensor, state: A
 
 def check_theta(method: Method, returned: Any, theta: Tensor) -> None:
     """Raise UsageError unless a tensor with the shape (P,) of theta was returned."""
-    if not is_like(returned, theta):
-        raise wrong(method, returned, f"a tensor of the shape {tuple(theta.shape)} of theta")
+    if not (is_like(returned, theta) and returned.is_floating_point()):
+        raise wrong(method, returned, f"a tensor of numbers of the shape {tuple(theta.shape)} of theta")
 
 
 def check_renewed(method: Method, returned: Any, theta: Tensor) -> None:
@@ -69,7 +81,7 @@ def check_renewed(method: Method, returned: Any, theta: Tensor) -> None:
     if returned is None:
         return
     right = is_tuple_of(returned, 2) and all(is_like(value, theta) for value in returned)
-    if not (right and returned[0].dtype == torch.bool):
+    if not (right and returned[0].dtype == torch.bool and returned[1].is_floating_point()):
         must = f"(mask, values), a tensor of True and False and one of numbers, both of the shape {tuple(theta.shape)}"
         raise wrong(method, returned, f"{must} of theta; or None")
 
@@ -85,6 +97,60 @@ def check_columns(method: Method, returned: Any) -> None:
     """Raise UsageError unless numbers () by the name of a column were returned."""
     if not (holds_tensors(returned) and all(is_scalar(v) for v in returned.values())):
         raise wrong(method, returned, COLUMNS)
+    check_names(method, returned)
+
+
+def check_names(method: Method, columns: Mapping[str, Any]) -> None:
+    """Raise UsageError for a column that clrun fills itself."""
+    if not RESERVED.isdisjoint(columns):
+        taken = next(name for name in columns if name in RESERVED)
+        raise wrong(method, columns, f"another name for {taken}, which is clrun's own")
+
+
+# ---------------------------------------------------------------- a rule for each kind of method on the host
+
+
+def check_tensors(method: Method, returned: Any) -> None:
+    """Raise UsageError unless tensors by name were returned."""
+    if not holds_tensors(returned):
+        raise wrong(method, returned, TENSORS)
+
+
+def check_tasks(method: Method, returned: Any) -> None:
+    """Raise UsageError unless the numbers of tasks were returned."""
+    if not (isinstance(returned, Sequence) and all(isinstance(task, int) for task in returned)):
+        raise wrong(method, returned, "the numbers of tasks, from 0, such as (stage,), () for none")
+
+
+def check_rows(method: Method, returned: Any) -> None:
+    """Raise UsageError unless rows (n,) of samples were returned."""
+    is_rows = lambda v: isinstance(v, Tensor) and v.dim() == 1 and v.dtype == torch.int64  # noqa: E731
+    if not (isinstance(returned, Sequence) and all(map(is_rows, returned))):
+        raise wrong(method, returned, "a list of tensors (n,) of row numbers, as `own` is")
+
+
+def check_answer(method: Method, returned: Any) -> None:
+    """Raise UsageError unless True or False was returned, in a tensor () or not."""
+    if not (isinstance(returned, bool) or (is_scalar(returned) and returned.dtype == torch.bool)):
+        raise wrong(method, returned, "True or False")
+
+
+def check_count(method: Method, returned: Any) -> None:
+    """Raise UsageError unless a whole number was returned."""
+    if not isinstance(returned, int):
+        raise wrong(method, returned, "a whole number, such as int(memory.held)")
+
+
+def check_sentence(method: Method, returned: Any) -> None:
+    """Raise UsageError unless a sentence was returned, or None."""
+    if not (returned is None or isinstance(returned, str)):
+        raise wrong(method, returned, "a sentence, or None for no objection")
+
+
+def check_sentences(method: Method, returned: Any) -> None:
+    """Raise UsageError unless a list of sentences was returned."""
+    if not (isinstance(returned, list | tuple) and all(isinstance(text, str) for text in returned)):
+        raise wrong(method, returned, "a list of sentences, [] for none")
 
 
 # ---------------------------------------------------------------- what a value is

@@ -319,9 +319,22 @@ def test_each_broken_promise_is_found(stack_of, name, cls, said):
     assert found(stack_of, name, Broken) is None
 
 
+class RemembersSteps(Remembers):
+    """It counts the steps of a pass outside of its state, so that a run that is killed within the pass loses them."""
+
+    def after_step(self, state, hp, batch, aux):
+        self.learnt.append(1)
+        return state
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        self.learnt.clear()
+        return theta, state
+
+
 @pytest.mark.parametrize("tasks", [1, 2])
 @pytest.mark.parametrize(
-    ("iterations", "cls", "kept"), [(20, Remembers, False), (5, Remembers, False), (20, Broken, True)]
+    ("iterations", "cls", "kept"),
+    [(20, Remembers, False), (5, Remembers, False), (20, Broken, True), (5, RemembersSteps, True)],
 )
 def test_a_run_is_killed_in_its_first_and_second_task(settings_of, tmp_path, tasks, iterations, cls, kept):
     """With several points in a task from which it can go on, and with none but its end."""
@@ -332,6 +345,15 @@ def test_a_run_is_killed_in_its_first_and_second_task(settings_of, tmp_path, tas
     )
     said = contract.resumed(whole, killed)
     assert (said is None) == (kept or tasks == 1), said
+
+
+def test_a_run_that_is_killed_goes_on_from_within_the_pass(settings_of, tmp_path):
+    typed = ("strategy=finetune", "iterations=20", "tasks=5", "first_tasks=2", "checkpoint_every=1e-9")
+    whole, killed = (
+        replace(prepare.prepare(settings_of(*typed, f"outputs={tmp_path / name}")), strategy=RemembersSteps)
+        for name in ("whole", "killed")
+    )
+    assert "is not that of the run that was not killed" in (contract.resumed(whole, killed) or "")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from clrun.engine.static_step import StaticStep
 from clrun.strategies.agem import AGEM
 from clrun.strategies.ewc import EWC
 from clrun.strategies.finetune import Finetune
+from clrun.strategy import Quadratic
 
 emulation = pytest.importorskip("benchmark.emulation", reason="an installed package has no scripts/")
 graph_model = pytest.importorskip("benchmark.graph_model", reason="an installed package has no scripts/")
@@ -276,6 +277,31 @@ class Swaps(WithState):
     def after_step(self, state, hp, batch, aux):
         self.held[0] = self.held[0] + 1
         return super().after_step(state, hp, batch, aux)
+
+
+class Hardens(Finetune):
+    """A penalty whose strength grows from step to step, while mean and precision stay."""
+
+    def init(self, theta):
+        return {"count": theta.new_zeros(()), "mean": theta.clone(), "precision": torch.ones_like(theta)}
+
+    def quadratic(self, state, hp):
+        return Quadratic(0.1 * state["count"], state["mean"], state["precision"])
+
+    def after_step(self, state, hp, batch, aux):
+        return state | {"count": state["count"] + 1}
+
+
+@pytest.mark.parametrize("seeds", [(0,), SEEDS], ids=["alone", "stacked"])
+def test_a_strength_may_change_in_every_step(stack_of, seeds):
+    """Recorded, alone and in a stack, it is that of the present state."""
+    compare(stack_of, "strategy=finetune", "iterations=12", seeds=seeds, strategy=Hardens)
+    typed = "strategy=finetune", "iterations=12"
+    alone, _ = learn(stack_of(*typed, strategy=Hardens))
+    stacked, _ = learn(stack_of(*typed, seeds=SEEDS, strategy=Hardens))
+    plain, _ = learn(stack_of(*typed))
+    assert (alone.theta - stacked.theta[0]).abs().max() < 1e-9
+    assert (alone.theta - plain.theta).abs().max() > 1e-3
 
 
 def test_what_keeps_the_rules_is_replayed(stack_of):

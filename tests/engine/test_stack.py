@@ -289,6 +289,23 @@ def test_health_is_a_mean_over_steps(stack_of):
     assert report.health[0]["steps"] == 40
 
 
+class TrainsOnSome(Finetune):
+    """Plain training that skips the tasks whose first sample has an odd number: those of some seeds alone."""
+
+    def trained_rows(self, phase, state, own):
+        return [rows[: 0 if int(rows[0]) % 2 else len(rows)] for rows in own]
+
+
+def test_a_run_without_samples_in_a_pass_waits_for_the_others(stack_of):
+    seeds = (0, 1, 2, 3)
+    run, reports = live(stack_of("strategy=finetune", "epochs=2", seeds=seeds, strategy=TrainsOnSome))
+    taken = [[of_run["steps"] for of_run in report.health] for report in reports]
+    assert any(0 in row and any(row) for row in taken), "no pass in which one run waits for another"
+    for r, seed in enumerate(seeds):
+        alone, _ = live(stack_of("strategy=finetune", "epochs=2", seeds=(seed,), strategy=TrainsOnSome))
+        assert (run.theta[r] - alone.theta).abs().max() < 1e-9
+
+
 def test_batch_norm_statistics_move_in_training_alone(stack_of):
     small = ("model=resnet18", "model.width=2", "model.norm=batch", "split.classes=[[0,1],[2,3]]", "iterations=2")
     stack = stack_of("strategy=ewc", "fisher_samples=8", *small)

@@ -26,6 +26,7 @@ from clrun.runs.checkpointer import Checkpointer
 from clrun.runs.prepared import Prepared
 from clrun.runs.recording import new_outcome
 from clrun.strategies.ewc import EWC
+from clrun.system.errors import UsageError
 
 SMALL = ("model.widths=[12,8]", "device=cpu", "iterations=20", "tasks=2", "plots=false")
 TABLES = (
@@ -293,7 +294,7 @@ def test_a_strategy_whose_state_has_changed_starts_again(prepared_of, capsys):
     prepared = prepared_of(*SMALL, "strategy=ewc")
     kill([prepared], 11)
     prepared = replace(prepared, strategy=OtherState)
-    with pytest.raises(RuntimeError):  # so spoilt it cannot train
+    with pytest.raises(UsageError, match=r"OtherState\.quadratic returned"):  # so spoilt it cannot train
         train.train_run(prepared, quiet=True, trainer=SHORT_BLOCKS)
     assert "has the strategy or the network been changed?" in capsys.readouterr().err
     assert (prepared.directory / f"{checkpoint.NAME}.bad").exists()

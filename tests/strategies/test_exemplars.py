@@ -203,6 +203,26 @@ def test_the_correction_is_the_minimum(case):
         assert found[0] < 0.6, "the logits say nothing about these labels"
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_bic_leaves_samples_to_train_on(stack_of, share):
+    """However large the memory is: of n samples of a class, a share of n is held out at most, but one of two, and none
+    where there is one alone."""
+    stack = stack_of("strategy=bic", "scenario=class", "memory_size=3000", f"validation_share={share}", "epochs=1")
+    pool = stack.pool(0, "meet", torch.float64)
+    classes = stack.strategy.data.class_ids(pool.rows)
+    first, second = ((classes == c).nonzero()[:, 0] for c in classes.unique())
+    for left, held_out in ((1, 0), (2, 1), (7, round(7 * share) or 1), (len(first), round(len(first) * share))):
+        weight = torch.zeros_like(pool.weight)
+        weight[first[:left]], weight[second] = 1, 1
+        _, state = stack.strategy.after_phase(
+            "meet", stack.initialize().theta, stack.initialize().state, stack.hp, pool._replace(weight=weight)
+        )
+        kept = rows_held(state.validation)
+        counts = Counter(class_of(stack.strategy.data, row) for row in kept)
+        assert len(kept) == len(set(kept)) and set(kept) <= set(pool.rows[weight > 0].tolist())
+        assert sorted(counts.values()) == sorted(n for n in (held_out, round(len(second) * share)) if n)
+
+
 def test_bic_answers_with_its_corrections(stack_of):
     """Those of a task stay when later ones come; in the first task there is nothing to correct."""
     stack = stack_of("strategy=bic", "scenario=class", "memory_size=60", "validation_share=0.3", "epochs=3", "lr=0.01")

@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from clrun.engine import hooks
+from clrun.engine.health import health_means
+from clrun.engine.stack import DISTANCE
+from clrun.engine.state import ANSWERS, COUNTED, NORM, QUADRATIC
 from clrun.runs import prepare
 from clrun.strategy import Quadratic, Strategy, gradient_of
+from clrun.strategy.returned import RESERVED
 from clrun.system.errors import UsageError
 from clrun.system.user_frames import place_of
 
@@ -126,6 +130,30 @@ class PenaltyOnOne(Counting):
         return Quadratic(state.count, state.count, state.count)
 
 
+class LossOfItsOwn(Counting):
+    def loss(self, theta, state, hp, batch):
+        fit, aux = super().loss(theta, state, hp, batch)
+        return fit, aux | {"loss": fit}
+
+
+class TaskOfItsOwn(Counting):
+    def health(self, state, hp):
+        return {"task": state.count}
+
+
+class TruthAsChange(Counting):
+    def restrict(self, delta, g, theta, state, hp, batch):
+        return delta > 0
+
+
+class NoAnswer(Counting):
+    def renewal_due(self, state, hp):
+        pass
+
+    def renew(self, theta, state, hp, batch):
+        return theta > 0, theta
+
+
 class HealthOfNumbers(Counting):
     def health(self, state, hp):
         return {"count": 3}
@@ -158,8 +186,11 @@ WRONG = [
         "let it return (theta, state): theta a tensor of shape",
     ),
     (StateAtBeginning, "begin_stage", "(tensor (974,), (State(count: tensor ())))", "State(count: tensor ())."),
-    (RestrictToNothing, "restrict", "None", "let it return a tensor of the shape (974,) of theta."),
-    (RestrictToSum, "restrict", "tensor ()", "let it return a tensor of the shape (974,) of theta."),
+    (LossOfItsOwn, "loss", "{loss: tensor ()}", "let it return another name for loss, which is clrun's own."),
+    (TaskOfItsOwn, "health", "{task: tensor ()}", "let it return another name for task, which is clrun's own."),
+    (TruthAsChange, "restrict", "tensor (974,)", "let it return a tensor of numbers of the shape (974,) of theta."),
+    (RestrictToNothing, "restrict", "None", "let it return a tensor of numbers of the shape (974,) of theta."),
+    (RestrictToSum, "restrict", "tensor ()", "let it return a tensor of numbers of the shape (974,) of theta."),
     (MaskAlone, "renew", "tensor (974,)", "let it return (mask, values), a tensor of True and False and"),
     (MaskOfNumbers, "renew", "(tensor (974,), tensor (974,))", "both of the shape (974,) of theta; or None."),
     (PenaltyAsNumber, "quadratic", "tensor ()", "let it return Quadratic(strength, mean, precision): strength"),
@@ -174,11 +205,16 @@ WRONG = [
 ]
 
 
+def learnt(stack):
+    run = stack.initialize()
+    for stage in range(2):
+        run, _ = stack.learn(run, stage)
+    return run
+
+
 def said_of(stack):
     with pytest.raises(UsageError) as caught:
-        run = stack.initialize()
-        for stage in range(2):
-            run, _ = stack.learn(run, stage)
+        learnt(stack)
     return str(caught.value)
 
 
@@ -224,8 +260,8 @@ WRONG_ANSWERS = [
     (NothingAsLogits, "logits", "None", ROW_AND_COLUMN),
     (LogitsOfTwoOutputs, "logits", "tensor (", ROW_AND_COLUMN),
     (AnswersAsScores, "scores", "tensor (", ROW_AND_COLUMN),
-    (NothingDeployed, "deploy", "None", "let it return a tensor of the shape (974,) of theta."),
-    (LayersDeployed, "deploy", "{", "let it return a tensor of the shape (974,) of theta."),
+    (NothingDeployed, "deploy", "None", "let it return a tensor of numbers of the shape (974,) of theta."),
+    (LayersDeployed, "deploy", "{", "let it return a tensor of numbers of the shape (974,) of theta."),
 ]
 
 
@@ -240,6 +276,16 @@ def test_other_answers_are_refused_before_training(stack_of, cls, method, return
     line = getattr(cls, method).__code__.co_firstlineno
     place = f"{__file__}, line {line}, in {method}: {cls.__name__}.{method}"
     assert str(caught.value).startswith(f"{place} returned {returned}") and must in str(caught.value)
+
+
+def test_what_is_asked_alone_is_checked_alone(stack_of):
+    with pytest.raises(UsageError, match=r"NoAnswer\.renewal_due returned None; let it return True or False\."):
+        learnt(stack_of("strategy=finetune", "tasks=2", strategy=NoAnswer))
+
+
+def test_the_reserved_names_are_those_that_the_engine_fills():
+    of_steps = health_means({"loss": torch.ones(1), NORM: torch.ones(1)}, torch.ones(1).double(), ())
+    assert {"task", NORM, QUADRATIC, ANSWERS, DISTANCE, *COUNTED, *of_steps} <= RESERVED
 
 
 def test_another_state_to_go_on_with_is_refused(stack_of):
