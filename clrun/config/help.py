@@ -44,7 +44,7 @@ WORDS = {
 FLAGS = {
     "-m, --multirun": "a sweep: every combination of the listed values",
     "--config-dir DIR": "a folder with strategies or data sets of your own",
-    "--check": "check the settings of all runs; train nothing",
+    "--check": "check the settings of all runs for refusals; train nothing",
     "--cfg job": "print what is composed, run nothing",
     "--cite strategy=si": "print BibTeX of clrun and of the papers of a strategy",
     "--version": "print the version (--hydra-help: flags of Hydra's)",

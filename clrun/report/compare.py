@@ -18,8 +18,8 @@ from clrun.system.text import format_value
 LISTED = 12  # labels in a message
 
 ONE_OF_MANY = (
-    "This is the interval of one comparison: of k comparisons, each needs a level of 1 - 0.05 / k (Bonferroni), as one "
-    "of 20 excludes 0 by chance."
+    "This interval is for a single comparison. Of 20 such intervals, about one excludes 0 by chance: if you make k "
+    "comparisons, use intervals of level 1 - 0.05 / k (Bonferroni)."
 )
 
 

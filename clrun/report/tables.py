@@ -10,7 +10,7 @@ from rich.console import Console
 
 from clrun.report.intervals import Statistic
 from clrun.report.rows import Row, heading
-from clrun.report.runs import KEPT, REFERENCES
+from clrun.report.runs import KEPT, MEASURES, REFERENCES
 from clrun.results import columns
 from clrun.results.outcome import RunStatus
 from clrun.terminal.console import print_line, warn, with_deviation
@@ -199,7 +199,8 @@ def section(rows: Sequence[Row], measure: str, references: dict[str, float], ord
     accuracy_table, cost_table = accuracies(rows, measure), costs(rows)
     labels = sum(name in rows[0].stream_keys for name in accuracy_table)
     tables = [accuracy_table, cost_table] if cost_table.shape[1] > labels else [accuracy_table]
-    sorted_by = "their settings" if order == "settings" else order
+    unmeasured = order in MEASURES and not any(row[order].n for row in rows)
+    sorted_by = f"their settings, as none has a {order}" if unmeasured else order.replace("settings", "their settings")
     lines = [*notes(rows, references), *([f"Rows are sorted by {sorted_by}."] if len(rows) > 1 else [])]
     return Section(heading(rows), labels, tables, lines, remarks(rows))
 

@@ -1,5 +1,6 @@
 """Pieces of Markdown."""
 
+import html
 import inspect
 import re
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,9 @@ def code(text: str) -> str:
 def plain(text: str) -> str:
     """Return a text whose asterisks, underscores and brackets are shown as they are. What is in backticks stays."""
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([*_\[\]])", r"\\\1", html.escape(part, False)) for part in parts
+    )
 
 
 def from_docstring(text: str) -> str:

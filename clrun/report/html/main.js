@@ -234,7 +234,7 @@ function show(number) {
   }
   settingsSection(stream);
   if (stream.rows.length > 1) {
-    STATE.redraw.push(comparisonSection(stream, addSection("comparison", "Two methods compared", "Computed on this page from the values by seed, as clrun-report --compare does: a paired t-interval. It is the interval of one comparison: of k comparisons, each needs a level of 1 - 0.05 / k.")));
+    STATE.redraw.push(comparisonSection(stream, addSection("comparison", "Two methods compared", "Computed on this page from the values by seed, as clrun-report --compare does: a paired t-interval. It is for a single comparison: if you make k comparisons, use intervals of level 1 - 0.05 / k.")));
   }
   runs = runsSection(stream);
   redraw();
