@@ -6,6 +6,8 @@ import torch
 from conftest import live
 from helpers import module_of
 
+from clrun.engine.plasticity import plasticity
+
 COLUMNS = ("dead_share", "effective_rank", "weight_norm")
 
 
@@ -46,6 +48,37 @@ def test_columns_are_what_they_say(stack_of):
     assert health["dead_share"] == dead.mean() >= 3 / 20
     assert health["effective_rank"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9)
     assert health["weight_norm"] == pytest.approx(run.theta.norm().item())
+
+
+@pytest.mark.parametrize("present", [[1, 4, 10], [7]])
+def test_samples_that_are_not_there_are_not_measured(stack_of, present):
+    """Of 12 samples, three are there or one: units whose activation is the same for these are dead, whatever it is for
+    the others, so all units where there is one sample; and singular values are of so many rows."""
+    stack = stack_of("measure=plasticity", "strategy=finetune", "model.widths=[30,20]")
+    run, _ = stack.learn(stack.initialize(), 0)
+    weight = torch.zeros(12, dtype=torch.float64).index_fill(0, torch.tensor(present), 1)
+    pool = stack.pool(1, "train", torch.float64).first(12)._replace(weight=weight)
+    found = {name: v.item() for name, v in plasticity(stack.strategy, run, stack.hp, pool).items()}
+    everything = activations(stack, run, 12)
+    hidden = [h[present] for h in everything]
+    dead, dead_of_all = (np.concatenate([h.max(0) == h.min(0) for h in v]).mean() for v in (hidden, everything))
+    values = np.linalg.svd(hidden[-1], compute_uv=False)
+    p = values / values.sum()
+    assert found["dead_share"] == pytest.approx(dead)
+    assert dead > dead_of_all and (dead == 1) == (len(present) == 1)
+    assert found["effective_rank"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("strategy", ["hat", "dgr", "generative_classifier"])
+def test_the_norm_is_that_of_the_network_alone(stack_of, strategy):
+    """Without the gates, the generator or the autoencoders that the strategy trains beside it."""
+    stack = stack_of("measure=plasticity", f"strategy={strategy}", "scenario=task")
+    run, report = stack.learn(stack.initialize(), 0)
+    pieces = stack.strategy.net.layout.view(run.theta)
+    names = [f"{layer}.{part}" for layer in ("hidden.0", "hidden.1", "head") for part in ("weight", "bias")]
+    squares = sum(pieces[name].square().sum().item() for name in names)
+    assert report.health[0]["weight_norm"] == pytest.approx(squares**0.5, rel=1e-6)
+    assert run.theta.norm() > 2 * squares**0.5 and len(pieces) > len(names)
 
 
 def test_measured_alike_in_a_stack_with_tasks_of_unequal_size(stack_of):

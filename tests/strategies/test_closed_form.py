@@ -168,7 +168,8 @@ def test_ridge_regression_on_random_features(stack_of, split):
 
 @pytest.mark.parametrize("tasks", [1, 5])
 def test_the_strength_is_the_best_on_training_samples_that_were_held_out(stack_of, tasks):
-    """Written out: every fifth sample of each task's random order is predicted from the others of all tasks."""
+    """Written out: every fifth sample of each task's random order is predicted from the others of all tasks. A single
+    task has more than the 1024 samples whose features are computed at once."""
     stack = stack_of("strategy=ranpac", "units=40", f"tasks={tasks}", *COMMON)
     run, _ = live(stack)
     x, y, _ = samples_of(stack)
@@ -179,6 +180,8 @@ def test_the_strength_is_the_best_on_training_samples_that_were_held_out(stack_o
     ]
     held = np.isin(image_of.numpy(), torch.cat([order[::5] for order in orders]).numpy())
     h = hidden_of(stack, run, x)
+    assert run.state.held_out.number.sum() == held.sum()
+    assert np.abs(run.state.held_out.gram.numpy() - h[held].T @ h[held]).max() < 1e-8
     errors = {}
     for strength in 10.0 ** np.arange(-8, 9):
         predicted = ridge(h[~held], y[~held], h[held], strength)

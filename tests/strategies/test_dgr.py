@@ -32,16 +32,19 @@ def part(pieces, name):
 @pytest.mark.parametrize("normalize", ["true", "false"])
 def test_dgr_is_its_equation(stack_of, scenario, normalize):
     """Of each sample of a third task: cross entropy and generator's loss, of the batch and of what is generated, which
-    the old network labels for each old task."""
+    the old network labels for each old task. The new one, whose head is turned round, would label otherwise."""
     stack = stack_of("strategy=dgr", f"scenario={scenario}", f"dataset.normalize={normalize}", *GENERATOR, *SMALL)
     run, _ = stack.learn(stack.initialize(), 0)
     run, _ = stack.learn(run, 1)
-    strategy, batch, theta = stack.strategy, a_batch(stack, 2), run.theta + 0.02
+    strategy, batch = stack.strategy, a_batch(stack, 2)
+    head = strategy.net.layout.where(lambda name: name.startswith("head."), run.theta)
+    theta = torch.where(head, 0.01 - run.theta, run.theta + 0.02)
     old, new = (strategy.net.layout.view(v) for v in (run.state.teacher, theta))
     assert torch.equal(run.state.teacher, run.theta)
     teacher, student = module_of(strategy, run.theta), module_of(strategy, theta)
     e = normal(batch.noise[:, 0], 3 * 12 * 4).view(12, 3, 4)
     total = replay = generator = 0.0
+    labelled_otherwise = 0
 
     def vae(values, noise):
         mean, log_var = part(new, "encode")(values).chunk(2)
@@ -57,6 +60,7 @@ def test_dgr_is_its_equation(stack_of, scenario, normalize):
         for u in (0, 1):
             may, now = (stack.tables.active[s, u].nonzero()[:, 0] for s in (1, 2))
             of_tasks.append(z[now].exp().sum().log() - z[may[z_old[may].argmax()]])
+            labelled_otherwise += int(z_old[may].argmax() != z[may].argmax())
         may = stack.tables.active[2, row // len(strategy.data.images)]
         own = strategy.data.images[row % len(strategy.data.images)].flatten().double() / 255
         of_batch = vae(own, e[i, 1])
@@ -64,6 +68,7 @@ def test_dgr_is_its_equation(stack_of, scenario, normalize):
         total = total + (z_own[may].exp().sum().log() - z_own[y] + of_batch) / 3
         total = total + (sum(of_tasks) / 2 + vae(values, e[i, 2])) * 2 / 3
     loss, aux = strategy.loss(theta, run.state, stack.hp, batch)
+    assert labelled_otherwise == 24
     assert loss.item() == pytest.approx(total.item() / 12, rel=1e-9)
     assert aux["replay_loss"].item() == pytest.approx(replay.item() / 12, rel=1e-9)
     assert aux["generator_loss"].item() == pytest.approx(generator.item() / 12, rel=1e-9)

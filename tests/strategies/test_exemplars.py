@@ -10,7 +10,7 @@ from conftest import live
 from helpers import module_of
 from scipy.optimize import minimize
 from test_memory_and_replay import SMALL
-from test_replay_options import class_of, herded_by_hand
+from test_replay_options import chosen, class_of, herded_by_hand
 
 from clrun.data.batches import StepContext
 from clrun.strategies.bic import RIDGE, least_biased
@@ -75,10 +75,11 @@ def logits_of(stack, theta, batch):
         return module_of(stack.strategy, theta)(batch.x)
 
 
-@pytest.mark.parametrize("active", ["seen", "all"])
-def test_icarl_is_its_equation(stack_of, active):
-    """Old outputs are taught by the old network, for old and new samples; the others by the labels."""
-    stack = stack_of("strategy=icarl", "scenario=class", f"active={active}", "memory_size=40", *SMALL)
+@pytest.mark.parametrize(("scenario", "active"), [("class", "seen"), ("class", "all"), ("task", "seen")])
+def test_icarl_is_its_equation(stack_of, scenario, active):
+    """Old outputs are taught by the old network, for old and new samples; the others by the labels. So it is in every
+    scenario, also where a sample may only be answered by the outputs of its task."""
+    stack = stack_of("strategy=icarl", f"scenario={scenario}", f"active={active}", "memory_size=40", *SMALL)
     run, before, batch = second_task(stack)
     theta = run.theta + 0.1
     loss, aux = stack.strategy.loss(theta, run.state, stack.hp, batch)
@@ -132,49 +133,62 @@ def test_icarl_answers_by_the_nearest_mean_of_exemplars(stack_of, scenario):
 
 
 @pytest.mark.parametrize("strategy", ["wa", "bic"])
-def test_wa_and_bic_train_by_the_same_equation(stack_of, strategy):
-    """Half of the outputs are old: half cross entropy, half divergence at temperature 3; of bic, with the corrections
-    of an earlier task."""
-    stack = stack_of(f"strategy={strategy}", "scenario=class", "temperature=3", "memory_size=40", *SMALL)
+@pytest.mark.parametrize("old", [2, 3])
+def test_wa_and_bic_train_by_the_same_equation(stack_of, strategy, old):
+    """Of five outputs, two or three are old: so many fifths of divergence at temperature 3, the others of cross
+    entropy; of bic, with the corrections of an earlier task."""
+    classes = {2: "[[0,1],[2,3,4]]", 3: "[[0,1,2],[3,4]]"}[old]
+    typed = (f"split.classes={classes}", "temperature=3", "memory_size=40", *SMALL[:-1])
+    stack = stack_of(f"strategy={strategy}", "scenario=class", *typed)
     run, before, batch = second_task(stack)
-    theta, factor, shift = run.theta + 0.1, torch.ones(4), torch.zeros(4)
+    theta, factor, shift = run.theta + torch.randn_like(run.theta) / 4, torch.ones(5), torch.zeros(5)
     if strategy == "bic":
-        factor[:2], shift[:2] = 0.7, -0.3
+        factor[:old], shift[:old] = 0.7, -0.3
         alpha, beta = run.state.alpha.clone(), run.state.beta.clone()
         alpha[0], beta[0] = 0.7, -0.3
         run = run._replace(state=run.state._replace(alpha=alpha, beta=beta))
     loss, aux = stack.strategy.loss(theta, run.state, stack.hp, batch)
     ce = kl = 0.0
     for z, teacher, y in zip(logits_of(stack, theta, batch), logits_of(stack, before, batch), batch.y, strict=True):
-        z, teacher = (v[:4] * factor + shift for v in (z, teacher))
+        z, teacher = (v[:5] * factor + shift for v in (z, teacher))
         ce += z.exp().sum().log() - z[y]
-        p, q = ((v[:2] / 3).exp() / (v[:2] / 3).exp().sum() for v in (teacher, z))
+        p, q = ((v[:old] / 3).exp() / (v[:old] / 3).exp().sum() for v in (teacher, z))
         kl += (p * (p.log() - q.log())).sum()
     assert aux["distillation"].item() == pytest.approx(kl.item() / 12, abs=1e-9)
-    assert loss.item() == pytest.approx((ce.item() + kl.item()) / 2 / 12, abs=1e-6)
+    assert loss.item() == pytest.approx(((5 - old) * ce.item() + old * kl.item()) / 5 / 12, abs=1e-6)
 
 
-def test_wa_makes_new_weights_as_long_as_old_ones(stack_of):
-    """After each task but the first; nothing else of theta changes, and the teacher is the aligned network."""
-    stack = stack_of("strategy=wa", "scenario=class", "split.classes=[[0],[1,2,3],[4,5]]")
+@pytest.mark.parametrize("stream", ["split.classes=[[0],[1,2,3],[4,5]]", "split.slots=4"])
+def test_wa_makes_new_weights_as_long_as_old_ones(stack_of, stream):
+    """After each task but the first; nothing else of theta changes, and the teacher is the aligned network. A class
+    that comes back, as with split.slots=4, keeps its weights and counts among the old ones."""
+    stack = stack_of("strategy=wa", "scenario=class", stream)
+    data, come, came_back = stack.strategy.data, set(), 0
     run, report = stack.learn(stack.initialize(), 0)
     assert report.health[0]["gamma"] == 1
-    for stage, old, new in ((1, 1, 3), (2, 4, 2)):
+    for stage in (0, 1, 2):
+        rows = stack.pool(stage, "meet", torch.float64).rows
+        here = set(stack.tables.label[rows // len(data.images), data.labels[rows % len(data.images)]].tolist())
+        old, new = sorted(come), sorted(here - come)
+        came_back, come = came_back + len(here & come), come | here
+        if stage == 0:
+            continue
         run = stack.consolidate(run, stack.new_stage(stage))
         partial = stack.new_stage(stage).next_phase()
         trained, partial = stack.train(run, partial)
         after = stack.consolidate(trained, partial)
         before, aligned = (stack.strategy.net.layout.view(v.theta) for v in (trained, after))
         length = before["head.weight"].norm(dim=1)
-        gamma = length[:old].mean() / length[old : old + new].mean()
+        gamma = length[old].mean() / length[new].mean()
         expected = before["head.weight"].clone()
-        expected[old : old + new] *= gamma
+        expected[new] *= gamma
         assert (aligned["head.weight"] - expected).abs().max() < 1e-12
         assert after.state.gamma.item() == pytest.approx(gamma.item())
         assert abs(gamma - 1) > 1e-3
         assert all(torch.equal(aligned[name], before[name]) for name in before if name != "head.weight")
         assert torch.equal(after.state.past.teacher, after.theta)
         run = after
+    assert (came_back > 0) == ("slots" in stream)
 
 
 @pytest.mark.parametrize("case", ["overlapping", "separable", "empty"])
@@ -221,6 +235,23 @@ def test_bic_leaves_samples_to_train_on(stack_of, share):
         counts = Counter(class_of(stack.strategy.data, row) for row in kept)
         assert len(kept) == len(set(kept)) and set(kept) <= set(pool.rows[weight > 0].tolist())
         assert sorted(counts.values()) == sorted(n for n in (held_out, round(len(second) * share)) if n)
+
+
+def test_bic_holds_out_a_uniform_draw_of_each_class(stack_of):
+    """Of all samples of a class so far, also where it comes back: those with the smallest random numbers."""
+    typed = ("memory_size=60", "validation_share=0.3", "split.slots=4")
+    stack = stack_of("strategy=bic", "scenario=class", *typed)
+    data, run, offered, came_back = stack.strategy.data, stack.initialize(), [], 0
+    for stage in range(4):
+        classes = {label for _, label, _ in offered}
+        pool = stack.pool(stage, "meet", torch.float64)
+        for row, u in zip(pool.rows.tolist(), pool.noise[0].tolist(), strict=True):
+            label = class_of(data, row)[1]
+            came_back += label in classes
+            offered.append((row, label, u))
+        run = stack.consolidate(run, stack.new_stage(stage))
+        assert set(rows_held(run.state.validation)) == chosen(offered, 18)
+    assert came_back > 100
 
 
 def test_bic_answers_with_its_corrections(stack_of):

@@ -1,6 +1,7 @@
 """L2 Init, shrink and perturb, UPGD and continual backpropagation, against their equations written out."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.engine.step import make_step
+from clrun.models.cnn import CNN
 from clrun.strategies.cbp import CBP
 from clrun.strategy import Strategy, cross_entropy, normal, uniform
 
@@ -42,6 +44,14 @@ def test_l2_init_adds_the_pull_to_the_gradient(stack_of, optimizer):
     mine, _ = live(stack_of("strategy=l2_init", "lambda=0.03", f"optimizer={optimizer}"))
     other, _ = live(stack_of("strategy=finetune", f"optimizer={optimizer}", strategy=Written))
     assert (mine.theta - other.theta).abs().max() < 1e-9
+
+
+def test_the_distance_from_the_start_is_a_share_of_its_length(stack_of):
+    stack = stack_of("strategy=l2_init")
+    start, (run, reports) = stack.initialize().theta.numpy(), live(stack)
+    wanted = np.sqrt(((run.theta.numpy() - start) ** 2).sum() / (start**2).sum())
+    assert reports[-1].health[0]["distance_from_start"] == pytest.approx(wanted, rel=1e-6)
+    assert abs(np.linalg.norm(start) - 1) > 0.5
 
 
 def test_l2_init_stays_nearer_to_the_start(stack_of):
@@ -135,13 +145,14 @@ class ListCBP:
 
 @pytest.mark.parametrize("optimizer", ["sgd optimizer.momentum=0.9", "adam"])
 def test_cbp_is_its_algorithm(stack_of, optimizer):
-    knobs = {"replacement": 0.05, "decay": 0.9, "maturity": 3}
+    """With replacement=1/16, what is due of the layer of 8 units comes to 1 exactly, at which none is replaced."""
+    knobs = {"replacement": 1 / 16, "decay": 0.9, "maturity": 3}
     typed = [f"{k}={v}" for k, v in knobs.items()]
     stack = stack_of("strategy=cbp", *typed, *f"optimizer={optimizer}".split())
     plain = make_step(stack_of("strategy=finetune").strategy, stack.optimizer)
     step, strategy, layout = make_step(stack.strategy, stack.optimizer), stack.strategy, stack.strategy.net.layout
     run, (lr, hp, tables, draw, when) = stack.initialize(), second_task(stack)[1]
-    lists, seen = [ListCBP(width, **knobs) for width in (12, 8)], 0
+    lists, seen, due_exactly = [ListCBP(width, **knobs) for width in (12, 8)], 0, 0
     names = ["hidden.0", "hidden.1", "head"]
     ranges = {n: layout.view(run.theta)[n].abs().max() for n in layout.shapes}
     for k in range(40):
@@ -158,6 +169,7 @@ def test_cbp_is_its_algorithm(stack_of, optimizer):
         before = layout.view(run.theta)
         for i, one in enumerate(lists):
             unit = one.to_replace()
+            due_exactly += one.due == 1 and unit is None
             if unit is not None:
                 seen += 1
                 for part in ("weight", "bias"):
@@ -177,7 +189,7 @@ def test_cbp_is_its_algorithm(stack_of, optimizer):
         for one, layer in zip(lists, run.state.layers, strict=True):
             assert layer.utility.tolist() == pytest.approx(one.utility, abs=1e-12)
             assert layer.age.tolist() == one.age
-    assert seen > 10
+    assert seen > 10 and due_exactly > 0
     assert run.state.replaced.item() == seen
 
 
@@ -230,6 +242,46 @@ def test_channels_of_convolutions_are_units(stack_of):
     run, _ = live(stack)
     assert run.state.replaced > 5
     assert [len(layer.utility) for layer in run.state.layers] == [2, 4, 16]
+
+
+class Leaky(CNN):
+    """A network whose hidden units are also negative."""
+
+    def forward(self, weights, x, tap, before):
+        leaky = torch.nn.functional.leaky_relu
+        for i, name in enumerate(self.taps):
+            z = weights.conv(name, x) if i < 2 else weights.linear(name, x.flatten(1))
+            x = tap(i, leaky(z, 0.5))
+            x = torch.nn.functional.max_pool2d(x, 2) if i < 2 else x
+        return self.head(weights, x)
+
+
+def test_the_utility_of_a_channel(stack_of):
+    """The mean over samples and positions of |h|, times the sum of |w| of all weights that leave the channel: position
+    by position, in a batch of which two samples are not there."""
+    decay = 0.9
+    stack = stack_of("strategy=cbp", "model=cnn", "model.width=2", f"decay={decay}", "optimizer=sgd")
+    leaky = Leaky((1, 8, 8), stack.strategy.data.outputs, 2)
+    strategy = replace(stack.strategy, net=replace(stack.strategy.net, network=leaky))
+    run, (lr, hp, tables, draw, when) = second_task(replace(stack, strategy=strategy))
+    there = torch.tensor([True, True, False, True, True, True, False, True])
+    draw = strategy.data.index(tables, draw.rows, there.double())
+    after, _ = make_step(strategy, stack.optimizer)(run, lr, hp, tables, draw, when)
+    pieces, h = strategy.net.layout.view(run.theta), strategy.data.gather(tables, draw, when).x[there]
+    names = ["conv.0", "conv.1", "hidden.0", "head"]
+    for i, (name, following) in enumerate(pairwise(names)):
+        weight, bias = pieces[f"{name}.weight"], pieces[f"{name}.bias"]
+        h = torch.nn.functional.conv2d(h, weight, bias, padding=1) if i < 2 else h.flatten(1) @ weight.T + bias
+        h = torch.where(h > 0, h, h / 2)
+        assert (h < 0).any()
+        leaving = pieces[f"{following}.weight"]
+        places = leaving.numel() // len(leaving) // h.shape[1]  # how many inputs of the next layer a unit gives
+        for unit in range(h.shape[1]):
+            values = [abs(v) for of_sample in h for v in of_sample[unit].flatten().tolist()]
+            out = leaving.flatten(1)[:, unit * places : (unit + 1) * places].abs().sum().item()
+            wanted = decay * run.state.layers[i].utility[unit].item() + (1 - decay) * sum(values) / len(values) * out
+            assert after.state.layers[i].utility[unit].item() == pytest.approx(wanted, rel=1e-9)
+        h = torch.nn.functional.max_pool2d(h, 2) if i < 2 else h
 
 
 def test_the_weights_that_leave_a_channel(stack_of):

@@ -315,3 +315,20 @@ def test_gem_of_tasks_that_are_smaller_than_their_share(stack_of):
     assert stack.strategy.stored_samples(run.state) == sum(sizes)
     assert stack.strategy.unused_bytes(run.state) == 8 * (100000 - sum(sizes))
     assert reports[-1].health[0]["memory_fill"] == pytest.approx(sum(sizes) / 100000)
+
+
+def test_the_empty_slots_of_a_past_task_have_no_gradient(stack_of):
+    """A task of one class that has 30 slots more than samples: its gradient is that of its samples, one a pass."""
+    typed = ("strategy=gem", "scenario=class", "split.classes=[[3],[4,5]]", *SMALL[:-1])
+    size = len(stack_of(*typed).streams[0].train[0])
+    stack = stack_of(*typed, f"memory_size={2 * (size + 30)}")
+    run, _ = stack.learn(stack.initialize(), 0)
+    assert run.state.held.tolist() == [size, 0]
+    held = stack.strategy.data.rows(stack.streams[0].train[0], 0).tolist()
+    assert sorted(run.state.rows[0, :size].tolist()) == sorted(held) and run.state.rows.shape[1] == size + 30
+    theta = run.theta + torch.randn_like(run.theta) / 4
+    loop = Loop(stack, theta)
+    wanted = loop.ce(held, 1)
+    r, loss = stack.strategy.past_gradient(theta, run.state, stack.hp, a_batch(stack, 1), 0)
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-12)
+    assert (r - loop.gradient(wanted)).abs().max() < 1e-12

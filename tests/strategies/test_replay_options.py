@@ -241,8 +241,8 @@ def test_every_slot_is_drawn_as_often(stack_of):
 
 @pytest.mark.parametrize("m", [1, 6, 12, 31])
 def test_a_walk_comes_by_every_sample_before_any_comes_again(m):
-    """Steps of m through 12 of 15 slots, written one after the other: each stretch of 12 is a permutation, and they
-    differ."""
+    """Steps of m through 12 of 15 slots, written one after the other: each stretch of 12 is a permutation, and no two
+    are alike, also where each step ends with a stretch."""
     memory, walk, seen = Memory(torch.arange(15), torch.tensor(12)), new_walk(15, torch.zeros(())), []
     for noise in torch.rand(60, 15, generator=torch.Generator().manual_seed(0)):
         slots, walk = walk.next(memory, m, torch.tensor(m), noise)
@@ -250,6 +250,7 @@ def test_a_walk_comes_by_every_sample_before_any_comes_again(m):
     whole = [tuple(seen[i : i + 12]) for i in range(0, len(seen) - 12, 12)]
     if m <= 12:  # otherwise a step goes through one order several times
         assert all(set(one) == set(range(12)) for one in whole)
+        assert len(set(whole)) == len(whole)
     assert set(seen) == set(range(12))
     assert len(set(whole)) > 1
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 import pytest
 import torch
 from conftest import live
+from test_memory_and_replay import SMALL, Loop
 
 from clrun.strategy import Strategy, cross_entropy
 
@@ -70,6 +71,36 @@ def test_two_tasks_without_a_penalty(stack_of):
     assert torch.allclose(run.state.fisher, fisher, rtol=1e-9, atol=1e-14)
     assert torch.allclose(run.state.past_score, past, rtol=1e-7, atol=1e-10)
     assert torch.allclose(run.state.importance, fisher / fisher.max() + past / past.max(), rtol=1e-7, atol=1e-10)
+
+
+def test_the_penalty_enters_neither_f_nor_the_path(stack_of):
+    """Three tasks of SGD, a sample a pass: a step follows the loss with the penalty, F and scores the loss alone."""
+    stack = stack_of("strategy=rwalk", "lambda=3", "interval=3", "decay=0.8", "damping=0.01", *SMALL)
+    run = stack.initialize()
+    loop, log = Loop(stack, run.theta), []
+    fisher, past, importance, pulled = 0.0, 0.0, torch.zeros_like(run.theta), 0.0
+
+    def step(rows, noise, stage):
+        nonlocal pulled
+        g = loop.gradient(loop.ce(rows, stage))
+        pull = 2 * 3 * importance * (loop.theta - anchor)
+        pulled = max(pulled, (pull.norm() / g.norm()).item())
+        log.append((loop.theta, g))
+        loop.move(g + pull)
+
+    for stage in range(3):
+        anchor = loop.theta
+        log.clear()
+        loop.task(stage, step)
+        fisher, score = written_out(log, loop.theta, 0.8, 0.01, 3, fisher)
+        past = (past + score) / 2 if stage else score
+        importance = fisher / fisher.max() + past / past.max()
+        run, _ = stack.learn(run, stage)
+        assert (run.theta - loop.theta).abs().max() < 1e-12
+        assert torch.allclose(run.state.fisher, fisher, rtol=1e-9, atol=1e-14)
+        assert torch.allclose(run.state.past_score, past, rtol=1e-7, atol=1e-10)
+        assert torch.allclose(run.state.importance, importance, rtol=1e-7, atol=1e-10)
+    assert pulled > 0.1
 
 
 def test_the_penalty_is_the_written_one(stack_of):

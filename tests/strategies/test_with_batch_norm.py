@@ -145,9 +145,10 @@ def batches(stack, stage, phase="train", state=None):
         yield stack.strategy.data.gather(stack.tables, samples, when).first(n)
 
 
-@pytest.mark.parametrize("strategy", REPLAY)
+@pytest.mark.parametrize("strategy", [*REPLAY, "mir"])
 def test_replayed_samples_count(stack_of, strategy):
-    """er passes both batches as one, the others each by itself; none counts that comes from an empty memory."""
+    """er passes both batches as one, the others each by itself; none counts that comes from an empty memory, nor any
+    that mir considers and does not choose."""
     stack = stack_of(f"strategy={strategy}", *SMALL, "iterations=3")
     run, _ = stack.learn(stack.initialize(), 0)
     own, records = [], []
@@ -157,7 +158,7 @@ def test_replayed_samples_count(stack_of, strategy):
         training.gradient(run.theta, state, stack.hp, batch)
     counts = [int(r.moments.n) // 64 for r in records if r.name == "stem.norm"]
     empty = [int(r.moments.n) // 64 for r in own if r.name == "stem.norm"]
-    assert counts == {"er": [48], "agem": [24, 24], "der": [24, 24], "derpp": [24, 24, 24]}[strategy]
+    assert counts == {"er": [48], "agem": [24, 24], "der": [24, 24], "derpp": [24, 24, 24], "mir": [24, 24]}[strategy]
     assert [n for n in empty if n] == [24]
 
 
