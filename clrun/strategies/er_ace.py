@@ -3,9 +3,10 @@
     L(theta) = CE(B; theta, C_B) + CE(R; theta, C)
 
 The softmax of the batch B is over C_B alone: the outputs of the classes in B, and those that no sample has had so far.
-That of the samples R from the memory is over all outputs C that may answer. So the old outputs move by replay alone. As
-in the authors' code, C_B = C in the first task, where there are no old outputs, and the sum has no weights. The method
-needs no boundaries: where it is not told of them, C_B is as above from the first step on.
+That of the samples R from the memory is over all outputs C that may answer. So the old outputs move by replay alone. In
+the first task, where there are no old outputs, C_B = C, as in the first version of the authors' code; a later one masks
+from the first step on. The sum has no weights. The method needs no boundaries: where it is not told of them, C_B is as
+above from the first step on.
 
 Left out: the authors' cosine head is not part of the method here; type model.head=cosine for it.
 """

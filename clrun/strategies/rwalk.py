@@ -10,6 +10,10 @@ without the penalty, and the sum and the change are over the last `interval` ste
 in the paper. g is a batch's gradient, so F depends on the batch size, as in the authors' code. The alpha of the paper
 weighs the new value and is 0.9 in its code; decay is 0.9 by default, so that F is a mean over about ten batches. The
 steps of a task after the last multiple of `interval` enter F and not S.
+
+As far as we read the authors' code, it is not the paper in four points: the denominator is F_i (change)^2 + damping,
+without the 1/2; S_i <- S_i + (S_i + s_i) / 2; both terms are scaled to [0, 1] by minimum and maximum; and F is renewed
+every 10 or 50 steps, from a sum of squares that begins anew with each task.
 """
 
 from dataclasses import dataclass

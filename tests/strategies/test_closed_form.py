@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import live
 
+from clrun.strategies.fecam import JITTER, FeCAM, definite_factor, inverse
 from clrun.strategies.ncm import NCM
 from clrun.strategy import lowered, solved
 from clrun.system.errors import UsageError
@@ -345,3 +346,21 @@ def test_replaced_classes_keep_their_fields(stack_of):
     strategy = stack_of("strategy=ncm").strategy
     assert replace(strategy, trunk="initial").feature_count == 8
     assert strategy.feature_count == 64
+
+
+def test_fecam_of_features_with_a_constant_sum_does_not_answer_by_rounding():
+    """With gamma1 = gamma2 their matrices have no inverse. A little on the diagonal gives them one that is far from
+    rounding; matrices that have an inverse are left as they are."""
+    shares = torch.distributions.Dirichlet(torch.tensor([2.0, 1.0, 3.0, 1.5], dtype=torch.float64))
+    torch.manual_seed(0)
+    covariance = shares.sample((200,)).T.cov()[None]
+    hp = FeCAM.Hyper(torch.tensor(1.0), torch.tensor(1.0))
+    singular = FeCAM.correlations(covariance, hp)
+    assert np.linalg.eigvalsh(singular[0].numpy()).min() < 1e-12
+    wanted = singular + JITTER * torch.eye(4)
+    factor = definite_factor(torch.cat([singular, torch.eye(4, dtype=torch.float64)[None]]))
+    assert (factor @ factor.mT - torch.cat([wanted, torch.eye(4)[None]])).abs().max() < 1e-14
+    nudged = singular * (1 + 1e-14 * torch.randn(1, 4, 4, dtype=torch.float64).triu().mT)
+    x = torch.randn(4, dtype=torch.float64)
+    answers = [x @ inverse(definite_factor(v))[0] @ x for v in (singular, (nudged + nudged.mT) / 2)]
+    assert answers[0].item() == pytest.approx(answers[1].item(), rel=1e-6)
