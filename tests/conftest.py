@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers import CPU, python_path
 
-from clrun.commands import console, predict, run
+from clrun.commands import console, predict, report, run
 from clrun.config import composition
 from clrun.config.settings import Settings
 from clrun.engine.blocks import BlockSizes
@@ -175,6 +175,19 @@ def live(stack):
         state, report = stack.learn(state, stage)
         reports.append(report)
     return state, reports
+
+
+@pytest.fixture
+def clrun_report(folder, monkeypatch, capfd):
+    """clrun_report("--sort", "n") -> exit code, standard output, standard error, for the file's own `folder`."""
+
+    def answer(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clrun-report", str(folder), *arguments])
+        with pytest.raises(SystemExit) as caught:
+            report.cli()
+        return caught.value.code, *capfd.readouterr()
+
+    return answer
 
 
 @pytest.fixture

@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from clrun.data.batches import StepContext
+from clrun.results import run_files
+from clrun.runs import train
+from clrun.runs.prepared import Prepared
 from clrun.strategy import Memory
 from clrun.system import locks
 from clrun.system.paths import PACKAGE
@@ -30,6 +34,18 @@ def python_path(*folders: Path) -> str:
 def summaries(strategy: str = "*", outputs: str | Path = "outputs") -> list[Path]:
     """Return summary.csv of each finished run of a strategy, by default of all, in a folder of outputs, sorted."""
     return sorted(Path(outputs).glob(f"runs/{strategy}/*/summary.csv"))
+
+
+def rows_of(reports):
+    """Return the rows of health.csv of a run trained alone, one for each report of a task from the first on."""
+    return [{"task": report.stage + 1} | report.health[0] for report in reports]
+
+
+def warnings_in(prepared: Prepared) -> str:
+    """Train a run and return the warnings in its summary.csv, "" for none."""
+    train.train_run(prepared, quiet=True)
+    said = run_files.read_summary(prepared.directory / "summary.csv").iloc[0]["warnings"]
+    return "" if pd.isna(said) else said
 
 
 def module_of(net, theta):

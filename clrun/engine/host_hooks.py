@@ -3,7 +3,7 @@
 Those that are functions of tensors are in `hooks`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -59,14 +59,14 @@ def stored_samples(strategy: Strategy, state: Tree) -> int:
     """Return what `stored_samples` returns. Raise UsageError where that is no whole number."""
     stored = strategy.stored_samples(state)
     check_count(strategy.stored_samples, stored)
-    return stored
+    return int(stored)
 
 
 def unused_bytes(strategy: Strategy, state: Tree) -> int:
     """Return what `unused_bytes` returns. Raise UsageError where that is no whole number."""
     unused = strategy.unused_bytes(state)
     check_count(strategy.unused_bytes, unused)
-    return unused
+    return int(unused)
 
 
 def incompatibility(strategy: type[Strategy], network: Network, optimizer: str, knobs: Knobs) -> str | None:
@@ -79,5 +79,6 @@ def incompatibility(strategy: type[Strategy], network: Network, optimizer: str, 
 def warnings(strategy: type[Strategy], health: HealthRows, knobs: Knobs) -> list[str]:
     """Return what `warnings` returns. Raise UsageError where that is no list of sentences."""
     found = strategy.warnings(health, knobs)
-    check_sentences(strategy.warnings, found)
-    return list(found)
+    sentences = list(found) if isinstance(found, Iterator) else found  # such as a generator
+    check_sentences(strategy.warnings, sentences)
+    return list(sentences)

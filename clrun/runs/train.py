@@ -31,7 +31,7 @@ from clrun.runs.ending import confusion_matrices, drawing_processes, end_runs, w
 from clrun.runs.failures import disk_trouble, memory_trouble, reason_written, tidy
 from clrun.runs.going_on import begun
 from clrun.runs.prepared import Prepared
-from clrun.runs.recording import ProcessCosts, new_outcome, record_stage
+from clrun.runs.recording import ProcessCosts, new_outcome, record_stage, state_bytes
 from clrun.system import energy, locks
 from clrun.system.cards import CARDS, Cards
 from clrun.system.energy import Meter
@@ -234,6 +234,7 @@ def resume_or_initialize(
 def initialized(stack: Stack, runs: Sequence[Prepared], recorder: "Recorder") -> tuple[TrainState, int, None]:
     """Return the state of a stack before any training by it, whose accuracies are recorded, and its first stage."""
     current = begun(stack, runs)
+    state_bytes(stack, current, 0, runs[0])  # refuses now what could not be counted at the end
     record_stage(stack.evaluate_untrained(current), recorder.outcomes, recorder.costs)
     return current, stack.learnt, None
 

@@ -13,7 +13,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clrun.strategy import AnyMemory, Aux, Batch, HealthRows, Knobs, Pool, Replay, Walk, buffer_stats, dot, gradient_of
+from clrun.strategy import (
+    AnyMemory,
+    Aux,
+    Batch,
+    HealthRows,
+    Knobs,
+    Pool,
+    Replay,
+    Walk,
+    buffer_stats,
+    dot,
+    gradient_of,
+    later_tasks,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,6 @@ class AGEM(Replay):
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         of_memory = super().warnings(health, knobs)
-        if not of_memory and len(health) > 1 and health[-1]["projections"] == 0:
+        if not of_memory and later_tasks(health) and health[-1]["projections"] == 0:
             return ["no gradient ever had to be projected, so A-GEM did nothing: this is finetuning"]
         return of_memory

@@ -37,6 +37,7 @@ from clrun.strategy import (
     TaskTables,
     cross_entropy,
     distillation,
+    later_tasks,
     log_softmax,
     losses,
     named,
@@ -170,7 +171,8 @@ class BiC(Exemplars):
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         of_memory = super().warnings(health, knobs)
-        if len(health) > 1 and all(row["alpha"] == 1 and row["beta"] == 0 for row in health[1:]):
+        later = later_tasks(health)
+        if later and all(row["alpha"] == 1 and row["beta"] == 0 for row in later):
             return [*of_memory, "no bias was ever corrected, so BiC was distillation on exemplars"]
         return of_memory
 

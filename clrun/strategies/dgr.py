@@ -32,13 +32,11 @@ from clrun.strategy import (
     Strategy,
     cross_entropy,
     flat_inputs,
+    later_tasks,
     log_softmax,
     normal,
     values_of,
 )
-
-# Losses of a generator that differ by less than this share are those of one that no step has changed, but for rounding.
-STILL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class DGR(Strategy):
 
     class State(NamedTuple):
         teacher: Tensor  # (P,) theta*
+        moved: Tensor  # () distance between the generator's weights before and after the task
 
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:
@@ -74,7 +73,7 @@ class DGR(Strategy):
         return Autoencoder.of_samples(self.data.images, self.generator_units, self.latent)
 
     def init(self, theta: Tensor) -> State:
-        return self.State(theta)
+        return self.State(theta, theta.new_zeros(()))
 
     def inputs(self, values: Tensor) -> Tensor:
         """Return rows of numbers (B, D) as samples (B, ...) that the network can be given."""
@@ -108,16 +107,18 @@ class DGR(Strategy):
 
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Any, pool: Pool) -> tuple[Tensor, State]:
         """Return theta, and the state with theta as theta* of the next task."""
-        return theta, self.State(theta)
+        of_generator = self.net.layout.where(lambda name: name in self.generator.layout.shapes, theta)
+        return theta, self.State(theta, torch.where(of_generator, theta - state.teacher, 0).norm())
+
+    def health(self, state: State, hp: Any) -> dict[str, Tensor]:
+        return {"generator_moved": state.moved}
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         found = []
-        if health and all(row["generator_loss"] <= NEGLIGIBLE * row["loss"] for row in health):
-            found.append("the generator never had a loss above 1e-12 of the whole, so it was never trained")
-        losses = [row["generator_loss"] for row in health]
-        if len(losses) > 1 and min(losses) > 0 and max(losses) <= (1 + STILL) * min(losses):
-            found.append("the loss of the generator was the same in all tasks, so it was never trained")
-        if len(health) > 1 and all(row["replay_loss"] <= NEGLIGIBLE * row["loss"] for row in health[1:]):
+        if health and all(row["generator_moved"] == 0 for row in health):
+            found.append("no step ever changed a weight of the generator, so it was never trained")
+        later = later_tasks(health)
+        if later and all(row["replay_loss"] <= NEGLIGIBLE * row["loss"] for row in later):
             found.append("what was generated never had a loss above 1e-12 of the whole: this is finetuning")
         return found

@@ -27,6 +27,7 @@ from clrun.strategy import (
     Replay,
     Walk,
     buffer_stats,
+    later_tasks,
     losses,
 )
 
@@ -87,7 +88,8 @@ class ERACE(Replay):
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         of_memory = super().warnings(health, knobs)
-        if not of_memory and len(health) > 1 and all(row["barred_share"] == 0 for row in health[1:]):
+        later = later_tasks(health)
+        if not of_memory and later and all(row["barred_share"] == 0 for row in later):
             return [BARRED_NOTHING]
         return of_memory
 

@@ -31,6 +31,7 @@ from clrun.strategy import (
     bounded_minimum,
     buffer_stats,
     gradient_of,
+    later_tasks,
     uniform,
 )
 
@@ -129,11 +130,12 @@ class GEM(Strategy):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        if len(health) < 2:
+        later = later_tasks(health)
+        if not later:
             return []
         if all(row["memory_fill"] == 0 for row in health):
             return ["the memory stayed empty, so no past task constrained a step: this is finetuning"]
-        if all(row["replay_loss"] <= NEGLIGIBLE * row["loss"] for row in health[1:]):
+        if all(row["replay_loss"] <= NEGLIGIBLE * row["loss"] for row in later):
             return ["past samples never had a loss above 1e-12 of the whole: this is finetuning"]
         if health[-1]["projections"] == 0:
             return ["no gradient ever had to be projected, so GEM did nothing: this is finetuning"]

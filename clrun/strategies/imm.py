@@ -38,6 +38,7 @@ from clrun.strategy import (
     Weights,
     cross_entropy,
     diagonal_fisher,
+    later_tasks,
 )
 
 # A prime below 2^24, so that a float32 holds every integer below it exactly.
@@ -175,6 +176,7 @@ class IMM(Strategy):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        if len(health) < 2 or any(row["merge_distance"] > 1e-12 for row in health[1:]):
+        later = later_tasks(health)
+        if not later or any(row["merge_distance"] > 1e-12 for row in later):
             return []
         return ["IMM's merged weights never differed from the last task's, so it did nothing: this is finetuning"]

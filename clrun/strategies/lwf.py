@@ -35,6 +35,7 @@ from clrun.strategy import (
     TaskTables,
     cross_entropy,
     format_value,
+    later_tasks,
     log_softmax,
 )
 
@@ -100,9 +101,10 @@ class LwF(Strategy):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        if knobs["lambda"] == 0 or len(health) < 2:
+        later = later_tasks(health)
+        if knobs["lambda"] == 0 or not later:
             return []
-        if all(row["distillation"] <= NEGLIGIBLE * row["loss"] for row in health[1:]):
+        if all(row["distillation"] <= NEGLIGIBLE * row["loss"] for row in later):
             strength = format_value(knobs["lambda"])
             return [f"at lambda={strength} LwF's distillation never passed 1e-12 of the loss: this is finetuning"]
         return []

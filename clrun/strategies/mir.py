@@ -20,7 +20,17 @@ import torch
 from torch import Tensor
 
 from clrun.strategies.er import ER
-from clrun.strategy import Aux, Batch, HealthRows, Knobs, Network, cross_entropy, gradient_of, losses
+from clrun.strategy import (
+    Aux,
+    Batch,
+    HealthRows,
+    Knobs,
+    Network,
+    cross_entropy,
+    gradient_of,
+    later_tasks,
+    losses,
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +98,10 @@ class MIR(ER):
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         of_memory = super().warnings(health, knobs)
-        if not of_memory and len(health) > 1 and all(row["chosen_interference"] == 0 for row in health[1:]):
+        later = later_tasks(health)
+        if not of_memory and later and all(row["chosen_interference"] == 0 for row in later):
             return [
                 "what was replayed was never hurt more than the other candidates, so MIR chose nothing: this is er; "
-                "type more candidates than are replayed in a step, and a memory that holds them"
+                "type more candidates than are replayed in a step, a memory that holds them, and a virtual_lr above 0"
             ]
         return of_memory

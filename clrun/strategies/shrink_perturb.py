@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from clrun.strategy import HealthRows, Knobs, Strategy
+from clrun.strategy import (
+    HealthRows,
+    Knobs,
+    Strategy,
+    later_tasks,
+)
 
 
 class ShrinkPerturb(Strategy):
@@ -37,6 +42,7 @@ class ShrinkPerturb(Strategy):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        if (knobs["shrink"], knobs["perturb"]) == (1, 0) or any(row["reset_distance"] > 0 for row in health[1:]):
+        later = later_tasks(health)
+        if (knobs["shrink"], knobs["perturb"]) == (1, 0) or any(row["reset_distance"] > 0 for row in later):
             return []
-        return ["the weights were never shrunk or perturbed: this is finetuning"] if len(health) > 1 else []
+        return ["the weights were never shrunk or perturbed: this is finetuning"] if later else []

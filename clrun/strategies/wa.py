@@ -28,6 +28,7 @@ from clrun.strategy import (
     Pool,
     cross_entropy,
     distillation,
+    later_tasks,
 )
 
 
@@ -88,7 +89,8 @@ class WA(Exemplars):
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         of_memory = super().warnings(health, knobs)
-        if not of_memory and len(health) > 1 and all(row["gamma"] == 1 for row in health[1:]):
+        later = later_tasks(health)
+        if not of_memory and later and all(row["gamma"] == 1 for row in later):
             return ["no weight was ever aligned, so WA was distillation on exemplars"]
         return of_memory
 

@@ -3,7 +3,7 @@
 from clrun.data.batches import Batch, Data, Pool
 from clrun.data.tasks import TaskTables
 from clrun.models import BatchNormMode, Network, RunningStatistics, Weights, Window
-from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree, later_tasks
 from clrun.strategy.closed_form import ROUNDING, ClassSums, ClosedForm, LinearHead, lowered, nearest_mean, solved
 from clrun.strategy.exemplars import Exemplars, Past, distillation
 from clrun.strategy.fisher_information import diagonal_fisher
@@ -75,6 +75,7 @@ __all__ = [
     "gradient_by_leaf",
     "gradient_of",
     "inside_transform",
+    "later_tasks",
     "lifted",
     "log_softmax",
     "losses",

@@ -337,6 +337,12 @@ class Strategy:
         return replace(self, net=self.net.train_mode(sample_weight, records, noise))
 
 
+def later_tasks(health: HealthRows) -> HealthRows:
+    """Return the rows of the tasks after the first one of the stream. Of a run that goes on from another one
+    (`init_from`), all of them may be."""
+    return [row for row in health if row["task"] > 1]
+
+
 def memories(state: Tree) -> list[AnyMemory]:
     """Return all `Memory` and `RankedMemory` tuples in a state."""
     nodes = tree_leaves(state, is_leaf=lambda node: isinstance(node, AnyMemory))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clrun.data.batches import Batch, Pool
 from clrun.models import RunningStatistics
-from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Tree
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Tree, later_tasks
 from clrun.strategy.ranked import AnyMemory
 from clrun.strategy.replay import CHUNK, Replay, buffer_stats
 
@@ -89,7 +89,7 @@ class Exemplars(Replay):
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         found = cls.memory_warnings(health, knobs)
-        if without_new := [str(int(row["task"])) for row in health[1:] if row["new_outputs"] == 0]:
+        if without_new := [str(int(row["task"])) for row in later_tasks(health) if row["new_outputs"] == 0]:
             tasks = f"task {without_new[0]}" if len(without_new) == 1 else f"the tasks {', '.join(without_new)}"
             nothing = "no weight learns anything then, as the network before the task is the target of all outputs"
             found.append(f"no class of {tasks} was new, and {nothing}; where classes come back, type strategy=er")
@@ -102,16 +102,13 @@ class Exemplars(Replay):
     @classmethod
     def memory_warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         """Return what a reader must know if the exemplars had no effect."""
-        if len(health) < 2:
+        later = later_tasks(health)
+        if not later:
             return []
         if all(row["memory_fill"] == 0 for row in health):
             return [f"the memory stayed empty, so {cls.__name__} had no exemplars"]
-        if all(row["exemplar_share"] == 0 for row in health[1:]):
+        if all(row["exemplar_share"] == 0 for row in later):
             return [f"no exemplar was ever trained on, so {cls.__name__} had nothing of earlier tasks"]
-        came = sum(row["new_outputs"] for row in health[1:])
-        if came and health[-1]["memory_classes"] <= health[0]["memory_classes"] and knobs["memory_size"] > 1:
-            few = "after all tasks the memory held no more classes than after the first"
-            return [f"{few}, although new ones had come: it did not do its work"]
         return []
 
 
@@ -122,7 +119,7 @@ def taught_nothing(health: HealthRows) -> bool:
     distillation is what rounding leaves. Neither do tasks without a loss, such as those of a single class each in a
     task-incremental stream.
     """
-    later = [row for row in health[1:] if row["new_outputs"] > 0 and row["loss"] > 0]
+    later = [row for row in later_tasks(health) if row["new_outputs"] > 0 and row["loss"] > 0]
     return bool(later) and all(row["distillation"] <= NEGLIGIBLE * row["loss"] for row in later)
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree, later_tasks
 from clrun.system.text import format_value
 
 
@@ -34,12 +34,13 @@ class QuadraticPenalty(Strategy):
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         name, strength = cls.__name__, knobs[cls.strength]
-        if strength == 0 or len(health) < 2:
+        later = later_tasks(health)
+        if strength == 0 or not later:
             return []
         if all(row[f"{cls.importance_name}_max"] == 0 for row in health):
             why = f"{name} found no weight important (its {cls.importance_name} is all zero), so it did nothing"
             return [f"{why}: this is finetuning"]
-        if all(row["penalty_over_loss"] <= NEGLIGIBLE for row in health[1:]):
+        if all(row["penalty_over_loss"] <= NEGLIGIBLE for row in later):
             why = f"at {cls.strength}={format_value(strength)} {name}'s penalty never passed {NEGLIGIBLE:g} of the loss"
             return [f"{why}: this is finetuning"]
         return []

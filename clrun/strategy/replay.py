@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from clrun.data.batches import Batch, Data, Pool
 from clrun.models import Network
-from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree, memories
+from clrun.strategy.base import NEGLIGIBLE, HealthRows, Knobs, Strategy, Tree, later_tasks, memories
 from clrun.strategy.herding import herding_keys
 from clrun.strategy.ranked import AnyMemory, RankedMemory, ranks
 from clrun.strategy.reservoir import Memory, named
@@ -278,14 +278,13 @@ class Replay(Strategy):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        if len(health) < 2:
+        later = later_tasks(health)
+        if not later:
             return []
         if all(row["memory_fill"] == 0 for row in health):
             return ["the memory stayed empty, so nothing was replayed: this is finetuning"]
-        if all(row["replay_loss"] <= NEGLIGIBLE * row["loss"] for row in health[1:]):
+        if all(row["replay_loss"] <= NEGLIGIBLE * row["loss"] for row in later):
             return ["what was replayed never had a loss above 1e-12 of the whole: this is finetuning"]
-        if health[-1]["memory_classes"] == 1 and knobs["memory_size"] > 1:
-            return ["after all tasks the memory held samples of one class alone, so the others were not replayed"]
         asked, slots = knobs.get("replay_batch"), knobs["memory_size"]
         distinct = knobs.get("replay_draw") == "without" and knobs.get("memory_per_class") is None
         if asked is not None and distinct and asked > slots:

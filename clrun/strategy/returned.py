@@ -5,9 +5,11 @@ shapes are looked at, never the numbers of a tensor. So the checks cost no kerne
 while a step is compiled or recorded.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -117,8 +119,9 @@ def check_tensors(method: Method, returned: Any) -> None:
 
 
 def check_tasks(method: Method, returned: Any) -> None:
-    """Raise UsageError unless the numbers of tasks were returned."""
-    if not (isinstance(returned, Sequence) and all(isinstance(task, int) for task in returned)):
+    """Raise UsageError unless the numbers of tasks were returned, Python's or NumPy's."""
+    several = isinstance(returned, Sequence | Set) and not isinstance(returned, str)
+    if not (several and all(isinstance(task, Integral) for task in returned)):
         raise wrong(method, returned, "the numbers of tasks, from 0, such as (stage,), () for none")
 
 
@@ -130,14 +133,14 @@ def check_rows(method: Method, returned: Any) -> None:
 
 
 def check_answer(method: Method, returned: Any) -> None:
-    """Raise UsageError unless True or False was returned, in a tensor () or not."""
-    if not (isinstance(returned, bool) or (is_scalar(returned) and returned.dtype == torch.bool)):
+    """Raise UsageError unless True or False was returned, or 1 or 0: Python's, NumPy's or in a tensor ()."""
+    if not (isinstance(returned, Integral | np.bool_) or (is_scalar(returned) and not returned.is_floating_point())):
         raise wrong(method, returned, "True or False")
 
 
 def check_count(method: Method, returned: Any) -> None:
-    """Raise UsageError unless a whole number was returned."""
-    if not isinstance(returned, int):
+    """Raise UsageError unless a whole number was returned, Python's or NumPy's."""
+    if not isinstance(returned, Integral):
         raise wrong(method, returned, "a whole number, such as int(memory.held)")
 
 
@@ -203,7 +206,10 @@ def wrong(method: Method, returned: Any, must: str) -> UsageError:
 def name_of(method: Method) -> str:
     """Return a method with the class of its object, such as 'Decay.loss'; of a function its name."""
     owner, name = getattr(method, "__self__", None), getattr(method, "__name__", type(method).__name__)
-    return name if owner is None else f"{type(owner).__name__}.{name}"
+    if owner is None:
+        return name
+    cls = owner if isinstance(owner, type) else type(owner)  # that of a class method is the class itself
+    return f"{cls.__name__}.{name}"
 
 
 def shown(value: Any) -> str:

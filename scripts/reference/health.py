@@ -26,6 +26,7 @@ MEANINGS: dict[str, str] = {
     "modelled_samples": "samples that all autoencoders were trained with, since the start of the run, each counted as "
     "often as it came",
     "exemplar_share": "share of the training samples that are exemplars of earlier tasks",
+    "generator_moved": "Euclidean distance between the weights of the generator before and after the task",
     "new_outputs": "number of outputs of the task that no earlier task had",
     "means": "number of outputs that have a mean of exemplars, after the task",
     "gamma": "what the weights of the new outputs were multiplied by, after the task",
@@ -83,7 +84,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "cumulative": ("others_share",),
     "der": ("replay_loss", *_MEMORY),
     "derpp": ("replay_loss", *_MEMORY),
-    "dgr": ("replay_loss", "generator_loss"),
+    "dgr": ("replay_loss", "generator_loss", "generator_moved"),
     "er": ("replay_loss", *_MEMORY),
     "er_ace": ("replay_loss", "barred_share", *_MEMORY),
     "ewc": (*_PENALTY, *_FISHER),

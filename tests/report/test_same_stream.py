@@ -2,7 +2,7 @@
 
 import re
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import pytest
 from helpers import summaries
 from scipy import stats
 
-from clrun.commands import report
 from clrun.config import composition
 from clrun.report import budget
 from clrun.report.rows import rows_of
@@ -53,16 +52,9 @@ def folder(swept, tmp_path) -> Path:
 
 
 @pytest.fixture
-def clrun_report(folder, monkeypatch, capfd):
-    """clrun_report("--sort", "n") -> exit code, standard output, standard error."""
-
-    def answer(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clrun-report", str(folder), "--no-plots", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            report.cli()
-        return caught.value.code, *capfd.readouterr()
-
-    return answer
+def clrun_report(clrun_report):
+    """The same without plots, which are not looked at here."""
+    return partial(clrun_report, "--no-plots")
 
 
 def as_of_an_earlier_version(folder: Path, runs: list[Path]) -> None:

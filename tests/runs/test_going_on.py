@@ -157,6 +157,34 @@ def test_a_run_without_steps_is_not_accused_of_its_average(trained):
     assert "average" not in said(first) and "average" not in said(rest)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "idle", "warning"),
+    [
+        ("rwalk", ("lambda=1e-30",), "this is finetuning"),
+        ("lwf", ("lambda=1e-30",), "this is finetuning"),
+        ("mir", ("virtual_lr=0",), "a virtual_lr above 0"),
+        ("wa", ("lr=1e-30",), "never passed 1e-12 of the loss"),
+    ],
+)
+def test_one_task_that_is_added_is_no_first_one(trained, strategy, idle, warning):
+    """A method that does nothing in it says so, as where the whole stream is one run; one that works is not accused."""
+    same = (*SMALL, KEPT, f"strategy={strategy}")
+    first = trained(*same, "split.classes=[[0,1],[2,3]]")
+    rest = trained(*same, *idle, "split.classes=[[4,5]]", f"init_from={first.directory}")
+    assert warning in said(rest)
+    works = trained(*same, "split.classes=[[4,5]]", f"init_from={first.directory}")
+    assert warning not in said(works)
+
+
+@pytest.mark.parametrize("strategy", ["icarl", "wa", "bic"])
+@pytest.mark.parametrize(("classes", "named"), [("[[0,1]]", "task 3"), ("[[2,3],[0,1]]", "the tasks 3, 4")])
+def test_a_class_that_comes_back_in_another_run_is_no_new_one(trained, strategy, classes, named):
+    same = (*SMALL, KEPT, f"strategy={strategy}")
+    first = trained(*same, "split.classes=[[0,1],[2,3]]")
+    rest = trained(*same, f"split.classes={classes}", f"init_from={first.directory}")
+    assert f"no class of {named} was new" in said(rest)
+
+
 @pytest.mark.parametrize("there", [True, False], ids=["in the data", "not in the data"])
 def test_classes_of_the_run_before_are_missed_in_the_memory(trained, tmp_path, there):
     """Also where one task alone comes, and where the data have none of them; not if the memory begins anew."""

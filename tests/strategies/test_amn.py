@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import live
-from helpers import as_class
+from helpers import as_class, rows_of
 
 from clrun.data.batches import StepContext
 from clrun.engine.step import whole_gradient
@@ -216,7 +216,7 @@ def test_warns_of_memory_that_never_moved(stack_of):
     def rows(cls):
         stack = stack_of(*SMALL)
         stack.strategy = as_class(stack.strategy, cls)
-        return [{"task": i + 1} | report.health[0] for i, report in enumerate(live(stack)[1])]
+        return rows_of(live(stack)[1])
 
     knobs = {"direction": "beneficial", "eps": 0.05, "lambda": 400.0}
     assert AMN.warnings(rows(AMN), knobs) == []

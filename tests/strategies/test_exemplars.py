@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import live
-from helpers import module_of
+from helpers import module_of, rows_of
 from scipy.optimize import minimize
 from test_memory_and_replay import SMALL
 from test_replay_options import chosen, class_of, herded_by_hand
@@ -327,7 +327,7 @@ def test_with_a_cosine_head(stack_of, strategy):
 
 def test_a_memory_that_does_nothing_is_noticed(stack_of):
     _, reports = live(stack_of("strategy=wa", "scenario=class"))
-    rows = [report.health[0] for report in reports]
+    rows = rows_of(reports)
     assert WA.warnings(rows, {"memory_size": 200}) == []
     empty = [row | {"memory_fill": 0} for row in rows]
     assert "no exemplars" in WA.warnings(empty, {"memory_size": 200})[0]

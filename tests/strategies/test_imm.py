@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import live
-from helpers import as_class
+from helpers import as_class, rows_of
 from torch import nn
 
 from clrun.strategies.imm import IMM, uniform
@@ -199,9 +199,9 @@ class Unmerged(IMM):
 
 def test_an_imm_that_does_nothing_says_so(stack_of):
     _, reports = live(stack_of("strategy=imm", "tasks=2"))
-    assert IMM.warnings([r.health[0] for r in reports], KNOBS) == []
+    assert IMM.warnings(rows_of(reports), KNOBS) == []
     stack = stack_of("strategy=imm", "tasks=2")
     stack.strategy = as_class(stack.strategy, Unmerged)
     _, reports = live(stack)
-    (warning,) = IMM.warnings([r.health[0] for r in reports], KNOBS)
+    (warning,) = IMM.warnings(rows_of(reports), KNOBS)
     assert "did nothing" in warning

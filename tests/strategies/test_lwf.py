@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 from conftest import live
-from helpers import as_class
+from helpers import as_class, rows_of
 from torch import nn
 
 from clrun.models import updated_statistics
@@ -142,10 +142,10 @@ class Unchanged(LwF):
 def test_a_lwf_that_does_nothing_says_so(stack_of):
     knobs = {"lambda": 1.0}
     _, reports = live(stack_of("strategy=lwf", "tasks=2"))
-    assert LwF.warnings([r.health[0] for r in reports], knobs) == []
+    assert LwF.warnings(rows_of(reports), knobs) == []
     stack = stack_of("strategy=lwf", "tasks=2")
     stack.strategy = as_class(stack.strategy, Unchanged)
     _, reports = live(stack)
-    (warning,) = LwF.warnings([r.health[0] for r in reports], knobs)
+    (warning,) = LwF.warnings(rows_of(reports), knobs)
     assert "finetuning" in warning
-    assert LwF.warnings([r.health[0] for r in reports], {"lambda": 0.0}) == []
+    assert LwF.warnings(rows_of(reports), {"lambda": 0.0}) == []

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import live
+from helpers import rows_of
 from torch import nn
 
 from clrun.strategies.mas import MAS, SENSITIVITY
@@ -104,8 +105,8 @@ class InsensitiveMAS(MAS):
 def test_a_mas_that_does_nothing_says_so(stack_of):
     knobs = {"lambda": 1.0}
     _, reports = live(stack_of("strategy=mas", "tasks=2"))
-    assert MAS.warnings([r.health[0] for r in reports], knobs) == []
+    assert MAS.warnings(rows_of(reports), knobs) == []
     _, reports = live(stack_of("strategy=mas", "tasks=2", strategy=InsensitiveMAS))
-    (complaint,) = MAS.warnings([r.health[0] for r in reports], knobs)
+    (complaint,) = MAS.warnings(rows_of(reports), knobs)
     assert "did nothing" in complaint
-    assert MAS.warnings([r.health[0] for r in reports], {"lambda": 0.0}) == []
+    assert MAS.warnings(rows_of(reports), {"lambda": 0.0}) == []

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import live
-from helpers import ListReservoir, as_class, module_of
+from helpers import ListReservoir, as_class, module_of, rows_of
 from torch import nn
 
 from clrun.data.batches import StepContext
@@ -226,7 +226,7 @@ class Blind(AGEM):
 def health_of(stack, broken=None):
     if broken is not None:
         stack.strategy = as_class(stack.strategy, broken)
-    return [report.health[0] for report in live(stack)[1]]
+    return rows_of(live(stack)[1])
 
 
 def test_a_memory_that_does_nothing_is_noticed(stack_of):

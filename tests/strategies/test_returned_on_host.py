@@ -1,12 +1,15 @@
 """What a method of a strategy that is ordinary Python must return: anything else is refused with the place of the
 method, before a file is written that cannot be read."""
 
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from helpers import warnings_in
 
-from clrun.runs import prepare, train
+from clrun.runs import checkpoint, prepare, train
 from clrun.strategies.finetune import Finetune
 from clrun.system.errors import UsageError
 
@@ -56,6 +59,26 @@ class RowsOfFloats(Finetune):
         return [rows.float() for rows in own]
 
 
+class Legal(Finetune):
+    """Values that are as good as those of the guide: NumPy's numbers, a set, 1 and 0, a generator."""
+
+    def visible(self, stage):
+        return {np.int64(stage)} if stage else tuple(np.unique([stage]))
+
+    def takes_steps(self, stage):
+        return (np.array([2, 3])[stage] > 1) if stage else 1
+
+    def stored_samples(self, state):
+        return np.int64(3)
+
+    def unused_bytes(self, state):
+        return np.int32(0)
+
+    @classmethod
+    def warnings(cls, health, knobs):
+        yield from ("one thing", "another")
+
+
 class CountInTensor(Finetune):
     def stored_samples(self, state):
         return torch.tensor(3)
@@ -85,14 +108,20 @@ BEFORE = [
     (NoSteps, "NoSteps.takes_steps returned None; let it return True or False."),
     (NoTrainables, "trainables returned [tensor (1,)]; let it return a dictionary of tensors by name, {} for none."),
     (NoDraws, "NoDraws.draws returned {gates: int 1}; let it return a dictionary of tensors by name, {} for none."),
-    (TrueObjection, "incompatibility returned bool True; let it return a sentence, or None for no objection."),
+    (
+        TrueObjection,
+        "TrueObjection.incompatibility returned bool True; let it return a sentence, or None for no objection.",
+    ),
 ]
 LATER = [
     (NoRows, "NoRows.trained_rows returned None; let it return a list of tensors (n,) of row numbers, as `own` is."),
     (RowsOfFloats, "RowsOfFloats.trained_rows returned [tensor ("),
     (CountInTensor, "stored_samples returned tensor (); let it return a whole number, such as int(memory.held)."),
     (BytesInFloat, "unused_bytes returned float 0.5; let it return a whole number"),
-    (OneSentence, "returned str 'nothing was learnt'; let it return a list of sentences, [] for none."),
+    (
+        OneSentence,
+        "OneSentence.warnings returned str 'nothing was learnt'; let it return a list of sentences, [] for none.",
+    ),
     (NoWarnings, "warnings returned None; let it return a list of sentences, [] for none."),
 ]
 
@@ -113,3 +142,15 @@ def test_what_is_asked_later_is_refused_and_no_summary_is_written(prepared_of, c
         train.train_run(prepared, quiet=True)
     assert said in str(caught.value)
     assert not (prepared.directory / "summary.csv").exists()
+    learnt = (prepared.directory / checkpoint.NAME).exists()  # written where a task has ended
+    assert learnt == (cls in (OneSentence, NoWarnings)), "all but the warnings is asked for before any training"
+
+
+def test_numbers_of_numpy_and_sentences_of_a_generator_are_as_good(prepared_of):
+    typed = "strategy=finetune", "tasks=2", "iterations=2", "plots=false"
+    plain = prepared_of(*typed)
+    train.train_run(plain, quiet=True)
+    matrix = (plain.directory / "accuracy_matrix.csv").read_bytes()
+    shutil.rmtree(plain.directory)
+    assert warnings_in(replace(plain, strategy=Legal)) == "one thing | another"
+    assert (plain.directory / "accuracy_matrix.csv").read_bytes() == matrix

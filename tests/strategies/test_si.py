@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import live
+from helpers import rows_of
 from torch import nn
 
 from clrun.engine.step import whole_gradient
@@ -107,8 +108,8 @@ class PathlessSI(SI):
 def test_a_si_that_does_nothing_says_so(stack_of):
     knobs = {"c": 1.0, "xi": 0.1}
     _, reports = live(stack_of("strategy=si", "tasks=2"))
-    assert SI.warnings([r.health[0] for r in reports], knobs) == []
+    assert SI.warnings(rows_of(reports), knobs) == []
     _, reports = live(stack_of("strategy=si", "tasks=2", strategy=PathlessSI))
-    (complaint,) = SI.warnings([r.health[0] for r in reports], knobs)
+    (complaint,) = SI.warnings(rows_of(reports), knobs)
     assert "did nothing" in complaint
-    assert SI.warnings([r.health[0] for r in reports], knobs | {"c": 0.0}) == []
+    assert SI.warnings(rows_of(reports), knobs | {"c": 0.0}) == []

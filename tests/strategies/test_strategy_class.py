@@ -63,7 +63,7 @@ def test_former_names_of_hooks_are_accepted_with_a_warning():
     both = {"memory_size": 7, "memory_per_class": 3}
     assert "type one of them" in Old.incompatibility(None, "sgd", both)
     assert Old.incompatibility(None, "sgd", {"memory_size": 7}) == "no"
-    row = {"memory_fill": 0, "replay_loss": 0, "loss": 1, "memory_classes": 0}
+    row = {"task": 2, "memory_fill": 0, "replay_loss": 0, "loss": 1, "memory_classes": 0}
     assert Old.warnings([row, row], {}) == [
         "the memory stayed empty, so nothing was replayed: this is finetuning",
         "it did nothing",
