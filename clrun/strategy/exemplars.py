@@ -88,7 +88,7 @@ class Exemplars(Replay):
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
-        found = cls.memory_warnings(health, knobs)
+        found = cls.memory_warnings(health)
         if without_new := [str(int(row["task"])) for row in later_tasks(health) if row["new_outputs"] == 0]:
             tasks = f"task {without_new[0]}" if len(without_new) == 1 else f"the tasks {', '.join(without_new)}"
             nothing = "no weight learns anything then, as the network before the task is the target of all outputs"
@@ -100,7 +100,7 @@ class Exemplars(Replay):
         return found
 
     @classmethod
-    def memory_warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
+    def memory_warnings(cls, health: HealthRows) -> list[str]:
         """Return what a reader must know if the exemplars had no effect."""
         later = later_tasks(health)
         if not later:
