@@ -261,7 +261,8 @@ class Checks:
         return Answer(contract.neutral(mine.stack(), plain.stack()), f"{when}it is finetune, bit for bit")
 
     def health(self) -> Answer:
-        """Check that the columns of health.csv are numbers, and that the warnings of the class are sentences."""
+        """Check that the columns of health.csv and the scores are numbers, and that the warnings of the class are
+        sentences."""
         from clrun.runs import contract
 
         stack = self.stack()

@@ -22,8 +22,9 @@ LEAST = 256
 
 BINS = 15  # of equal width, for calibration; as in Guo et al. 2017
 
-# What answers samples: `predict_outputs`, or another function of its arguments that returns two values for each sample.
-Answer = Callable[[Strategy, TrainState, Any, TaskTables, Tensor, Tensor], tuple[Tensor, Tensor]]
+# What answers samples: `predict_outputs`, or another function of its arguments that returns three values for each
+# sample, of which the third says whether its scores are undefined.
+Answer = Callable[[Strategy, TrainState, Any, TaskTables, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,20 @@ class Evaluator:
         part: "test" or "validation".
         """
         answers = list(self.predictions(current, horizon, part))
-        correct = [right(predicted, labels, valid) for predicted, labels, valid in answers]
+        correct = [right(predicted, labels, valid) for predicted, labels, _, valid in answers]
         samples = [pad_rows(pools)[0] for pools in zip(*(getattr(one, part) for one in self.streams), strict=True)]
-        task = [torch.full_like(labels, t) for t, (_, labels, _) in enumerate(answers)]
-        predicted, labels, valid = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
+        task = [torch.full_like(labels, t) for t, (_, labels, _, _) in enumerate(answers)]
+        predicted, labels, undefined, valid = (torch.cat(parts, -1) for parts in zip(*answers, strict=True))
         size = self.strategy.data.tasks, self.strategy.data.outputs
         numbers, tasks = torch.cat(samples, -1), torch.cat(task, -1)
         pairs = pairs_of(predicted, labels, numbers, tasks, valid, *size)
         every = answers_of(predicted, labels, numbers, tasks, valid) if self.every_answer else None
-        return Evaluation(torch.stack(correct, -1), pairs, every)
+        return Evaluation(torch.stack(correct, -1), pairs, (undefined & valid).sum(-1), every)
 
     def correct(self, current: TrainState, horizon: int | None, part: str) -> Tensor:
         """Return (R, T) int64: the correct answers of all runs on each task. The arguments are those of `evaluate`."""
-        return torch.stack([right(*answers) for answers in self.predictions(current, horizon, part)], -1)
+        answers = self.predictions(current, horizon, part)
+        return torch.stack([right(predicted, labels, valid) for predicted, labels, _, valid in answers], -1)
 
     def correct_within_task(self, current: TrainState, horizon: int | None) -> Tensor:
         """Return (R, T) int64: the correct answers of all runs on each task within a task, where at most `within` test
@@ -83,7 +85,8 @@ class Evaluator:
         """Return (R, T, BINS, 3) float64: for each task the test samples whose confidence lies in a bin - how many, the
         sum of the confidences, and how many are answered correctly. Bin m of 0 ... BINS-1 is (m/BINS, (m+1)/BINS].
         horizon: as of `evaluate`."""
-        return torch.stack([binned(*answers) for answers in self.predictions(current, horizon, "test", confidences)], 1)
+        answers = self.predictions(current, horizon, "test", confidences)
+        return torch.stack([binned(confidence, correct, valid) for confidence, correct, _, valid in answers], 1)
 
     def task_aware(self, current: TrainState) -> Tensor:
         """Return (R, T) int64: the correct answers of all runs on each task where its own outputs alone may answer, as
@@ -101,9 +104,10 @@ class Evaluator:
 
     def predictions(
         self, current: TrainState, horizon: int | None, part: str, answer: Answer | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield for every task, on the host: predicted outputs (R, n), labels (R, n), and (R, n) bool, False where a
-        run has fewer than n samples. answer: what takes the place of `predict_outputs`, with other values than these.
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield for every task, on the host: predicted outputs (R, n), labels (R, n), whether a sample's scores are
+        undefined (R, n) bool, and (R, n) bool, False where a run has fewer than n samples. answer: what takes the place
+        of `predict_outputs`, with other values than these.
         """
         one = predict_outputs if answer is None else answer
         predict = self.vectorizer.vectorize(partial(one, self.strategy), (PER_RUN, PER_RUN, PER_RUN, PER_RUN, SHARED))
@@ -116,13 +120,13 @@ class Evaluator:
             ]
             widths = [rows.shape[1] for rows, _ in padded]
             if not any(widths):  # tasks of which the data have no sample
-                yield from ((rows, rows, valid.bool()) for rows, valid in padded)
+                yield from ((rows, rows, valid.bool(), valid.bool()) for rows, valid in padded)
                 continue
             rows = self.vectorizer.stack_trees(list(torch.cat([rows for rows, _ in padded], -1)))
             chunks = [predict(current, self.hp, tables, chunk, seen) for chunk in rows.split(self.chunk_size, -1)]
             answers = [self.vectorizer.unstack_to_host(torch.cat(v, -1)) for v in zip(*chunks, strict=True)]
-            for predicted, labels, (_, valid) in zip(*(v.split(widths, -1) for v in answers), padded, strict=True):
-                yield predicted, labels, valid.bool()
+            for *values, (_, valid) in zip(*(v.split(widths, -1) for v in answers), padded, strict=True):
+                yield (*values, valid.bool())
 
     def together(self, part: str) -> list[list[int]]:
         """Return the tasks in lists, in order, that are asked in one forward pass: as many as fit into a chunk, so that
@@ -197,20 +201,22 @@ def untrained_tables(tables: TaskTables) -> TaskTables:
 
 def predict_outputs(
     strategy: Strategy, current: TrainState, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return one run's predicted outputs (n,) and the labels (n,) of the samples at `rows` (n,)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return one run's predicted outputs (n,), the labels (n,) of the samples at `rows` (n,), and whether one of a
+    sample's scores is no number (n,) bool, when the predicted output means nothing."""
     logits, labels = deployed_logits(strategy, current, hp, tables, rows, horizon)
-    return logits.argmax(-1), labels
+    return logits.argmax(-1), labels, logits.isnan().any(-1)
 
 
 def confidences(
     strategy: Strategy, current: TrainState, hp: Any, tables: TaskTables, rows: Tensor, horizon: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return one run's confidence (n,) in each of its answers to the samples at `rows` (n,), the largest value of the
-    softmax over the outputs that may answer, and whether they are correct (n,) bool."""
+    softmax over the outputs that may answer, whether they are correct (n,) bool, and whether one of a sample's scores
+    is no number (n,) bool."""
     logits, labels = deployed_logits(strategy, current, hp, tables, rows, horizon)
     confidence, predicted = logits.softmax(-1).max(-1)
-    return confidence, predicted == labels
+    return confidence, predicted == labels, logits.isnan().any(-1)
 
 
 def deployed_logits(

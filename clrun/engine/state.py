@@ -83,6 +83,7 @@ class Evaluation(NamedTuple):
 
     correct: Tensor  # (R, T) int64: correct answers on each task
     pairs: np.ndarray  # (K, 6) int64: the columns PAIR of every pair that occurs; all numbers from 0
+    undefined: Tensor  # (R,) int64: samples of which one of the scores was no number (NaN), so the answer says nothing
     # (N, 5) int64, where every answer is wanted: run, task, true and predicted output, number of the sample; else None
     answers: np.ndarray | None = None
 

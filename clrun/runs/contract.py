@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from clrun.data.batches import StepContext
 from clrun.engine.stack import Stack
-from clrun.engine.state import StageReport, TrainState
+from clrun.engine.state import PAIR, StageReport, TrainState
 from clrun.engine.step import make_step
 from clrun.results.columns import TIMED_FILES
 from clrun.runs.prepared import Prepared
@@ -165,8 +165,12 @@ def neutral(mine: Stack, plain: Stack) -> str | None:
 
 
 def health(reports: Sequence[StageReport]) -> str | None:
-    """Check that the columns of health.csv are finite numbers, or empty."""
+    """Check that the columns of health.csv are finite numbers, or empty, and the scores of the test samples numbers."""
     for report in reports:
+        if report.evaluation is not None and report.evaluation.undefined[0] > 0:
+            asked = int(report.evaluation.pairs[:, PAIR.index("count")].sum())
+            count = int(report.evaluation.undefined[0])
+            return f"{count} of {asked} test samples had a score that is no number (NaN) after task {report.stage + 1}"
         for column, value in report.health[0].items():
             if value is not None and not math.isfinite(value):
                 return f"column {column} is {value} after task {report.stage + 1}"

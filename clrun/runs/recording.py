@@ -26,6 +26,8 @@ from clrun.system.peak_memory import peak_memory
 # rows.
 CONFUSED_TASKS = 100
 
+UNDEFINED = "had a score that is no number (NaN), and the answers to them mean nothing"
+
 # Costs that are added up while a run is trained, over all its interruptions.
 ACCUMULATED = (
     "train_seconds", "consolidate_seconds", "eval_seconds", "wall_seconds", "cpu_seconds", "samples", "energy_wh",
@@ -201,6 +203,7 @@ def record_divergence(outcome: Outcome, divergence: Divergence | None, task: int
 def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> None:
     """Record the accuracies of run r after a stage, or before any training, in a row of the accuracy matrix."""
     outcome.correct[row] = report.correct[r].numpy()
+    record_undefined(outcome, report, r, row)
     if report.evaluation is not None and row > 0 and len(outcome.counts) <= CONFUSED_TASKS:
         pairs = report.evaluation.pairs
         outcome.confusions = np.concatenate([outcome.confusions, with_row(pairs[pairs[:, 0] == r], row)])
@@ -219,6 +222,14 @@ def record_accuracy(outcome: Outcome, report: StageReport, r: int, row: int) -> 
     if outcome.online is not None and report.online is not None:
         correct, samples = report.online[r].tolist()
         outcome.online.append({"task": report.stage + 1, "samples": samples, "correct": correct})
+
+
+def record_undefined(outcome: Outcome, report: StageReport, r: int, row: int) -> None:
+    """Warn the first time that scores of run r were no numbers; the accuracies then look like those of chance."""
+    undefined = 0 if report.evaluation is None else int(report.evaluation.undefined[r])
+    if undefined > 0 and not any(UNDEFINED in warning for warning in outcome.warnings):
+        when = f"after task {row}" if row > 0 else "before training"
+        outcome.warnings.append(f"{when}, {undefined} of {outcome.counts.sum()} test samples {UNDEFINED}")
 
 
 def record_predictions(outcome: Outcome, report: StageReport, r: int, row: int) -> None:

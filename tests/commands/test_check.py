@@ -260,6 +260,16 @@ class NotANumber(Broken):
         return {"ratio": torch.zeros(()) / torch.zeros(())}
 
 
+class ScoresAreNoNumbers(Broken):
+    def scores(self, theta, state, hp, x, t):
+        return self.net(theta, x) / 0 * 0
+
+
+class DeploysNoNumbers(Broken):
+    def deploy(self, theta, state, hp):
+        return theta * torch.nan
+
+
 @dataclass(frozen=True)
 class Pulls(Broken):
     def loss(self, theta, state, hp, batch):
@@ -311,6 +321,8 @@ def found(stack_of, name: str, cls: type[Strategy]) -> str | None:
         ("neutral", AnswersTheLeastLikely, "answers otherwise after task 1"),
         ("neutral", DeploysLess, "answers otherwise after task 1"),
         ("health", NotANumber, "column ratio is nan after task 1"),
+        ("health", ScoresAreNoNumbers, "test samples had a score that is no number (NaN) after task 1"),
+        ("health", DeploysNoNumbers, "test samples had a score that is no number (NaN) after task 1"),
     ],
 )
 def test_each_broken_promise_is_found(stack_of, name, cls, said):

@@ -32,7 +32,7 @@ def test_what_is_counted_is_what_the_part_answers(stack_of):
     answers = alone.evaluator.predictions(one, 1, "test")
     pools, some = alone.streams[0].test, alone.evaluator.smaller_streams[0].test
     by_hand = []
-    for (predicted, labels, _), pool, few in zip(answers, pools, some, strict=True):
+    for (predicted, labels, _, _), pool, few in zip(answers, pools, some, strict=True):
         right = dict(zip(pool.tolist(), (predicted[0] == labels[0]).tolist(), strict=True))
         by_hand.append(sum(right[row] for row in few.tolist()))
     assert alone.evaluator.correct_within_task(one, 1)[0].tolist() == by_hand

@@ -14,6 +14,7 @@ from clrun.config.settings import Settings
 from clrun.results import reading, run_files
 from clrun.runs import prepare, show, train
 from clrun.strategies.ewc import EWC
+from clrun.strategies.finetune import Finetune
 from clrun.system.csv_numbers import ALL_DIGITS
 from clrun.system.errors import UsageError
 
@@ -194,6 +195,37 @@ def test_divergence_keeps_what_was_measured_within_its_task(trained):
     assert sorted(set(within[within.stage == 1].step)) == list(range(1, 31))
     assert sorted(set(within[within.stage == 2].step)) == list(range(31, 30 + step)) and step > 1
     assert within.accuracy.between(0, 1).all()
+
+
+class HasNoScores(Finetune):
+    """Once a task was learnt, it divides by zero for the samples of the second task."""
+
+    def init(self, theta):
+        return theta.new_zeros(())
+
+    def after_phase(self, phase, theta, state, hp, pool):
+        return theta, state + 1
+
+    def scores(self, theta, state, hp, x, t):
+        return torch.where((state > 0) & (t[:, None] == 1), torch.nan, self.net(theta, x))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_scores_that_are_no_numbers_are_counted_once(prepared_of, together):
+    """Alone and in a stack."""
+    runs = [prepared_of(*SHORT, "tasks=5", "strategy=finetune", f"seed={seed}") for seed in range(1 + together)]
+    runs = [replace(run, strategy=HasNoScores) for run in runs]
+    train.train_runs(runs, quiet=True)
+    for run in runs:
+        counts = pd.read_csv(run.directory / "accuracy.csv").query("after_task == 1")["n"].tolist()
+        warned = str(run_files.summary_of(run.directory)["warnings"])
+        said = f"after task 1, {counts[1]} of {sum(counts)} test samples had a score that is no number (NaN)"
+        assert said in warned and warned.count("NaN") == 1
+
+
+def test_scores_that_are_numbers_are_not_mentioned(trained):
+    _, summary = trained("strategy=finetune")
+    assert "NaN" not in str(summary["warnings"])
 
 
 def test_a_frozen_run_is_named(trained):
