@@ -17,6 +17,7 @@ from clrun.strategy.returned import (
     check_sentences,
     check_tasks,
     check_tensors,
+    is_tuple_of,
 )
 from clrun.system.errors import UsageError
 
@@ -32,6 +33,15 @@ def refuse_wrong_plan(strategy: Strategy, tasks: int) -> None:
     for stage in range(tasks):
         check_tasks(strategy.visible, strategy.visible(stage))
         check_answer(strategy.takes_steps, strategy.takes_steps(stage))
+
+
+def recalls_one(strategy: Strategy) -> tuple[str, int] | None:
+    """Return what `recalls_one` is. Raise UsageError where that is not None, or a setting and a number."""
+    found = strategy.recalls_one
+    if found is None or (is_tuple_of(found, 2) and isinstance(found[0], str) and isinstance(found[1], int)):
+        return found
+    cls = type(strategy).__name__
+    raise UsageError(f"{cls}.recalls_one is {found!r}; let it be a setting and a number, such as ('replay_batch', 2).")
 
 
 def trainables(strategy: type[Strategy], network: Network, tasks: int, knobs: Knobs) -> dict[str, Tensor]:

@@ -12,7 +12,9 @@ from clrun.data.sampler import Budget, EpochSampler, OnlineSampler
 from clrun.data.seeding import DRAWS, generator
 from clrun.data.tasks import TaskStream
 from clrun.engine import host_hooks
+from clrun.models.network import normalises_one_sample
 from clrun.strategy import Strategy, Tree
+from clrun.system.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,25 @@ class SampleSchedule:
         rows = [
             host_hooks.trained_rows(self.strategy, phase, state, mine) for state, mine in zip(states, own, strict=True)
         ]
-        return [self.sampler(r, stage, phase, chosen) for r, chosen in enumerate(rows)]
+        samplers = [self.sampler(r, stage, phase, chosen) for r, chosen in enumerate(rows)]
+        for sampler in samplers:
+            self.refuse_batch_of_one(sampler, stage)
+        return samplers
+
+    def refuse_batch_of_one(self, sampler: EpochSampler, stage: int) -> None:
+        """Raise UsageError where the rows of a pass leave a batch of one sample that the network's batch norms cannot
+        normalise. Of a task's own samples that is known before training; a method may leave some out or add others."""
+        network = self.strategy.net.network
+        if not network.has_batch_norm or sampler.smallest_batch != 1 or sampler.steps < sampler.epoch_steps:
+            return
+        if normalises_one_sample(network, self.strategy.data.images.shape[1:]):
+            return
+        samples, size = sum(map(len, sampler.pools)), sampler.batch_size
+        raise UsageError(
+            f"batch_size={size} leaves a batch of one of the {samples} samples that task {stage + 1} is trained on, "
+            "those of a memory included, and batch norm cannot normalise one sample; type another batch_size"
+            + (", or drop_last=true." if size > 1 and samples > 1 else ".")
+        )
 
     def shuffled_samples(self, stage: int, phase: str) -> tuple[Tensor, Tensor, Tensor]:
         """Return all samples of a stage in random order, for the end of a pass: rows (R, n), weight (R, n) and noise

@@ -311,10 +311,19 @@ def refuse_probe(network: Network, settings: Settings) -> None:
 def refuse_batch_of_one(
     strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
 ) -> None:
-    """Raise UsageError where a stage has a batch of one picture that the network's batch norms cannot normalise."""
+    """Raise UsageError where a stage has a batch of one picture that the network's batch norms cannot normalise, or
+    where past pictures pass through the network one at a time."""
     if not network.has_batch_norm:
         return
     unbuilt = without_network(strategy, stream, images, settings)
+    recalls_one = host_hooks.recalls_one(unbuilt)
+    if recalls_one is not None and not normalises_one_sample(network, images.x.shape[1:]):
+        key, least = recalls_one
+        raise UsageError(
+            f"{key}={format_value(settings.knobs.get(key))}: strategy={settings['strategy']} passes one past sample "
+            f"through the network at a time, of which a unit or channel of model={settings['model']} has one value, "
+            f"which batch norm cannot normalise; type {key}={least} or more, or a network without batch norm."
+        )
     for stage in range(stream.learnt, len(stream.train)):
         pools = [stream.rows(task, len(images.y)) for task in unbuilt.visible(stage)]
         even = settings["scenario"] == "task" and len(pools) > 1 and settings["passes"] is None

@@ -8,7 +8,7 @@ the gradient; an optimizer with momentum or Adam's scaling may still take a step
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class AGEM(Replay):
     Its state is the memory of M row numbers (8 M bytes and the images), and a counter of projections. The batch passes
     through the network first and what is recalled second, each by itself, also for batch norm.
     """
+
+    apart: ClassVar[bool] = True
 
     class State(NamedTuple):
         memory: AnyMemory

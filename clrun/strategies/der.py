@@ -16,7 +16,7 @@ through the memory would be one more thing in the state, and DER++ draws from th
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class DER(Replay):
     float32). The batch and what is recalled pass through the network each by itself, also for batch norm: first B, then
     (in DER++) R', then R.
     """
+
+    apart: ClassVar[bool] = True
 
     class Hyper(NamedTuple):
         alpha: Tensor  # () strength of the logits

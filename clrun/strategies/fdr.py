@@ -10,7 +10,7 @@ Left out: in their code the distance has the weight 1, in an optimizer step of i
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class FDR(Replay):
     samples (4 M C bytes in float32), and the walk where there is one (8 M bytes). The batch and what is recalled pass
     through the network each by itself, also for batch norm.
     """
+
+    apart: ClassVar[bool] = True
 
     memory_policy: str = "past"
 

@@ -59,9 +59,17 @@ class GEM(Strategy):
         held: Tensor  # (T,) int64: samples of each task
         projections: Tensor  # () int64: how often g was projected
 
+    @property
+    def slots_of_a_task(self) -> int:
+        """The number M / T of samples that are kept of each task."""
+        return max(1, self.memory_size // self.data.tasks)
+
+    @property
+    def recalls_one(self) -> tuple[str, int] | None:
+        return ("memory_size", 2 * self.data.tasks) if self.slots_of_a_task == 1 else None
+
     def init(self, theta: Tensor) -> State:
-        T = self.data.tasks
-        nothing = torch.zeros(T, max(1, self.memory_size // T), dtype=torch.long, device=theta.device)
+        nothing = torch.zeros(self.data.tasks, self.slots_of_a_task, dtype=torch.long, device=theta.device)
         return self.State(nothing, nothing[:, 0], nothing[0, 0])
 
     def gradient(self, theta: Tensor, state: State, hp: Hyper, batch: Batch) -> tuple[Tensor, Tensor, Aux]:

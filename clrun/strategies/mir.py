@@ -14,7 +14,7 @@ not of a mean. Left out is their second criterion, which compares CE(x; v) with 
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,10 +41,16 @@ class MIR(ER):
     also for batch norm, whose running statistics take no notice of the candidates.
     """
 
+    apart: ClassVar[bool] = True
+
     candidates: int = 50
 
     class Hyper(NamedTuple):
         virtual_lr: Tensor  # () length of the virtual step, as a multiple of the gradient
+
+    @property
+    def recalls_one(self) -> tuple[str, int] | None:
+        return ("candidates", 2) if self.candidates == 1 and self.replay_batch != 1 else super().recalls_one
 
     @classmethod
     def incompatibility(cls, network: Network, optimizer: str, knobs: Knobs) -> str | None:

@@ -128,6 +128,16 @@ class Strategy:
         """
         return True
 
+    @property
+    def recalls_one(self) -> tuple[str, int] | None:
+        """Where past samples pass through the network one at a time, the setting that says so and the least value with
+        which they do not; by default None.
+
+        clrun refuses it for a network whose batch norms cannot be trained on one sample. It may use `self.data.tasks`
+        and fixed choices.
+        """
+        return None
+
     def visible(self, stage: int) -> Sequence[int]:
         """Return the tasks, from 0, whose samples are trained on in this stage; by default the stage's own task.
 

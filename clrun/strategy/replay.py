@@ -1,7 +1,7 @@
 """The base class of methods that replay samples from a memory, and the statistics of what the memory holds."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -70,6 +70,9 @@ class Replay(Strategy):
     replacement (None), "without", or "epochs": see `clrun.strategy.walk`.
     """
 
+    # Whether what is recalled passes through the network by itself; else joined to the batch.
+    apart: ClassVar[bool] = False
+
     memory_size: int = 200
     memory_per_class: int | None = None
     memory_policy: str | None = None
@@ -94,6 +97,10 @@ class Replay(Strategy):
     @property
     def uses_boundaries(self) -> bool:
         return self.needs_boundaries or self.filled_at_ends
+
+    @property
+    def recalls_one(self) -> tuple[str, int] | None:
+        return ("replay_batch", 2) if self.apart and self.replay_batch == 1 else None
 
     def empty(self, theta: Tensor) -> AnyMemory:
         """Return an empty memory of M slots on the device of theta."""

@@ -162,6 +162,60 @@ def test_replayed_samples_count(stack_of, strategy):
     assert [n for n in empty if n] == [24]
 
 
+@pytest.mark.parametrize(
+    ("typed", "refused"),
+    [
+        ("strategy=agem replay_batch=1", "type replay_batch=2 or more"),
+        ("strategy=der replay_batch=1", "type replay_batch=2 or more"),
+        ("strategy=derpp replay_batch=1", "type replay_batch=2 or more"),
+        ("strategy=fdr replay_batch=1", "type replay_batch=2 or more"),
+        ("strategy=mir replay_batch=1", "type replay_batch=2 or more"),
+        ("strategy=mir candidates=1", "type candidates=2 or more"),
+        ("strategy=gem memory_size=5", "type memory_size=6 or more"),
+        ("strategy=agem replay_batch=2", None),
+        ("strategy=mir candidates=2 replay_batch=2", None),
+        ("strategy=gem memory_size=6", None),
+        ("strategy=er replay_batch=1", None),
+        ("strategy=er_ace replay_batch=1", None),
+    ],
+)
+def test_past_samples_pass_one_at_a_time(stack_of, typed, refused):
+    """Which is refused with batch norm, and which er and er_ace do not do. Without it, all of them are trained."""
+    one_picture, without = [*typed.split(), *SMALL], [*typed.split(), CLASSES]
+    if refused is None:
+        learnt(stack_of(*one_picture), 2)
+    else:
+        with pytest.raises(UsageError, match=refused):
+            stack_of(*one_picture)
+    learnt(stack_of(*without), 2)
+
+
+ADDED = {"gdumb": "memory_size=25", "wa": "memory_size=12", "bic": "memory_size=12", "icarl": "memory_size=12"}
+
+
+@pytest.mark.parametrize("strategy", ADDED)
+def test_what_a_memory_adds_may_leave_one(stack_of, strategy):
+    """A pass over a task and its memory whose last batch has one sample; drop_last=true leaves it out."""
+    typed = (f"strategy={strategy}", "scenario=class", *SMALL[:-2], CLASSES, "epochs=1", ADDED[strategy])
+    stage = 0 if strategy == "gdumb" else 1
+    any_size = stack_of(*typed, "batch_size=10")
+    met = any_size.consolidate(learnt(any_size, stage), any_size.new_stage(stage))
+    (sampler,) = any_size.schedule.samplers(stage, "train", any_size.states(met))
+    n = sum(map(len, sampler.pools))
+    size = max(d for d in range(2, min(n - 1, 200)) if (n - 1) % d == 0)
+    with pytest.raises(UsageError, match=f"batch_size={size} leaves a batch of one of the {n} samples"):
+        learnt(stack_of(*typed, f"batch_size={size}"), stage + 1)
+    learnt(stack_of(*typed, f"batch_size={size}", "drop_last=true"), stage + 1)
+    learnt(stack_of(*typed, f"batch_size={size + 1}"), stage + 1)
+
+
+def learnt(stack, stages):
+    run = stack.initialize()
+    for stage in range(stages):
+        run, _ = stack.learn(run, stage)
+    return run
+
+
 @pytest.mark.parametrize("strategy", ["finetune", "er", "derpp", "agem"])
 def test_three_stacked_equal_the_three_alone(stack_of, strategy):
     """Class orders of their own, so tasks of unequal size and ragged batches."""
