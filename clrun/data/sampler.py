@@ -71,6 +71,11 @@ class EpochSampler:
         return min(last, n)
 
     @property
+    def leaves_one(self) -> bool:
+        """Whether one of the batches that are taken has one sample."""
+        return self.smallest_batch == 1 and (self.batch_size == 1 or self.steps >= self.epoch_steps)
+
+    @property
     def epoch_steps(self) -> int:
         """The number of steps in an epoch."""
         n = sum(len(pool) for pool in self.pools)

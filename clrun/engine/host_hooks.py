@@ -44,6 +44,14 @@ def recalls_one(strategy: Strategy) -> tuple[str, int] | None:
     raise UsageError(f"{cls}.recalls_one is {found!r}; let it be a setting and a number, such as ('replay_batch', 2).")
 
 
+def trained_samples(strategy: Strategy, stage: int, classes: Sequence[Sequence[int]]) -> int | None:
+    """Return what `trained_samples` returns. Raise UsageError where that is not None, or a whole number."""
+    found = strategy.trained_samples(stage, classes)
+    if found is not None:
+        check_count(strategy.trained_samples, found)
+    return None if found is None else int(found)
+
+
 def trainables(strategy: type[Strategy], network: Network, tasks: int, knobs: Knobs) -> dict[str, Tensor]:
     """Return what `trainables` returns. Raise UsageError where that is not tensors by name."""
     added = strategy.trainables(network, tasks, knobs)

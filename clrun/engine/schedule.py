@@ -14,7 +14,7 @@ from clrun.data.tasks import TaskStream
 from clrun.engine import host_hooks
 from clrun.models.network import normalises_one_sample
 from clrun.strategy import Strategy, Tree
-from clrun.system.errors import UsageError
+from clrun.system.errors import UnfitRun
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,24 @@ class SampleSchedule:
             host_hooks.trained_rows(self.strategy, phase, state, mine) for state, mine in zip(states, own, strict=True)
         ]
         samplers = [self.sampler(r, stage, phase, chosen) for r, chosen in enumerate(rows)]
-        for sampler in samplers:
-            self.refuse_batch_of_one(sampler, stage)
+        for r, sampler in enumerate(samplers):
+            self.refuse_batch_of_one(r, stage, sampler)
         return samplers
 
-    def refuse_batch_of_one(self, sampler: EpochSampler, stage: int) -> None:
-        """Raise UsageError where the rows of a pass leave a batch of one sample that the network's batch norms cannot
-        normalise. Of a task's own samples that is known before training; a method may leave some out or add others."""
+    def refuse_batch_of_one(self, r: int, stage: int, sampler: EpochSampler) -> None:
+        """Raise UnfitRun where the rows of a pass of run r leave a batch of one sample that the network's batch norms
+        cannot normalise. Mostly that is known before training, but not where a method draws what it leaves out."""
         network = self.strategy.net.network
-        if not network.has_batch_norm or sampler.smallest_batch != 1 or sampler.steps < sampler.epoch_steps:
+        if not network.has_batch_norm or not sampler.leaves_one:
             return
         if normalises_one_sample(network, self.strategy.data.images.shape[1:]):
             return
         samples, size = sum(map(len, sampler.pools)), sampler.batch_size
-        raise UsageError(
+        raise UnfitRun(
             f"batch_size={size} leaves a batch of one of the {samples} samples that task {stage + 1} is trained on, "
             "those of a memory included, and batch norm cannot normalise one sample; type another batch_size"
-            + (", or drop_last=true." if size > 1 and samples > 1 else ".")
+            + (", or drop_last=true." if size > 1 and samples > 1 else "."),
+            run=r,
         )
 
     def shuffled_samples(self, stage: int, phase: str) -> tuple[Tensor, Tensor, Tensor]:

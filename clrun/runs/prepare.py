@@ -8,6 +8,7 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from clrun.config.check_values import listed_by_name
@@ -325,11 +326,7 @@ def refuse_batch_of_one(
             f"which batch norm cannot normalise; type {key}={least} or more, or a network without batch norm."
         )
     for stage in range(stream.learnt, len(stream.train)):
-        pools = [stream.rows(task, len(images.y)) for task in unbuilt.visible(stage)]
-        even = settings["scenario"] == "task" and len(pools) > 1 and settings["passes"] is None
-        if not pools or not unbuilt.takes_steps(stage):
-            continue
-        if EpochSampler(pools, budget(settings, stage - stream.learnt), even, settings["seed"], "").smallest_batch > 1:
+        if not unbuilt.takes_steps(stage) or not leaves_one(unbuilt, stage, stream, images, settings):
             continue
         if normalises_one_sample(network, images.x.shape[1:]):
             return
@@ -338,6 +335,30 @@ def refuse_batch_of_one(
             f"which a unit or channel of model={settings['model']} has one value, which batch norm cannot normalise; "
             "type another batch_size" + (", or drop_last=true." if largest_batch(settings) > 1 else ".")
         )
+
+
+def leaves_one(unbuilt: Strategy, stage: int, stream: TaskStream, images: Samples, settings: Settings) -> bool:
+    """Return whether the samples that a stage trains on leave a batch of one, as far as that is known before."""
+    pools = [stream.rows(task, len(images.y)) for task in unbuilt.visible(stage)]
+    if type(unbuilt).trained_rows is not Strategy.trained_rows:
+        if stream.learnt > 0:  # the state of the run before says what its memory holds
+            return False
+        classes = [classes_of(stream.rows(task, len(images.y)), images) for task in range(len(stream.train))]
+        trained = host_hooks.trained_samples(unbuilt, stage, classes)
+        if trained is None:
+            return False
+        pools = [torch.arange(trained)]
+    if not pools:
+        return False
+    even = settings["scenario"] == "task" and len(pools) > 1 and settings["passes"] is None
+    sampler = EpochSampler(pools, budget(settings, stage - stream.learnt), even, settings["seed"], "")
+    return sampler.leaves_one
+
+
+def classes_of(rows: Tensor, images: Samples) -> list[int]:
+    """Return the numbers of samples of each class of each task at rows (n,)."""
+    task, image = rows // len(images.y), rows % len(images.y)
+    return torch.stack([task, images.y[image]]).unique(dim=1, return_counts=True)[1].tolist()
 
 
 def refuse_unfit(

@@ -35,7 +35,7 @@ from clrun.runs.recording import ProcessCosts, new_outcome, record_stage, state_
 from clrun.system import energy, locks
 from clrun.system.cards import CARDS, Cards
 from clrun.system.energy import Meter
-from clrun.system.errors import RunsFailed, UsageError
+from clrun.system.errors import RunsFailed, UnfitRun, UsageError
 from clrun.system.locks import LockLost
 from clrun.system.messages import announce
 from clrun.system.peak_memory import forget_peak
@@ -108,10 +108,12 @@ def train_stacks(
 ) -> dict[Path, RunStatus]:
     """Train the runs of each checkpoint position as one stack, and return the status of each run by its folder.
 
-    If another process takes a run over, the others of its stack go on from their checkpoints without it. On a card, the
-    memory of a stack is given back before the next one begins.
+    If another process takes a run over, or a run cannot go on with its settings, the others of its stack go on from
+    their checkpoints without it; what is wrong with its settings is raised when they have ended. On a card, the memory
+    of a stack is given back before the next one begins.
     """
     statuses: dict[Path, RunStatus] = {}
+    mistakes: list[UnfitRun] = []
     on_card = resolve_device(runs[0].settings["device"], cards).type == "cuda" if runs else False
     remaining = list(runs)
     while remaining:
@@ -125,10 +127,15 @@ def train_stacks(
         except LockLost as error:
             announce(str(error))
             ended = {error.directory: RunStatus.TAKEN_OVER}
+        except UnfitRun as error:
+            mistakes.append(error)
+            ended = {stack[error.run].directory: RunStatus.CRASHED}
         if on_card:
             cards.release()
         statuses |= ended
         remaining = [prepared for prepared in remaining if prepared.directory not in ended]
+    if mistakes:
+        raise mistakes[0]
     return statuses
 
 

@@ -124,6 +124,9 @@ class BiC(Exemplars):
         held_out = state.validation.rows[: int(state.validation.held)].to(rows)
         return [rows[~torch.isin(rows, held_out)]]
 
+    def trained_samples(self, stage: int, classes: Sequence[Sequence[int]]) -> None:
+        return None  # random numbers decide how many samples of the task are held out where that memory is full
+
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Hyper, pool: Pool) -> tuple[Tensor, State]:
         """Return theta, and the state with what is held out of a task that begins, or with exemplars and corrections
         of one that ends."""

@@ -39,6 +39,9 @@ class GDumb(Replay):
         """Return what the memory holds; nothing as long as it is to be filled."""
         return [state.memory.rows[: int(state.memory.held) if phase == "train" else 0]]
 
+    def trained_samples(self, stage: int, classes: Sequence[Sequence[int]]) -> int:
+        return self.held_of(classes[: stage + 1])
+
     def after_phase(self, phase: str, theta: Tensor, state: State, hp: Any, pool: Pool) -> tuple[Tensor, State]:
         if phase == "train":
             return theta, state

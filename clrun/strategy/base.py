@@ -156,6 +156,14 @@ class Strategy:
         """
         return own
 
+    def trained_samples(self, stage: int, classes: Sequence[Sequence[int]]) -> int | None:
+        """Return how many samples a pass over a stage trains on where `trained_rows` chooses them; by default None,
+        which is: it is known when they are chosen.
+
+        classes[s] are the numbers of samples of each class of those that come in stage s. It may use fixed choices.
+        """
+        return None
+
     @property
     def uses_boundaries(self) -> bool:
         """Whether the method, with its fixed choices, must be told where tasks begin and end: by default

@@ -55,6 +55,9 @@ class Exemplars(Replay):
         memory = state.past.memory
         return [torch.cat([*own, memory.rows[: int(memory.held)].cpu()])]
 
+    def trained_samples(self, stage: int, classes: Sequence[Sequence[int]]) -> int | None:
+        return sum(classes[stage]) + self.held_of(classes[:stage])
+
     def met(self, past: Past, pool: Pool) -> Past:
         """Return the past as it is while a task is trained on: the outputs of its samples that are not old are new."""
         label = self.data.index(pool.tables, pool.rows, pool.weight).y

@@ -1,5 +1,6 @@
 """The base class of methods that replay samples from a memory, and the statistics of what the memory holds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -100,7 +101,11 @@ class Replay(Strategy):
 
     @property
     def recalls_one(self) -> tuple[str, int] | None:
-        return ("replay_batch", 2) if self.apart and self.replay_batch == 1 else None
+        if not self.apart:
+            return None
+        if self.replay_batch == 1:
+            return "replay_batch", 2
+        return ("memory_size", 2) if self.memory_per_class is None and self.slots == 1 else None
 
     def empty(self, theta: Tensor) -> AnyMemory:
         """Return an empty memory of M slots on the device of theta."""
@@ -109,6 +114,13 @@ class Replay(Strategy):
         if self.policy == "reservoir":
             return Memory(rows, nothing)
         return RankedMemory(rows, torch.zeros_like(rows, dtype=torch.float64), nothing, nothing)
+
+    def held_of(self, classes: Sequence[Sequence[int]]) -> int:
+        """Return how many samples are held after so many of each class were offered, by stage."""
+        numbers = [number for stage in classes for number in stage]
+        if self.memory_per_class is not None:
+            return sum(min(number, self.memory_per_class) for number in numbers)
+        return min(sum(numbers), self.slots)
 
     def unused_bytes(self, state: Tree) -> int:
         """Return the bytes of the empty slots, and of the entries that the walk has for them."""

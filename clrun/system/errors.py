@@ -13,5 +13,13 @@ class UsageError(Paragraph):
     """A mistake of the user. Its text is one paragraph: what is wrong, and what to type instead (exit code 2)."""
 
 
+class UnfitRun(UsageError):
+    """A mistake in the settings of one run that shows while it is trained, maybe together with others."""
+
+    def __init__(self, text: str, run: int) -> None:
+        super().__init__(text)
+        self.run = run  # its place in the stack
+
+
 class RunsFailed(Paragraph):
     """Runs that were started did not succeed. Its text says which and why (exit code 1)."""
