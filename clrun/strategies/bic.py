@@ -35,6 +35,7 @@ from clrun.strategy import (
     Pool,
     RankedMemory,
     TaskTables,
+    buffer_stats,
     cross_entropy,
     distillation,
     later_tasks,
@@ -169,15 +170,29 @@ class BiC(Exemplars):
     def health(self, state: State, hp: Hyper) -> dict[str, Tensor]:
         newest = torch.where(state.task < self.data.tasks, state.task, 0).max()[None]
         corrections = {"alpha": state.alpha.index_select(0, newest)[0], "beta": state.beta.index_select(0, newest)[0]}
-        return corrections | {"held_out": state.validation.held} | self.past_stats(state.past)
+        of_classes = buffer_stats(self.data, state.validation)["memory_classes"]
+        held_out = {"held_out": state.validation.held, "held_out_classes": of_classes}
+        return corrections | held_out | self.past_stats(state.past)
 
     @classmethod
     def warnings(cls, health: HealthRows, knobs: Knobs) -> list[str]:
         of_memory = super().warnings(health, knobs)
         later = later_tasks(health)
+        of_memory += too_few_held_out(later)[:1]
         if later and all(row["alpha"] == 1 and row["beta"] == 0 for row in later):
             return [*of_memory, "no bias was ever corrected, so BiC was distillation on exemplars"]
         return of_memory
+
+
+def too_few_held_out(later: HealthRows) -> list[str]:
+    """Return a sentence for each task whose alpha and beta were found without a sample of some classes."""
+    counts = [(round(row["task"]), round(row["memory_classes"]), round(row["held_out_classes"])) for row in later]
+    return [
+        f"alpha and beta of task {task} were found without a sample of {classes - held_out} of {classes} classes: too "
+        "few are held out; type a larger memory_size or validation_share"
+        for task, classes, held_out in counts
+        if held_out < classes
+    ]
 
 
 def least_biased(z: Tensor, y: Tensor, active: Tensor, own: Tensor, weight: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ MEANINGS: dict[str, str] = {
     "alpha": "what the logits of the task's outputs are multiplied by, after the task",
     "beta": "what is added to the logits of the task's outputs, after the task",
     "held_out": "samples of the memory that are held out of training, after the task",
+    "held_out_classes": "number of classes (of each task) of which samples are held out, after the task",
     "projections": "number of steps since the start of the run whose gradient was projected",
     "projected_share": "share of the steps whose gradient was projected",
     "others_share": "share of the training samples that belong to other tasks",
@@ -79,7 +80,7 @@ _PENALTY = ("penalty", "penalty_over_loss")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "agem": ("projected_share", "replay_loss", "projections", *_MEMORY),
     "amn": ("memory_max", "push_rms", *_PENALTY, *_FISHER),
-    "bic": ("distillation", "exemplar_share", "new_outputs", "alpha", "beta", "held_out", *_MEMORY),
+    "bic": ("distillation", "exemplar_share", "new_outputs", "alpha", "beta", "held_out", "held_out_classes", *_MEMORY),
     "cbp": ("replaced_units", "useless_share", "most_units_due"),
     "cumulative": ("others_share",),
     "der": ("replay_loss", *_MEMORY),

@@ -26,7 +26,10 @@ def test_a_teacher_that_teaches_nothing_is_told_by_its_part_of_the_loss(cls, lat
     """(distillation, loss) of each task after the first; all else is as it should be."""
     works = {"gamma": 0.5, "alpha": 0.5, "beta": 0.1, "means": 2, "memory_fill": 1.0, "exemplar_share": 0.4}
     rows = [works | {"distillation": d, "loss": loss} for d, loss in [(0.0, 0.5), *later]]
-    health = [row | {"task": k, "memory_classes": 2 * k, "new_outputs": 2} for k, row in enumerate(rows, start=1)]
+    health = [
+        row | {"task": k, "memory_classes": 2 * k, "held_out_classes": 2 * k, "new_outputs": 2}
+        for k, row in enumerate(rows, start=1)
+    ]
     assert [NO_TEACHER in text for text in cls.warnings(health, {"memory_size": 200})] == [True] * said
     nothing_new = [row | {"new_outputs": 0} for row in health]  # in which a student is its teacher
     assert not any(NO_TEACHER in text for text in cls.warnings(nothing_new, {"memory_size": 200}))
@@ -57,6 +60,7 @@ NOT_HELD = "memory_size=1: after all tasks the memory held no sample of 9 of the
 NOT_HELD_PER_TASK = "held no sample of 19 of the 20 classes, a class counting once per task"
 SAME_WEIGHTS = "the average of the weights was the weights themselves after every task"
 SPARES_NOTHING = "this is er whose two losses are added"
+TOO_FEW_HELD_OUT = "alpha and beta of task 2 were found without a sample of 7 of 10 classes"
 CORRECTS_NOTHING = "the largest of them stays the largest"
 # what is typed, part of the warning, and whether it is given
 TYPED = [
@@ -89,6 +93,10 @@ TYPED = [
     (("strategy=er_ace", "scenario=class", "first_tasks=1"), SPARES_NOTHING, False),
     (("strategy=bic",), CORRECTS_NOTHING, True),
     (("strategy=bic", "scenario=class"), CORRECTS_NOTHING, False),
+    (("strategy=bic", "scenario=class", "memory_size=30"), TOO_FEW_HELD_OUT, True),  # 3 of 30 are held out
+    (("strategy=bic", "scenario=class", "memory_size=100"), "without a sample", False),
+    (("strategy=bic", "scenario=class", "memory_size=30", "first_tasks=1"), "without a sample", False),
+    (("strategy=bic", "scenario=class", "memory_size=30", "validation_share=0.4"), "without a sample", False),
 ]
 
 
