@@ -8,7 +8,6 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from clrun.config.check_values import listed_by_name
@@ -18,7 +17,6 @@ from clrun.data.batches import Data
 from clrun.data.datasets import load
 from clrun.data.domains import number_of_domains
 from clrun.data.features import ExtractorOf
-from clrun.data.sampler import EpochSampler
 from clrun.data.samples import Samples
 from clrun.data.seeding import DRAWS
 from clrun.data.tasks import NO_TASKS, TaskStream, make_tasks
@@ -26,8 +24,9 @@ from clrun.engine import hooks, host_hooks
 from clrun.engine.state import TrainState
 from clrun.loggers.logs import names_of
 from clrun.loggers.sink import refuse_missing
-from clrun.models import Layout, Net, Network, normalises_one_sample
-from clrun.runs.build import budget, choices, initialize, largest_batch, uninitialized_network
+from clrun.models import Layout, Net, Network
+from clrun.runs.batch_of_one import refuse_batch_of_one
+from clrun.runs.build import choices, initialize, largest_batch, uninitialized_network
 from clrun.runs.features import extractor_maker
 from clrun.runs.going_on import grown, with_carried
 from clrun.runs.origin import (
@@ -86,9 +85,10 @@ def prepare(settings: Settings, shared: "SharedImages | None" = None) -> Prepare
         images = (SHARED if shared is None else shared).carrying(images, origin)
     stream = make_tasks(images, settings.values, earlier)
     refuse_large(strategy, images, stream, settings)
-    refuse_by_method(without_network(strategy, stream, images, settings), len(stream.train), settings)
+    unbuilt = without_network(strategy, stream, images, settings)
+    refuse_by_method(unbuilt, len(stream.train), settings)
     network = initialize(settings, images.x.shape[1:], len(stream.names))
-    refuse_batch_of_one(strategy, stream, network, images, settings)
+    refuse_batch_of_one(unbuilt, stream, network, images, settings)
     incompatibility = host_hooks.incompatibility(strategy, network, settings["optimizer.name"], settings.knobs)
     if incompatibility is not None:
         raise UsageError(f"strategy={settings['strategy']}: {incompatibility}")
@@ -309,58 +309,6 @@ def refuse_probe(network: Network, settings: Settings) -> None:
         )
 
 
-def refuse_batch_of_one(
-    strategy: type[Strategy], stream: TaskStream, network: Network, images: Samples, settings: Settings
-) -> None:
-    """Raise UsageError where a stage has a batch of one picture that the network's batch norms cannot normalise, or
-    where past pictures pass through the network one at a time."""
-    if not network.has_batch_norm:
-        return
-    unbuilt = without_network(strategy, stream, images, settings)
-    recalls_one = host_hooks.recalls_one(unbuilt)
-    if recalls_one is not None and not normalises_one_sample(network, images.x.shape[1:]):
-        key, least = recalls_one
-        raise UsageError(
-            f"{key}={format_value(settings.knobs.get(key))}: strategy={settings['strategy']} passes one past sample "
-            f"through the network at a time, of which a unit or channel of model={settings['model']} has one value, "
-            f"which batch norm cannot normalise; type {key}={least} or more, or a network without batch norm."
-        )
-    for stage in range(stream.learnt, len(stream.train)):
-        if not unbuilt.takes_steps(stage) or not leaves_one(unbuilt, stage, stream, images, settings):
-            continue
-        if normalises_one_sample(network, images.x.shape[1:]):
-            return
-        raise UsageError(
-            f"batch_size={format_value(settings['batch_size'])} leaves task {stage + 1} a batch of one sample, of "
-            f"which a unit or channel of model={settings['model']} has one value, which batch norm cannot normalise; "
-            "type another batch_size" + (", or drop_last=true." if largest_batch(settings) > 1 else ".")
-        )
-
-
-def leaves_one(unbuilt: Strategy, stage: int, stream: TaskStream, images: Samples, settings: Settings) -> bool:
-    """Return whether the samples that a stage trains on leave a batch of one, as far as that is known before."""
-    pools = [stream.rows(task, len(images.y)) for task in unbuilt.visible(stage)]
-    if type(unbuilt).trained_rows is not Strategy.trained_rows:
-        if stream.learnt > 0:  # the state of the run before says what its memory holds
-            return False
-        classes = [classes_of(stream.rows(task, len(images.y)), images) for task in range(len(stream.train))]
-        trained = host_hooks.trained_samples(unbuilt, stage, classes)
-        if trained is None:
-            return False
-        pools = [torch.arange(trained)]
-    if not pools:
-        return False
-    even = settings["scenario"] == "task" and len(pools) > 1 and settings["passes"] is None
-    sampler = EpochSampler(pools, budget(settings, stage - stream.learnt), even, settings["seed"], "")
-    return sampler.leaves_one
-
-
-def classes_of(rows: Tensor, images: Samples) -> list[int]:
-    """Return the numbers of samples of each class of each task at rows (n,)."""
-    task, image = rows // len(images.y), rows % len(images.y)
-    return torch.stack([task, images.y[image]]).unique(dim=1, return_counts=True)[1].tolist()
-
-
 def refuse_unfit(
     origin: Origin,
     strategy: type[Strategy],
@@ -415,7 +363,7 @@ def parameter_bytes(strategy: type[Strategy], images: Samples, stream: TaskStrea
 
 def without_network(strategy: type[Strategy], stream: TaskStream, images: Samples, settings: Settings) -> Strategy:
     """Return the strategy without a network and images, to ask for what its fixed choices and the number of tasks
-    decide: `visible`, `takes_steps` and `uses_boundaries`."""
+    decide, such as `visible`, `takes_steps` and `recalls_one`."""
     data = data_without_images(len(stream.train), len(stream.names), images.x.shape[1:])
     return strategy(cast(Net, None), data, **choices(strategy, settings))
 

@@ -128,27 +128,3 @@ def test_separate_must_be_told_the_task(stack_of, scenario):
     with pytest.raises(UsageError, match="task_id_at_test=true"):
         stack_of("strategy=separate", f"scenario={scenario}")
     stack_of("strategy=separate", f"scenario={scenario}", "task_id_at_test=true")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "refused"),
-    [
-        (("strategy=joint", "batch_size=673"), "task 1 a batch of one"),  # 1347 pictures of all tasks
-        (("strategy=cumulative", "batch_size=673"), "task 5 a batch of one"),
-        (("strategy=scratch", "batch_size=673"), "task 5 a batch of one"),
-        (("strategy=finetune", "batch_size=673"), None),  # no task alone has so many
-        (("strategy=joint", "batch_size=2", "drop_last=true"), None),
-        (("strategy=joint", "scenario=task", "batch_size=673"), None),  # as many of each task, whatever is left over
-        (("strategy=finetune", "batch_size=1"), "task 1 a batch of one"),
-        (("strategy=finetune", "batch_size=1", "drop_last=true"), "task 1 a batch of one"),
-    ],
-)
-def test_batch_norm_is_never_given_one_picture(stack_of, overrides, refused):
-    """Whatever tasks a stage sees at once."""
-    scenario = () if any(o.startswith("scenario") for o in overrides) else ("scenario=class",)
-    network = ("model=resnet18", "model.width=2", "model.norm=batch")
-    if refused is None:
-        stack_of(*network, *scenario, *overrides)
-        return
-    with pytest.raises(UsageError, match=refused):
-        stack_of(*network, *scenario, *overrides)

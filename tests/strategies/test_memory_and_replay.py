@@ -70,7 +70,7 @@ class Loop:
             met[label] += 1
 
 
-def agrees(loop, run):
+def assert_agrees(loop, run):
     assert (loop.theta - run.theta).abs().max() < 1e-12
     assert run.state.memory.rows[: run.state.memory.held].tolist() == [row for row, *_ in loop.slots.kept]
 
@@ -99,7 +99,7 @@ def test_er_is_its_equation(stack_of, scenario, memory, weighting):
         loop.task(stage, step)
         if per_class is not None:
             loop.end(stage, per_class)
-        agrees(loop, run)
+        assert_agrees(loop, run)
 
 
 @pytest.mark.parametrize("strategy", ["der", "derpp"])
@@ -129,7 +129,7 @@ def test_der_is_its_equation(stack_of, strategy, training):
     for stage in range(3):
         run, _ = stack.learn(run, stage)
         loop.task(stage, step)
-        agrees(loop, run)
+        assert_agrees(loop, run)
         assert (run.state.z - torch.stack([z for _, z in loop.slots.kept])).abs().max() < 1e-12
 
 
@@ -154,7 +154,7 @@ def test_agem_is_its_equation(stack_of, memory):
         run, report = stack.learn(run, stage)
         loop.task(stage, step)
         loop.end(stage, per_class)
-        agrees(loop, run)
+        assert_agrees(loop, run)
         assert report.health[0]["projections"] == loop.projections
     assert 0 < loop.projections < 18
 

@@ -12,8 +12,7 @@ from torch.utils._pytree import tree_map
 from clrun.data.batches import StepContext, split_steps
 from clrun.engine.step import make_step
 from clrun.models import Net
-from clrun.runs import contract, train
-from clrun.runs.build import build
+from clrun.runs import contract
 from clrun.system.errors import UsageError
 
 CLASSES = "split.classes=[[0,1],[2,3,4],[5,6]]"
@@ -86,7 +85,7 @@ def stack_or_skip(stack_of, *overrides):
         pytest.skip(f"refused: {refusal}")
 
 
-def agrees(plain, theta, run):
+def assert_agrees(plain, theta, run):
     assert (theta - run.theta).abs().max() < 1e-9
     for name, v in plain.statistics().items():
         layer, _, kind = name.rpartition(".")
@@ -104,7 +103,7 @@ def test_every_strategy_trains_as_with_batch_norms_of_pytorch(stack_of, strategy
         for phase in stack.strategy.phases if stack.strategy.visible(stage) else ():
             plain, theta = by_pytorch(stack, run, stage, phase)
             run, partial = stack.train(run, partial)
-            agrees(plain, theta, run)
+            assert_agrees(plain, theta, run)
             run, partial = stack.consolidate(run, partial), partial.next_phase()
 
 
@@ -161,120 +160,6 @@ def test_replayed_samples_count(stack_of, strategy):
     empty = [int(r.moments.n) // 64 for r in own if r.name == "stem.norm"]
     assert counts == {"er": [48], "agem": [24, 24], "der": [24, 24], "derpp": [24, 24, 24], "mir": [24, 24]}[strategy]
     assert [n for n in empty if n] == [24]
-
-
-@pytest.mark.parametrize(
-    ("typed", "refused"),
-    [
-        ("strategy=agem replay_batch=1", "type replay_batch=2 or more"),
-        ("strategy=der replay_batch=1", "type replay_batch=2 or more"),
-        ("strategy=derpp replay_batch=1", "type replay_batch=2 or more"),
-        ("strategy=fdr replay_batch=1", "type replay_batch=2 or more"),
-        ("strategy=mir replay_batch=1", "type replay_batch=2 or more"),
-        ("strategy=mir candidates=1", "type candidates=2 or more"),
-        ("strategy=gem memory_size=5", "type memory_size=6 or more"),
-        ("strategy=agem memory_size=1", "type memory_size=2 or more"),
-        ("strategy=fdr memory_size=1", "type memory_size=2 or more"),
-        ("strategy=agem memory_per_class=1", None),
-        ("strategy=er memory_size=1", None),
-        ("strategy=agem replay_batch=2", None),
-        ("strategy=mir candidates=2 replay_batch=2", None),
-        ("strategy=gem memory_size=6", None),
-        ("strategy=er replay_batch=1", None),
-        ("strategy=er_ace replay_batch=1", None),
-    ],
-)
-def test_past_samples_pass_one_at_a_time(stack_of, typed, refused):
-    """Which is refused with batch norm, and which er and er_ace do not do. Without it, all of them are trained."""
-    one_picture, without = [*typed.split(), *SMALL], [*typed.split(), CLASSES]
-    if refused is None:
-        learnt(stack_of(*one_picture), 2)
-    else:
-        with pytest.raises(UsageError, match=refused):
-            stack_of(*one_picture)
-    learnt(stack_of(*without), 2)
-
-
-CHOSEN = [
-    *(f"strategy={strategy} memory_size={M}" for strategy in ("gdumb", "wa", "icarl") for M in (1, 25, 300, 3000)),
-    "strategy=icarl memory_per_class=5",
-    "strategy=icarl memory_per_class=500",
-    "strategy=wa memory_policy=balanced memory_size=30",
-    "strategy=gdumb memory_size=700 split=permuted tasks=3",
-]
-
-
-@pytest.mark.parametrize("typed", CHOSEN)
-def test_what_a_pass_trains_on_is_known_before(stack_of, typed):
-    """Against the rows of the sampler, in every task, where classes and tasks differ in size."""
-    classes = () if "split" in typed else (CLASSES,)
-    stack = stack_of(*typed.split(), *classes, "scenario=class", "iterations=2")
-    run, counts = stack.initialize(), []
-    for stage in range(3):
-        rows = stack.schedule.rows(0, stage)[0]
-        counts.append(stack.strategy.data.class_ids(rows).unique(return_counts=True)[1].tolist())
-        met = stack.consolidate(run, stack.new_stage(stage))
-        (sampler,) = stack.schedule.samplers(stage, "train", stack.states(met))
-        assert stack.strategy.trained_samples(stage, counts) == sum(map(len, sampler.pools)) > 0
-        run, _ = stack.learn(run, stage)
-
-
-ONE_LEFT = (
-    ("strategy=gdumb", "memory_size=25", "batch_size=12"),
-    ("strategy=wa", "memory_size=12", "batch_size=139"),  # 406 samples of the second task and 12 of the first
-    ("strategy=icarl", "memory_size=12", "batch_size=139"),
-)
-
-
-@pytest.mark.parametrize("typed", ONE_LEFT)
-def test_what_a_memory_adds_may_leave_one(stack_of, typed):
-    """Which is refused before training; not where drop_last leaves the batch out, another size has none, or fewer steps
-    are taken than an epoch has."""
-    network = (*SMALL[:3], CLASSES, "scenario=class")
-    for more in ([], ["epochs=1"]):
-        with pytest.raises(UsageError, match=r"batch_size=\d+ leaves task \d a batch of one sample"):
-            stack_of(*network, *typed, *(more or ["iterations=9"]))
-    *method, size = typed
-    for more in ([size, "epochs=1", "drop_last=true"], ["batch_size=18", "epochs=1"], [size, "iterations=1"]):
-        learnt(stack_of(*network, *method, *more), 2)
-
-
-def test_a_task_that_is_not_trained_on_as_it_is_may_leave_one(stack_of):
-    """Its 269 samples do, in batches of 134, and those that are trained on do not, or not within one step."""
-    network = (*SMALL[:3], CLASSES, "scenario=class", "batch_size=134")
-    with pytest.raises(UsageError, match="task 1 a batch of one sample"):
-        stack_of(*network, "strategy=finetune", "epochs=1")
-    for typed in (["strategy=gdumb", "epochs=1"], ["strategy=bic", "epochs=1"], ["strategy=finetune", "iterations=2"]):
-        learnt(stack_of(*network, *typed), 1)
-
-
-def test_one_run_of_a_stack_that_is_left_one(prepared_of):
-    """What bic holds out is drawn, so it shows in training. The others of the stack go on to their ends."""
-    typed = ("strategy=bic", "scenario=class", "model.norm=batch", "model.widths=[8]", "epochs=1", "plots=false")
-    sizes = [batch_sizes_that_leave_one(prepared_of(*typed, f"seed={seed}")) for seed in range(3)]
-    size = max(sizes[0] - sizes[1] - sizes[2])
-    runs = [prepared_of(*typed, f"batch_size={size}", f"seed={seed}") for seed in range(3)]
-    with pytest.raises(UsageError, match=f"batch_size={size} leaves a batch of one of the"):
-        train.train_runs(runs, quiet=True)
-    assert [run.finished for run in runs] == [False, True, True]
-    assert [(run.directory / "failed.txt").is_file() for run in runs] == [True, False, False]
-
-
-def batch_sizes_that_leave_one(prepared):
-    """Of the second task, alone; where the first task leaves none."""
-    stack = build([prepared])
-    run, _ = stack.learn(stack.initialize(), 0)
-    met = stack.consolidate(run, stack.new_stage(1))
-    (sampler,) = stack.schedule.samplers(1, "train", stack.states(met))
-    n = sum(map(len, sampler.pools))
-    return {d for d in range(20, n - 1) if (n - 1) % d == 0}
-
-
-def learnt(stack, stages):
-    run = stack.initialize()
-    for stage in range(stages):
-        run, _ = stack.learn(run, stage)
-    return run
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "er", "derpp", "agem"])
